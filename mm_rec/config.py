@@ -1,0 +1,94 @@
+"""Recipes: strict sections, YAML files, and `--set section.key=value` overrides."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pydantic
+import yaml
+
+from mm_rec.errors import ConfigError
+
+
+class Section(pydantic.BaseModel):
+    """One section of a recipe: immutable, and an unknown key is an error that names the nearest right one."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], where: str = "recipe") -> Self:
+        """Validate plain values; raises ConfigError with one line for each problem."""
+        try:
+            return cls.model_validate(dict(values))
+        except pydantic.ValidationError as error:
+            problems = [_explain(cls, dict(item)) for item in error.errors()]
+            raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+
+    def changed(self, **values: Any) -> Self:
+        """Return a validated copy with some values replaced."""
+        return self.read({**self.model_dump(), **values})
+
+
+def _explain(section: type[pydantic.BaseModel], item: dict[str, Any]) -> str:
+    """One problem found by pydantic, in words: the dotted key, what is wrong, the nearest right key."""
+    location = tuple(str(part) for part in item["loc"])
+    dotted = ".".join(location)
+    if item["type"] != "extra_forbidden":
+        value = item.get("input")
+        shown = "" if item["type"] == "missing" else f" (it is {value!r})"
+        return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
+    known = _fields_at(section, location[:-1])
+    close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
+    return f"unknown key {dotted!r}; {hint}"
+
+
+def _fields_at(section: type[pydantic.BaseModel], path: tuple[str, ...]) -> list[str]:
+    """The field names of the section that a dotted path leads to."""
+    current: Any = section
+    for part in path:
+        annotation = current.model_fields[part].annotation if part in current.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        nested = [option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel)]
+        if not nested:
+            return []
+        current = nested[0]
+    return list(current.model_fields)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; raises ConfigError where the file is missing, broken or not a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: this is not a YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections (data:, model:, pretrain: …), this is not")
+    return values
+
+
+def dump_yaml(section: pydantic.BaseModel) -> str:
+    """The YAML text of a section, keys in their documented order."""
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Apply `a.b=c` overrides (values read as YAML) to a nested mapping, returning a new one."""
+    result: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for override in overrides:
+        dotted, separator, text = override.partition("=")
+        if not separator or not dotted:
+            raise ConfigError(f"--set {override!r}: write it as section.key=value, for example pretrain.steps=500")
+        *parents, key = dotted.strip().split(".")
+        target = result
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
+        target[key] = yaml.safe_load(text)
+    return result

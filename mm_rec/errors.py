@@ -1,0 +1,63 @@
+"""The exceptions of MM-Rec.
+
+    MMRecError                 everything this project raises on purpose
+    ├── UserError              a mistake that the person at the keyboard can mend (exit status 2)
+    │   ├── DataError          a file or a row that cannot be used
+    │   ├── ConfigError        a recipe, option or value that cannot be used
+    │   ├── TokenizerError     a tokenizer that cannot be trained, loaded or does not fit
+    │   ├── CheckpointError    a checkpoint or model folder that is missing, damaged or does not fit
+    │   └── MissingExtraError  a feature whose optional packages are not installed
+    ├── TrainingStopped        a run that had to stop (non-finite loss; exit status 1)
+    └── ProofError             a proof that failed: something that must be equal was not (exit status 1)
+
+Each message says what was wrong, the value and where, and what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MMRecError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class UserError(MMRecError):
+    """A mistake that the person at the keyboard can mend."""
+
+
+class DataError(UserError):
+    """A file or a row that cannot be used; names the file and, where there is one, the line."""
+
+    def __init__(self, message: str, path: Path | str | None = None, line: int | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self.line = line
+        place = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+        super().__init__(place + message)
+
+
+class ConfigError(UserError):
+    """A recipe, an option or a value that cannot be used."""
+
+
+class TokenizerError(UserError):
+    """A tokenizer that cannot be trained or loaded, or that does not fit the model."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or a model folder that is missing, damaged, or belongs to something else."""
+
+
+class MissingExtraError(UserError):
+    """A feature whose optional packages are not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs optional packages. Install them: pip install 'mm-rec[{extra}]'")
+
+
+class TrainingStopped(MMRecError):
+    """A run that had to stop; the message says why and what to try."""
+
+
+class ProofError(MMRecError):
+    """A proof that failed: two things that must be equal were not."""
