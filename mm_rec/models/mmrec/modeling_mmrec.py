@@ -1,0 +1,434 @@
+"""MM-Rec, a causal language model with a state of constant size, as an ordinary transformers model.
+
+Shapes: B sequences, T tokens, D hidden size, M memories, K key size, V value size, H heads, G key/value heads.
+The files of this folder import only torch, transformers and each other, and travel with the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize, pad, silu, softplus
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from .configuration_mmrec import MMRecConfig
+from .recurrence import chunked_recurrence, step_recurrence
+from .state import MemoryState
+from .window import ring_attention, rotary, rotate, window_attention
+
+
+class Reading(NamedTuple):
+    """What every layer needs to know of the tokens being read.
+
+    positions: (B, T) int64, counted from the start of each token's document, tokens read earlier included.
+    valid: (B, T) bool, valid tokens first in each row; None where all are.
+    counts: (B,) int64 valid tokens a row. cos, sin: (B, T, 1, head_dim / 2).
+    state: None when nothing is carried (training).
+    """
+
+    positions: Tensor
+    valid: Tensor | None
+    counts: Tensor | None
+    cos: Tensor
+    sin: Tensor
+    state: MemoryState | None
+
+
+class MMRecRMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang and Sennrich 2019), computed in float32 at least."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension; same shape and dtype."""
+        wide = x.to(torch.promote_types(torch.float32, x.dtype))
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * self.weight).to(x.dtype)
+
+
+class MMRecMLP(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: MMRecConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class MMRecMemory(nn.Module):
+    """The long-term memories: a gated linear recurrence with a matrix state for each memory."""
+
+    def __init__(self, config: MMRecConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        keys = config.num_memories * config.memory_key_dim
+        values = config.num_memories * config.memory_value_dim
+        self.q_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, values, bias=False)
+        self.g_proj = nn.Linear(config.hidden_size, values, bias=False)
+        self.o_proj = nn.Linear(values, config.hidden_size, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(config.conv_taps, 2 * keys + values))
+        self.write_proj = nn.Linear(config.hidden_size, config.num_memories, bias=False)
+        self.decay_proj = nn.Linear(config.hidden_size, config.num_memories, bias=False)
+        self.write_bias = nn.Parameter(torch.zeros(config.num_memories))
+        self.decay_bias = nn.Parameter(torch.empty(config.num_memories))
+        self.decay_log_rate = nn.Parameter(torch.empty(config.num_memories))
+        self.norm = MMRecRMSNorm(config.memory_value_dim, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        config = self.config
+        batch, length, _ = x.shape
+        projected = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
+        mixed = silu(self._convolve(projected, reading))
+        keys = config.num_memories * config.memory_key_dim
+        q, k, v = mixed.split([keys, keys, mixed.shape[-1] - 2 * keys], dim=-1)
+        heads = (batch, length, config.num_memories, -1)
+        q = normalize(q.view(heads), dim=-1).to(projected.dtype)
+        k = normalize(k.view(heads), dim=-1).to(projected.dtype)
+        v = v.view(heads).to(projected.dtype)
+        beta, log_decay = self._gates(x, reading.valid)
+        y = self._recur(q, k, v, beta, log_decay, reading)
+        y = self.norm(y) * silu(self.g_proj(x)).view(heads)
+        out: Tensor = self.o_proj(y.reshape(batch, length, -1))
+        return out
+
+    def _gates(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Write gate β and log forget gate log γ, (B, T, M) float32: 0 and 0 for tokens that are not valid."""
+        wide = torch.promote_types(torch.float32, x.dtype)
+        beta = torch.sigmoid(self.write_proj(x).to(wide) + self.write_bias)
+        log_decay = -self.decay_log_rate.to(wide).exp() * softplus(self.decay_proj(x).to(wide) + self.decay_bias)
+        if valid is not None:
+            beta, log_decay = beta * valid[..., None], log_decay * valid[..., None]
+        return beta, log_decay
+
+    def _convolve(self, x: Tensor, reading: Reading) -> Tensor:
+        """Causal depthwise convolution (B, T, C), in float32 at least, within each document."""
+        taps, state = self.config.conv_taps, reading.state
+        name = f"{self.layer_idx}.conv"
+        history = pad(x, (0, 0, taps - 1, 0)) if state is None else torch.cat([state[name].to(x.dtype), x], dim=1)
+        wide = torch.promote_types(torch.float32, x.dtype)
+        length = x.shape[1]
+        mixed = x.to(wide) * self.conv_weight[-1]
+        for back in range(1, taps):
+            seen = (reading.positions >= back)[..., None]
+            start = taps - 1 - back
+            mixed = mixed + history[:, start : start + length].to(wide) * self.conv_weight[-1 - back] * seen
+        if state is not None:
+            state[name] = _last_columns(history, reading.counts, taps - 1).to(state[name].dtype)
+        return mixed
+
+    def _recur(
+        self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, reading: Reading
+    ) -> Tensor:
+        """Run the recurrence in the form that fits the length, carrying the state where there is one."""
+        name, state, update = f"{self.layer_idx}.memory", reading.state, self.config.memory_update
+        before = None if state is None else state[name]
+        if q.shape[1] == 1:
+            y, after = step_recurrence(q, k, v, beta, log_decay, reading.positions, before, update)
+        else:
+            y, after = chunked_recurrence(
+                q, k, v, beta, log_decay, reading.positions, before, update, self.config.chunk_size
+            )
+        if state is not None:
+            state[name] = after
+        return y
+
+
+class MMRecWindow(nn.Module):
+    """The short-term memory: attention over the last W tokens, with rotary positions and normed queries and keys."""
+
+    def __init__(self, config: MMRecConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        width = config.num_attention_heads * config.head_dim
+        narrow = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, narrow, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, narrow, bias=False)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.q_norm = MMRecRMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = MMRecRMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        heads = (*x.shape[:2], -1, self.config.head_dim)
+        v = self.v_proj(x).view(heads)
+        q = rotate(self.q_norm(self.q_proj(x).view(heads)), reading.cos, reading.sin).to(v.dtype)
+        k = rotate(self.k_norm(self.k_proj(x).view(heads)), reading.cos, reading.sin).to(v.dtype)
+        if reading.state is None:
+            y = window_attention(q, k, v, None, None, reading.positions, self.config.window)
+        elif x.shape[1] == 1:
+            y = self._read_one(q, k, v, reading, reading.state)
+        else:
+            y = self._read_segment(q, k, v, reading, reading.state)
+        out: Tensor = self.o_proj(y.flatten(2))
+        return out
+
+    def _read_one(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading, state: MemoryState) -> Tensor:
+        """One new token a row: write it into its slot of the ring, then attend to the ring."""
+        rows = torch.arange(q.shape[0], device=q.device)
+        slot = reading.positions[:, 0] % self.config.window
+        for name, new in ((f"{self.layer_idx}.keys", k), (f"{self.layer_idx}.values", v)):
+            ring, token = state[name], new[:, 0].to(state[name].dtype)
+            if reading.valid is not None:
+                token = torch.where(reading.valid[:, :, None], token, ring[rows, slot])
+            ring[rows, slot] = token
+        keys, values = state[f"{self.layer_idx}.keys"], state[f"{self.layer_idx}.values"]
+        return ring_attention(q, keys.to(q.dtype), values.to(q.dtype), reading.positions[:, 0] + 1)
+
+    def _read_segment(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading, state: MemoryState) -> Tensor:
+        """Several new tokens: attend to the ring in order of time and to each other, then write the last W."""
+        window, lengths = self.config.window, state["lengths"]
+        index = torch.arange(window, device=q.device)
+        order = (lengths[:, None] + index) % window  # slots, oldest first
+        past = []
+        for name, new in ((f"{self.layer_idx}.keys", k), (f"{self.layer_idx}.values", v)):
+            past.append(_rows(state[name], order).to(new.dtype))
+            timeline = torch.cat([past[-1], new], dim=1)
+            last = _last_columns(timeline, reading.counts, window)
+            final = _final_lengths(reading)
+            # Slot s holds the newest position p < final with p ≡ s (mod W), which is final − 1 − p columns back.
+            back = (final[:, None] - 1 - index) % window
+            state[name] = _rows(last, window - 1 - back).to(state[name].dtype)
+        return window_attention(q, k, v, past[0], past[1], reading.positions, window)
+
+
+class MMRecLayer(GradientCheckpointingLayer):
+    """Pre-norm residual block: a mixer, then SwiGLU."""
+
+    def __init__(self, config: MMRecConfig, layer_idx: int) -> None:
+        super().__init__()
+        kind = config.layer_types[layer_idx]
+        self.mixer = MMRecMemory(config, layer_idx) if kind == "memory" else MMRecWindow(config, layer_idx)
+        self.mlp = MMRecMLP(config)
+        self.mixer_norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp_norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        x = x + self.mixer(self.mixer_norm(x), reading)
+        x = x + self.mlp(self.mlp_norm(x))
+        return x
+
+
+class MMRecPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of the family: names, initialisation, abilities."""
+
+    config_class = MMRecConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MMRecLayer"]
+    _supports_sdpa = True
+    _is_stateful = True
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise one module as docs/mmrec.md says: N(0, 0.02), outputs divided by √(2·layers), spread time-scales."""
+        config, init = self.config, torch.nn.init
+        if isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, std=config.initializer_range)
+        if isinstance(module, MMRecRMSNorm):
+            init.ones_(module.weight)
+        if isinstance(module, MMRecMemory):
+            memories = torch.linspace(0, 1, config.num_memories) if config.num_memories > 1 else torch.tensor([0.5])
+            shortest, longest = math.log(config.shortest_memory), math.log(config.longest_memory)
+            module.decay_log_rate.copy_(-(shortest + memories * (longest - shortest)))  # exp(a) = 1 / τ
+            init.constant_(module.decay_bias, math.log(math.e - 1))  # softplus⁻¹(1)
+            init.zeros_(module.write_bias)
+            init.normal_(module.decay_proj.weight, std=config.initializer_range / 10)
+            bound = 1 / math.sqrt(config.conv_taps)
+            init.uniform_(module.conv_weight, -bound, bound)
+        std = config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
+        if isinstance(module, MMRecMemory | MMRecWindow):
+            init.normal_(module.o_proj.weight, std=std)
+        if isinstance(module, MMRecMLP):
+            init.normal_(module.down_proj.weight, std=std)
+
+
+class MMRecModel(MMRecPreTrainedModel):
+    """The backbone: embeddings, layers, final norm."""
+
+    def __init__(self, config: MMRecConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(MMRecLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding table (V, D)."""
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding table."""
+        self.embed_tokens = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: MemoryState | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        document_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Read (B, T) tokens. attention_mask: (B, ≥ T), 0 for tokens that are not there, wherever they stand;
+        document_ids: (B, T), a new document wherever the id changes; past_key_values: the state to continue, changed
+        in place. Returns last_hidden_state (B, T, D) and, with use_cache, the state after the tokens.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, one of the two")
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        state = past_key_values
+        if state is None and (self.config.use_cache if use_cache is None else use_cache) and not self.training:
+            state = MemoryState(self.config, x.shape[0], x.dtype, x.device)
+        order = None
+        if attention_mask is not None:
+            x, document_ids, valid, order = _compact(x, document_ids, attention_mask[:, -x.shape[1] :] != 0)
+        else:
+            valid = None
+        reading = self._reading(x, valid, document_ids, state)
+        for layer in self.layers:
+            x = layer(x, reading)
+        x = self.norm(x)
+        if state is not None:
+            _advance(state, reading, document_ids)
+        if order is not None:  # back to the columns that the caller knows
+            x = torch.zeros_like(x).scatter(1, order[..., None].expand_as(x), x)
+        return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=state)
+
+    def _reading(
+        self, x: Tensor, valid: Tensor | None, document_ids: Tensor | None, state: MemoryState | None
+    ) -> Reading:
+        """Positions within documents, and what follows from them."""
+        batch, length, _ = x.shape
+        column = torch.arange(length, device=x.device).expand(batch, length)
+        carried = torch.zeros_like(column[:, :1]) if state is None else state["lengths"][:, None]
+        if document_ids is None:
+            positions = column + carried
+        else:
+            before = document_ids[:, :1] if state is None else state["document"][:, None]
+            starts = document_ids != torch.cat([before, document_ids[:, :-1]], dim=1)
+            begin = torch.where(starts, column, -carried).cummax(dim=1).values
+            positions = column - begin
+        counts = None
+        if state is not None:
+            counts = column.new_full((batch,), length) if valid is None else valid.sum(-1)
+        cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, _wide(x.dtype))
+        return Reading(positions, valid, counts, cos, sin, state)
+
+
+class MMRecForCausalLM(MMRecPreTrainedModel, GenerationMixin):
+    """MM-Rec with a language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: MMRecConfig) -> None:
+        super().__init__(config)
+        self.model = MMRecModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: MemoryState | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        document_ids: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """As the backbone, with logits (B, T, vocabulary) and, where labels (B, T, unshifted, −100 ignored) are
+        given, their mean cross-entropy in nats a token.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            document_ids=document_ids,
+        )
+        hidden = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = linear(hidden[:, kept], self.lm_head.weight)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 where the inputs are."""
+    return torch.promote_types(torch.float32, dtype)
+
+
+def _rows(x: Tensor, columns: Tensor) -> Tensor:
+    """x: (B, S, …), columns: (B, W) → (B, W, …), for each row its own columns."""
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], columns]
+
+
+def _last_columns(timeline: Tensor, counts: Tensor | None, keep: int) -> Tensor:
+    """The last `keep` columns of (B, keep + T, …) when only the first counts[b] of the T new ones are there."""
+    if counts is None:
+        return timeline[:, timeline.shape[1] - keep :]
+    return _rows(timeline, counts[:, None] + torch.arange(keep, device=timeline.device))
+
+
+def _final_lengths(reading: Reading) -> Tensor:
+    """(B,) tokens of the current document after this reading."""
+    assert reading.state is not None and reading.counts is not None
+    last = (reading.counts - 1).clamp(min=0)[:, None]
+    ended = reading.positions.gather(1, last)[:, 0] + 1
+    return torch.where(reading.counts > 0, ended, reading.state["lengths"])
+
+
+def _advance(state: MemoryState, reading: Reading, document_ids: Tensor | None) -> None:
+    """Note in the state what was read."""
+    assert reading.counts is not None
+    state["lengths"] = _final_lengths(reading)
+    if document_ids is not None:
+        last = document_ids.gather(1, (reading.counts - 1).clamp(min=0)[:, None])[:, 0]
+        state["document"] = torch.where(reading.counts > 0, last, state["document"])
+    state.seen += reading.positions.shape[1]
+
+
+def _compact(x: Tensor, document_ids: Tensor | None, present: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Move the tokens that are there to the front of each row, so that padding stands only at the end.
+
+    Returns x (B, T, D), document_ids (B, T), valid (B, T) and the order (B, T): new column j was column order[j].
+    Columns behind the last valid token get its document, so that they start no new one.
+    """
+    order = (~present).to(torch.int8).argsort(dim=1, stable=True)
+    valid = present.gather(1, order)
+    x = x.gather(1, order[..., None].expand_as(x))
+    if document_ids is not None:
+        last = (valid.sum(1, keepdim=True) - 1).clamp(min=0)
+        document_ids = document_ids.gather(1, order)
+        document_ids = torch.where(valid, document_ids, document_ids.gather(1, last))
+    return x, document_ids, valid, order

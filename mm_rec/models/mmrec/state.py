@@ -1,0 +1,142 @@
+"""The state of an MM-Rec model: everything it remembers of the tokens read so far, in a constant number of bytes.
+
+Shapes: B sequences, M memories, K key size, V value size, W window, G key/value heads, D head size, C conv channels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from .configuration_mmrec import MMRecConfig
+
+
+class MemoryState(Cache):
+    """A transformers cache of constant size.
+
+    Per memory layer `memory` (B, M, K, V) float32 and `conv` (B, taps − 1, C), the last inputs of the convolution;
+    per window layer rings `keys` and `values` (B, W, G, D), the token at position p of its document in slot p mod W.
+    `lengths` (B,) counts the tokens of each row's current document, `document` (B,) is that document's id, `seen`
+    the columns that the model was given.
+    """
+
+    is_compileable = False
+
+    def __init__(self, config: MMRecConfig, batch_size: int, dtype: torch.dtype, device: torch.device | str) -> None:
+        super().__init__(layers=[])
+        wide = torch.promote_types(torch.float32, dtype)
+        memory = (batch_size, config.num_memories, config.memory_key_dim, config.memory_value_dim)
+        channels = config.num_memories * (2 * config.memory_key_dim + config.memory_value_dim)
+        ring = (batch_size, config.window, config.num_key_value_heads, config.head_dim)
+        self.tensors: dict[str, Tensor] = {}
+        for layer, kind in enumerate(config.layer_types):
+            if kind == "memory":
+                self.tensors[f"{layer}.memory"] = torch.zeros(memory, dtype=wide, device=device)
+                self.tensors[f"{layer}.conv"] = torch.zeros(
+                    batch_size, config.conv_taps - 1, channels, dtype=dtype, device=device
+                )
+            else:
+                self.tensors[f"{layer}.keys"] = torch.zeros(ring, dtype=dtype, device=device)
+                self.tensors[f"{layer}.values"] = torch.zeros(ring, dtype=dtype, device=device)
+        self.tensors["lengths"] = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.tensors["document"] = torch.full((batch_size,), -1, dtype=torch.int64, device=device)
+        self.seen = 0
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self.tensors[name] = value
+
+    def __len__(self) -> int:
+        return sum(name.endswith((".memory", ".keys")) for name in self.tensors)
+
+    def __repr__(self) -> str:
+        return f"MemoryState(batch_size={self.batch_size}, seen={self.seen}, bytes={self.nbytes})"
+
+    @property
+    def batch_size(self) -> int:
+        """Number of sequences held."""
+        return self.tensors["lengths"].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes: a function of configuration, batch size and dtype, never of the tokens read."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns of tokens read so far (for transformers)."""
+        return self.seen
+
+    def get_max_length(self, layer_idx: int = 0) -> int:
+        """−1: there is no longest sequence."""
+        return -1
+
+    def reset(self) -> None:
+        """Forget everything, in place."""
+        for name, tensor in self.tensors.items():
+            tensor.fill_(-1 if name == "document" else 0)
+        self.seen = 0
+
+    def copy(self) -> MemoryState:
+        """An independent copy (a fork of the conversation)."""
+        return self._with({name: tensor.clone() for name, tensor in self.tensors.items()})
+
+    def gather(self, rows: Tensor) -> MemoryState:
+        """A new state made of the given rows, in that order; rows may repeat."""
+        return self._with({name: tensor.index_select(0, rows) for name, tensor in self.tensors.items()})
+
+    def to(self, device: torch.device | str) -> MemoryState:
+        """A copy on another device."""
+        return self._with({name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def _with(self, tensors: dict[str, Tensor]) -> MemoryState:
+        other = object.__new__(MemoryState)
+        other.__dict__.update(self.__dict__)
+        other.tensors = tensors
+        return other
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Put rows in the order of `beam_idx`, in place (beam search)."""
+        self.tensors = self.gather(beam_idx.to(self.tensors["lengths"].device)).tensors
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the given rows, in place."""
+        self.reorder_cache(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row, in place."""
+        rows = torch.arange(self.batch_size, device=self.tensors["lengths"].device)
+        self.reorder_cache(rows.repeat_interleave(repeats))
+
+    def crop(self, max_length: int) -> None:
+        """A recurrent state cannot be shortened; raises NotImplementedError."""
+        raise NotImplementedError("an MM-Rec state cannot forget its last tokens; keep a copy() to go back to")
+
+    def save(self, path: Path | str, fingerprints: dict[str, str]) -> None:
+        """Write the state to a safetensors file, with the fingerprints (model, adapter, tokenizer) it belongs to."""
+        metadata = {**fingerprints, "seen": str(self.seen)}
+        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, str(path), metadata)
+
+    @classmethod
+    def load(cls, path: Path | str, config: MMRecConfig, fingerprints: dict[str, str]) -> MemoryState:
+        """Read a state; raises ValueError where it belongs to another model, adapter, tokenizer or shape."""
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, value in fingerprints.items():
+            if metadata.get(name) != value:
+                raise ValueError(f"{path}: this state belongs to another {name} ({metadata.get(name)}, not {value})")
+        dtype = next((t.dtype for n, t in tensors.items() if n.endswith((".conv", ".keys"))), torch.float32)
+        state = cls(config, tensors["lengths"].shape[0], dtype, "cpu")
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        if shapes != {name: tensor.shape for name, tensor in state.tensors.items()}:
+            raise ValueError(f"{path}: this state has other shapes than the model's configuration")
+        state.tensors, state.seen = tensors, int(metadata["seen"])
+        return state
