@@ -1,0 +1,116 @@
+"""`mmrec data`: text into token corpora."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mm_rec.data.prepare import PreparedCorpus, SourcePlan
+
+app = typer.Typer(no_args_is_help=True, help="Turn text into token corpora.")
+
+
+class DocumentsChoice(StrEnum):
+    """What a document is in a .txt file."""
+
+    file = "file"
+    blank_line = "blank-line"
+    line = "line"
+
+
+@app.callback()
+def _group() -> None:
+    """Turn text into token corpora."""
+
+
+@app.command()
+def tokenize(
+    files: Annotated[
+        list[str], typer.Argument(help="Files, folders or globs of .txt, .jsonl, also with .gz.")
+    ],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; running again continues there.")],
+    text_field: Annotated[str, typer.Option(help="Field of a .jsonl row that holds the text.")] = "text",
+    documents: Annotated[
+        DocumentsChoice | None,
+        typer.Option(
+            help="What a document is in .txt [default: file, or blank-line where there is one .txt file]."
+        ),
+    ] = None,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the documents to hold out.")] = 0.01,
+    validation: Annotated[
+        list[str] | None, typer.Option(help="Hold out these files instead (may be given several times).")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Shards encoded at once [default: one a core].")
+    ] = None,
+) -> None:
+    """Split text into train and validation and encode both into memory-mapped shards."""
+    from mm_rec.data.prepare import plan_sources, prepare_corpus
+    from mm_rec.tokenizers.loading import load_tokenizer
+
+    console = Console()
+    loaded = load_tokenizer(tokenizer)
+    with console.status("reading the text and planning the split"):
+        plan = plan_sources(
+            files,
+            text_field=text_field,
+            documents=None if documents is None else documents.value,
+            validation_fraction=validation_fraction,
+            validation_sources=validation or (),
+        )
+    console.print(_describe_plan(plan))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("tokenizing", total=plan.split.bytes)
+        prepared = prepare_corpus(
+            plan, loaded, out, threads=threads, progress=lambda size: bar.advance(task, size)
+        )
+    console.print(_summary(prepared))
+
+
+def _describe_plan(plan: SourcePlan) -> str:
+    """The choices that were made, in a few lines."""
+    split = plan.split
+    lines = [f"{len(plan.files)} files; a document is a {plan.documents} in .txt, a row in .jsonl"]
+    reasons = {
+        "hash": f"hash of the text below {split.threshold:g}",
+        "lowest-hash": f"the documents of lowest hash (below {split.threshold:.6g})",
+        "files": f"{len(plan.validation_files)} separate files",
+    }
+    lines.append(
+        f"held out: {reasons[split.rule]}; {split.validation_documents:,} of {split.documents:,} documents, "
+        f"{split.validation_bytes / split.bytes:.2%} of {split.bytes / 1e6:,.1f} MB"
+    )
+    if plan.blank:
+        lines.append(f"{plan.blank:,} documents of white space alone were skipped")
+    if plan.left_out:
+        lines.append(
+            f"{plan.left_out:,} documents stand in the held-out files too and were left out of training"
+        )
+    return "\n".join(lines)
+
+
+def _summary(prepared: PreparedCorpus) -> Table:
+    """A row for each corpus."""
+    table = Table("corpus", "folder")
+    for name in ("documents", "text MB", "tokens", "bytes a token", "shards"):
+        table.add_column(name, justify="right")
+    for name, corpus in (("train", prepared.train), ("validation", prepared.validation)):
+        table.add_row(
+            name,
+            str(corpus.path),
+            f"{corpus.documents:,}",
+            f"{corpus.text_bytes / 1e6:,.1f}",
+            f"{corpus.tokens:,}",
+            f"{corpus.text_bytes / corpus.tokens:.2f}",
+            f"{len(corpus.shards):,}",
+        )
+    return table

@@ -1,0 +1,404 @@
+"""Token shards: a text encoded once, kept in memory-mapped files with an index of documents.
+
+A corpus is a folder. Each shard is three files: `00000.bin` (token ids), `00000.index.npy` (int64, where each
+document starts in the shard) and `00000.json` (what the shard is made of; written last, so a shard without it
+is not there). `corpus.json` is written when every shard is whole; a folder without it is no corpus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mm_rec.errors import DataError, TokenizerError
+from mm_rec.runs.files import atomic_path, hash_file, read_json, remove, require_free_space, write_json
+from mm_rec.tokenizers.loading import encode_documents, fingerprint, vocabulary_size
+
+FORMAT = 1
+SHARD_BYTES = 16 * 2**20
+_BATCH_CHARACTERS = 2**20  # text given to the encoder at once: its own objects take about 100 bytes a token
+_MANIFEST = "corpus.json"
+_SHARD_FILE = re.compile(r"(\d{5,})\.(?:bin|index\.npy|json)")
+_TEMPORARY = re.compile(r"\.(?:\d{5,}\.(?:bin|index\.npy|json)|corpus\.json)\.\d+\.tmp")
+_OPEN_SHARDS = 200  # memory maps held at once; each keeps a file open, and 1,024 open files is a common limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One shard: counts, bytes of UTF-8 text, and hashes of the text and of both files."""
+
+    name: str
+    tokens: int
+    documents: int
+    text_bytes: int
+    text_hash: str
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What all shards of a corpus share; a shard made under another header is never used."""
+
+    format: int
+    tokenizer: str
+    vocab_size: int
+    dtype: str
+    pad_id: int
+    settings: dict[str, Any]
+
+
+class Corpus:
+    """A finished corpus, read as one long row of tokens: the concatenation of its shards."""
+
+    def __init__(self, path: Path, header: Header, shards: list[Shard]) -> None:
+        self.path = path
+        self.header = header
+        self.shards = shards
+        self.tokens = sum(shard.tokens for shard in shards)
+        self.documents = sum(shard.documents for shard in shards)
+        self.text_bytes = sum(shard.text_bytes for shard in shards)
+        self._borders = np.cumsum([0, *(shard.tokens for shard in shards)])
+        self._ids = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._map_ids)
+        self._starts = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._map_starts)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a corpus and check all file sizes; raises DataError where it is unfinished or damaged."""
+        if not (path / _MANIFEST).is_file():
+            raise DataError(
+                "there is no finished corpus here (no corpus.json). Make it: mmrec data tokenize", path
+            )
+        values = read_json(path / _MANIFEST)
+        version = values.get("format") if isinstance(values, dict) else None
+        if version != FORMAT:
+            raise DataError(
+                f"this is corpus format {version}, and {FORMAT} is read here. Tokenize again", path
+            )
+        try:
+            shards = [Shard(**shard) for shard in values.pop("shards")]
+            corpus = cls(path, Header(**values), shards)
+        except (KeyError, TypeError) as error:
+            raise DataError(f"corpus.json is damaged ({error}). Tokenize again", path) from error
+        for number, shard in enumerate(shards):
+            problem = _damage(path, shard, np.dtype(corpus.header.dtype), number)
+            if problem:
+                raise DataError(f"the corpus is damaged: {problem}. Tokenize again", path / shard.name)
+        return corpus
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over tokenizer and shards: equal where documents, tokens, order and shards are the same."""
+        values = [self.header.tokenizer, self.header.dtype]
+        values += [digest for shard in self.shards for digest in (shard.sha256, shard.index_sha256)]
+        return hashlib.sha256("\n".join(values).encode()).hexdigest()
+
+    def verify(self) -> None:
+        """Check every file's content by its hash (reads everything); raises DataError where it differs."""
+        for shard in self.shards:
+            for name, expected in (
+                (f"{shard.name}.bin", shard.sha256),
+                (f"{shard.name}.index.npy", shard.index_sha256),
+            ):
+                if hash_file(self.path / name) != expected:
+                    raise DataError(
+                        "the corpus is damaged: the content has changed. Tokenize again", self.path / name
+                    )
+
+    def require_tokenizer(self, tokenizer_fingerprint: str) -> None:
+        """Raise TokenizerError unless the corpus was made with this tokenizer."""
+        if tokenizer_fingerprint != self.header.tokenizer:
+            raise TokenizerError(
+                f"{self.path} was made with tokenizer {self.header.tokenizer[:12]}, not with this one "
+                f"({tokenizer_fingerprint[:12]}). Use that tokenizer, or tokenize the text again"
+            )
+
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Tokens start … stop − 1 of the whole corpus, as int64 of shape (stop − start,)."""
+        assert 0 <= start <= stop <= self.tokens, (start, stop, self.tokens)
+        parts = [self._ids(shard)[low:high] for shard, low, high in self._pieces(start, stop)]
+        return np.concatenate(parts, dtype=np.int64, casting="safe") if parts else np.empty(0, np.int64)
+
+    def document_starts(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Positions start ≤ p < stop where a document starts, counted from the corpus's first token."""
+        parts = []
+        for shard, low, high in self._pieces(start, stop):
+            starts = self._starts(shard)
+            first, last = np.searchsorted(starts, (low, high))
+            parts.append(starts[first:last] + self._borders[shard])
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The shards that hold tokens start … stop − 1, each with its own first and last + 1."""
+        shard = int(np.searchsorted(self._borders, start, side="right")) - 1
+        while start < stop:
+            border, end = int(self._borders[shard]), min(stop, int(self._borders[shard + 1]))
+            yield shard, start - border, end - border
+            shard, start = shard + 1, end
+
+    # Plain arrays over the maps: slicing a np.memmap costs several times as much.
+    def _map_ids(self, shard: int) -> NDArray[Any]:
+        return np.asarray(
+            np.memmap(self.path / f"{self.shards[shard].name}.bin", dtype=self.header.dtype, mode="r")
+        )
+
+    def _map_starts(self, shard: int) -> NDArray[np.int64]:
+        return np.asarray(np.load(self.path / f"{self.shards[shard].name}.index.npy", mmap_mode="r"))
+
+
+def write_corpus(
+    documents: Iterable[str],
+    tokenizer: Any,
+    out: Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    threads: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    expected_bytes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Corpus:
+    """Encode documents as [bos] + ids + [eos] into shards of about `shard_bytes` of text, in parallel.
+
+    Shards already in `out` whose tokenizer, `settings` and text are the same are kept, so a killed call
+    continues where it stopped; everything else of a corpus in `out` is replaced. The files do not depend on
+    `threads` (default: one a core); memory holds about `threads` + 2 shards. The disk is checked for
+    `expected_bytes` of text before anything is written; `progress` receives the text bytes of each finished
+    shard. One process a folder.
+    """
+    threads = threads or os.cpu_count() or 1
+    writer = _Writer(out, tokenizer, _header(tokenizer, shard_bytes, settings or {}))
+    writer.prepare(expected_bytes or 0)
+    shards: list[Shard] = []
+    pending: deque[Future[Shard]] = deque()
+
+    def finish_oldest() -> None:
+        shards.append(pending.popleft().result())
+        if progress is not None:
+            progress(shards[-1].text_bytes)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="tokenize") as pool:
+        try:
+            for number, piece in enumerate(_cut(documents, shard_bytes)):
+                if len(pending) > threads:
+                    finish_oldest()
+                pending.append(pool.submit(writer.shard, number, piece))
+            while pending:
+                finish_oldest()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    writer.finish(shards)
+    return Corpus.open(out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The text of one shard."""
+
+    texts: list[str]
+    size: int
+    digest: str
+
+
+def _cut(documents: Iterable[str], shard_bytes: int) -> Iterator[_Piece]:
+    """Cut a stream of documents into pieces of at least `shard_bytes` (the last may be smaller)."""
+    texts: list[str] = []
+    size, digest = 0, hashlib.sha256()
+    for text in documents:
+        encoded = text.encode("utf-8")
+        texts.append(text)
+        size += len(encoded)
+        # The length makes the hash see the borders between documents too.
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+        if size >= shard_bytes:
+            yield _Piece(texts, size, digest.hexdigest())
+            texts, size, digest = [], 0, hashlib.sha256()
+    if texts:
+        yield _Piece(texts, size, digest.hexdigest())
+
+
+def _batches(texts: list[str]) -> Iterator[list[str]]:
+    """Runs of texts of about `_BATCH_CHARACTERS`."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _header(tokenizer: Any, shard_bytes: int, settings: Mapping[str, Any]) -> Header:
+    """The header of a new corpus; the padding id falls back on the end-of-text id."""
+    vocab_size = vocabulary_size(tokenizer)
+    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if pad_id is None:
+        raise TokenizerError(
+            "the tokenizer has neither a padding nor an end-of-text token. Train one with mmrec"
+        )
+    return Header(
+        format=FORMAT,
+        tokenizer=fingerprint(tokenizer),
+        vocab_size=vocab_size,
+        dtype="uint16" if vocab_size <= 2**16 else "uint32",
+        pad_id=int(pad_id),
+        # Through JSON and back, so that it can be compared with what is read from a file.
+        settings=json.loads(json.dumps({"shard_bytes": shard_bytes, **settings})),
+    )
+
+
+class _Writer:
+    """Writes the shards of one corpus; `shard` may be called from several threads."""
+
+    def __init__(self, out: Path, tokenizer: Any, header: Header) -> None:
+        self.out = out
+        self.tokenizer = tokenizer
+        self.header = header
+        self.dtype = np.dtype(header.dtype)
+        self.lock = threading.Lock()
+
+    def prepare(self, expected_bytes: int) -> None:
+        """Remove unfinished shards and those of another header, then check the disk for what is to come."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        # The first call may switch off the tokenizer's truncation, which several threads must not do at once.
+        encode_documents(self.tokenizer, [])
+        kept = 0
+        for name in self._names():
+            known = self._read_shard(name)
+            if known is None:
+                self._spoil(name)
+            else:
+                kept += known.text_bytes
+        for path in self.out.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                remove(path)
+        # About three bytes of text a token; each shard is checked again with its own size.
+        needed = (expected_bytes - kept) // 3 * self.dtype.itemsize
+        if needed > 0:
+            require_free_space(self.out, needed, "tokenizing the text")
+
+    def shard(self, number: int, piece: _Piece) -> Shard:
+        """Keep the shard of this number if it was made of the same text, or encode and write it."""
+        name = f"{number:05d}"
+        known = self._read_shard(name)
+        if known is not None and (known.text_hash, known.documents) == (piece.digest, len(piece.texts)):
+            return known
+        ids, index = self._encode(piece)
+        token_bytes, index_bytes = ids.tobytes(), _npy(index)
+        shard = Shard(
+            name=name,
+            tokens=len(ids),
+            documents=len(index),
+            text_bytes=piece.size,
+            text_hash=piece.digest,
+            sha256=hashlib.sha256(token_bytes).hexdigest(),
+            index_sha256=hashlib.sha256(index_bytes).hexdigest(),
+        )
+        # Encoding is what gains from threads; the flushes behind an atomic write walk the folder, which
+        # must not change meanwhile.
+        with self.lock:
+            self._write(shard, token_bytes, index_bytes)
+        return shard
+
+    def _write(self, shard: Shard, token_bytes: bytes, index_bytes: bytes) -> None:
+        """Put the three files of a shard in place, its record last."""
+        require_free_space(self.out, len(token_bytes) + len(index_bytes), "writing a shard")
+        self._spoil(shard.name)
+        # write_bytes and not ndarray.tofile, whose error on a full disk does not say that the disk is full.
+        for suffix, content in ((".bin", token_bytes), (".index.npy", index_bytes)):
+            with atomic_path(self.out / (shard.name + suffix)) as temporary:
+                temporary.write_bytes(content)
+        record = {"corpus": dataclasses.asdict(self.header), **dataclasses.asdict(shard)}
+        write_json(self.out / f"{shard.name}.json", record)
+
+    def finish(self, shards: list[Shard]) -> None:
+        """Remove shards past the last one and write `corpus.json`."""
+        if not shards:
+            raise DataError("there is no document to tokenize. Give more text", self.out)
+        for name in self._names() - {shard.name for shard in shards}:
+            self._spoil(name)
+        manifest = {
+            **dataclasses.asdict(self.header),
+            "shards": [dataclasses.asdict(shard) for shard in shards],
+        }
+        write_json(self.out / _MANIFEST, manifest)
+
+    def _encode(self, piece: _Piece) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Token ids of all documents in a row, and where each starts."""
+        rows = [row for texts in _batches(piece.texts) for row in encode_documents(self.tokenizer, texts)]
+        assert len(rows) == len(piece.texts)
+        ids = np.concatenate(rows)
+        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+        assert lengths.min() > 0
+        if ids.max() >= self.header.vocab_size or ids.min() < 0:
+            raise TokenizerError(
+                f"the tokenizer gives the id {ids.max()}, and its vocabulary has {self.header.vocab_size} "
+                "entries. Its files do not belong together: train or fetch it again"
+            )
+        return ids.astype(self.dtype), np.cumsum(lengths) - lengths
+
+    def _names(self) -> set[str]:
+        """The names of all shards of which any file is there."""
+        matches = (_SHARD_FILE.fullmatch(path.name) for path in self.out.iterdir())
+        return {match.group(1) for match in matches if match}
+
+    def _read_shard(self, name: str) -> Shard | None:
+        """The record of a whole shard of this header; None where it is absent, broken or of another."""
+        try:
+            values = read_json(self.out / f"{name}.json")
+            header = values.pop("corpus")
+            shard = Shard(**values)
+        except (DataError, KeyError, TypeError, AttributeError):
+            return None
+        whole = header == dataclasses.asdict(self.header) and not _damage(
+            self.out, shard, self.dtype, int(name)
+        )
+        return shard if whole else None
+
+    def _spoil(self, name: str) -> None:
+        """Delete a shard after `corpus.json` and its own record, so that nothing vouches for what is gone."""
+        for file in (_MANIFEST, f"{name}.json", f"{name}.bin", f"{name}.index.npy"):
+            remove(self.out / file)
+
+
+def _damage(path: Path, shard: Shard, dtype: np.dtype[Any], number: int) -> str | None:
+    """What is wrong with the files of a shard, judged by their sizes, or None."""
+    if shard.name != f"{number:05d}":
+        return f"shard {number} is called {shard.name}"
+    for name, size in (
+        (f"{shard.name}.bin", shard.tokens * dtype.itemsize),
+        (f"{shard.name}.index.npy", None),
+    ):
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        expected = len(_npy(np.empty(0, np.int64))) + shard.documents * 8 if size is None else size
+        if file.stat().st_size != expected:
+            return f"{name} has {file.stat().st_size:,} bytes instead of {expected:,}"
+    return None
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    """The bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

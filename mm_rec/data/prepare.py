@@ -1,0 +1,181 @@
+"""From sources to a train and a validation corpus: one path for `mmrec data tokenize` and pre-training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mm_rec.data.corpus import SHARD_BYTES, Corpus, write_corpus
+from mm_rec.data.sources import DocumentsRule, ReadCounts, documents_rule, find_files, read_documents
+from mm_rec.data.split import Split, document_hash, plan_split
+from mm_rec.errors import DataError
+from mm_rec.runs.files import read_json, remove, write_json
+
+Side = Literal["train", "validation"]
+_MINIMUM = 0.01
+_RECORD = "split.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourcePlan:
+    """Sources that were read once from end to end, and which of their documents are held out.
+
+    `held_out` are the hashes of separate validation files' documents; a training document of the same text is
+    left out of training, so that validation never measures what was learnt by heart (`left_out` counts them).
+    """
+
+    files: list[Path]
+    validation_files: list[Path]
+    text_field: str
+    documents: DocumentsRule
+    split: Split
+    blank: int
+    held_out: frozenset[float]
+    left_out: int
+
+    def texts(self, side: Side) -> Iterator[str]:
+        """Stream the documents of one side, always in the same order."""
+        if side == "validation" and self.validation_files:
+            held = read_documents(self.validation_files, self.text_field, self.documents)
+            yield from (item.text for item in held)
+            return
+        for item in read_documents(self.files, self.text_field, self.documents):
+            key = document_hash(item.text)
+            if key not in self.held_out and (key < self.split.threshold) == (side == "validation"):
+                yield item.text
+
+    def text_bytes(self, side: Side) -> int:
+        """Bytes of UTF-8 text on one side."""
+        held = self.split.validation_bytes
+        return held if side == "validation" else self.split.bytes - held
+
+    def record(self) -> dict[str, Any]:
+        """The plan as plain values, for `split.json` and the run's records."""
+        return {
+            **self.split.record(),
+            "documents_rule": self.documents,
+            "text_field": self.text_field,
+            "blank_documents_skipped": self.blank,
+            "training_documents_left_out": self.left_out,
+            "files": [str(file) for file in self.files],
+            "validation_files": [str(file) for file in self.validation_files],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedCorpus:
+    """Both corpora and the record of how they came about (`SourcePlan.record`)."""
+
+    train: Corpus
+    validation: Corpus
+    record: dict[str, Any]
+
+
+def plan_sources(
+    sources: Sequence[Path | str],
+    *,
+    text_field: str = "text",
+    documents: DocumentsRule | None = None,
+    validation_fraction: float = 0.01,
+    validation_sources: Sequence[Path | str] = (),
+) -> SourcePlan:
+    """Read all sources once, so that bad input is found now, and plan what is held out."""
+    files = find_files(sources)
+    rule = documents_rule(files, documents)
+    counts = ReadCounts()
+    texts = (item.text for item in read_documents(files, text_field, rule, counts))
+    validation_files = find_files(validation_sources) if validation_sources else []
+    held_out: frozenset[float] = frozenset()
+    left_out = 0
+    if validation_files:
+        held = (item.text for item in read_documents(validation_files, text_field, rule, counts))
+        split, held_out, left_out = _hold_out_files(texts, held, files)
+    else:
+        split = plan_split(texts, validation_fraction, min(_MINIMUM, validation_fraction))
+    return SourcePlan(
+        files=files,
+        validation_files=validation_files,
+        text_field=text_field,
+        documents=rule,
+        split=split,
+        blank=counts.blank,
+        held_out=held_out,
+        left_out=left_out,
+    )
+
+
+def prepare_corpus(
+    plan: SourcePlan,
+    tokenizer: Any,
+    out: Path,
+    *,
+    threads: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int], None] | None = None,
+) -> PreparedCorpus:
+    """Write `out/validation`, `out/train` and, last, `out/split.json`.
+
+    Shards that are there and made of the same text are kept, so a killed call continues where it stopped.
+    """
+    remove(out / _RECORD)
+    corpora = {}
+    sides: tuple[Side, ...] = ("validation", "train")
+    for side in sides:
+        corpora[side] = write_corpus(
+            plan.texts(side),
+            tokenizer,
+            out / side,
+            shard_bytes=shard_bytes,
+            threads=threads,
+            expected_bytes=plan.text_bytes(side),
+            progress=progress,
+        )
+    write_json(out / _RECORD, plan.record())
+    return PreparedCorpus(train=corpora["train"], validation=corpora["validation"], record=plan.record())
+
+
+def open_prepared(out: Path) -> PreparedCorpus:
+    """Open what `prepare_corpus` wrote; raises DataError where it is unfinished or damaged."""
+    if not (out / _RECORD).is_file():
+        raise DataError(f"there is no finished data here (no {_RECORD}). Make it: mmrec data tokenize", out)
+    train, validation = Corpus.open(out / "train"), Corpus.open(out / "validation")
+    return PreparedCorpus(train=train, validation=validation, record=read_json(out / _RECORD))
+
+
+def _hold_out_files(
+    texts: Iterator[str], held: Iterator[str], files: list[Path]
+) -> tuple[Split, frozenset[float], int]:
+    """The split that holds out separate files, their hashes, and how many training documents repeat them."""
+    hashes: set[float] = set()
+    validation_documents = validation_bytes = documents = size = left_out = 0
+    for text in held:
+        hashes.add(document_hash(text))
+        validation_documents += 1
+        validation_bytes += len(text.encode("utf-8"))
+    for text in texts:
+        if document_hash(text) in hashes:
+            left_out += 1
+        else:
+            documents += 1
+            size += len(text.encode("utf-8"))
+    if not validation_documents:
+        raise DataError(
+            "the validation files hold no document but white space. Name other --validation FILES"
+        )
+    if not documents:
+        raise DataError(
+            f"no document is left to train on: {left_out} of the sources stand in the validation files too. "
+            "Give more text",
+            files[0],
+        )
+    split = Split(
+        threshold=0.0,
+        documents=documents + validation_documents,
+        bytes=size + validation_bytes,
+        validation_documents=validation_documents,
+        validation_bytes=validation_bytes,
+        rule="files",
+    )
+    return split, frozenset(hashes), left_out
