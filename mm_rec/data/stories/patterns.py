@@ -1,0 +1,103 @@
+"""What a language brings to the story generator: words with their forms, and patterns over them.
+
+A pattern is a `str.format` string over roles: with `hero` drawn from the pool of children,
+`{hero}` is the name and `{hero.his}` one of its forms. A first letter is capitalised by the generator.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+LanguageCode = Literal["en", "tr"]
+
+
+class Word(str):
+    """A word in its plain form; its other forms are attributes, so that a pattern says `{word.form}`."""
+
+    def __new__(cls, plain: str, **forms: str) -> Self:
+        """Build the word `plain` with the named forms."""
+        word = super().__new__(cls, plain)
+        word.__dict__.update(forms)
+        return word
+
+    def form(self, name: str) -> str:
+        """Return the form called `name`; an unknown one is an `AttributeError`, as in a pattern."""
+        return str(getattr(self, name))
+
+
+Pools = Mapping[str, tuple[Word, ...]]
+"""The words of a language by pool name; `child` and `thing` are examples of pools."""
+
+Roles = Mapping[str, str]
+"""Role name to pool name; two roles of one pool always get different words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """The skeleton of a story: for each step several phrasings of one sentence ("" leaves the step out)."""
+
+    name: str
+    roles: Roles
+    steps: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question about a passage or a fact: its phrasings, the short answer, and the answer as a sentence."""
+
+    phrasings: tuple[str, ...]
+    short: str
+    full: str
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Passages of one shape, with the questions that they answer."""
+
+    name: str
+    roles: Roles
+    passages: tuple[str, ...]
+    asks: tuple[Ask, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FactGroup:
+    """World facts of one shape (each a mapping of slots) and the ways to ask for them."""
+
+    name: str
+    ask: Ask
+    facts: tuple[Mapping[str, Word], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tale:
+    """A story of one sentence, as an assistant tells it, with the requests that call for it."""
+
+    roles: Roles
+    requests: tuple[str, ...]
+    replies: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SmallTalk:
+    """What is said around the matter of a conversation: (user, assistant) pairs and system messages."""
+
+    greetings: tuple[tuple[str, str], ...]
+    thanks: tuple[tuple[str, str], ...]
+    systems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """Everything that the generator needs to write in one language."""
+
+    code: LanguageCode
+    question_label: str
+    answer_label: str
+    capitalise: Callable[[str], str]
+    pools: Pools
+    plots: tuple[Plot, ...]
+    families: tuple[Family, ...]
+    fact_groups: tuple[FactGroup, ...]
+    tales: tuple[Tale, ...]
+    small_talk: SmallTalk
