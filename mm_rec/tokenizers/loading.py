@@ -1,0 +1,160 @@
+"""Loading a tokenizer, encoding documents with it, and what must be known about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from mm_rec.errors import TokenizerError
+from mm_rec.tokenizers.conversion import SPACE, unescape
+from mm_rec.tokenizers.special import UNKNOWN
+
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a tokenizer folder or a model folder from its `tokenizer.json`.
+
+    Nothing is downloaded and no code of the folder is run. Raises TokenizerError where none can be loaded.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise TokenizerError(
+            f"{folder}: there is no such folder. Name a folder that holds a tokenizer.json: "
+            "one that `mmrec tokenizer train` wrote, or a model folder"
+        )
+    if not (folder / "tokenizer.json").is_file():
+        raise TokenizerError(
+            f"{folder}: there is no tokenizer.json in this folder. Train one with `mmrec tokenizer train "
+            "FILES --out DIR`, or save your model's: AutoTokenizer.from_pretrained(…).save_pretrained(DIR)"
+        )
+    try:
+        # Not AutoTokenizer: that asks for leave to run code where a model folder carries a modelling file.
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
+            str(folder), local_files_only=True
+        )
+    except Exception as error:  # `tokenizers` raises bare Exception for a damaged file
+        raise TokenizerError(
+            f"{folder}: the tokenizer cannot be loaded ({type(error).__name__}: {error}). "
+            "One of its files is damaged; copy the folder again or train the tokenizer anew"
+        ) from error
+    return tokenizer
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 (hex) of everything that decides ids: vocabulary, merges, normalisation and special tokens.
+
+    Padding, truncation and the chat template do not count; saving and loading do not change it.
+    """
+    content = json.loads(_backend(tokenizer).to_str())
+    for key in ("version", "padding", "truncation"):
+        content.pop(key, None)
+    content["special_ids"] = {
+        name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")
+    }
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of one document: `[bos] + ids + [eos]`, without a token that the tokenizer does not have."""
+    ids: list[int] = encode_documents(tokenizer, [text])[0].tolist()
+    return ids
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+    """Encode a batch as `encode_document` does, on all threads; one array (tokens,) int32 a document."""
+    backend = _backend(tokenizer)
+    # Left behind by an earlier `tokenizer(…, truncation=True)`, or stored in a foreign tokenizer.json.
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.array([*before, *encoding.ids, *after], dtype=np.int32) for encoding in encodings]
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The highest id plus one, added tokens included: the rows that an embedding needs."""
+    return max(_backend(tokenizer).get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def require_fit(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    """Raise TokenizerError where the tokenizer has ids that a model of `vocab_size` rows has not."""
+    needed = vocabulary_size(tokenizer)
+    if needed > vocab_size:
+        raise TokenizerError(
+            f"the tokenizer has ids up to {needed - 1:,} and the model has a vocabulary of {vocab_size:,}. "
+            "Use the tokenizer that the model was trained with, or make the model with "
+            f"vocab_size={needed} or more"
+        )
+
+
+def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int64]:
+    """The UTF-8 bytes that each id stands for, (vocabulary,) int64; specials and unused ids stand for 0.
+
+    Raises TokenizerError for a tokenizer whose pieces are neither SentencePiece's nor byte-level.
+    """
+    backend = _backend(tokenizer)
+    kinds = _decoder_kinds(backend)
+    added = backend.get_added_tokens_decoder()
+    lengths = np.zeros(vocabulary_size(tokenizer), dtype=np.int64)
+    for piece, index in backend.get_vocab(with_added_tokens=True).items():
+        if index in added:
+            lengths[index] = 0 if added[index].special else len(added[index].content.encode())
+        elif piece not in (UNKNOWN, tokenizer.unk_token):
+            lengths[index] = _piece_bytes(piece, kinds)
+    return lengths
+
+
+def byte_fallback_ids(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int64]:
+    """The ids of the pieces for single bytes of characters outside the vocabulary, (0 or 256,) int64."""
+    backend = _backend(tokenizer)
+    if "ByteFallback" not in _decoder_kinds(backend):
+        return np.zeros(0, dtype=np.int64)
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    return np.array(
+        sorted(index for piece, index in vocabulary.items() if _BYTE_PIECE.fullmatch(piece)), dtype=np.int64
+    )
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise TokenizerError(
+            f"a {type(tokenizer).__name__} has no tokenizer.json behind it. "
+            "Load the tokenizer with AutoTokenizer from a folder that has a tokenizer.json"
+        )
+    return backend
+
+
+def _decoder_kinds(backend: Tokenizer) -> set[str]:
+    """The names of the decoder's steps."""
+    decoder = json.loads(backend.to_str())["decoder"] or {}
+    return {step["type"] for step in decoder.get("decoders", [decoder]) if step}
+
+
+def _piece_bytes(piece: str, decoder_kinds: set[str]) -> int:
+    """The UTF-8 bytes of one ordinary piece."""
+    if "ByteLevel" in decoder_kinds:
+        return len(piece)
+    if not decoder_kinds & {"ByteFallback", "Metaspace", "Replace"}:
+        raise TokenizerError(
+            "the bytes of a piece are not known for a tokenizer that decodes by "
+            f"{', '.join(sorted(decoder_kinds)) or 'nothing'}. "
+            "SentencePiece and byte-level tokenizers are supported"
+        )
+    if "ByteFallback" in decoder_kinds and _BYTE_PIECE.fullmatch(piece):
+        return 1
+    return len(unescape(piece.replace(SPACE, " ")).encode())
