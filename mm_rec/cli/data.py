@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mm_rec.data.prepare import PreparedCorpus, SourcePlan
+    from mm_rec.data.prepare import PreparedCorpus
 
 app = typer.Typer(no_args_is_help=True, help="Turn text into token corpora.")
 
@@ -40,16 +40,14 @@ def tokenize(
     text_field: Annotated[str, typer.Option(help="Field of a .jsonl row that holds the text.")] = "text",
     documents: Annotated[
         DocumentsChoice | None,
-        typer.Option(
-            help="What a document is in .txt [default: file, or blank-line where there is one .txt file]."
-        ),
+        typer.Option(help="What a document is in .txt (default: file; blank-line for one .txt)."),
     ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents to hold out.")] = 0.01,
     validation: Annotated[
         list[str] | None, typer.Option(help="Hold out these files instead (may be given several times).")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Shards encoded at once [default: one a core].")
+        int | None, typer.Option(min=1, help="Shards encoded at once (default: one a core).")
     ] = None,
 ) -> None:
     """Split text into train and validation and encode both into memory-mapped shards."""
@@ -66,7 +64,7 @@ def tokenize(
             validation_fraction=validation_fraction,
             validation_sources=validation or (),
         )
-    console.print(_describe_plan(plan))
+    console.print("\n".join(plan.describe()), highlight=False, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("tokenizing", total=plan.split.bytes)
@@ -74,28 +72,6 @@ def tokenize(
             plan, loaded, out, threads=threads, progress=lambda size: bar.advance(task, size)
         )
     console.print(_summary(prepared))
-
-
-def _describe_plan(plan: SourcePlan) -> str:
-    """The choices that were made, in a few lines."""
-    split = plan.split
-    lines = [f"{len(plan.files)} files; a document is a {plan.documents} in .txt, a row in .jsonl"]
-    reasons = {
-        "hash": f"hash of the text below {split.threshold:g}",
-        "lowest-hash": f"the documents of lowest hash (below {split.threshold:.6g})",
-        "files": f"{len(plan.validation_files)} separate files",
-    }
-    lines.append(
-        f"held out: {reasons[split.rule]}; {split.validation_documents:,} of {split.documents:,} documents, "
-        f"{split.validation_bytes / split.bytes:.2%} of {split.bytes / 1e6:,.1f} MB"
-    )
-    if plan.blank:
-        lines.append(f"{plan.blank:,} documents of white space alone were skipped")
-    if plan.left_out:
-        lines.append(
-            f"{plan.left_out:,} documents stand in the held-out files too and were left out of training"
-        )
-    return "\n".join(lines)
 
 
 def _summary(prepared: PreparedCorpus) -> Table:

@@ -16,6 +16,8 @@ from mm_rec.runs.files import read_json, remove, write_json
 Side = Literal["train", "validation"]
 _MINIMUM = 0.01
 _RECORD = "split.json"
+_RULES = {"file": "a whole file", "blank-line": "a block between blank lines", "line": "a line"}
+_MUCH = 0.2  # a larger share of held-out text is probably not what was wanted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,32 @@ class SourcePlan:
         """Bytes of UTF-8 text on one side."""
         held = self.split.validation_bytes
         return held if side == "validation" else self.split.bytes - held
+
+    def describe(self) -> list[str]:
+        """The choices that were made and what is unusual about them, a line each."""
+        split = self.split
+        how = {
+            "hash": f"documents whose hash is below {split.threshold:g}",
+            "lowest-hash": f"the documents of lowest hash (below {split.threshold:.6g})",
+            "files": f"{len(self.validation_files)} separate files",
+        }
+        share = split.validation_bytes / split.bytes
+        lines = [
+            f"{len(self.files)} files, {split.bytes / 1e6:,.1f} MB; a document is a row of .jsonl, "
+            f"{_RULES[self.documents]} of .txt (--documents {self.documents})",
+            f"held out for validation: {how[split.rule]}: {split.validation_documents:,} of "
+            f"{split.documents:,} documents, {share:.2%} of the text",
+        ]
+        if share > _MUCH and split.rule != "files":
+            lines.append(
+                f"warning: {share:.0%} of the text is held out, because documents are few and large. "
+                "Smaller documents (--documents line or blank-line) split more evenly"
+            )
+        if self.blank:
+            lines.append(f"{self.blank:,} documents of white space alone were skipped")
+        if self.left_out:
+            lines.append(f"{self.left_out:,} documents also stand in the validation files and were left out")
+        return lines
 
     def record(self) -> dict[str, Any]:
         """The plan as plain values, for `split.json` and the run's records."""

@@ -223,6 +223,15 @@ def test_sources_become_two_corpora(tmp_path: Path, sources: Path, byte_tokenize
         open_prepared(tmp_path / "out")
 
 
+def test_a_lopsided_split_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one paragraph\n\nand another\n")
+    (tmp_path / "b.jsonl").write_text('{"text": " "}')
+    lines = plan_sources([tmp_path]).describe()
+    assert "a block between blank lines of .txt (--documents blank-line)" in lines[0]
+    assert "1 of 2 documents" in lines[1] and lines[2].startswith("warning: ")
+    assert lines[3] == "1 documents of white space alone were skipped"
+
+
 def test_separate_validation_files_are_kept_out_of_training(
     tmp_path: Path, sources: Path, byte_tokenizer: Any
 ) -> None:
@@ -249,6 +258,6 @@ def test_the_command(tmp_path: Path, sources: Path, byte_tokenizer: Any) -> None
         app, [*arguments, "--documents", "line", "--threads", "1"], env={"COLUMNS": "200"}
     )
     assert result.exit_code == 0, result.output
-    assert "a document is a line in .txt" in result.output and "validation" in result.output
+    assert "a line of .txt (--documents line)" in result.output and "validation" in result.output
     open_prepared(out).train.require_tokenizer(fingerprint(byte_tokenizer))
     assert json.loads((out / "split.json").read_text())["documents_rule"] == "line"
