@@ -8,20 +8,19 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mm_rec.errors import DataError
 
-_TEMPORARY = ".tmp"
-
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success flush it to disk and rename it, on failure remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     remove(temporary)
     try:
         yield temporary
@@ -29,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
-        flush(path.parent)
+        _sync(path.parent)
     except OSError as error:
         remove(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -51,11 +50,16 @@ def remove(path: Path) -> None:
 def flush(path: Path) -> None:
     """Force a file, or a folder and all files in it, onto the disk."""
     for item in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        handle = os.open(item, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(item)
+
+
+def _sync(path: Path) -> None:
+    """Force one file's bytes, or one folder's list of names, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

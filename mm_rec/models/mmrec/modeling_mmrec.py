@@ -120,8 +120,10 @@ class MMRecMemory(nn.Module):
     def _convolve(self, x: Tensor, reading: Reading) -> Tensor:
         """Causal depthwise convolution (B, T, C), in float32 at least, within each document."""
         taps, state = self.config.conv_taps, reading.state
-        name = f"{self.layer_idx}.conv"
-        history = pad(x, (0, 0, taps - 1, 0)) if state is None else torch.cat([state[name].to(x.dtype), x], dim=1)
+        if state is None:
+            history = pad(x, (0, 0, taps - 1, 0))
+        else:
+            history = torch.cat([state[f"{self.layer_idx}.conv"].to(x.dtype), x], dim=1)
         wide = torch.promote_types(torch.float32, x.dtype)
         length = x.shape[1]
         mixed = x.to(wide) * self.conv_weight[-1]
@@ -130,15 +132,16 @@ class MMRecMemory(nn.Module):
             start = taps - 1 - back
             mixed = mixed + history[:, start : start + length].to(wide) * self.conv_weight[-1 - back] * seen
         if state is not None:
-            state[name] = _last_columns(history, reading.counts, taps - 1).to(state[name].dtype)
+            last = _last_columns(history, reading.counts, taps - 1)
+            state[f"{self.layer_idx}.conv"] = last.to(state[f"{self.layer_idx}.conv"].dtype)
         return mixed
 
     def _recur(
         self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, reading: Reading
     ) -> Tensor:
         """Run the recurrence in the form that fits the length, carrying the state where there is one."""
-        name, state, update = f"{self.layer_idx}.memory", reading.state, self.config.memory_update
-        before = None if state is None else state[name]
+        state, update = reading.state, self.config.memory_update
+        before = None if state is None else state[f"{self.layer_idx}.memory"]
         if q.shape[1] == 1:
             y, after = step_recurrence(q, k, v, beta, log_decay, reading.positions, before, update)
         else:
@@ -146,7 +149,7 @@ class MMRecMemory(nn.Module):
                 q, k, v, beta, log_decay, reading.positions, before, update, self.config.chunk_size
             )
         if state is not None:
-            state[name] = after
+            state[f"{self.layer_idx}.memory"] = after
         return y
 
 

@@ -1,0 +1,172 @@
+"""The attention function of every family but MM-Rec's own: causal attention that never crosses a document.
+
+Registered with transformers under the name "mmrec". A T × T mask is never made: packed documents are attended to one by
+one. (MM-Rec's window layers attend by bands, in mmrec/window.py, which must travel with the weights on its own.)
+
+Shapes: B sequences, T tokens, H heads, G key/value heads, D head size, S keys read so far.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "mmrec"
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    document_ids: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention in transformers' interface.
+
+    query: (B, H, T, D); key, value: (B, G, S, D), S ≥ T; attention_mask: (B, S), 0 for padding, or None;
+    document_ids: (B, T), negative for padding, or None for one document a row. Returns (B, T, H, D).
+    """
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotation leaves them wider
+    groups = query.shape[1] // key.shape[1]
+    if document_ids is None and attention_mask is None:
+        y = _unpadded(query, key, value, scaling)
+    elif document_ids is not None and query.shape[2] == key.shape[2]:
+        key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        y = document_attention(query, key, value, document_ids, scale)
+    else:
+        assert attention_mask is not None
+        length, total = query.shape[2], key.shape[2]
+        causal = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
+        own = torch.eye(length, total, dtype=torch.bool, device=query.device).roll(total - length, 1)
+        mask = causal & (attention_mask[:, None, None, :].bool() | own)  # a padded token sees itself: no empty row
+        y = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
+    return y.transpose(1, 2), None
+
+
+def _unpadded(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Causal attention of T new tokens over S keys, no padding."""
+    length, total = query.shape[2], key.shape[2]
+    grouped = query.shape[1] != key.shape[1]
+    mask = None
+    if 1 < length < total:
+        mask = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=length == total and length > 1, scale=scaling, enable_gqa=grouped
+    )
+
+
+def document_attention(query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float) -> Tensor:
+    """Causal attention within each run of equal ids; all of (B, H, T, D), ids (B, T)."""
+    if query.device.type == "cpu":
+        out: Tensor = _document_attention_cpu(query, key, value, document_ids, scale)[0]
+        return out
+    return _document_attention_loop(query, key, value, document_ids, scale)
+
+
+@torch.compiler.disable
+def _document_attention_loop(query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float) -> Tensor:
+    """One call of torch's attention for each document."""
+    rows: list[list[Tensor]] = [[] for _ in range(query.shape[0])]
+    for row, start, stop in _segments(document_ids):
+        q, k, v = (x[row : row + 1, :, start:stop] for x in (query, key, value))
+        rows[row].append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale))
+    return torch.cat([torch.cat(parts, dim=2) for parts in rows])
+
+
+@torch.library.custom_op("mmrec::document_attention", mutates_args=())
+def _document_attention_cpu(
+    query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The same as one operator, so that a compiled model keeps one graph however the documents fall.
+
+    Returns the output and the log of the softmax's denominator (B, H, T), which the backward pass needs.
+    """
+    out, log_sum = _output_like(query)
+    for row, start, stop in _segments(document_ids):
+        q, k, v = (x[row : row + 1, :, start:stop] for x in (query, key, value))
+        y, log = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+        out[row : row + 1, :, start:stop], log_sum[row : row + 1, :, start:stop] = y, log
+    return out, log_sum
+
+
+@torch.library.custom_op("mmrec::document_attention_backward", mutates_args=())
+def _document_attention_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor,
+    document_ids: Tensor, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of query, key and value."""
+    gradients = _gradients_like(query, key, value)
+    for row, start, stop in _segments(document_ids):
+        part = (slice(row, row + 1), slice(None), slice(start, stop))
+        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradient[part], query[part], key[part], value[part], out[part], log_sum[part], 0.0, True, scale=scale
+        )
+        for whole, one in zip(gradients, parts, strict=True):
+            whole[part] = one
+    return gradients
+
+
+def _output_like(query: Tensor) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(torch.float32, query.dtype)
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    return out, torch.empty(query.shape[:3], dtype=wide, device=query.device)
+
+
+def _gradients_like(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
+    return q, k, v
+
+
+@_document_attention_cpu.register_fake
+def _document_attention_shape(
+    query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    return _output_like(query)
+
+
+@_document_attention_backward.register_fake
+def _document_attention_backward_shape(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor,
+    document_ids: Tensor, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _gradients_like(query, key, value)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, document_ids, ctx.scale = inputs
+    ctx.save_for_backward(query, key, value, *output, document_ids)
+
+
+def _differentiate(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (*_document_attention_backward(gradient, *ctx.saved_tensors, ctx.scale), None, None)
+
+
+_document_attention_cpu.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def _segments(document_ids: Tensor) -> list[tuple[int, int, int]]:
+    """(row, start, stop) of each run of equal ids in (B, T)."""
+    batch, length = document_ids.shape
+    starts = torch.ones_like(document_ids, dtype=torch.bool)
+    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    flat = [*starts.flatten().nonzero()[:, 0].tolist(), batch * length]
+    return [(a // length, a % length, a % length + b - a) for a, b in zip(flat, flat[1:], strict=False)]
+
+
+def _keep_padding_mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """Hand the (B, S) padding mask on to `attention`, or None where nothing is padded."""
+    return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+
+
+def register() -> None:
+    """Make `attn_implementation="mmrec"` known to transformers; calling it again changes nothing."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, _keep_padding_mask)

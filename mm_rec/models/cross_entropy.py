@@ -1,0 +1,89 @@
+"""Cross-entropy over a large vocabulary, in chunks: all logits never exist at once.
+
+Shapes: N tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+CHUNK_TOKENS = 1024
+
+
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Sum of the cross-entropy (nats) of the next-token predictions.
+
+    hidden: (B, T, D); weight: (V, D) of the head; labels: (B, T) int64, unshifted as in transformers, −100 ignored.
+    Matrix products run in `dtype` (default: that of hidden), the softmax in float32 at least. Returns a scalar.
+    """
+    states, targets = shifted(hidden, labels)
+    total: Tensor = _ChunkedCrossEntropy.apply(states, weight, targets, dtype or hidden.dtype)
+    return total
+
+
+def shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden states (N, D) that have a label to predict, and those labels (N,)."""
+    targets = labels[:, 1:]
+    kept = (targets != IGNORED).flatten().nonzero()[:, 0]
+    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    return states.index_select(0, kept), targets.flatten().index_select(0, kept)
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Loss (nats, float32) and correctness (bool) of each predicted token, in reading order; arguments as above."""
+    states, targets = shifted(hidden, labels)
+    losses, right = [], []
+    for _, logits, chosen in _logit_chunks(states, weight, targets, dtype or hidden.dtype):
+        losses.append(logits.logsumexp(-1) - logits.gather(1, chosen[:, None])[:, 0])
+        right.append(logits.argmax(-1) == chosen)
+    return torch.cat(losses), torch.cat(right)
+
+
+def _logit_chunks(
+    states: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(states in dtype, logits in float32 at least, targets) of each run of CHUNK_TOKENS tokens; one run if empty."""
+    weight = weight.to(dtype)
+    for start in range(0, max(1, states.shape[0]), CHUNK_TOKENS):
+        part = states[start : start + CHUNK_TOKENS].to(dtype)
+        logits = part @ weight.T
+        yield part, logits.to(torch.promote_types(torch.float32, dtype)), targets[start : start + CHUNK_TOKENS]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The gradient of a softmax is known as soon as the logits are, so it is taken at once and the logits dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        wide = torch.promote_types(torch.float32, dtype)
+        total = states.new_zeros((), dtype=wide)
+        if not (states.requires_grad or weight.requires_grad):
+            for _, logits, chosen in _logit_chunks(states, weight, targets, dtype):
+                total += (logits.logsumexp(-1) - logits.gather(1, chosen[:, None])[:, 0]).sum()
+            return total
+        states_grad, weight_grad = torch.empty_like(states), torch.zeros_like(weight, dtype=wide)
+        narrow, done = weight.to(dtype), 0
+        for part, logits, chosen in _logit_chunks(states, weight, targets, dtype):
+            log_sum = logits.logsumexp(-1, keepdim=True)
+            total += (log_sum - logits.gather(1, chosen[:, None])).sum()
+            slope = logits.sub_(log_sum).exp_()
+            slope.scatter_add_(1, chosen[:, None], torch.full_like(log_sum, -1.0))
+            slope = slope.to(dtype)
+            states_grad[done : done + len(part)] = slope @ narrow
+            weight_grad += slope.T @ part
+            done += len(part)
+        ctx.save_for_backward(states_grad, weight_grad)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        states_grad, weight_grad = ctx.saved_tensors
+        scale = gradient.to(weight_grad.dtype)
+        return states_grad * scale.to(states_grad.dtype), (weight_grad * scale).to(ctx.weight_dtype), None, None

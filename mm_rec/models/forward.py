@@ -1,0 +1,54 @@
+"""The one place that runs a model on a batch, whatever its family."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mm_rec.models import attention
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+
+Batch = dict[str, Tensor]
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch, backbone: nn.Module | None = None) -> Tensor:
+    """Last hidden states (B, T, D) of a batch of `input_ids`, with `document_ids` and `attention_mask` if present.
+
+    Each family gets the documents in the form that it needs (LLaMA ignores unknown keywords in silence).
+    `backbone` is the model's backbone or a compiled form of it. Raises ValueError for a model whose attention cannot
+    keep documents apart.
+    """
+    run = model.base_model if backbone is None else backbone
+    ids, documents, mask = batch["input_ids"], batch.get("document_ids"), batch.get("attention_mask")
+    if isinstance(model.config, MMRecConfig):
+        out = run(input_ids=ids, document_ids=documents, attention_mask=mask, use_cache=False)
+    elif documents is None and mask is None:
+        out = run(input_ids=ids, use_cache=False)
+    else:
+        if model.config._attn_implementation != attention.NAME:
+            raise ValueError("load the model with models.loading.load_model, which keeps packed documents apart")
+        if documents is None:
+            documents = torch.zeros_like(ids)
+        if mask is not None:
+            documents = documents.masked_fill(mask == 0, -1)
+        out = run(
+            input_ids=ids, document_ids=documents, position_ids=document_positions(documents), use_cache=False
+        )
+    hidden: Tensor = out.last_hidden_state
+    return hidden
+
+
+def head_weight(model: PreTrainedModel) -> Tensor:
+    """The weight (V, D) that turns hidden states into logits."""
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Linear) and head.bias is None
+    return head.weight
+
+
+def document_positions(document_ids: Tensor) -> Tensor:
+    """(B, T): each token counted from the start of its run of equal ids."""
+    column = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
+    starts = torch.zeros_like(document_ids, dtype=torch.bool)
+    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return column - torch.where(starts, column, 0).cummax(dim=1).values

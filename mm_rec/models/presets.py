@@ -1,0 +1,165 @@
+"""Model shapes by name: the MM-Rec ladder, each rung's LLaMA twin, and the documents' Turkish model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
+
+from mm_rec.errors import ConfigError
+from mm_rec.models import attention, registry
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+
+Family = Literal["mmrec", "llama"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named shape; `minimum_tokens` is the low end of the user's documents' data budget for that size."""
+
+    name: str
+    family: Family
+    vocab_size: int
+    shape: dict[str, Any]
+
+    def config(self, vocab_size: int | None = None, **changes: Any) -> PreTrainedConfig:
+        """The transformers configuration, for a vocabulary of its own where one is given."""
+        values = {**self.shape, "vocab_size": vocab_size or self.vocab_size, **changes}
+        return MMRecConfig(**values) if self.family == "mmrec" else _llama_config(**values)
+
+
+def _llama_config(**values: Any) -> LlamaConfig:
+    return LlamaConfig(
+        **{"bos_token_id": None, "eos_token_id": None, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048, **values}
+    )
+
+
+# hidden size, layers, vocabulary: widths double and everything else follows, so each grows into the next.
+_LADDER = {
+    "tiny": (128, 6, 5_000),
+    "mini": (256, 8, 10_000),
+    "small": (512, 10, 20_000),
+    "base": (1024, 12, 32_000),
+    "medium": (2048, 16, 32_000),
+    "7b": (4096, 32, 32_000),
+    "mmrec_100m": (512, 16, 100_256),  # not on the ladder: the documents' model for the gpt-4 tokenizer
+}
+# The twin's intermediate size, adjusted until its parameters differ from the MM-Rec's by less than 0.5 %.
+_TWIN_INTERMEDIATE = {
+    "tiny": 376,
+    "mini": 752,
+    "small": 1504,
+    "base": 2992,
+    "medium": 5984,
+    "7b": 11968,
+    "mmrec_100m": 1504,
+}
+
+
+def _presets() -> dict[str, Preset]:
+    presets = {}
+    for name, (hidden, layers, vocabulary) in _LADDER.items():
+        shape = {"hidden_size": hidden, "num_hidden_layers": layers}
+        presets[name] = Preset(name, "mmrec", vocabulary, shape)
+    for name, (hidden, layers, vocabulary) in _LADDER.items():
+        twin = "llama_" + name.removeprefix("mmrec_")
+        shape = {
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden // 64,
+            "intermediate_size": _TWIN_INTERMEDIATE[name],
+            "tie_word_embeddings": True,
+        }
+        presets[twin] = Preset(twin, "llama", vocabulary, shape)
+    turkish = {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 2048,
+        "max_position_embeddings": 2048,
+    }
+    presets["turkish_134m"] = Preset("turkish_134m", "llama", 32_000, {**turkish, "tie_word_embeddings": False})
+    presets["turkish_134m_tied"] = Preset("turkish_134m_tied", "llama", 32_000, {**turkish, "tie_word_embeddings": True})
+    return presets
+
+
+PRESETS: dict[str, Preset] = _presets()
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name (hyphens and case do not matter); raises ConfigError listing the names."""
+    found = PRESETS.get(name.lower().replace("-", "_"))
+    if found is None:
+        raise ConfigError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return found
+
+
+def build(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A freshly initialised model in float32, the same for the same seed on every run."""
+    registry.register()
+    implementation = {} if isinstance(config, MMRecConfig) else {"attn_implementation": attention.NAME}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **implementation)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a model of some shape costs. Parameters and FLOPs are counts, the rest bytes.
+
+    `flops_per_token`: of a forward pass, 2 for each multiplied weight plus the mixers' own products at 2,048 tokens.
+    `state_bytes`: of one conversation, float32; `cache_bytes_per_token`: by which it grows.
+    """
+
+    parameters: int
+    flops_per_token: int
+    state_bytes: int
+    cache_bytes_per_token: int
+
+
+def measure(config: PreTrainedConfig, context: int = 2048) -> Size:
+    """Count a shape without allocating it (meta device)."""
+    registry.register()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = model.num_parameters()
+    table = config.vocab_size * config.hidden_size
+    multiplied = parameters if config.tie_word_embeddings else parameters - table
+    if isinstance(config, MMRecConfig):
+        return Size(parameters, 2 * multiplied + _mmrec_mixer_flops(config), _mmrec_state_bytes(config), 0)
+    width = config.num_attention_heads * config.head_dim
+    cache = 4 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    attended = 2 * 2 * width * config.num_hidden_layers * context // 2
+    return Size(parameters, 2 * multiplied + attended, 0, cache)
+
+
+def _mmrec_mixer_flops(config: MMRecConfig) -> int:
+    """Products of the step form: state update and read-out of each memory; scores and values of each window."""
+    memories = config.layer_types.count("memory") * config.num_memories * config.memory_key_dim * config.memory_value_dim
+    window = config.layer_types.count("window") * config.num_attention_heads * config.head_dim * config.window
+    return 5 * memories + 4 * window
+
+
+def _mmrec_state_bytes(config: MMRecConfig) -> int:
+    from_memory = config.num_memories * config.memory_key_dim * config.memory_value_dim
+    channels = config.num_memories * (2 * config.memory_key_dim + config.memory_value_dim)
+    from_window = 2 * config.window * config.num_key_value_heads * config.head_dim
+    return 4 * (
+        config.layer_types.count("memory") * (from_memory + (config.conv_taps - 1) * channels)
+        + config.layer_types.count("window") * from_window
+    )
+
+
+def minimum_tokens(parameters: int) -> int:
+    """The least data that the user's documents advise: 1 B tokens for 100 M parameters, 10 B for 1 B, 100 B for 7 B.
+
+    Ten tokens a parameter up to 1 B, and in a straight line (in logarithms) to 100 B at 7 B.
+    """
+    if parameters <= 1_000_000_000:
+        return 10 * parameters
+    exponent = math.log(10) / math.log(7)
+    return int(1e10 * (parameters / 1e9) ** exponent)
