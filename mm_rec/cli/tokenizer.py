@@ -16,7 +16,7 @@ from mm_rec.errors import ConfigError
 
 if TYPE_CHECKING:
     from mm_rec.data.sources import DocumentsRule
-    from mm_rec.tokenizers.training import TrainedReport
+    from mm_rec.tokenizers.training import TokenizerConfig, TrainedReport
 
 app = typer.Typer(
     no_args_is_help=True, help="Train a tokenizer on your text, and see how well it suits a language."
@@ -82,7 +82,7 @@ def train(
             progress.update(tasks[stage], completed=done, total=total, size=f"{done / 1e6:,.1f} MB")
 
         result = train_tokenizer(texts, config, out, show)
-    _print_trained(result, out)
+    _print_trained(result, config, out)
 
 
 @app.command()
@@ -153,10 +153,9 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _print_trained(result: TrainedReport, out: Path) -> None:
+def _print_trained(result: TrainedReport, config: TokenizerConfig, out: Path) -> None:
     console = Console(highlight=False)
-    # Newlines are not part of the lines that are drawn, so "all" is a little less than what was read.
-    everything = result.bytes_used >= 0.9 * result.bytes_read
+    everything = result.bytes_read <= config.sample_bytes
     drawn = "all of it" if everything else f"{result.bytes_used / 1e6:,.1f} MB of it"
     unknown = result.proof.lines_with_unknown
     console.print(
