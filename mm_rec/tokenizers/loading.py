@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mm_rec.errors import TokenizerError
 from mm_rec.tokenizers.conversion import SPACE, unescape
 from mm_rec.tokenizers.special import UNKNOWN
 
+_GROUP_CHARACTERS = 4_000_000
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -81,8 +82,11 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -
         backend.no_padding()
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [np.array([*before, *encoding.ids, *after], dtype=np.int32) for encoding in encodings]
+    return [
+        np.array([*before, *encoding.ids, *after], dtype=np.int32)
+        for group in _groups(texts)
+        for encoding in backend.encode_batch_fast(group, add_special_tokens=False)
+    ]
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -127,6 +131,20 @@ def byte_fallback_ids(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int6
     return np.array(
         sorted(index for piece, index in vocabulary.items() if _BYTE_PIECE.fullmatch(piece)), dtype=np.int64
     )
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in groups of a bounded size: an Encoding takes about 20 times the memory of its text."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > _GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
 
 
 def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

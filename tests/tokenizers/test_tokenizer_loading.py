@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mm_rec.errors import TokenizerError
+from mm_rec.tokenizers import loading
 from mm_rec.tokenizers.conversion import to_tokenizer_json
 from mm_rec.tokenizers.loading import (
     byte_fallback_ids,
@@ -43,6 +44,14 @@ def test_a_batch_is_its_documents(tokenizer: PreTrainedTokenizerBase) -> None:
     assert all(array.dtype == np.int32 for array in arrays)
     assert [array.tolist() for array in arrays] == [encode_document(tokenizer, text) for text in TEXTS]
     assert encode_documents(tokenizer, []) == []
+
+
+def test_groups_keep_order_and_stay_small(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [array.tolist() for array in encode_documents(tokenizer, TEXTS * 9)]
+    monkeypatch.setattr(loading, "_GROUP_CHARACTERS", 20)
+    assert [array.tolist() for array in encode_documents(tokenizer, TEXTS * 9)] == whole
 
 
 def test_missing_bos_and_eos_are_left_out(folder: Path) -> None:
