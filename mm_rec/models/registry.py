@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from mm_rec.models import attention
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
@@ -17,3 +18,4 @@ def register() -> None:
     MMRecConfig.register_for_auto_class()
     MMRecForCausalLM.register_for_auto_class("AutoModelForCausalLM")
     attention.register()
+    disable_progress_bar()  # bars for reading a file of a few megabytes stand in the way of ours

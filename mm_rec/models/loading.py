@@ -1,0 +1,117 @@
+"""Model folders: writing, finding and reading them; and the documents' single `.pt` file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.errors import CheckpointError
+from mm_rec.models import attention, registry
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.runs.files import atomic_path
+from mm_rec.tokenizers.loading import load_tokenizer, require_fit
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model")
+
+
+def find_model(path: Path | str) -> Path:
+    """The model folder that a path means: itself, or a run's `final`, `best` or newest checkpoint, or a `.pt` file.
+
+    Raises CheckpointError with what was looked for.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".pt":
+        return path
+    candidates = [path, path / "final", path / "best", path / "model"]
+    candidates += sorted((path / "checkpoints").glob("step-*/model"), reverse=True)
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise CheckpointError(
+        f"{path}: no model here (looked for config.json in it, in final/, best/ and checkpoints/). "
+        "Give a model folder, a run folder, or a final_checkpoint.pt"
+    )
+
+
+def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
+    """Read a model for evaluation or further training; documents in a batch are kept apart whatever its family."""
+    folder = find_model(path)
+    if folder.suffix == ".pt":
+        return load_portable(folder, dtype, device)[0]
+    registry.register()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, local_files_only=True, **_implementation(config)
+        )
+    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder}: the model cannot be read ({error})") from error
+    return model.to(device).eval()  # type: ignore[arg-type]
+
+
+def load_model_and_tokenizer(
+    path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a model with the tokenizer beside it; raises TokenizerError where the two do not fit."""
+    folder = find_model(path)
+    if folder.suffix == ".pt":
+        return load_portable(folder, dtype, device)
+    model, tokenizer = load_model(folder, dtype, device), load_tokenizer(folder)
+    require_fit(tokenizer, model.config.vocab_size)
+    return model, tokenizer
+
+
+def _implementation(config: Any) -> dict[str, str]:
+    return {} if isinstance(config, MMRecConfig) else {"attn_implementation": attention.NAME}
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    """Write a complete Hugging Face folder (not atomic: write to a temporary folder and rename it)."""
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def save_portable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write the documents' `final_checkpoint.pt`: tensors, plain configuration and tokenizer text, no pickled code."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        texts = {n: (Path(folder) / n).read_text("utf-8") for n in _TOKENIZER_FILES[:3] if (Path(folder) / n).is_file()}
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    content = {"config": json.loads(model.config.to_json_string(use_diff=False)), "model": tensors, "tokenizer": texts}
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_portable(
+    path: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a `final_checkpoint.pt` with `weights_only=True`; raises CheckpointError where it is not one."""
+    registry.register()
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        values = dict(content["config"])
+        tensors, texts = content["model"], content["tokenizer"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file") from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise CheckpointError(f"{path}: this is not a checkpoint of mm_rec/scripts/pretrain.py ({error})") from error
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **_implementation(config))
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    lost = set(missing) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
+    if lost or unexpected:
+        raise CheckpointError(f"{path}: tensors missing {sorted(lost)[:3]} or unknown {sorted(unexpected)[:3]}")
+    model.tie_weights()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts.items():
+            (Path(folder) / name).write_text(text, "utf-8")
+        tokenizer = load_tokenizer(Path(folder))
+    return model.to(device).eval(), tokenizer  # type: ignore[arg-type]
