@@ -42,6 +42,9 @@ SYSTEM_SHARE = 0.05
 TALE_SHARE = 0.2
 """Shares of conversations with an opening greeting, closing thanks, a system message, and a tale asked for."""
 
+MOST_EXCHANGES = 3
+"""Requests with their replies in one conversation, at most."""
+
 END_OF_TEXT = "<|endoftext|>"
 
 Cast = dict[str, Word]
@@ -104,7 +107,7 @@ def held_out_questions(seed: int, count: int) -> list[Question]:
     while len(questions) < count:
         language = LANGUAGES[len(questions) % 2]
         kind: Literal["question", "chat"] = ("question", "chat")[len(questions) // 2 % 2]
-        asked = _draw_asked(rng, language, held_out=True)
+        (asked,) = _draw_asked(rng, language, held_out=True, questions=1)
         question = (
             _plain_question(asked, language) if kind == "question" else _chat_question(rng, asked, language)
         )
@@ -118,7 +121,8 @@ def _plain_question(asked: Asked, language: Language) -> Question:
 
 
 def _chat_question(rng: random.Random, asked: Asked, language: Language) -> Question:
-    prompt = f"{_chat_opening(rng, language)}{_turn('user', _chat_request(asked))}<|assistant|>\n"
+    opening = _system(rng, language) + _exchanges(_greeting(rng, language))
+    prompt = f"{opening}{_turn('user', _chat_request(asked))}<|assistant|>\n"
     return Question(prompt, asked.full, language.code, "chat")
 
 
@@ -130,13 +134,9 @@ def _plot_text(rng: random.Random, language: Language) -> str:
 
 
 def _question_text(rng: random.Random, language: Language) -> str:
-    """Questions with answers: two about one passage, or three about world facts."""
-    if rng.random() < FACT_SHARE:
-        asked = [_draw_fact(rng, language, held_out=False) for _ in range(3)]
-    else:
-        asked = _draw_passage(rng, language, held_out=False, questions=2)
-    lines = [f"{_plain_lines(one, language)}\n{language.answer_label} {one.short}" for one in asked]
-    return "\n".join(lines)
+    """Questions with answers, three where there are as many: about one passage, or about facts."""
+    asked = _draw_asked(rng, language, held_out=False, questions=3)
+    return "\n".join(f"{_plain_lines(one, language)}\n{language.answer_label} {one.short}" for one in asked)
 
 
 def _plain_lines(asked: Asked, language: Language) -> str:
@@ -145,30 +145,34 @@ def _plain_lines(asked: Asked, language: Language) -> str:
 
 
 def _chat_text(rng: random.Random, language: Language) -> str:
-    parts = [_chat_opening(rng, language)]
+    exchanges = _greeting(rng, language)
     if rng.random() < TALE_SHARE:
-        tale = _pick(rng, language.tales)
-        cast = _draw_cast(rng, tale.roles, language.pools)
-        request, reply = (
-            language.capitalise(_pick(rng, side).format(**cast)) for side in (tale.requests, tale.replies)
-        )
+        exchanges.append(_tale(rng, language))
     else:
-        asked = _draw_asked(rng, language, held_out=False)
-        request, reply = _chat_request(asked), asked.full
-    parts += [_turn("user", request), _turn("assistant", reply)]
-    if rng.random() < THANKS_SHARE:
-        thanks, answer = _pick(rng, language.small_talk.thanks)
-        parts += [_turn("user", thanks), _turn("assistant", answer)]
-    return "".join(parts)
+        asked = _draw_asked(rng, language, held_out=False, questions=1 + (rng.random() < 0.5))
+        exchanges += [(_chat_request(one), one.full) for one in asked]
+    if len(exchanges) < MOST_EXCHANGES and rng.random() < THANKS_SHARE:
+        exchanges.append(_pick(rng, language.small_talk.thanks))
+    return _system(rng, language) + _exchanges(exchanges)
 
 
-def _chat_opening(rng: random.Random, language: Language) -> str:
-    talk = language.small_talk
-    opening = _turn("system", _pick(rng, talk.systems)) if rng.random() < SYSTEM_SHARE else ""
-    if rng.random() < GREETING_SHARE:
-        greeting, answer = _pick(rng, talk.greetings)
-        opening += _turn("user", greeting) + _turn("assistant", answer)
-    return opening
+def _tale(rng: random.Random, language: Language) -> tuple[str, str]:
+    tale = _pick(rng, language.tales)
+    cast = _draw_cast(rng, tale.roles, language.pools)
+    request, reply = (_pick(rng, side).format(**cast) for side in (tale.requests, tale.replies))
+    return language.capitalise(request), language.capitalise(reply)
+
+
+def _system(rng: random.Random, language: Language) -> str:
+    return _turn("system", _pick(rng, language.small_talk.systems)) if rng.random() < SYSTEM_SHARE else ""
+
+
+def _greeting(rng: random.Random, language: Language) -> list[tuple[str, str]]:
+    return [_pick(rng, language.small_talk.greetings)] if rng.random() < GREETING_SHARE else []
+
+
+def _exchanges(exchanges: list[tuple[str, str]]) -> str:
+    return "".join(_turn("user", request) + _turn("assistant", reply) for request, reply in exchanges)
 
 
 def _turn(role: str, content: str) -> str:
@@ -179,10 +183,10 @@ def _chat_request(asked: Asked) -> str:
     return f"{asked.passage} {asked.question}" if asked.passage else asked.question
 
 
-def _draw_asked(rng: random.Random, language: Language, *, held_out: bool) -> Asked:
+def _draw_asked(rng: random.Random, language: Language, *, held_out: bool, questions: int) -> list[Asked]:
     if rng.random() < FACT_SHARE:
-        return _draw_fact(rng, language, held_out=held_out)
-    return _draw_passage(rng, language, held_out=held_out, questions=1)[0]
+        return [_pick(rng, _fact_questions(language.code)[held_out]) for _ in range(questions)]
+    return _draw_passage(rng, language, held_out=held_out, questions=questions)
 
 
 def _draw_passage(rng: random.Random, language: Language, *, held_out: bool, questions: int) -> list[Asked]:
@@ -192,17 +196,13 @@ def _draw_passage(rng: random.Random, language: Language, *, held_out: bool, que
     while is_held_out(language.code, family, cast) != held_out:
         cast = _draw_cast(rng, family.roles, language.pools)
     passage = _sentences(_pick(rng, family.passages).format(**cast), language)
-    asks = rng.sample(family.asks, questions)
+    asks = rng.sample(family.asks, min(questions, len(family.asks)))
     return [_ask(rng, ask, cast, language, "" if number else passage) for number, ask in enumerate(asks)]
 
 
 def _ask(rng: random.Random, ask: Ask, cast: Cast, language: Language, passage: str) -> Asked:
     question = language.capitalise(_pick(rng, ask.phrasings).format(**cast))
     return Asked(passage, question, ask.short.format(**cast), language.capitalise(ask.full.format(**cast)))
-
-
-def _draw_fact(rng: random.Random, language: Language, *, held_out: bool) -> Asked:
-    return _pick(rng, _fact_questions(language.code)[held_out])
 
 
 @cache
