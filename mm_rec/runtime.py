@@ -1,0 +1,134 @@
+"""The machine: device, precision, threads, seeds, measured speed, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mm_rec.errors import ConfigError
+
+PrecisionName = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The dtype of matrix products (weights stay float32), and why it was chosen."""
+
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The dtype's name, as recipes write it."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device to compute on: "auto" takes a GPU where there is one. Raises ConfigError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, and torch sees no GPU here. Use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {name!r}; use auto, cpu or cuda") from error
+
+
+def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
+    """bfloat16 where the hardware multiplies it natively, else float32, unless one is asked for."""
+    if name != "auto":
+        return Precision(getattr(torch, name), "asked for")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Precision(torch.bfloat16 if native else torch.float32, f"{torch.cuda.get_device_name(device)}")
+    if torch.cpu._is_amx_tile_supported():
+        return Precision(torch.bfloat16, "this processor multiplies bfloat16 natively (AMX)")
+    if torch.cpu._is_avx512_bf16_supported():
+        return Precision(torch.bfloat16, "this processor multiplies bfloat16 natively (AVX-512 BF16)")
+    return Precision(torch.float32, "this processor has no bfloat16 matrix product")
+
+
+def measure_peak(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of a large matrix product, measured now (the best of several)."""
+    size = 4096 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, end = 0.0, time.perf_counter() + seconds
+    for _ in range(3):
+        left @ right
+    while time.perf_counter() < end:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator: tensors for torch, plain values for python and numpy."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    state: dict[str, Any] = {
+        "python": [version, list(words), gauss],
+        "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state().tolist(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = [one.tolist() for one in torch.cuda.get_rng_state_all()]
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every random generator back to a state of `random_state`."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([torch.tensor(one, dtype=torch.uint8) for one in state["cuda"]])
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory in bytes that the device has in all."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a run's record says of the machine that it ran on."""
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory_bytes(device),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        return platform.processor()
+    return names[0] if names else platform.machine()

@@ -1,0 +1,129 @@
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
+
+    checkpoints/step-00000200/
+        model/                   a complete Hugging Face folder, with the tokenizer
+        optimizer.safetensors    every optimizer slot, by parameter name
+        state.json               loop, data position, random states
+        files.json               SHA-256 of every other file; written last, so a checkpoint without it is not whole
+    checkpoints/latest           the name of the newest, moved last
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.errors import CheckpointError, DataError
+from mm_rec.models.loading import save_model
+from mm_rec.runs.files import atomic_path, hash_file, read_json, remove, write_json, write_text
+
+_LATEST = "latest"
+_FILES = "files.json"
+Event = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole."""
+
+    folder: Path
+    step: int
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the model's Hugging Face folder lies."""
+        return self.folder / "model"
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+
+    def save(
+        self,
+        step: int,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        optimizer: dict[str, Tensor],
+        state: dict[str, Any],
+        on_event: Event | None = None,
+    ) -> Path:
+        """Write the checkpoint of a step under a temporary name, rename it, move `latest`, drop the oldest."""
+        final = self.folder / f"step-{step:08d}"
+        with atomic_path(final) as temporary:
+            temporary.mkdir()
+            save_model(model, tokenizer, temporary / "model")
+            if on_event is not None:
+                on_event("checkpoint", step)
+            save_file(
+                {name: tensor.contiguous().cpu() for name, tensor in optimizer.items()},
+                temporary / "optimizer.safetensors",
+            )
+            write_json(temporary / "state.json", {"step": step, **state})
+            write_json(temporary / _FILES, _hashes(temporary))
+        write_text(self.folder / _LATEST, final.name + "\n")
+        for old in self.steps()[: -self.keep_last]:
+            remove(old)
+        return final
+
+    def steps(self) -> list[Path]:
+        """Folders of all finished checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*"))
+
+    def load_newest(self, say: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint; a damaged one is passed over, saying so. None where there is none at all.
+
+        Raises CheckpointError where every checkpoint is damaged.
+        """
+        for leftover in self.folder.glob(".step-*.tmp"):
+            remove(leftover)
+        folders = self.steps()[::-1]
+        for folder in folders:
+            try:
+                return read_checkpoint(folder)
+            except CheckpointError as error:
+                say(f"{error}. Falling back to the checkpoint before it.")
+        if folders:
+            raise CheckpointError(
+                f"{self.folder}: all {len(folders)} checkpoints are damaged; nothing can be continued. "
+                "Start the run again under another name"
+            )
+        return None
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read one checkpoint; raises CheckpointError naming the file that is missing or was changed."""
+    try:
+        expected: dict[str, str] = read_json(folder / _FILES)
+        for name, digest in expected.items():
+            if not (folder / name).is_file() or hash_file(folder / name) != digest:
+                raise CheckpointError(f"{folder / name}: missing or damaged (its content is not what was written)")
+        state = read_json(folder / "state.json")
+        optimizer = load_file(folder / "optimizer.safetensors")
+    except (DataError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder}: this checkpoint is not whole ({error})") from error
+    return Checkpoint(folder, state.pop("step"), optimizer, state)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a model folder atomically."""
+    with atomic_path(target) as temporary:
+        shutil.copytree(source, temporary)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(item for item in folder.rglob("*") if item.is_file())
+    return {item.relative_to(folder).as_posix(): hash_file(item) for item in files}

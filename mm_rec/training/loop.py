@@ -1,0 +1,247 @@
+"""The one training loop, for every objective."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.errors import TrainingStopped
+from mm_rec.models.forward import Batch
+from mm_rec.runs.log import MetricsLog
+from mm_rec.runtime import random_state, restore_random_state
+from mm_rec.training.checkpoint import Checkpoint, Checkpoints, copy_model
+from mm_rec.training.config import TrainingConfig
+from mm_rec.training.interrupt import StopRequest
+from mm_rec.training.objectives import Objective
+from mm_rec.training.optim import OptimizerSet
+from mm_rec.training.schedule import learning_rate
+
+Validation = Callable[[PreTrainedModel], dict[str, float]]
+
+
+class Batches(Protocol):
+    """Where batches come from; `mm_rec.data.batches.PackedBatches` is one."""
+
+    def batch_at(self, step: int, micro_step: int = 0) -> Batch:
+        """A micro-batch of a step, both counted from 0."""
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, in which a step starts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of the data depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue, or raise CheckpointError where the batches would be others."""
+
+
+class Reporter(Protocol):
+    """Who is told how a run goes."""
+
+    def say(self, text: str) -> None:
+        """A sentence for the person."""
+
+    def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
+        """A step was done."""
+
+
+@dataclass(slots=True)
+class LoopState:
+    """What the loop itself remembers between steps, and saves."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_step: int = 0
+    worse_in_a_row: int = 0
+    train_losses: list[float] = field(default_factory=list)
+    history: list[tuple[float, float]] = field(default_factory=list)
+
+
+class Training:
+    """A run in progress: model, optimizer, data and where they stand."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        batches: Batches,
+        objective: Objective,
+        config: TrainingConfig,
+        run: Path,
+        reporter: Reporter,
+        validate: Validation | None = None,
+        flops_per_token: int = 0,
+        peak_flops: float = math.inf,
+        on_event: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.batches, self.objective, self.config = batches, objective, config
+        self.run, self.reporter, self.validate = run, reporter, validate
+        self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
+        self.on_event = on_event
+        self.optimizer = OptimizerSet(model, config)
+        self.checkpoints = Checkpoints(run / "checkpoints", config.keep_last)
+        self.log = MetricsLog(run / "metrics.jsonl", run / "tensorboard" if config.tensorboard else None)
+        self.state = LoopState()
+        self._saved_step = -1
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if config.compile:
+            # Layer by layer: each kind is compiled once, in seconds, and the fusion is as good as the whole model's.
+            for layer in model.base_model.layers:
+                layer.compile(dynamic=False)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take over optimizer, loop, data and random state; the model was loaded from the checkpoint's folder."""
+        self.optimizer.load_state_tensors(checkpoint.optimizer)
+        self.batches.load_state_dict(checkpoint.state["data"])
+        self.state = LoopState(**checkpoint.state["loop"])
+        self.state.history = [(train, validation) for train, validation in self.state.history]
+        restore_random_state(checkpoint.state["random"])
+        self.log.rewind(self.state.step)
+        self._saved_step = self.state.step
+
+    def fit(self, stop: StopRequest) -> str:
+        """Train until the last step, early stopping or a request to stop; returns "finished", "early" or "stopped".
+
+        Every way out but a kill leaves a checkpoint of the last step.
+        """
+        config, outcome = self.config, "finished"
+        started, before = time.perf_counter(), self.state.seconds
+        while self.state.step < config.steps:
+            self.model.train()
+            values = self._step()
+            self.state.seconds = before + time.perf_counter() - started
+            self._report(values)
+            last = self.state.step == config.steps
+            if self.validate is not None and (last or self.state.step % config.validate_every == 0):
+                self._validate()
+                if config.patience is not None and self.state.worse_in_a_row >= config.patience and not last:
+                    self.reporter.say(
+                        f"stopping early: validation has not improved for {config.patience} measurements; "
+                        f"the best was {self.state.best_loss:.4f} at step {self.state.best_step}"
+                    )
+                    outcome = "early"
+            if stop.requested and not last and outcome == "finished":
+                outcome = "stopped"
+            if outcome != "finished" or last or self.state.step % config.checkpoint_every == 0:
+                self.save()
+            if outcome != "finished":
+                break
+        self.log.write("event", self.state.step, event=outcome, seconds=round(self.state.seconds, 3))
+        self.log.close()
+        return outcome
+
+    def _step(self) -> dict[str, float]:
+        """One optimizer step over all its micro-batches, normalised by all their tokens; returns measurements."""
+        step, config = self.state.step, self.config
+        self._event("step", step)
+        start = time.perf_counter()
+        device = next(self.model.parameters()).device
+        total, count, tokens = 0.0, 0, 0
+        for micro in range(config.accumulation):
+            batch = {name: tensor.to(device) for name, tensor in self.batches.batch_at(step, micro).items()}
+            loss, counted, _ = self.objective(self.model, batch)
+            loss.backward()
+            total += float(loss.detach())
+            count += counted
+            tokens += _present(batch)
+            self._event("micro", step)
+        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, 1 / max(1, count))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, config.clip))
+        loss_mean = total / max(1, count)
+        if not (math.isfinite(loss_mean) and math.isfinite(norm)):
+            self._stop_at_non_finite(loss_mean, norm)
+        rate = learning_rate(step, config)
+        self.optimizer.set_learning_rate(rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.state.step += 1
+        self.state.tokens += tokens
+        self.state.train_losses.append(loss_mean)
+        speed = tokens / (time.perf_counter() - start)
+        share = 3 * self.flops_per_token * speed / self.peak_flops
+        return {"loss": loss_mean, "lr": rate, "norm": norm, "tokens_per_second": speed, "peak_share": share}
+
+    def _stop_at_non_finite(self, loss: float, norm: float) -> None:
+        """Leave before the optimizer step, so that the weights stay good."""
+        step = self.state.step
+        self.log.write("event", step, event="non-finite", loss=str(loss), norm=str(norm))
+        raise TrainingStopped(
+            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}, so the step was not taken. "
+            f"The last checkpoint is of step {max(0, self._saved_step)}. Try a lower learning rate "
+            f"(--learning-rate {self.config.learning_rate / 2:g}), a longer warm-up, or --precision float32"
+        )
+
+    def _report(self, values: dict[str, float]) -> None:
+        step, config = self.state.step, self.config
+        self.reporter.progress(step, config.steps, values)
+        if step == 1 or step % config.log_every == 0 or step == config.steps:
+            rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+            epoch = self.batches.epoch(step - 1)
+            self.log.write("train", step, **rounded, tokens=self.state.tokens, epoch=epoch)
+
+    def _validate(self) -> None:
+        """Measure validation loss, keep the best model, notice over-fitting."""
+        assert self.validate is not None
+        state = self.state
+        self.model.eval()
+        scores = self.validate(self.model)
+        loss = scores["loss"]
+        train = sum(state.train_losses) / max(1, len(state.train_losses))
+        state.train_losses = []
+        state.history.append((train, loss))
+        self.log.write("validation", state.step, **scores, train_loss=train)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "bits_per_byte"))
+        self.reporter.say(f"step {state.step}: validation {shown} (training loss {train:.4f})")
+        if loss < state.best_loss:
+            state.best_loss, state.best_step, state.worse_in_a_row = loss, state.step, 0
+            self.save()
+            copy_model(self.checkpoints.folder / f"step-{state.step:08d}" / "model", self.run / "best")
+        else:
+            state.worse_in_a_row += 1
+        if over_fitting(state.history):
+            self.log.write("event", state.step, event="over-fitting")
+            self.reporter.say(
+                "warning: validation loss rises while training loss falls: the model is learning the training text by "
+                "heart. Add text, stop here (the best model is kept in best/), or use --patience"
+            )
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step, unless it was written already."""
+        if self._saved_step == self.state.step:
+            return
+        state = {"loop": asdict(self.state), "data": self.batches.state_dict(), "random": random_state()}
+        self.checkpoints.save(
+            self.state.step, self.model, self.tokenizer, self.optimizer.state_tensors(), state, self.on_event
+        )
+        self._saved_step = self.state.step
+
+    def _event(self, moment: str, step: int) -> None:
+        if self.on_event is not None:
+            self.on_event(moment, step)
+
+
+def over_fitting(history: list[tuple[float, float]]) -> bool:
+    """Whether validation loss rose twice in a row while training loss fell; pairs are (training, validation)."""
+    if len(history) < 3:
+        return False
+    (train_a, valid_a), (train_b, valid_b), (train_c, valid_c) = history[-3:]
+    return valid_a < valid_b < valid_c and train_a > train_b > train_c
+
+
+def _present(batch: dict[str, Tensor]) -> int:
+    """Tokens of a batch that are not padding."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())

@@ -1,0 +1,108 @@
+"""Optimizers: AdamW for everything, or Muon for the hidden matrices and AdamW for the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mm_rec.errors import CheckpointError
+from mm_rec.training.config import TrainingConfig
+
+_SMALLEST_MATRIX = 16  # a projection to a handful of gates is no matrix that orthogonalising would help
+
+
+class OptimizerSet:
+    """One or two torch optimizers that step together; a parameter's state is known by the parameter's name."""
+
+    def __init__(self, model: PreTrainedModel, config: TrainingConfig) -> None:
+        self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        matrices, decayed, plain = _groups(model, config)
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        betas = (config.beta1, config.beta2)
+        adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=config.learning_rate, betas=betas, fused=True
+        )
+        self.optimizers: list[torch.optim.Optimizer] = [adamw]
+        if matrices:
+            muon = torch.optim.Muon(
+                matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+            self.optimizers.append(muon)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Every trained parameter, in the model's order."""
+        return list(self.names)  # type: ignore[arg-type]
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of the next step (Muon's is matched to AdamW's root mean square: Liu et al. 2025)."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def step(self) -> None:
+        """Change the parameters by their gradients."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.names:
+            parameter.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Every slot as `parameter name|slot name` → tensor."""
+        return {
+            f"{self.names[parameter]}|{slot}": value
+            for optimizer in self.optimizers
+            for parameter, slots in optimizer.state.items()
+            for slot, value in slots.items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` gave; raises CheckpointError where the parameters are others."""
+        slots: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            name, slot = key.rsplit("|", 1)
+            slots.setdefault(name, {})[slot] = tensor
+        known = set(self.names.values())
+        if slots and set(slots) != known:
+            raise CheckpointError(
+                f"the optimizer state is of other parameters (for example {sorted(set(slots) ^ known)[0]!r}); "
+                "continue with the recipe that the checkpoint was made with"
+            )
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if self.names[parameter] in slots:
+                        optimizer.state[parameter] = _on_device(slots[self.names[parameter]], parameter)
+
+
+def _on_device(slots: dict[str, Tensor], parameter: Tensor) -> dict[str, Any]:
+    # Fused AdamW keeps its step counter on the parameter's device.
+    return {slot: tensor.to(parameter.device) for slot, tensor in slots.items()}
+
+
+def _groups(
+    model: PreTrainedModel, config: TrainingConfig
+) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """(hidden matrices for Muon, other matrices with weight decay, one-dimensional and convolution without)."""
+    ends = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    matrices, decayed, plain = [], [], []
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) not in linear | ends:
+            plain.append(parameter)
+        elif config.optimizer == "muon" and id(parameter) not in ends and min(parameter.shape) >= _SMALLEST_MATRIX:
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    return matrices, decayed, plain
