@@ -59,8 +59,11 @@ _SMALL_TALK = SmallTalk(
 
 ENGLISH = Language(
     code="en",
+    passage_label="Text:",
     question_label="Question:",
     answer_label="Answer:",
+    listen="Listen:",
+    agreement="Sure,",
     capitalise=capitalise,
     pools=POOLS,
     plots=PLOTS,

@@ -10,12 +10,12 @@ FAMILIES = (
     Family(
         "bought",
         {"hero": "child", "thing": "thing", "colour": "colour"},
-        ("{hero} bought {colour.a} {thing} today.", "Today {hero} found {colour.a} {thing} at home."),
+        ("Today {hero} bought {colour.a} {thing}.", "Today {hero} found {colour.a} {thing} at home."),
         (
             Ask(
                 ("What colour is {hero}'s {thing}?", "What colour is the {thing}?"),
                 "{colour}",
-                "The {thing} is {colour}.",
+                "the {thing} is {colour}.",
             ),
             Ask(
                 ("Who has the {colour} {thing}?", "Who has the {thing}?"), "{hero}", "{hero} has the {thing}."
@@ -37,8 +37,8 @@ FAMILIES = (
             "{hero} has {colour.a} {thing}, and {friend} has {shade.a} {other}.",
         ),
         (
-            Ask(("What colour is the {thing}?",), "{colour}", "The {thing} is {colour}."),
-            Ask(("What colour is the {other}?",), "{shade}", "The {other} is {shade}."),
+            Ask(("What colour is the {thing}?",), "{colour}", "the {thing} is {colour}."),
+            Ask(("What colour is the {other}?",), "{shade}", "the {other} is {shade}."),
             Ask(("Who has the {thing}?",), "{hero}", "{hero} has the {thing}."),
             Ask(("Who has the {other}?",), "{friend}", "{friend} has the {other}."),
         ),
@@ -79,10 +79,10 @@ FAMILIES = (
             "The {thing} is {spot}, and the {other} is {corner}.",
         ),
         (
-            Ask(("Where is the {thing}?",), "{spot}", "The {thing} is {spot}."),
-            Ask(("Where is the {other}?",), "{corner}", "The {other} is {corner}."),
-            Ask(("What is {spot}?",), "the {thing}", "The {thing} is {spot}."),
-            Ask(("What is {corner}?",), "the {other}", "The {other} is {corner}."),
+            Ask(("Where is the {thing}?",), "{spot}", "the {thing} is {spot}."),
+            Ask(("Where is the {other}?",), "{corner}", "the {other} is {corner}."),
+            Ask(("What is {spot}?",), "the {thing}", "the {thing} is {spot}."),
+            Ask(("What is {corner}?",), "the {other}", "the {other} is {corner}."),
         ),
     ),
     Family(
@@ -124,7 +124,7 @@ FAMILIES = (
                 "{hero} gave the {thing}.",
             ),
             Ask(("Who got the {thing}?",), "{friend}", "{friend} got the {thing}."),
-            Ask(("What colour is the {thing}?",), "{colour}", "The {thing} is {colour}."),
+            Ask(("What colour is the {thing}?",), "{colour}", "the {thing} is {colour}."),
         ),
     ),
     Family(
@@ -137,7 +137,7 @@ FAMILIES = (
         (
             Ask(("Who lost the {thing}?",), "{hero}", "{hero} lost the {thing}."),
             Ask(("Who found the {thing}?",), "{friend}", "{friend} found the {thing}."),
-            Ask(("Where was the {thing}?",), "{spot}", "The {thing} was {spot}."),
+            Ask(("Where was the {thing}?",), "{spot}", "the {thing} was {spot}."),
             Ask(("What did {hero} lose?",), "the {thing}", "{hero} lost the {thing}."),
         ),
     ),
@@ -149,7 +149,7 @@ FAMILIES = (
             Ask(
                 ("What is the {pet} called?", "What is {hero}'s {pet} called?"),
                 "{pet_name}",
-                "The {pet} is called {pet_name}.",
+                "the {pet} is called {pet_name}.",
             ),
             Ask(("What colour is {pet_name}'s bed?",), "{colour}", "{pet_name}'s bed is {colour}."),
             Ask(("Who has a little {pet}?",), "{hero}", "{hero} has a little {pet}."),
@@ -187,8 +187,9 @@ FAMILIES = (
         "podium",
         {"hero": "child", "friend": "child", "third": "child"},
         (
-            "{hero}, {friend} and {third} ran a race. {hero} came first, {friend} came second and {third} came third.",
-            "There was a race. {hero} came first, {friend} came second and {third} came third.",
+            "{hero}, {friend} and {third} ran a race. {hero} came first, {friend} came second,"
+            " {third} came third.",
+            "There was a race. {hero} came first, {friend} came second, {third} came third.",
         ),
         (
             Ask(("Who came first?", "Who won the race?"), "{hero}", "{hero} came first."),
@@ -204,7 +205,7 @@ FAMILIES = (
             Ask(
                 ("How many {fruit} does {hero} have?", "How many {fruit} are there?"),
                 "{number}",
-                "There are {number} {fruit}.",
+                "there are {number} {fruit}.",
             ),
             Ask(
                 ("Who has {number} {fruit}?", "Who has the {fruit}?"),
@@ -219,21 +220,22 @@ _NUMBERS = ["one", *POOLS["number"]]
 _DAYS = POOLS["day"]
 _NEXT_DAYS = (*_DAYS[1:], _DAYS[0])
 _COLOUR_FACTS = (
-    "a lemon:yellow, grass:green, the sky:blue, snow:white, coal:black, a tomato:red, a banana:yellow,"
-    " a strawberry:red, a cloud:white, a leaf:green, a carrot:orange, a cherry:red, a crow:black, the sun:yellow,"
-    " the sea:blue, a frog:green, milk:white, chocolate:brown, a bear:brown, a pumpkin:orange"
+    "a lemon:yellow, grass:green, the sky:blue, snow:white, coal:black, a tomato:red, a banana:yellow, a"
+    " strawberry:red, a cloud:white, a leaf:green, a carrot:orange, a cherry:red, a crow:black, the"
+    " sun:yellow, the sea:blue, milk:white"
 )
 _SOUND_FACTS = (
     "a cat:meow, a dog:woof, a cow:moo, a sheep:baa, a duck:quack, a lion:roar, a bee:buzz, a pig:oink,"
-    " a horse:neigh, a bird:tweet, a frog:ribbit, an owl:hoot"
+    " a horse:neigh, a bird:tweet"
 )
 _HOME_FACTS = (
-    "a fish:in the water, a bird:in a nest, a bee:in a hive, a bear:in a cave, a horse:in a stable,"
-    " a camel:in the desert, a penguin:on the ice, a monkey:in the trees, a spider:in a web, a fox:in the forest"
+    "a fish:in the water, a bird:in a nest, a bee:in a hive, a bear:in a cave, a horse:in a stable, a"
+    " camel:in the desert, a penguin:on the ice, a monkey:in the trees, a spider:in a web, a fox:in the"
+    " forest"
 )
 _OPPOSITES = (
-    "big:small, long:short, hot:cold, open:closed, new:old, fast:slow, happy:sad, clean:dirty, full:empty, day:night,"
-    " easy:hard, wet:dry, good:bad, strong:weak"
+    "big:small, long:short, hot:cold, open:closed, new:old, fast:slow, happy:sad, clean:dirty, full:empty,"
+    " day:night, wet:dry"
 )
 
 
@@ -300,7 +302,7 @@ FACT_GROUPS = (
                 "Do you know the opposite of {x}?",
             ),
             "{y}",
-            "The opposite of {x} is {y}.",
+            "the opposite of {x} is {y}.",
         ),
         _facts([pair for a, b in _pairs(_OPPOSITES) for pair in ((a, b), (b, a))]),
     ),
@@ -314,7 +316,7 @@ FACT_GROUPS = (
                 "Tell me the day after {x}.",
             ),
             "{y}",
-            "The day after {x} is {y}.",
+            "the day after {x} is {y}.",
         ),
         _facts(zip(_DAYS, _NEXT_DAYS, strict=True)),
     ),
@@ -328,7 +330,7 @@ FACT_GROUPS = (
                 "Tell me the day before {x}.",
             ),
             "{y}",
-            "The day before {x} is {y}.",
+            "the day before {x} is {y}.",
         ),
         _facts(zip(_NEXT_DAYS, _DAYS, strict=True)),
     ),
@@ -342,7 +344,7 @@ FACT_GROUPS = (
                 "Tell me the number after {x}.",
             ),
             "{y}",
-            "The number after {x} is {y}.",
+            "the number after {x} is {y}.",
         ),
         _facts(pairwise(_NUMBERS)),
     ),
@@ -361,8 +363,8 @@ FACT_GROUPS = (
         _facts(
             [
                 (f"{_NUMBERS[a - 1]} plus {_NUMBERS[b - 1]}", _NUMBERS[a + b - 1])
-                for a in range(1, 10)
-                for b in range(1, 11 - a)
+                for a in range(1, 6)
+                for b in range(1, 6)
             ]
         ),
     ),

@@ -64,8 +64,8 @@ POOLS: Pools = {
     "relative": _RELATIVES,
     "pet_name": _phrases("Luna", "Bella", "Toby", "Coco", "Milo", "Daisy", "Rocky", "Pepper"),
     "thing": _nouns(
-        "ball book kite doll hat bag cup drum key lamp bell box car boat train robot puzzle basket scarf pencil spoon"
-        " ring coin umbrella blanket flute mask flag button balloon notebook whistle"
+        "ball book kite doll hat bag cup drum key lamp bell box car boat train robot puzzle basket scarf"
+        " pencil spoon ring coin umbrella blanket flute mask flag button balloon notebook whistle"
     ),
     "light_thing": _nouns("kite hat scarf flag mask ball balloon"),
     "toy": _nouns("robot car boat train drum flute puppet kite"),
@@ -102,7 +102,8 @@ POOLS: Pools = {
         "near a wall",
     ),
     "animal": _nouns(
-        "cat dog rabbit bird duck horse cow sheep fox bear frog mouse owl elephant goat hen pig lion turtle squirrel"
+        "cat dog rabbit bird duck horse cow sheep fox bear frog mouse owl elephant goat hen pig lion turtle"
+        " squirrel"
     ),
     "drawn_animal": _nouns("cat dog rabbit horse cow fox bear elephant lion turtle"),
     "pet": _nouns("cat dog rabbit bird mouse turtle duck"),

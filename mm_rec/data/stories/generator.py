@@ -1,9 +1,9 @@
 """Simple stories, questions with answers and small conversations in English and Turkish, made from patterns.
 
 This is the text behind `make quickstart`: a model of two million parameters learns it in minutes, and
-`held_out_questions` then measures exactly what it learnt. What is held out is a property of the text and never
-chance: of passages, one combination of family and words in twenty, by a stable hash, with all its phrasings; of the
-phrasings of each world fact, one.
+`held_out_questions` then measures exactly what it learnt. What is held out is a property of the text and
+never chance: of passages, one combination of family and words in twenty, by a stable hash, with all its
+phrasings; of the phrasings of each world fact, one.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ GREETING_SHARE = 0.3
 THANKS_SHARE = 0.3
 SYSTEM_SHARE = 0.05
 TALE_SHARE = 0.2
-"""Shares of conversations with an opening greeting, closing thanks, a system message, and a tale asked for."""
+"""Shares of conversations with an opening greeting, closing thanks, a system message, a tale asked for."""
 
 MOST_EXCHANGES = 3
 """Requests with their replies in one conversation, at most."""
@@ -62,7 +62,7 @@ class Story:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A held-out question: a right continuation of `prompt`, up to a newline or the end, is `answer` when stripped."""
+    """A held-out question: the right continuation of `prompt`, up to a newline or the end, is `answer`."""
 
     prompt: str
     answer: str
@@ -122,7 +122,7 @@ def _plain_question(asked: Asked, language: Language) -> Question:
 
 def _chat_question(rng: random.Random, asked: Asked, language: Language) -> Question:
     opening = _system(rng, language) + _exchanges(_greeting(rng, language))
-    prompt = f"{opening}{_turn('user', _chat_request(asked))}<|assistant|>\n"
+    prompt = f"{opening}{_turn('user', _chat_request(asked, language))}<|assistant|>\n"
     return Question(prompt, asked.full, language.code, "chat")
 
 
@@ -141,7 +141,7 @@ def _question_text(rng: random.Random, language: Language) -> str:
 
 def _plain_lines(asked: Asked, language: Language) -> str:
     question = f"{language.question_label} {asked.question}"
-    return f"{asked.passage}\n{question}" if asked.passage else question
+    return f"{language.passage_label} {asked.passage}\n{question}" if asked.passage else question
 
 
 def _chat_text(rng: random.Random, language: Language) -> str:
@@ -150,7 +150,7 @@ def _chat_text(rng: random.Random, language: Language) -> str:
         exchanges.append(_tale(rng, language))
     else:
         asked = _draw_asked(rng, language, held_out=False, questions=1 + (rng.random() < 0.5))
-        exchanges += [(_chat_request(one), one.full) for one in asked]
+        exchanges += [(_chat_request(one, language), one.full) for one in asked]
     if len(exchanges) < MOST_EXCHANGES and rng.random() < THANKS_SHARE:
         exchanges.append(_pick(rng, language.small_talk.thanks))
     return _system(rng, language) + _exchanges(exchanges)
@@ -179,8 +179,8 @@ def _turn(role: str, content: str) -> str:
     return f"<|{role}|>\n{content}\n{END_OF_TEXT}\n"
 
 
-def _chat_request(asked: Asked) -> str:
-    return f"{asked.passage} {asked.question}" if asked.passage else asked.question
+def _chat_request(asked: Asked, language: Language) -> str:
+    return f"{language.listen} {asked.passage} {asked.question}" if asked.passage else asked.question
 
 
 def _draw_asked(rng: random.Random, language: Language, *, held_out: bool, questions: int) -> list[Asked]:
@@ -202,17 +202,21 @@ def _draw_passage(rng: random.Random, language: Language, *, held_out: bool, que
 
 def _ask(rng: random.Random, ask: Ask, cast: Cast, language: Language, passage: str) -> Asked:
     question = language.capitalise(_pick(rng, ask.phrasings).format(**cast))
-    return Asked(passage, question, ask.short.format(**cast), language.capitalise(ask.full.format(**cast)))
+    return Asked(passage, question, ask.short.format(**cast), _reply(ask, cast, language))
+
+
+def _reply(ask: Ask, cast: Mapping[str, Word], language: Language) -> str:
+    return f"{language.agreement} {ask.full.format(**cast)}"
 
 
 @cache
 def _fact_questions(code: LanguageCode) -> tuple[tuple[Asked, ...], tuple[Asked, ...]]:
-    """Return the questions about world facts: those to train on, those held out (one phrasing of every fact)."""
+    """Return the questions about facts: those to train on, those held out (one phrasing of every fact)."""
     language = next(language for language in LANGUAGES if language.code == code)
     parts: tuple[list[Asked], list[Asked]] = ([], [])
     for group in language.fact_groups:
         for position, fact in enumerate(group.facts):
-            full = language.capitalise(group.ask.full.format(**fact))
+            full = _reply(group.ask, fact, language)
             out = held_out_phrasing(group, position)
             for number, phrasing in enumerate(group.ask.phrasings):
                 question = language.capitalise(phrasing.format(**fact))

@@ -89,11 +89,19 @@ class SmallTalk:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """Everything that the generator needs to write in one language."""
+    """Everything that the generator needs to write in one language.
+
+    Labels, `listen` (before a passage in a conversation) and `agreement` (before an assistant's answer) keep
+    names and words from standing first in a line: there a tokenizer has other pieces for them, and copying a
+    word would mean learning two pieces as one.
+    """
 
     code: LanguageCode
+    passage_label: str
     question_label: str
     answer_label: str
+    listen: str
+    agreement: str
     capitalise: Callable[[str], str]
     pools: Pools
     plots: tuple[Plot, ...]

@@ -7,7 +7,7 @@ from mm_rec.data.stories.turkish_words import POOLS
 
 
 def capitalise(sentence: str) -> str:
-    """Return `sentence` with its first letter in upper case by the Turkish rule (i becomes İ, ı becomes I)."""
+    """Return `sentence` with its first letter in upper case the Turkish way (i becomes İ, ı becomes I)."""
     first = sentence[:1]
     return ("İ" if first == "i" else first.upper()) + sentence[1:]
 
@@ -64,8 +64,11 @@ _SMALL_TALK = SmallTalk(
 
 TURKISH = Language(
     code="tr",
+    passage_label="Metin:",
     question_label="Soru:",
     answer_label="Cevap:",
+    listen="Dinle:",
+    agreement="Tabii,",
     capitalise=capitalise,
     pools=POOLS,
     plots=PLOTS,

@@ -10,18 +10,19 @@ FAMILIES = (
     Family(
         "bought",
         {"hero": "child", "thing": "thing", "colour": "colour"},
-        ("{hero} bugün {colour} bir {thing} aldı.", "Bugün {hero} çarşıdan {colour} bir {thing} aldı."),
+        ("Bugün {hero} {colour} bir {thing} aldı.", "Bugün {hero} çarşıdan {colour} bir {thing} aldı."),
         (
             Ask(
-                ("{hero.gen} {thing.own} ne renk?", "{thing} ne renk?"),
+                ("{hero} ne renk bir {thing} aldı?", "Bu {thing} ne renk?"),
                 "{colour}",
-                "{thing} {colour} renkte.",
+                "bu {thing} {colour}.",
             ),
             Ask(
-                ("Kim {thing} aldı?", "Kim {colour} bir {thing} aldı?"),
+                ("Kim bir {thing} aldı?", "Kim {colour} bir {thing} aldı?"),
                 "{hero}",
-                "{hero} {colour} bir {thing} aldı.",
+                "{hero} bir {thing} aldı.",
             ),
+            Ask(("{hero} ne aldı?",), "{colour} bir {thing}", "{hero} {colour} bir {thing} aldı."),
         ),
     ),
     Family(
@@ -39,27 +40,25 @@ FAMILIES = (
             "{hero.gen} {colour} bir {thing.own}, {friend.gen} ise {shade} bir {other.own} var.",
         ),
         (
-            Ask(("{hero.gen} {thing.own} ne renk?",), "{colour}", "{hero.gen} {thing.own} {colour} renkte."),
-            Ask(
-                ("{friend.gen} {other.own} ne renk?",), "{shade}", "{friend.gen} {other.own} {shade} renkte."
-            ),
-            Ask(("Kimin {thing.own} var?",), "{hero.gen}", "{hero.gen} {thing.own} var."),
-            Ask(("Kimin {other.own} var?",), "{friend.gen}", "{friend.gen} {other.own} var."),
+            Ask(("{hero.gen} {thing.own} ne renk?",), "{colour}", "{hero.gen} {thing.own} {colour}."),
+            Ask(("{friend.gen} {other.own} ne renk?",), "{shade}", "{friend.gen} {other.own} {shade}."),
+            Ask(("Kimin bir {thing.own} var?",), "{hero.gen}", "{hero.gen} bir {thing.own} var."),
+            Ask(("Kimin bir {other.own} var?",), "{friend.gen}", "{friend.gen} bir {other.own} var."),
         ),
     ),
     Family(
         "trip",
         {"hero": "child", "place": "place", "day": "day"},
-        ("{hero} {day} günü {place.dat} gitti.", "{day} günü {hero} tek başına {place.dat} gitti."),
+        ("{hero} {day} günü {place.dat} gitti.", "{hero} {day} günü tek başına {place.dat} gitti."),
         (
             Ask(
                 ("{hero} nereye gitti?", "{hero} {day} günü nereye gitti?"),
                 "{place.dat}",
                 "{hero} {place.dat} gitti.",
             ),
-            Ask(("{place.dat} kim gitti?",), "{hero}", "{place.dat} {hero} gitti."),
+            Ask(("Kim {place.dat} gitti?",), "{hero}", "{hero} {place.dat} gitti."),
             Ask(
-                ("{hero} {place.dat} ne zaman gitti?",), "{day} günü", "{hero} {place.dat} {day} günü gitti."
+                ("{hero} ne zaman {place.dat} gitti?",), "{day} günü", "{hero} {day} günü {place.dat} gitti."
             ),
         ),
     ),
@@ -68,24 +67,24 @@ FAMILIES = (
         {"hero": "child", "friend": "child", "place": "place", "goal": "place"},
         (
             "{hero} {place.dat} gitti. {friend} {goal.dat} gitti.",
-            "Sabah {hero} {place.dat}, {friend} ise {goal.dat} gitti.",
+            "{hero} {place.dat}, {friend} ise {goal.dat} gitti.",
         ),
         (
             Ask(("{hero} nereye gitti?",), "{place.dat}", "{hero} {place.dat} gitti."),
             Ask(("{friend} nereye gitti?",), "{goal.dat}", "{friend} {goal.dat} gitti."),
-            Ask(("{place.dat} kim gitti?",), "{hero}", "{place.dat} {hero} gitti."),
-            Ask(("{goal.dat} kim gitti?",), "{friend}", "{goal.dat} {friend} gitti."),
+            Ask(("Kim {place.dat} gitti?",), "{hero}", "{hero} {place.dat} gitti."),
+            Ask(("Kim {goal.dat} gitti?",), "{friend}", "{friend} {goal.dat} gitti."),
         ),
     ),
     Family(
         "where_is",
         {"thing": "thing", "other": "thing", "spot": "indoor_spot", "corner": "indoor_spot"},
-        ("{thing} {spot}. {other} {corner}.", "{thing} {spot}, {other} ise {corner}."),
+        ("Bugün {thing} {spot}, {other} {corner}.", "Şimdi {thing} {spot}, {other} ise {corner}."),
         (
-            Ask(("{thing} nerede?",), "{spot}", "{thing} {spot}."),
-            Ask(("{other} nerede?",), "{corner}", "{other} {corner}."),
-            Ask(("{spot} ne var?",), "{thing}", "{spot} {thing} var."),
-            Ask(("{corner} ne var?",), "{other}", "{corner} {other} var."),
+            Ask(("Peki {thing} nerede?",), "{spot}", "{thing} {spot}."),
+            Ask(("Peki {other} nerede?",), "{corner}", "{other} {corner}."),
+            Ask(("Peki {spot} ne var?",), "{thing}", "{spot} {thing} var."),
+            Ask(("Peki {corner} ne var?",), "{other}", "{corner} {other} var."),
         ),
     ),
     Family(
@@ -94,8 +93,8 @@ FAMILIES = (
         ("{hero} {place.loc} {food} yedi.", "{hero} acıktı ve {place.loc} {food} yedi."),
         (
             Ask(("{hero} ne yedi?", "{hero} {place.loc} ne yedi?"), "{food}", "{hero} {food} yedi."),
-            Ask(("{food.acc} kim yedi?",), "{hero}", "{food.acc} {hero} yedi."),
-            Ask(("{hero} {food.acc} nerede yedi?",), "{place.loc}", "{hero} {food.acc} {place.loc} yedi."),
+            Ask(("Kim {food} yedi?",), "{hero}", "{hero} {food} yedi."),
+            Ask(("{hero} nerede {food} yedi?",), "{place.loc}", "{hero} {place.loc} {food} yedi."),
         ),
     ),
     Family(
@@ -105,8 +104,8 @@ FAMILIES = (
         (
             Ask(("{hero} ne yedi?",), "{food}", "{hero} {food} yedi."),
             Ask(("{friend} ne yedi?",), "{meal}", "{friend} {meal} yedi."),
-            Ask(("{food.acc} kim yedi?",), "{hero}", "{food.acc} {hero} yedi."),
-            Ask(("{meal.acc} kim yedi?",), "{friend}", "{meal.acc} {friend} yedi."),
+            Ask(("Kim {food} yedi?",), "{hero}", "{hero} {food} yedi."),
+            Ask(("Kim {meal} yedi?",), "{friend}", "{friend} {meal} yedi."),
         ),
     ),
     Family(
@@ -118,14 +117,14 @@ FAMILIES = (
         ),
         (
             Ask(
-                ("{thing.acc} kim verdi?", "{friend.dat} {thing.acc} kim verdi?"),
+                ("Kim bir {thing} verdi?", "Kim {friend.dat} bir {thing} verdi?"),
                 "{hero}",
-                "{thing.acc} {hero} verdi.",
+                "{hero} bir {thing} verdi.",
             ),
             Ask(
-                ("{hero} {thing.acc} kime verdi?",), "{friend.dat}", "{hero} {thing.acc} {friend.dat} verdi."
+                ("{hero} kime bir {thing} verdi?",), "{friend.dat}", "{hero} {friend.dat} bir {thing} verdi."
             ),
-            Ask(("{thing} ne renk?",), "{colour}", "{thing} {colour} renkte."),
+            Ask(("Bu {thing} ne renk?",), "{colour}", "bu {thing} {colour}."),
         ),
     ),
     Family(
@@ -136,9 +135,9 @@ FAMILIES = (
             "{hero} {thing.acc} kaybetti, {friend} ise onu {spot} buldu.",
         ),
         (
-            Ask(("{thing.acc} kim kaybetti?",), "{hero}", "{thing.acc} {hero} kaybetti."),
-            Ask(("{thing.acc} kim buldu?",), "{friend}", "{thing.acc} {friend} buldu."),
-            Ask(("{thing} neredeydi?",), "{spot}", "{thing} {spot} bulundu."),
+            Ask(("Kim {thing.acc} kaybetti?",), "{hero}", "{hero} {thing.acc} kaybetti."),
+            Ask(("Kim {thing.acc} buldu?",), "{friend}", "{friend} {thing.acc} buldu."),
+            Ask(("{friend} {thing.acc} nerede buldu?",), "{spot}", "{friend} {thing.acc} {spot} buldu."),
             Ask(("{hero} neyi kaybetti?",), "{thing.acc}", "{hero} {thing.acc} kaybetti."),
         ),
     ),
@@ -147,13 +146,13 @@ FAMILIES = (
         {"hero": "child", "pet": "pet", "pet_name": "pet_name", "colour": "colour"},
         ("{hero.gen} {pet_name} adında bir {pet.own} var. Onun {colour} bir yatağı var.",),
         (
+            Ask(("{hero.gen} {pet.own_gen} adı ne?", "Onun adı ne?"), "{pet_name}", "onun adı {pet_name}."),
             Ask(
-                ("{pet.gen} adı ne?", "{hero.gen} {pet.own_gen} adı ne?"),
-                "{pet_name}",
-                "{pet.gen} adı {pet_name}.",
+                ("{pet_name.gen} yatağı ne renk?", "Onun yatağı ne renk?"),
+                "{colour}",
+                "onun yatağı {colour}.",
             ),
-            Ask(("{pet_name.gen} yatağı ne renk?",), "{colour}", "{pet_name.gen} yatağı {colour} renkte."),
-            Ask(("{pet_name} kimin {pet.own}?",), "{hero.gen}", "{pet_name}, {hero.gen} {pet.own}."),
+            Ask(("{pet_name} kimin {pet.own}?",), "{hero.gen}", "{pet_name} {hero.gen} {pet.own}."),
         ),
     ),
     Family(
@@ -167,20 +166,20 @@ FAMILIES = (
                 "{hero} bir {animal} gördü.",
             ),
             Ask(
-                ("{hero} {animal.acc} nerede gördü?",),
+                ("{hero} nerede bir {animal} gördü?",),
                 "{place.loc}",
-                "{hero} {animal.acc} {place.loc} gördü.",
+                "{hero} {place.loc} bir {animal} gördü.",
             ),
-            Ask(("{animal.acc} kim gördü?",), "{hero}", "{animal.acc} {hero} gördü."),
+            Ask(("Kim bir {animal} gördü?",), "{hero}", "{hero} bir {animal} gördü."),
         ),
     ),
     Family(
         "feelings",
         {"hero": "child", "friend": "child", "feeling": "feeling", "mood": "feeling"},
-        ("{hero} bugün {feeling}. {friend} ise {mood}.", "Bugün {hero} {feeling}, {friend} ise {mood}."),
+        ("Bugün {hero} {feeling}. Bugün {friend} {mood}.", "Bugün {hero} {feeling}, {friend} ise {mood}."),
         (
-            Ask(("{hero} bugün nasıl?",), "{feeling}", "{hero} bugün {feeling}."),
-            Ask(("{friend} bugün nasıl?",), "{mood}", "{friend} bugün {mood}."),
+            Ask(("{hero} bugün nasıl?",), "{feeling}", "{hero} {feeling}."),
+            Ask(("{friend} bugün nasıl?",), "{mood}", "{friend} {mood}."),
             Ask(("Kim {feeling}?",), "{hero}", "{hero} {feeling}."),
             Ask(("Kim {mood}?",), "{friend}", "{friend} {mood}."),
         ),
@@ -201,13 +200,9 @@ FAMILIES = (
     Family(
         "count",
         {"hero": "child", "fruit": "fruit", "number": "number"},
-        ("{hero.gen} {number} {fruit.own} var.", "{hero.gen} çantasında {number} {fruit} var."),
+        ("{hero.gen} {number} {fruit.own} var.", "{hero.gen} bugün {number} {fruit.own} var."),
         (
-            Ask(
-                ("{hero.gen} kaç {fruit.own} var?", "Kaç {fruit} var?"),
-                "{number}",
-                "{hero.gen} {number} {fruit.own} var.",
-            ),
+            Ask(("{hero.gen} kaç {fruit.own} var?",), "{number}", "{hero.gen} {number} {fruit.own} var."),
             Ask(("Kimin {number} {fruit.own} var?",), "{hero.gen}", "{hero.gen} {number} {fruit.own} var."),
         ),
     ),
@@ -217,21 +212,21 @@ _NUMBERS = nouns("bir iki üç dört/dörd beş altı yedi sekiz dokuz on")
 _DAYS = POOLS["day"]
 _NEXT_DAYS = (*_DAYS[1:], _DAYS[0])
 _COLOUR_FACTS = (
-    "limon:sarı, çimen:yeşil, gökyüzü:mavi, kar:beyaz, kömür:siyah, domates:kırmızı, muz:sarı, çilek/çileğ:kırmızı,"
-    " bulut:beyaz, yaprak/yaprağ:yeşil, havuç/havuc:turuncu, kiraz:kırmızı, karga:siyah, güneş:sarı, deniz:mavi,"
-    " kurbağa:yeşil, süt:beyaz, çikolata:kahverengi, ayı:kahverengi, portakal:turuncu"
+    "limon:sarı, çimen:yeşil, gökyüzü:mavi, kar:beyaz, kömür:siyah, domates:kırmızı, muz:sarı,"
+    " çilek/çileğ:kırmızı, bulut:beyaz, yaprak/yaprağ:yeşil, havuç/havuc:turuncu, kiraz:kırmızı, karga:siyah,"
+    " güneş:sarı, deniz:mavi, süt:beyaz"
 )
 _SOUND_FACTS = (
     "kedi:miyav, köpek/köpeğ:hav hav, inek/ineğ:möö, kuzu:mee, ördek/ördeğ:vak vak, arı:vız vız,"
-    " kurbağa:vrak vrak, kuş:cik cik, tavuk/tavuğ:gıt gıt, karga:gak gak, yılan:tıs tıs, baykuş:hu hu"
+    " kuş:cik cik, tavuk/tavuğ:gıt gıt, karga:gak gak, yılan:tıs tıs"
 )
 _HOME_FACTS = (
-    "balık/balığ:suda, kuş:yuvada, arı:kovanda, ayı:mağarada, at:ahırda, deve:çölde, penguen:buzda, maymun:ağaçta,"
-    " örümcek/örümceğ:ağda, tilki:ormanda"
+    "balık/balığ:suda, kuş:yuvada, arı:kovanda, ayı:mağarada, at:ahırda, deve:çölde, penguen:buzda,"
+    " maymun:ağaçta, örümcek/örümceğ:ağda, tilki:ormanda"
 )
 _OPPOSITES = (
-    "büyük:küçük, uzun:kısa, sıcak:soğuk, açık:kapalı, yeni:eski, hızlı:yavaş, mutlu:üzgün, temiz:kirli, dolu:boş,"
-    " gece:gündüz, kolay:zor, ıslak:kuru, iyi:kötü, güçlü:zayıf"
+    "büyük:küçük, uzun:kısa, sıcak:soğuk, açık:kapalı, yeni:eski, hızlı:yavaş, mutlu:üzgün, temiz:kirli,"
+    " dolu:boş, gece:gündüz, ıslak:kuru"
 )
 
 
@@ -249,11 +244,11 @@ FACT_GROUPS = (
         "colour",
         Ask(
             (
-                "{x} ne renktir?",
-                "{x} hangi renktir?",
-                "{x.gen} rengi nedir?",
+                "Sence {x} ne renktir?",
+                "Acaba {x} hangi renktir?",
                 "Söyle bakalım, {x} ne renktir?",
-                "{x.gen} rengini biliyor musun?",
+                "Bana söyle, {x} ne renktir?",
+                "{x} ne renktir?",
             ),
             "{y}",
             "{x} {y.is_}.",
@@ -264,11 +259,11 @@ FACT_GROUPS = (
         "sound",
         Ask(
             (
+                "Sence {x} ne der?",
+                "Acaba {x} nasıl ses çıkarır?",
+                "Söyle bakalım, {x} ne der?",
+                "Bana söyle, {x} ne der?",
                 "{x} ne der?",
-                "{x} nasıl ses çıkarır?",
-                "{x} hangi sesi çıkarır?",
-                "{x.gen} sesi nasıldır?",
-                "{x.gen} sesini biliyor musun?",
             ),
             "{y}",
             "{x} {y} der.",
@@ -279,10 +274,10 @@ FACT_GROUPS = (
         "home",
         Ask(
             (
-                "{x} nerede yaşar?",
-                "{x.gen} evi nerededir?",
+                "Sence {x} nerede yaşar?",
+                "Acaba {x} nerede yaşar?",
                 "Söyle bakalım, {x} nerede yaşar?",
-                "{x.gen} nerede yaşadığını biliyor musun?",
+                "{x} nerede yaşar?",
             ),
             "{y}",
             "{x} {y} yaşar.",
@@ -293,10 +288,10 @@ FACT_GROUPS = (
         "opposite",
         Ask(
             (
-                "{x} kelimesinin zıddı nedir?",
+                "Sence {x} kelimesinin zıddı nedir?",
                 "Hangi kelime {x} kelimesinin zıddıdır?",
-                "{x} kelimesinin zıddını söyle.",
-                "{x} kelimesinin zıddını biliyor musun?",
+                "Söyle bakalım, {x} kelimesinin zıddı nedir?",
+                "{x} kelimesinin zıddı nedir?",
             ),
             "{y}",
             "{x} kelimesinin zıddı {y} kelimesidir.",
@@ -307,9 +302,9 @@ FACT_GROUPS = (
         "day_after",
         Ask(
             (
+                "Hangi gün {x.abl} sonra gelir?",
+                "Sence {x.abl} sonra hangi gün gelir?",
                 "{x.abl} sonra hangi gün gelir?",
-                "{x.abl} sonraki gün hangisidir?",
-                "{x} gününden sonra hangi gün gelir?",
                 "Söyle bakalım, {x.abl} sonra hangi gün gelir?",
             ),
             "{y}",
@@ -321,9 +316,9 @@ FACT_GROUPS = (
         "day_before",
         Ask(
             (
+                "Hangi gün {x.abl} önce gelir?",
+                "Sence {x.abl} önce hangi gün gelir?",
                 "{x.abl} önce hangi gün gelir?",
-                "{x.abl} önceki gün hangisidir?",
-                "{x} gününden önce hangi gün gelir?",
                 "Söyle bakalım, {x.abl} önce hangi gün gelir?",
             ),
             "{y}",
@@ -335,9 +330,9 @@ FACT_GROUPS = (
         "number_after",
         Ask(
             (
+                "Hangi sayı {x.abl} sonra gelir?",
+                "Sence {x.abl} sonra hangi sayı gelir?",
                 "{x.abl} sonra hangi sayı gelir?",
-                "{x.abl} sonraki sayı hangisidir?",
-                "{x} sayısından sonra hangi sayı gelir?",
                 "Söyle bakalım, {x.abl} sonra hangi sayı gelir?",
             ),
             "{y}",
@@ -349,19 +344,19 @@ FACT_GROUPS = (
         "sum",
         Ask(
             (
-                "{x} artı {z} kaç eder?",
-                "{x} artı {z} kaçtır?",
-                "{x} ile {z.gen} toplamı kaçtır?",
-                "{x} ile {z.acc} toplarsak kaç eder?",
+                "Sence {x} artı {z} kaç eder?",
+                "Acaba {x} artı {z} kaçtır?",
                 "Söyle bakalım, {x} artı {z} kaç eder?",
+                "Bana söyle, {x} artı {z} kaç eder?",
+                "{x} artı {z} kaç eder?",
             ),
             "{y}",
             "{x} artı {z} {y} eder.",
         ),
         tuple(
             {"x": _NUMBERS[a - 1], "z": _NUMBERS[b - 1], "y": _NUMBERS[a + b - 1]}
-            for a in range(1, 10)
-            for b in range(1, 11 - a)
+            for a in range(1, 6)
+            for b in range(1, 6)
         ),
     ),
 )

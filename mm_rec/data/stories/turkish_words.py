@@ -1,7 +1,7 @@
 """Turkish words of the story generator with their inflected forms.
 
-The forms come from `noun` and `name`, which know vowel harmony, buffer letters, hard consonants and the apostrophe
-of names; a stem that softens is written beside its word ("kitap/kitab").
+The forms come from `noun` and `name`, which know vowel harmony, buffer letters, hard consonants and the
+apostrophe of names; a stem that softens is written beside its word ("kitap/kitab").
 """
 
 from mm_rec.data.stories.patterns import Pools, Word
@@ -54,6 +54,7 @@ def name(plain: str) -> Word:
 
 
 def nouns(words: str) -> tuple[Word, ...]:
+    """Return the nouns of a list like "top kitap/kitab", each with its softened stem where it has one."""
     return tuple(noun(*word.split("/")) for word in words.split())
 
 
@@ -76,9 +77,9 @@ POOLS: Pools = {
     "relative": nouns("nine dede teyze amca"),
     "pet_name": _names("Pamuk Boncuk Fındık Tarçın Zeytin Maviş Minnoş Karamel"),
     "thing": nouns(
-        "top kitap/kitab uçurtma kukla şapka çanta bardak/bardağ davul anahtar lamba zil kutu araba tekne tren robot"
-        " sepet atkı kalem kaşık/kaşığ yüzük/yüzüğ düdük/düdüğ şemsiye battaniye flüt maske bayrak/bayrağ düğme balon"
-        " kova defter eldiven"
+        "top kitap/kitab uçurtma kukla şapka çanta bardak/bardağ davul anahtar lamba zil kutu araba tekne"
+        " tren robot sepet atkı kalem kaşık/kaşığ yüzük/yüzüğ düdük/düdüğ şemsiye battaniye flüt maske"
+        " bayrak/bayrağ düğme balon kova defter eldiven"
     ),
     "light_thing": nouns("uçurtma şapka atkı bayrak/bayrağ maske top balon"),
     "toy": nouns("robot araba tekne tren davul flüt kukla uçurtma"),
@@ -121,8 +122,8 @@ POOLS: Pools = {
     "helper": nouns("baykuş at keçi inek/ineğ kaplumbağa fil"),
     "climber": nouns("sincap/sincab kedi maymun"),
     "food": nouns(
-        "elma muz armut/armud portakal çilek/çileğ havuç/havuc yumurta kurabiye simit/simid ekmek/ekmeğ peynir pilav"
-        " bal kek börek/böreğ"
+        "elma muz armut/armud portakal çilek/çileğ havuç/havuc yumurta kurabiye simit/simid ekmek/ekmeğ"
+        " peynir pilav bal kek börek/böreğ"
     ),
     "treat": nouns("elma armut/armud portakal muz kurabiye simit/simid çilek/çileğ"),
     "dish": nouns("kek börek/böreğ çorba pizza salata"),
