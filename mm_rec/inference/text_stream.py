@@ -1,0 +1,106 @@
+"""Between text and the engine: prompts to ids, and ids to text as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.inference.engine import Session
+from mm_rec.inference.sampling import Sampling
+
+_LONGEST_CHARACTER = 4  # bytes in UTF-8, so tokens that one character can be spread over
+_REPLACEMENT = "\ufffd"
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a prompt, started with bos as the documents of training are; special tokens in it are parsed."""
+    ids = encode(tokenizer, text)
+    bos = tokenizer.bos_token_id
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text that continues another; special tokens in it are parsed."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids that end a text: eos, where the tokenizer has one."""
+    return frozenset() if tokenizer.eos_token_id is None else frozenset([tokenizer.eos_token_id])
+
+
+class TextStream:
+    """Turns ids into text as they come: whole characters only, special tokens left out, cut before a stop string.
+
+    Text that may be the start of a stop string is held back until it is known. `stopped` says that one was met.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+        self.stopped = False
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._before: list[int] = []  # the tokens decoded last: some decoders treat the start of a text differently
+        self._ids: list[int] = []  # tokens whose text is not known yet
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """Take one token; returns the text that is now certain, which may be empty."""
+        if self.stopped:
+            return ""
+        self._ids.append(token)
+        text = self._decode_new()
+        if text.endswith(_REPLACEMENT) and len(self._ids) < _LONGEST_CHARACTER:
+            return ""
+        return self._take(text)
+
+    def finish(self) -> str:
+        """The text still held back, at the end of the tokens."""
+        if self.stopped:
+            return ""
+        text = self._take(self._decode_new() if self._ids else "")
+        held, self._held = self._held, ""
+        return text if self.stopped else text + held
+
+    def _decode_new(self) -> str:
+        """The text of the new tokens, as it is after the tokens before them."""
+        before, both = (self._decode(ids) for ids in (self._before, self._before + self._ids))
+        # A broken run of bytes also changes how the bytes before it decode; their text is already given out.
+        return both[len(before) :] if both.startswith(before) else self._decode(self._ids)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(
+            self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def _take(self, text: str) -> str:
+        """Give out new text up to a stop string, or to what may become one."""
+        if self._ids:
+            self._before, self._ids = self._ids, []
+        text = self._held + text
+        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        certain = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[certain:]
+        return text[:certain]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that is a start of `stop` but not all of it."""
+    lengths = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)
+
+
+def stream_text(session: Session, tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> Iterator[str]:
+    """Yield the text that follows what the session has read, piece by piece, up to eos or a stop string."""
+    stream = TextStream(tokenizer, sampling.stop)
+    for token in session.generate(sampling, stop_ids(tokenizer)):
+        if text := stream.push(token):
+            yield text
+        if stream.stopped:
+            return
+    if text := stream.finish():
+        yield text

@@ -1,0 +1,37 @@
+"""Words and letter case, right for the language.
+
+In Turkish and Azerbaijani I is the capital of ı and İ that of i; in every other language i and I are a pair.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_DOTTED_LANGUAGES = frozenset({"tr", "az"})
+_TURKISH_LETTERS = frozenset("ğĞşŞıİ")
+
+# A number with its separators, or letters and digits with combining marks; apostrophes join (don't, İzmir'de).
+_MARKED = r"(?:[^\W_][\u0300-\u036f]*)+"
+_WORD = re.compile(rf"\d+(?:[.,]\d+)+(?!\w)|{_MARKED}(?:['’]{_MARKED})*")
+
+
+def words(text: str) -> list[str]:
+    """The words and numbers of a text in their order, without punctuation, composed (NFC)."""
+    return _WORD.findall(unicodedata.normalize("NFC", text))
+
+
+def lower(text: str, language: str | None = None) -> str:
+    """The text in small letters as `language` (a code such as "tr") has them, composed (NFC).
+
+    Without a language İ becomes a plain i, and not the i with a second dot that Unicode prescribes.
+    """
+    text = unicodedata.normalize("NFC", text).replace("İ", "i")
+    if language in _DOTTED_LANGUAGES:
+        text = text.replace("I", "ı")
+    return text.lower()
+
+
+def guess_language(text: str) -> str:
+    """ "tr" for a text with a letter that Turkish has and English has not, otherwise "en"."""
+    return "tr" if _TURKISH_LETTERS & set(unicodedata.normalize("NFC", text)) else "en"
