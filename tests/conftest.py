@@ -1,0 +1,48 @@
+"""What every test gets: no network, its own seed, one thread count, and the real data where it is present."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+THREADS = 2  # the same everywhere: results are bit-exact only for one thread count
+
+
+def pytest_configure() -> None:
+    """Set what libraries read while they are imported, for this process and the ones that tests start."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["MPLBACKEND"] = "Agg"
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    """Every test starts from one seed, thread count and dtype, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """Find a file or folder of the real test data by its path there; the test is skipped where it is absent."""
+    named = os.environ.get("MMREC_TEST_DATA", "../shared/data")
+    folder = ROOT / named  # an absolute path stays as it is
+
+    def find(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"{folder / name} is absent; set MMREC_TEST_DATA to the folder of real test data")
+        return folder / name
+
+    return find
