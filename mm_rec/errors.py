@@ -5,6 +5,7 @@
     │   ├── DataError          a file or a row that cannot be used
     │   ├── ConfigError        a recipe, option or value that cannot be used
     │   ├── TokenizerError     a tokenizer that cannot be trained, loaded or does not fit
+    │   │   └── VocabularyTooLarge   … for the text that should fill it
     │   ├── CheckpointError    a checkpoint or model folder that is missing, damaged or does not fit
     │   └── MissingExtraError  a feature whose optional packages are not installed
     ├── TrainingStopped        a run that had to stop (non-finite loss; exit status 1)
@@ -42,6 +43,17 @@ class ConfigError(UserError):
 
 class TokenizerError(UserError):
     """A tokenizer that cannot be trained or loaded, or that does not fit the model."""
+
+
+class VocabularyTooLarge(TokenizerError):
+    """A vocabulary larger than the text can fill; `largest` is the most pieces that it can."""
+
+    def __init__(self, wanted: int, largest: int) -> None:
+        self.largest = largest
+        super().__init__(
+            f"a vocabulary of {wanted:,} is larger than this text can fill: {largest:,} is the most. "
+            f"Use --vocab-size {largest} or less, or give more text"
+        )
 
 
 class CheckpointError(UserError):

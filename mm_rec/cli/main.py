@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from mm_rec import __version__
-from mm_rec.cli import data, tokenizer
+from mm_rec.cli import data, models, pretrain, tokenizer
 from mm_rec.errors import MMRecError, UserError
 
 app = typer.Typer(
@@ -20,6 +20,9 @@ app = typer.Typer(
 )
 app.add_typer(tokenizer.app, name="tokenizer", help="Train and examine tokenizers.")
 app.add_typer(data.app, name="data", help="Prepare text for training.")
+app.command()(pretrain.pretrain)
+app.command(name="verify-resume")(pretrain.verify_resume)
+app.command()(models.models)
 
 
 def _show_version(value: bool) -> None:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from mm_rec.config import Section
-from mm_rec.errors import TokenizerError
+from mm_rec.errors import VocabularyTooLarge, TokenizerError
 from mm_rec.runs import files
 from mm_rec.tokenizers.conversion import ESCAPES, Proof, prove, to_tokenizer_json
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
@@ -221,10 +221,7 @@ def _train_sentencepiece(sample: Sample, config: TokenizerConfig) -> bytes:
 def _vocabulary_error(message: str, config: TokenizerConfig) -> TokenizerError:
     """SentencePiece's refusal in words, with the number that would have worked."""
     if largest := re.search(r"set it to a value <= (\d+)", message):
-        return TokenizerError(
-            f"a vocabulary of {config.vocab_size:,} is larger than this text can fill: "
-            f"{int(largest[1]):,} is the most. Use --vocab-size {largest[1]} or less, or give more text"
-        )
+        return VocabularyTooLarge(config.vocab_size, int(largest[1]))
     if smallest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return TokenizerError(
             f"a vocabulary of {config.vocab_size:,} cannot hold the special tokens, bytes and characters "

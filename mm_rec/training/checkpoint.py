@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,12 +115,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except (DataError, SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder}: this checkpoint is not whole ({error})") from error
     return Checkpoint(folder, state.pop("step"), optimizer, state)
-
-
-def copy_model(source: Path, target: Path) -> None:
-    """Copy a model folder atomically."""
-    with atomic_path(target) as temporary:
-        shutil.copytree(source, temporary)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -43,6 +43,7 @@ class TrainingConfig(Section):
     validation_rows: int = Field(default=256, ge=1)
     patience: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)
+    checkpoint_minutes: float = Field(default=15, gt=0)
     keep_last: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)
     tensorboard: bool = False

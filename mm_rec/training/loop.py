@@ -15,9 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import TrainingStopped
 from mm_rec.models.forward import Batch
+from mm_rec.models.loading import save_model
+from mm_rec.runs.files import atomic_path
 from mm_rec.runs.log import MetricsLog
 from mm_rec.runtime import random_state, restore_random_state
-from mm_rec.training.checkpoint import Checkpoint, Checkpoints, copy_model
+from mm_rec.training.checkpoint import Checkpoint, Checkpoints
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
 from mm_rec.training.objectives import Objective
@@ -63,7 +65,8 @@ class LoopState:
     best_loss: float = math.inf
     best_step: int = 0
     worse_in_a_row: int = 0
-    train_losses: list[float] = field(default_factory=list)
+    train_sum: float = 0.0  # of the losses of the steps since the last validation
+    train_steps: int = 0
     history: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -93,7 +96,7 @@ class Training:
         self.checkpoints = Checkpoints(run / "checkpoints", config.keep_last)
         self.log = MetricsLog(run / "metrics.jsonl", run / "tensorboard" if config.tensorboard else None)
         self.state = LoopState()
-        self._saved_step = -1
+        self._saved_step, self._saved_at = -1, time.monotonic()
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.compile:
@@ -134,13 +137,21 @@ class Training:
                     outcome = "early"
             if stop.requested and not last and outcome == "finished":
                 outcome = "stopped"
-            if outcome != "finished" or last or self.state.step % config.checkpoint_every == 0:
+            if outcome != "finished" or last or self._save_is_due():
                 self.save()
             if outcome != "finished":
                 break
         self.log.write("event", self.state.step, event=outcome, seconds=round(self.state.seconds, 3))
         self.log.close()
         return outcome
+
+    def _save_is_due(self) -> bool:
+        """After every `checkpoint_every` steps or `checkpoint_minutes`, and after the first step of all: a disk that
+        is full or may not be written is then found in the first minute and not after hours.
+        """
+        since = time.monotonic() - self._saved_at
+        step = self.state.step
+        return step == 1 or step % self.config.checkpoint_every == 0 or since > 60 * self.config.checkpoint_minutes
 
     def _step(self) -> dict[str, float]:
         """One optimizer step over all its micro-batches, normalised by all their tokens; returns measurements."""
@@ -169,7 +180,8 @@ class Training:
         self.optimizer.zero_grad()
         self.state.step += 1
         self.state.tokens += tokens
-        self.state.train_losses.append(loss_mean)
+        self.state.train_sum += loss_mean
+        self.state.train_steps += 1
         speed = tokens / (time.perf_counter() - start)
         share = 3 * self.flops_per_token * speed / self.peak_flops
         return {"loss": loss_mean, "lr": rate, "norm": norm, "tokens_per_second": speed, "peak_share": share}
@@ -199,16 +211,16 @@ class Training:
         self.model.eval()
         scores = self.validate(self.model)
         loss = scores["loss"]
-        train = sum(state.train_losses) / max(1, len(state.train_losses))
-        state.train_losses = []
+        train = state.train_sum / max(1, state.train_steps)
+        state.train_sum, state.train_steps = 0.0, 0
         state.history.append((train, loss))
         self.log.write("validation", state.step, **scores, train_loss=train)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "bits_per_byte"))
         self.reporter.say(f"step {state.step}: validation {shown} (training loss {train:.4f})")
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.worse_in_a_row = loss, state.step, 0
-            self.save()
-            copy_model(self.checkpoints.folder / f"step-{state.step:08d}" / "model", self.run / "best")
+            with atomic_path(self.run / "best") as temporary:
+                save_model(self.model, self.tokenizer, temporary)
         else:
             state.worse_in_a_row += 1
         if over_fitting(state.history):
@@ -226,7 +238,7 @@ class Training:
         self.checkpoints.save(
             self.state.step, self.model, self.tokenizer, self.optimizer.state_tensors(), state, self.on_event
         )
-        self._saved_step = self.state.step
+        self._saved_step, self._saved_at = self.state.step, time.monotonic()
 
     def _event(self, moment: str, step: int) -> None:
         if self.on_event is not None:

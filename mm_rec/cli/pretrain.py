@@ -1,0 +1,138 @@
+"""`mmrec pretrain` and `mmrec verify-resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mm_rec.cli.progress import RichReporter
+
+_MODEL, _TIME, _DATA, _MACHINE = "Model", "Length and learning", "Text", "Machine and records"
+
+
+def pretrain(
+    sources: Annotated[list[str] | None, typer.Argument(help="Files, folders or globs: .txt, .jsonl, each also .gz.")] = None,
+    size: Annotated[str | None, typer.Option(help="Preset (`mmrec models` lists them).", rich_help_panel=_MODEL)] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="Continue this model on other text.", rich_help_panel=_MODEL)
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A tokenizer folder; without it one is trained.", rich_help_panel=_MODEL)
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Pieces of the tokenizer to train.", rich_help_panel=_MODEL)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=_TIME)] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the text.", rich_help_panel=_TIME)] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=_TIME)
+    ] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Tokens of a row.", rich_help_panel=_TIME)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows at a time.", rich_help_panel=_TIME)] = None,
+    accumulation: Annotated[int | None, typer.Option(help="Batches of one step.", rich_help_panel=_TIME)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=_TIME)] = None,
+    optimizer: Annotated[str | None, typer.Option(help="muon or adamw.", rich_help_panel=_TIME)] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="cosine, linear, wsd or constant.", rich_help_panel=_TIME)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many validations without a better one.", rich_help_panel=_TIME)
+    ] = None,
+    text_field: Annotated[str | None, typer.Option(help="Field of .jsonl rows.", rich_help_panel=_DATA)] = None,
+    documents: Annotated[
+        str | None, typer.Option(help="What a document is in .txt: file, blank-line or line.", rich_help_panel=_DATA)
+    ] = None,
+    validation: Annotated[
+        list[str] | None, typer.Option(help="Files held out, instead of a share.", rich_help_panel=_DATA)
+    ] = None,
+    prepared: Annotated[
+        str | None, typer.Option(help="Folder of `mmrec data tokenize`, instead of files.", rich_help_panel=_DATA)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.", rich_help_panel=_MACHINE)] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=_MACHINE)] = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="Continue this run.", rich_help_panel=_MACHINE)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe (YAML) to start from.", rich_help_panel=_MACHINE)] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting: section.key=value.", rich_help_panel=_MACHINE)
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=_MACHINE)
+    ] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compile the layers.", rich_help_panel=_MACHINE)
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", help="Less memory, slower.", rich_help_panel=_MACHINE)
+    ] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard", help="Also write TensorBoard files.", rich_help_panel=_MACHINE)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.", rich_help_panel=_MACHINE)] = None,
+) -> None:
+    """Train a language model from nothing on your text. It needs nothing but data: `mmrec pretrain books/`."""
+    from mm_rec.pipeline import pretrain as pipeline
+    from mm_rec.pipeline.recipe import Recipe, read_recipe
+    from mm_rec.runs.directory import RECIPE, new_run, require_run
+
+    if resume is not None:
+        given, run = read_recipe(require_run(resume) / RECIPE, overrides), resume
+    else:
+        asked = _asked(locals())
+        base = {} if recipe is None else read_recipe(recipe).model_dump(exclude_unset=True)
+        given = Recipe.read(_merged(base, asked, overrides or []), where="options")
+        default = given.model.size if recipe is None else given.name
+        run = new_run(runs, name, default if start_from is None else "continued")
+    with RichReporter() as reporter:
+        reporter.say(f"run: {run}")
+        outcome = pipeline.pretrain(given, run, reporter)
+        if outcome.ended == "stopped":
+            reporter.say(f"stopped at step {outcome.step} and saved. Continue: mmrec pretrain --resume {run}")
+        else:
+            reporter.say(f"done: {run}/README.md, {run}/training_graph.png. Talk to it: mmrec generate {run} --prompt …")
+
+
+def _asked(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options that were given, by the section of the recipe that they belong to."""
+    sections = {
+        "data": ("sources", "text_field", "documents", "validation", "prepared"),
+        "tokenizer": ("vocab_size",),
+        "model": ("size", "start_from"),
+        "pretrain": (
+            "steps", "epochs", "minutes", "seq_len", "batch_size", "accumulation", "learning_rate", "optimizer",
+            "schedule", "patience", "precision", "compile", "gradient_checkpointing", "tensorboard",
+        ),
+    }  # fmt: skip
+    asked: dict[str, Any] = {
+        section: {key: options[key] for key in keys if options[key] is not None} for section, keys in sections.items()
+    }
+    if options["tokenizer"] is not None:
+        asked["tokenizer"]["path"] = options["tokenizer"]
+    if options["seed"] is not None:
+        asked["seed"] = options["seed"]
+    return asked
+
+
+def _merged(base: dict[str, Any], asked: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The recipe's values, then the options, then --set."""
+    from mm_rec.config import apply_overrides
+
+    merged = dict(base)
+    for section, values in asked.items():
+        merged[section] = {**merged.get(section, {}), **values} if isinstance(values, dict) else values
+    return apply_overrides(merged, overrides)
+
+
+def verify_resume(
+    target: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="A run folder or a recipe file.")],
+    steps: Annotated[int, typer.Option(help="Steps of the trial run.")] = 12,
+    kills: Annotated[int, typer.Option(help="How often it is killed.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the random moments.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="Keep the trial runs in this folder.")] = None,
+) -> None:
+    """Prove that killing loses nothing: train, SIGKILL at random moments, restart, compare with an unbroken run."""
+    from mm_rec.pipeline.verify_resume import verify_resume as verify
+
+    with RichReporter() as reporter:
+        verify(target, reporter, steps=steps, kills=kills, seed=seed, keep=keep)

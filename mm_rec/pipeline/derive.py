@@ -1,0 +1,175 @@
+"""The one dial: every setting of pre-training that was not given, from the model's size, the data and the machine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from mm_rec.data.corpus import Corpus
+from mm_rec.errors import ConfigError, DataError
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.presets import Size, minimum_tokens
+from mm_rec.pipeline.recipe import PretrainSection
+from mm_rec.training.config import TrainingConfig
+
+TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022
+MOST_EPOCHS = 4  # repeating text more often teaches much less than new text would (Muennighoff et al. 2023)
+_MICRO_TOKENS = 4096  # of one forward pass on a CPU: enough to keep it busy, little enough for its caches
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A complete configuration and a line for each number that was derived, with its reason."""
+
+    config: TrainingConfig
+    reasons: list[str]
+
+
+def derive(
+    section: PretrainSection,
+    model: PreTrainedConfig,
+    size: Size,
+    corpus: Corpus,
+    seed: int,
+    continued: bool,
+    tokens_per_second: float | None,
+) -> Derived:
+    """Fill in the section. `tokens_per_second` is a measured speed, needed only where `minutes` limits the run."""
+    reasons: list[str] = []
+
+    def note(name: str, value: object, reason: str) -> None:
+        reasons.append(f"{name} = {value:,} ({reason})" if isinstance(value, int) else f"{name} = {value} ({reason})")
+
+    width = model.hidden_size
+    seq_len = section.seq_len or _sequence_length(width, corpus)
+    if not section.seq_len:
+        note("seq_len", seq_len, f"tokens; for width {width}, and the corpus has {corpus.tokens:,}")
+    micro, accumulation = _batch(section, width, seq_len)
+    if not section.batch_size:
+        note("batch_size", micro, f"rows at a time, {micro * seq_len:,} tokens")
+    if not section.accumulation:
+        note("accumulation", accumulation, f"so that a step reads {micro * accumulation * seq_len:,} tokens")
+    per_step = micro * accumulation * seq_len
+    steps, reason = _steps(section, size, corpus, per_step, tokens_per_second)
+    if not section.steps:
+        note("steps", steps, reason)
+    optimizer = section.optimizer or "muon"
+    rate = section.learning_rate or _learning_rate(width, continued)
+    if not section.learning_rate:
+        note("learning_rate", rate, f"for width {width}" + (", a fifth for a model that continues" * continued))
+    warmup = section.warmup_steps if section.warmup_steps is not None else min(steps // 10, 200)
+    if section.warmup_steps is None:
+        note("warmup_steps", warmup, "a tenth of the steps, 200 at most")
+    every = section.validate_every or max(1, min(500, steps // 10))
+    if not section.validate_every:
+        note("validate_every", every, "steps; ten measurements or one every 500 steps")
+    config = TrainingConfig(
+        **section.model_dump(
+            exclude={"epochs", "minutes", "batch_size"} | {name for name, v in section if v is None}
+        )
+        | {
+            "steps": steps,
+            "seq_len": seq_len,
+            "micro_batch": micro,
+            "accumulation": accumulation,
+            "optimizer": optimizer,
+            "learning_rate": rate,
+            "warmup_steps": min(warmup, steps),
+            "validate_every": every,
+            "checkpoint_every": section.checkpoint_every or every,
+            "compile": section.compile if section.compile is not None else False,
+            "seed": seed,
+        }
+    )
+    return Derived(config, reasons)
+
+
+def _sequence_length(width: int, corpus: Corpus) -> int:
+    """512 tokens for the small, 2,048 from width 1,024 on; the largest power of two that gives 8 rows of text."""
+    wanted = 512 if width < 512 else 1024 if width < 1024 else 2048
+    fitting = 2 ** int(math.log2(max(2, corpus.tokens // 8)))
+    return max(2, min(wanted, fitting))
+
+
+def _batch(section: PretrainSection, width: int, seq_len: int) -> tuple[int, int]:
+    """(rows at a time, accumulation): steps of 4,096 tokens at width 128, doubling with the width."""
+    micro = section.batch_size or max(1, _MICRO_TOKENS // seq_len)
+    wanted = _MICRO_TOKENS * max(1, width // 128)
+    if section.accumulation:
+        return micro, section.accumulation
+    return micro, 1 if section.batch_size else max(1, wanted // (micro * seq_len))
+
+
+def _steps(
+    section: PretrainSection, size: Size, corpus: Corpus, per_step: int, tokens_per_second: float | None
+) -> tuple[int, str]:
+    """Steps and where they come from: what was asked, or tokens enough for the size, as the data and time allow."""
+    if section.steps:
+        return section.steps, "asked for"
+    limits = []
+    if section.minutes:
+        assert tokens_per_second is not None
+        possible = int(section.minutes * 60 * tokens_per_second)
+        limits.append((possible, f"{section.minutes:g} minutes at the {tokens_per_second:,.0f} tokens/s just measured"))
+    if section.epochs:
+        limits.append((round(section.epochs * corpus.tokens), f"{section.epochs:g} epochs"))
+    if not limits:
+        limits = [
+            (TOKENS_PER_PARAMETER * size.parameters, f"{TOKENS_PER_PARAMETER} tokens a parameter"),
+            (MOST_EPOCHS * corpus.tokens, f"{MOST_EPOCHS} epochs of the {corpus.tokens:,} tokens"),
+        ]
+    tokens, reason = min(limits)
+    return max(1, round(tokens / per_step)), reason
+
+
+def _learning_rate(width: int, continued: bool) -> float:
+    """0.004 at width 128, falling with the square root of the width: what short races on CPUs favoured."""
+    rate = 0.004 * math.sqrt(128 / width)
+    return float(f"{rate / 5 if continued else rate:.2g}")
+
+
+def budget_warning(size: Size, tokens: int) -> str | None:
+    """What to say before a run that reads far less than the user's documents advise for the size."""
+    minimum = minimum_tokens(size.parameters)
+    if tokens >= minimum:
+        return None
+    return (
+        f"warning: this run reads {tokens:,} tokens. For {size.parameters:,} parameters the methodology advises "
+        f"{minimum:,} or more ({tokens / minimum:.1%} of it): expect a model that knows little. "
+        "A smaller --size or more text does better"
+    )
+
+
+def require_memory(size: Size, config: TrainingConfig, model: PreTrainedConfig, available: int) -> int:
+    """An estimate of the bytes that training needs; raises ConfigError where the machine has less."""
+    slots = 12 if config.optimizer == "muon" else 16  # float32 weights, gradients, one or two moments
+    layers = 2 if config.gradient_checkpointing else model.num_hidden_layers
+    per_token = 2 * layers * (16 * model.hidden_size + 4 * model.intermediate_size)
+    needed = slots * size.parameters + per_token * config.micro_batch * config.seq_len
+    if needed > available:
+        raise ConfigError(
+            f"training would need about {needed / 1e9:.1f} GB of memory and there are {available / 1e9:.1f} GB. "
+            "Choose a smaller --size or --batch-size, or --gradient-checkpointing"
+        )
+    return needed
+
+
+def require_text(config: TrainingConfig, corpus: Corpus) -> None:
+    """Raise DataError where the corpus cannot fill one row."""
+    if corpus.tokens < config.seq_len:
+        raise DataError(
+            f"the sequence length is {config.seq_len:,} tokens and the corpus has {corpus.tokens:,}. "
+            f"Add text, or choose --seq-len {corpus.tokens} or less",
+            corpus.path,
+        )
+
+
+def state_text(model: PreTrainedConfig, size: Size) -> str:
+    """One line on what the model remembers, for people."""
+    if isinstance(model, MMRecConfig):
+        return f"{size.state_bytes / 1e6:.2f} MB of state, however long the text"
+    return f"{size.cache_bytes_per_token / 1e3:.1f} kB of cache for each token read"
+
+

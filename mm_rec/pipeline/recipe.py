@@ -1,0 +1,100 @@
+"""The recipe: one YAML file from raw text to a trained model, a section for each stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mm_rec.config import Section, apply_overrides, load_yaml
+from mm_rec.data.sources import DocumentsRule
+from mm_rec.runtime import PrecisionName
+from mm_rec.training.config import Optimizer, Schedule
+
+
+class DataSection(Section):
+    """Which text, and how it is cut into documents and split."""
+
+    sources: list[str] = Field(default_factory=list)
+    text_field: str = "text"
+    documents: DocumentsRule | None = None
+    validation: list[str] = Field(default_factory=list)
+    validation_fraction: float = Field(default=0.02, gt=0, lt=1)
+    prepared: str | None = None  # a folder of `mmrec data tokenize`, instead of sources
+
+
+class TokenizerSection(Section):
+    """An existing tokenizer, or the size of one to train on the training text."""
+
+    path: str | None = None
+    vocab_size: int | None = Field(default=None, ge=1)
+
+
+class ModelSection(Section):
+    """A preset, with changes to its configuration; or a model to continue."""
+
+    size: str = "tiny"
+    start_from: str | None = None
+    changes: dict[str, Any] = Field(default_factory=dict)
+
+
+class PretrainSection(Section):
+    """Settings of pre-training; what is None follows from size, data and machine, is printed and stored."""
+
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0)
+    seq_len: int | None = Field(default=None, ge=2)
+    batch_size: int | None = Field(default=None, ge=1)
+    accumulation: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    optimizer: Optimizer | None = None
+    schedule: Schedule = "cosine"
+    warmup_steps: int | None = Field(default=None, ge=0)
+    decay_fraction: float = Field(default=0.3, ge=0, le=1)
+    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    device: str = "auto"
+    precision: PrecisionName = "auto"
+    compile: bool | None = None
+    gradient_checkpointing: bool = False
+    threads: int | None = Field(default=None, ge=1)
+    validate_every: int | None = Field(default=None, ge=1)
+    validation_rows: int = Field(default=256, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    checkpoint_minutes: float = Field(default=15, gt=0)
+    keep_last: int = Field(default=2, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    tensorboard: bool = False
+
+
+class EvaluateSection(Section):
+    """What is measured and shown at the end of a run."""
+
+    prompts: list[str] = Field(default_factory=list)
+    max_new_tokens: int = Field(default=60, ge=1)
+    temperature: float = Field(default=0.8, ge=0)
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = "pretrain"
+    seed: int = Field(default=42, ge=0)
+    data: DataSection = DataSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    model: ModelSection = ModelSection()
+    pretrain: PretrainSection = PretrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+
+RECIPE_FILE = "recipe.yaml"
+
+
+
+def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file, with `section.key=value` overrides; raises ConfigError for what it cannot mean."""
+    return Recipe.read(apply_overrides(load_yaml(path), overrides or []), where=str(path))

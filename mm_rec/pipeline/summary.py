@@ -1,0 +1,104 @@
+"""What a run leaves beside its model: log, parameters, pictures and a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from mm_rec.config import load_yaml
+from mm_rec.data.prepare import PreparedCorpus
+from mm_rec.models.presets import Size
+from mm_rec.pipeline.derive import state_text
+from mm_rec.pipeline.recipe import Recipe
+from mm_rec.runs.directory import RECIPE
+from mm_rec.runs.files import write_json, write_text
+from mm_rec.runs.log import read_metrics
+from mm_rec.runs.plots import write_graph
+
+from mm_rec.training.loop import LoopState
+
+
+def write_summary(
+    run: Path,
+    recipe: Recipe,
+    model: PreTrainedModel,
+    size: Size,
+    prepared: PreparedCorpus,
+    state: LoopState,
+    ended: str,
+) -> dict[str, Any]:
+    """Write `training_log.json`, `training_parameters.json`, `training_graph.json/.png` and `README.md`."""
+    records = read_metrics(run / "metrics.jsonl")
+    train = [record for record in records if record["kind"] == "train"]
+    validation = [record for record in records if record["kind"] == "validation"]
+    best = min(validation, key=lambda record: record["loss"], default=None)
+    log = {
+        "model_class": type(model).__name__,
+        "base_model_name": recipe.model.start_from or recipe.model.size,
+        "parameters": size.parameters,
+        "ended": ended,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "first_loss": train[0]["loss"] if train else None,
+        "last_loss": train[-1]["loss"] if train else None,
+        "best_validation": best,
+        "train_runtime_seconds": round(state.seconds, 3),
+        "train_tokens_per_second": round(state.tokens / state.seconds, 1) if state.seconds else None,
+        "train_steps_per_second": round(state.step / state.seconds, 4) if state.seconds else None,
+    }
+    write_json(run / "training_log.json", log)
+    write_json(run / "training_parameters.json", load_yaml(run / RECIPE))
+    write_graph(run, f"{run.name}: {model.config.model_type}, {size.parameters / 1e6:.2f} M parameters")
+    write_text(run / "README.md", _model_card(run, recipe, model, size, prepared, log))
+    return log
+
+
+def _model_card(
+    run: Path, recipe: Recipe, model: PreTrainedModel, size: Size, prepared: PreparedCorpus, log: dict[str, Any]
+) -> str:
+    """The card in Markdown; every number comes from the run's records."""
+    best, record = log["best_validation"], prepared.record
+    sources = ", ".join(f"`{Path(name).name}`" for name in record["files"][:5])
+    more = f" and {len(record['files']) - 5} more" if len(record["files"]) > 5 else ""
+    measured = (
+        f"Best validation loss {best['loss']:.4f} nats a token, {best['bits_per_byte']:.4f} bits a byte, "
+        f"token accuracy {best['token_accuracy']:.1%}, at step {best['step']}."
+        if best
+        else "Validation was not measured."
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+# {run.name}
+
+A {model.config.model_type} language model of {size.parameters:,} parameters, trained with MM-Rec.
+It remembers by {state_text(model.config, size)}.
+
+## Training
+
+- text: {sources}{more}; {prepared.train.text_bytes / 1e6:,.1f} MB, {prepared.train.tokens:,} tokens to train on,
+  {prepared.validation.tokens:,} held out ({record["rule"]})
+- {log["steps"]:,} steps, {log["tokens"]:,} tokens read, {log["train_runtime_seconds"]:,.0f} seconds ({log["ended"]})
+- training loss {log["first_loss"]} → {log["last_loss"]}
+- {measured}
+
+![loss](training_graph.png)
+
+All settings are in `recipe.yaml`, what it was made from in `lineage.json`, each measurement in `metrics.jsonl`.
+
+## Use
+
+    mmrec chat {run}
+    mmrec generate {run} --prompt "…"
+    mmrec evaluate {run} --text FILE
+
+`final/` (the last weights) and `best/` (the lowest validation loss) are complete Hugging Face folders.
+
+## Limits
+
+A small model repeats patterns of its training text, false statements and prejudices included. It was not aligned, and
+is no source of medical, legal or financial advice. The licence of the training text decides how the weights may be used.
+"""

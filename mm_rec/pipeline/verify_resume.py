@@ -1,0 +1,209 @@
+"""The proof that a killed run loses nothing: compared, bit for bit, with a run that was never interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from mm_rec.config import dump_yaml
+from mm_rec.data.batches import PackedBatches
+from mm_rec.data.prepare import open_prepared
+from mm_rec.errors import ConfigError, ProofError
+from mm_rec.pipeline.pretrain import pretrain
+from mm_rec.pipeline.recipe import Recipe, read_recipe
+from mm_rec.runs.directory import RECIPE
+from mm_rec.runs.files import write_text
+from mm_rec.runs.log import read_metrics
+from mm_rec.training.checkpoint import Checkpoint, read_checkpoint
+from mm_rec.training.loop import Reporter
+
+_LONGEST = 600  # seconds that one child may take
+_TIMES = ("seconds",)  # what may differ between two runs: clocks
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where the child kills itself: the nth time that `event` happens in it.
+
+    step: between two steps; micro: in the middle of accumulation; checkpoint: while one is being written.
+    """
+
+    event: str
+    count: int
+
+
+def verify_resume(
+    target: Path, reporter: Reporter, steps: int = 12, kills: int = 4, seed: int = 0, keep: Path | None = None
+) -> None:
+    """Run the proof for a run folder or a recipe; raises ProofError naming the first thing that differs."""
+    recipe = _trial(target, steps)
+    with contextlib.ExitStack() as stack:
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        whole, broken = folder / "unbroken", folder / "killed"
+        reporter.say(f"an unbroken run of {steps} steps …")
+        _train(recipe, whole, None)
+        done = 0
+        for moment in _moments(random.Random(seed), kills):
+            if _train(recipe, broken, moment):
+                break
+            done += 1
+            reporter.say(f"killed: {moment.event} {moment.count}; restarting")
+        else:
+            _train(recipe, broken, None)
+        if not done:
+            raise ProofError("the run ended before it could be killed once; give more --steps")
+        compared = compare_runs(whole, broken)
+        reporter.say(
+            f"identical after {done} kills: {compared['tensors']} tensors of model and optimizer, "
+            f"the loop's and all random states, {compared['losses']} logged losses, {compared['batches']} next batches"
+        )
+
+
+def _trial(target: Path, steps: int) -> Recipe:
+    """The recipe to prove, shortened: a few steps, accumulation, frequent checkpoints, no compilation."""
+    path = target / RECIPE if target.is_dir() else target
+    recipe = read_recipe(path)
+    if target.is_dir() and (target / "data").is_dir():
+        data = {"prepared": str((target / "data").resolve())}
+        tokenizer = recipe.tokenizer.path or str((target / "tokenizer").resolve())
+        recipe = recipe.changed(data=data, tokenizer={"path": tokenizer})
+    section = recipe.pretrain
+    if section.steps is not None and section.steps < 3:
+        raise ConfigError("a proof of resuming needs a recipe of 3 steps or more")
+    changed = section.changed(
+        steps=steps,
+        minutes=None,
+        epochs=None,
+        warmup_steps=min(2, steps),
+        accumulation=max(2, min(3, section.accumulation or 2)),
+        batch_size=min(2, section.batch_size or 2),
+        validate_every=max(2, steps // 3),
+        validation_rows=4,
+        checkpoint_every=2,
+        keep_last=100,
+        log_every=1,
+        compile=False,
+        patience=None,
+        tensorboard=False,
+        threads=section.threads or torch.get_num_threads(),
+    )
+    return recipe.changed(pretrain=changed)
+
+
+def _moments(chance: random.Random, kills: int) -> Iterator[Moment]:
+    """Random moments, each kind in turn."""
+    for number in range(kills):
+        event = ("micro", "checkpoint", "step")[number % 3]
+        yield Moment(event, {"micro": chance.randint(3, 8), "checkpoint": chance.randint(1, 2), "step": chance.randint(2, 4)}[event])
+
+
+def _train(recipe: Recipe, run: Path, moment: Moment | None) -> bool:
+    """Train in a child process; returns whether it came to the end. Raises ProofError where it failed otherwise."""
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / RECIPE).is_file():
+        write_text(run / RECIPE, dump_yaml(recipe))
+    child = multiprocessing.get_context("spawn").Process(target=_child, args=(str(run), moment))
+    child.start()
+    try:
+        child.join(_LONGEST)
+    finally:
+        if child.is_alive():
+            child.kill()
+            child.join()
+    if child.exitcode == -signal.SIGKILL and moment is not None:
+        return False
+    if child.exitcode != 0:
+        raise ProofError(f"{run}: the training process ended with status {child.exitcode}; its message stands above")
+    return True
+
+
+def _child(run: str, moment: Moment | None) -> None:
+    """Train with the recipe that lies in the run, and die by SIGKILL at the moment, leaving no time to tidy up."""
+    seen = 0
+
+    def on_event(event: str, step: int) -> None:
+        nonlocal seen
+        if moment is not None and event == moment.event:
+            seen += 1
+            if seen == moment.count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    pretrain(read_recipe(Path(run) / RECIPE), Path(run), _Silent(), on_event)
+
+
+class _Silent:
+    """A reporter that says nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+
+def compare_runs(one: Path, other: Path) -> dict[str, int]:
+    """Compare two runs' last checkpoints, logged losses and next batches; counts what was compared.
+
+    Raises ProofError naming the first difference.
+    """
+    first, second = (_last_checkpoint(run) for run in (one, other))
+    _require_equal("step of the last checkpoint", first.step, second.step)
+    tensors = 0
+    for place in ("model/model.safetensors", "optimizer.safetensors"):
+        left, right = load_file(first.folder / place), load_file(second.folder / place)
+        _require_equal(f"names of the tensors in {place}", sorted(left), sorted(right))
+        for name in left:
+            if not torch.equal(left[name], right[name]):
+                raise ProofError(f"{place}: {name} differs between the unbroken and the killed run")
+        tensors += len(left)
+    for part in ("loop", "data", "random"):
+        values = (_without_clocks(checkpoint.state[part]) for checkpoint in (first, second))
+        _require_equal(f"{part} state", *values)
+    losses = [_logged_losses(run) for run in (one, other)]
+    _require_equal("logged losses", *losses)
+    batches = [_next_batches(run, first.step) for run in (one, other)]
+    for left, right in zip(*batches, strict=True):
+        if any(not torch.equal(left[name], right[name]) for name in left):
+            raise ProofError("the next batches differ between the unbroken and the killed run")
+    return {"tensors": tensors, "losses": len(losses[0]), "batches": len(batches[0])}
+
+
+def _last_checkpoint(run: Path) -> Checkpoint:
+    name = (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
+    return read_checkpoint(run / "checkpoints" / name)
+
+
+def _require_equal(what: str, left: Any, right: Any) -> None:
+    if left != right:
+        shown = json.dumps([left, right], default=str)[:200]
+        raise ProofError(f"the {what} differs between the unbroken and the killed run: {shown}")
+
+
+def _without_clocks(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _TIMES}
+
+
+def _logged_losses(run: Path) -> list[tuple[str, int, float]]:
+    records = read_metrics(run / "metrics.jsonl")
+    return [(r["kind"], r["step"], r["loss"]) for r in records if r["kind"] in ("train", "validation")]
+
+
+def _next_batches(run: Path, step: int, count: int = 3) -> list[dict[str, torch.Tensor]]:
+    recipe = read_recipe(run / RECIPE)
+    section = recipe.pretrain
+    assert section.seq_len and section.batch_size and section.accumulation
+    corpus = open_prepared(Path(recipe.data.prepared) if recipe.data.prepared else run / "data").train
+    batches = PackedBatches(corpus, section.seq_len, section.batch_size, section.accumulation, recipe.seed)
+    return [batches.batch_at(step + i, micro) for i in range(count) for micro in range(section.accumulation)]

@@ -1,0 +1,61 @@
+"""The folder of a run, and where what it was made from is written down."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mm_rec
+from mm_rec.errors import ConfigError
+from mm_rec.runs.files import write_json
+
+RECIPE = "recipe.yaml"
+
+
+def new_run(folder: Path, name: str | None, default: str) -> Path:
+    """The path of a run that does not exist yet; raises ConfigError where a chosen name is taken.
+
+    Without a name: `default`, then `default-2`, `default-3` …
+    """
+    if name is not None:
+        run = folder / name
+        if (run / RECIPE).exists():
+            raise ConfigError(f"{run}: this run exists. Continue it with --resume {run}, or choose another --name")
+        return run
+    run, number = folder / default, 2
+    while run.exists():
+        run, number = folder / f"{default}-{number}", number + 1
+    return run
+
+
+def require_run(run: Path) -> Path:
+    """The path itself; raises ConfigError where no run lies there."""
+    if not (run / RECIPE).is_file():
+        raise ConfigError(f"{run}: there is no run here (no {RECIPE} in it). Give the folder of a run, like runs/tiny")
+    return run
+
+
+def write_lineage(run: Path, inputs: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+    """Write `lineage.json`: content hashes of the inputs, the code's version, the machine."""
+    content = {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "version": mm_rec.__version__,
+        "commit": _commit(),
+        "inputs": dict(inputs),
+        "machine": dict(machine),
+    }
+    write_json(run / "lineage.json", content)
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the code runs from, or None."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    found = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
