@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import TextStream, prompt_ids, stop_ids
+from mm_rec.inference.text_stream import prompt_ids, stream_text
 from mm_rec.text.words import guess_language, lower, words
 
 DEFAULT_PROMPTS = ("Once upon a time", "The history of", "Bir zamanlar", "Türkiye'de")
@@ -45,36 +45,20 @@ class Sample:
 
 
 def generate_samples(
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    sampling: Sampling,
-    show: Callable[[str], None] | None = None,
+    engine: Engine, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str], sampling: Sampling
 ) -> Iterator[Sample]:
-    """Continue each prompt on its own; `show` receives the text as it comes."""
+    """Continue each prompt, one after the other, each as if it were the only one."""
     for prompt in prompts:
         session = engine.session()
         session.feed(prompt_ids(tokenizer, prompt))
-        stream = TextStream(tokenizer, sampling.stop)
-        pieces: list[str] = []
-        tokens, started = 0, time.perf_counter()
-        for token in session.generate(sampling, stop_ids(tokenizer)):
-            tokens += 1
-            pieces.append(stream.push(token))
-            if show is not None:
-                show(pieces[-1])
-            if stream.stopped:
-                break
-        pieces.append(stream.finish())
-        if show is not None:
-            show(pieces[-1])
-        text = "".join(pieces)
+        before, started = session.length, time.perf_counter()
+        text = "".join(stream_text(session, tokenizer, sampling))
         yield Sample(
             prompt=prompt,
             text=text,
-            tokens=tokens,
+            tokens=session.length - before,
             seconds=time.perf_counter() - started,
-            ended=session.ended or stream.stopped,
+            ended=session.ended,
             measures=measure_text(text),
         )
 

@@ -96,12 +96,12 @@ def evaluate_text(
     context: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    autocast: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
 ) -> TextScores:
-    """Score documents by the rule above; memory holds one batch of about `batch_tokens`, and no more than 64 documents.
+    """Score documents by the rule above; memory holds about `batch_tokens` tokens, and 64 documents.
 
-    With `autocast` (bfloat16) matrix products run in that type. Raises ConfigError for a context that cannot be
-    used, DataError where there is too little text.
+    Matrix products run in `dtype` where it is given (bfloat16), under autocast. Raises ConfigError for a context
+    that cannot be used, DataError where there is too little text.
     """
     _require_context(model, context)
     totals = _Totals()
@@ -109,43 +109,44 @@ def evaluate_text(
     rows = _rows(_windows(tokenizer, documents, context, totals), row_tokens)
     while group := list(itertools.islice(rows, max(1, batch_tokens // row_tokens))):
         batch, of_text = _batch(group)
-        _score(model, batch, of_text, totals, autocast)
+        _score(model, batch, of_text, totals, dtype)
     return totals.scores()
 
 
 def evaluate_corpus(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
-    seq_len: int,
-    batch_rows: int,
+    tokenizer: PreTrainedTokenizerBase,
     *,
+    seq_len: int,
+    batch: int,
     max_batches: int | None = None,
-    autocast: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
 ) -> TextScores:
-    """Score a corpus in packed rows of `seq_len` tokens, as training reads it; the same rows on every call.
+    """Score a corpus in packed rows of `seq_len` tokens, `batch` at a time, as training reads it.
 
-    With `max_batches`, rows spread evenly over the corpus are read, and `documents` counts the parts met in
-    them. A document that a row cuts goes on in the next row without what came before, so the figures are
-    those of `evaluate_text` only where documents stand whole in rows.
+    With `max_batches` that many batches are read, of rows spread evenly over the corpus, the same on every
+    call, and `documents` counts the parts met in them. A document that a row cuts goes on in the next row
+    without what came before, so the figures are those of `evaluate_text` only where documents stand whole in
+    rows. Matrix products run in `dtype` where it is given, under autocast.
     """
     _require_context(model, seq_len)
     sequences = PackedSequences(corpus, seq_len)
-    count = len(sequences) if max_batches is None else min(len(sequences), max_batches * batch_rows)
+    count = len(sequences) if max_batches is None else min(len(sequences), max_batches * batch)
     chosen = np.linspace(0, len(sequences) - 1, count).round().astype(np.int64)
     whole = count == len(sequences) and tokenizer.bos_token_id is not None
     lengths = None if whole else _byte_lengths(tokenizer)
     totals = _Totals()
-    for first in range(0, count, batch_rows):
-        indices = chosen[first : first + batch_rows]
-        batch = sequences.batch(indices)
-        of_text = batch["labels"] != IGNORED
+    for first in range(0, count, batch):
+        indices = chosen[first : first + batch]
+        rows = sequences.batch(indices)
+        of_text = rows["labels"] != IGNORED
         if tokenizer.eos_token_id is not None:
             of_text &= ~torch.from_numpy(_closing(corpus, indices, seq_len))
         if lengths is not None:
-            totals.bytes += int(lengths[batch["labels"][of_text].numpy()].sum())
-        totals.documents += int((batch["document_ids"].amax(1) + 1).sum())
-        _score(model, batch, of_text, totals, autocast)
+            totals.bytes += int(lengths[rows["labels"][of_text].numpy()].sum())
+        totals.documents += int((rows["document_ids"].amax(1) + 1).sum())
+        _score(model, rows, of_text, totals, dtype)
     if whole:
         totals.documents, totals.bytes = corpus.documents, corpus.text_bytes
     return totals.scores()
@@ -153,10 +154,14 @@ def evaluate_corpus(
 
 def _require_context(model: PreTrainedModel, context: int) -> None:
     if context < 2:
-        raise ConfigError(f"the context is {context} tokens; it must be 2 or more, so that a token has one before it")
+        raise ConfigError(
+            f"the context is {context} tokens; it must be 2 or more, so that a token has one before it"
+        )
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and context > limit:
-        raise ConfigError(f"the context is {context:,} tokens and this model reads at most {limit:,}. Choose a smaller one")
+        raise ConfigError(
+            f"the context is {context:,} tokens and this model reads at most {limit:,}. Choose a smaller one"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,19 +227,20 @@ def _batch(rows: list[list[_Window]]) -> tuple[Batch, Tensor]:
 
 @torch.no_grad()
 def _score(
-    model: PreTrainedModel, batch: Batch, of_text: Tensor, totals: _Totals, autocast: torch.dtype | None
+    model: PreTrainedModel, batch: Batch, of_text: Tensor, totals: _Totals, dtype: torch.dtype | None
 ) -> None:
     """Run a model on one batch and count its predictions; the model is in evaluation mode meanwhile."""
     device = model.device
     predicted = batch["labels"][:, 1:] != IGNORED
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    narrow = contextlib.nullcontext() if autocast is None else torch.autocast(device.type, autocast)
+    plain = dtype is None or dtype == torch.float32
+    precision = contextlib.nullcontext() if plain else torch.autocast(device.type, dtype)
     training = model.training
     model.eval()
     try:
-        with narrow:
+        with precision:
             hidden = hidden_states(model, batch)
-        losses, right = token_losses(hidden, head_weight(model), batch["labels"], autocast)
+        losses, right = token_losses(hidden, head_weight(model), batch["labels"], dtype)
     finally:
         model.train(training)
     totals.add(losses, right, of_text[:, 1:][predicted])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -21,7 +21,11 @@ class Conversation:
     """Messages, rendered by the tokenizer's chat template, and the session that has read them."""
 
     def __init__(
-        self, engine: Engine, tokenizer: PreTrainedTokenizerBase, sampling: Sampling, system: str | None = None
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        sampling: Sampling,
+        system: str | None = None,
     ) -> None:
         if not tokenizer.chat_template:
             raise TokenizerError(
@@ -38,7 +42,7 @@ class Conversation:
         self.session = self.engine.session()
         self._read_text = ""
 
-    def say(self, content: str) -> Iterator[str]:
+    def say(self, content: str) -> Generator[str]:
         """Read a message from the user and yield the reply as it comes.
 
         A reply that is not taken to its end is kept as far as it came. Raises UserError, and changes nothing,
@@ -60,7 +64,7 @@ class Conversation:
         """Write the messages to a JSON file."""
         write_json(path, {"messages": self.messages})
 
-    def _reply(self) -> Iterator[str]:
+    def _reply(self) -> Generator[str]:
         ids: list[int] = []
         stream = TextStream(self.tokenizer, self.sampling.stop)
         held = ""  # line ends: the last one closes the message and is not part of it
@@ -90,4 +94,6 @@ class Conversation:
                 self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             )
         except TemplateError as error:
-            raise TokenizerError(f"the tokenizer's chat template refuses this conversation: {error}") from error
+            raise TokenizerError(
+                f"the tokenizer's chat template refuses this conversation: {error}"
+            ) from error

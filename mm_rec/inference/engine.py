@@ -59,9 +59,12 @@ class Engine:
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         config = GenerationConfig(
-            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(stop_ids) or None, pad_token_id=0
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(stop_ids) or None,
+            pad_token_id=0,
         )
-        read = self.model.generate(  # type: ignore[operator]
+        read = self.model.generate(
             ids.to(self.device), attention_mask=mask.to(self.device), generation_config=config
         )
         rows: list[list[int]] = read[:, longest:].tolist()

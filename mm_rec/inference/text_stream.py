@@ -41,8 +41,9 @@ class TextStream:
         self.stopped = False
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._before: list[int] = []  # the tokens decoded last: some decoders treat the start of a text differently
-        self._ids: list[int] = []  # tokens whose text is not known yet
+        # Tokens whose text is not known yet, and those before them: some decoders treat a text's start differently.
+        self._ids: list[int] = []
+        self._before: list[int] = []
         self._held = ""
 
     def push(self, token: int) -> str:
@@ -70,9 +71,7 @@ class TextStream:
         return both[len(before) :] if both.startswith(before) else self._decode(self._ids)
 
     def _decode(self, ids: list[int]) -> str:
-        return str(
-            self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _take(self, text: str) -> str:
         """Give out new text up to a stop string, or to what may become one."""
@@ -95,12 +94,16 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def stream_text(session: Session, tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> Iterator[str]:
-    """Yield the text that follows what the session has read, piece by piece, up to eos or a stop string."""
+    """Yield the text that follows what the session has read, piece by piece, up to eos or a stop string.
+
+    The session's `ended` is then true for both.
+    """
     stream = TextStream(tokenizer, sampling.stop)
     for token in session.generate(sampling, stop_ids(tokenizer)):
         if text := stream.push(token):
             yield text
         if stream.stopped:
-            return
+            break
     if text := stream.finish():
         yield text
+    session.ended = session.ended or stream.stopped

@@ -1,0 +1,156 @@
+"""`mmrec evaluate`: how well a model predicts text, what it writes, and what that means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from mm_rec.cli.data import DocumentsChoice
+from mm_rec.cli.sampling_options import (
+    Device,
+    MaxNewTokens,
+    MinP,
+    ModelPath,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    read_sampling,
+)
+from mm_rec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mm_rec.data.sources import DocumentsRule
+    from mm_rec.evaluation.report import TextResult
+
+_TEXT = "Text"
+
+
+def evaluate(
+    model: ModelPath,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="File, folder or glob to predict; each is a row of its own.", rich_help_panel=_TEXT
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text to continue (default: two in English, two in Turkish).")
+    ] = None,
+    context: Annotated[
+        list[int] | None,
+        typer.Option(help="Tokens that the model sees at most; several are compared (default 512).", min=2),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write evaluation.json and evaluation.md here.")] = None,
+    text_field: Annotated[
+        str, typer.Option(help="Field of a .jsonl row that holds the text.", rich_help_panel=_TEXT)
+    ] = "text",
+    documents: Annotated[
+        DocumentsChoice | None,
+        typer.Option(
+            help="What a document is in .txt (default: file; blank-line for one .txt).", rich_help_panel=_TEXT
+        ),
+    ] = None,
+    max_mb: Annotated[
+        float | None, typer.Option(help="Read only the first MB of each text.", rich_help_panel=_TEXT)
+    ] = None,
+    max_new_tokens: MaxNewTokens = 100,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = 42,
+    device: Device = "auto",
+) -> None:
+    """Measure loss, perplexity, bits per byte and token accuracy; write samples; say what they mean."""
+    sampling = read_sampling(
+        "mmrec evaluate",
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
+    if max_mb is not None and max_mb <= 0:
+        raise ConfigError(f"--max-mb {max_mb}: give more than 0, or leave it out to read everything")
+    from mm_rec.evaluation.generation import DEFAULT_PROMPTS, generate_samples
+    from mm_rec.evaluation.report import make_report
+    from mm_rec.evaluation.report_view import rendered
+    from mm_rec.inference.engine import Engine
+    from mm_rec.models.loading import load_model_and_tokenizer
+    from mm_rec.runtime import choose_device
+
+    console = Console()
+    place = choose_device(device)
+    loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
+    sources = _sources(text or [], text_field, None if documents is None else documents.value, max_mb)
+    texts = _score(loaded, tokenizer, sources, sorted(set(context or [512])), console)
+    with console.status("writing samples"):
+        engine = Engine(loaded, place)
+        samples = list(generate_samples(engine, tokenizer, prompt or DEFAULT_PROMPTS, sampling))
+    report = make_report(loaded, model, texts, samples)
+    console.print(rendered(report))
+    if out is not None:
+        for path in report.write(out):
+            console.print(f"Written: {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+class _Source:
+    """The documents of one `--text`, read anew for each context."""
+
+    def __init__(self, name: str, text_field: str, rule: DocumentsRule | None, limit: float | None) -> None:
+        self.name, self.text_field, self.rule, self.limit = name, text_field, rule, limit
+
+    def __iter__(self) -> Iterator[str]:
+        from mm_rec.data.sources import read_documents
+
+        used = 0
+        for document in read_documents([self.name], text_field=self.text_field, documents=self.rule):
+            if self.limit is not None and used >= self.limit * 1e6:
+                return
+            used += len(document.text.encode())
+            yield document.text
+
+
+def _sources(
+    names: list[str], text_field: str, rule: DocumentsRule | None, limit: float | None
+) -> list[_Source]:
+    """The texts to score; raises DataError now where a name leads to nothing."""
+    from mm_rec.data.sources import find_files
+
+    for name in names:
+        find_files([name])
+    return [_Source(name, text_field, rule, limit) for name in names]
+
+
+def _score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: list[_Source],
+    contexts: list[int],
+    console: Console,
+) -> list[TextResult]:
+    """The scores of each text at each context."""
+    from mm_rec.evaluation.perplexity import evaluate_text
+    from mm_rec.evaluation.report import TextResult
+
+    results = []
+    for source in sources:
+        for context in contexts:
+            with console.status(f"reading {source.name} at a context of {context:,} tokens"):
+                scores = evaluate_text(model, tokenizer, source, context)
+            results.append(TextResult(source.name, context, scores))
+    return results

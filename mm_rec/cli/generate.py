@@ -1,0 +1,74 @@
+"""`mmrec generate`: continue prompts."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mm_rec.cli.sampling_options import (
+    Device,
+    MaxNewTokens,
+    MinP,
+    ModelPath,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    read_sampling,
+)
+
+
+def generate(
+    model: ModelPath,
+    prompt: Annotated[list[str], typer.Option(help="Text to continue (may be given several times).")],
+    count: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 1,
+    max_new_tokens: MaxNewTokens = 200,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = None,
+    device: Device = "auto",
+) -> None:
+    """Continue prompts with a model, as they come; a prompt is read once, however many continuations it gets."""
+    sampling = read_sampling(
+        "mmrec generate",
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
+    from mm_rec.inference.engine import Engine
+    from mm_rec.inference.text_stream import prompt_ids, stream_text
+    from mm_rec.models.loading import load_model_and_tokenizer
+    from mm_rec.runtime import choose_device
+
+    console, notes = Console(soft_wrap=True, highlight=False, markup=False), Console(stderr=True)
+    place = choose_device(device)
+    loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
+    engine = Engine(loaded, place)
+    tokens, started = 0, time.perf_counter()
+    for text in prompt:
+        session = engine.session()
+        session.feed(prompt_ids(tokenizer, text))
+        for number in range(count):
+            branch = session.fork()
+            console.print(text, style="bold", end="")
+            own_seed = None if seed is None else seed + number
+            for piece in stream_text(branch, tokenizer, sampling.changed(seed=own_seed)):
+                console.out(piece, end="", highlight=False)
+            console.print("\n")
+            tokens += branch.length - session.length
+    seconds = time.perf_counter() - started
+    notes.print(f"{tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} a second)", style="dim")
