@@ -52,7 +52,11 @@ def _fields_at(section: type[pydantic.BaseModel], path: tuple[str, ...]) -> list
     for part in path:
         annotation = current.model_fields[part].annotation if part in current.model_fields else None
         options = [annotation, *getattr(annotation, "__args__", ())]
-        nested = [option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel)]
+        nested = [
+            option
+            for option in options
+            if isinstance(option, type) and issubclass(option, pydantic.BaseModel)
+        ]
         if not nested:
             return []
         current = nested[0]
@@ -68,7 +72,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: this is not a YAML file: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of sections (data:, model:, pretrain: …), this is not")
+        raise ConfigError(
+            f"{path}: a recipe is a mapping of sections (data:, model:, pretrain: …), this is not"
+        )
     return values
 
 
@@ -79,11 +85,15 @@ def dump_yaml(section: pydantic.BaseModel) -> str:
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Apply `a.b=c` overrides (values read as YAML) to a nested mapping, returning a new one."""
-    result: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    result: dict[str, Any] = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in values.items()
+    }
     for override in overrides:
         dotted, separator, text = override.partition("=")
         if not separator or not dotted:
-            raise ConfigError(f"--set {override!r}: write it as section.key=value, for example pretrain.steps=500")
+            raise ConfigError(
+                f"--set {override!r}: write it as section.key=value, for example pretrain.steps=500"
+            )
         *parents, key = dotted.strip().split(".")
         target = result
         for parent in parents:

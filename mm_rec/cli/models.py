@@ -11,7 +11,15 @@ def models() -> None:
     from mm_rec.models.presets import PRESETS, measure, minimum_tokens
 
     table = Table(title="Presets", caption=_CAPTION, caption_justify="left")
-    for column in ("preset", "parameters", "width × layers", "vocabulary", "state", "FLOPs a token", "text it wants"):
+    for column in (
+        "preset",
+        "parameters",
+        "width × layers",
+        "vocabulary",
+        "state",
+        "FLOPs a token",
+        "text it wants",
+    ):
         table.add_column(column, justify="left" if column == "preset" else "right", no_wrap=True)
     for preset in PRESETS.values():
         config = preset.config()

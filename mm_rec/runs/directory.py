@@ -23,7 +23,9 @@ def new_run(folder: Path, name: str | None, default: str) -> Path:
     if name is not None:
         run = folder / name
         if (run / RECIPE).exists():
-            raise ConfigError(f"{run}: this run exists. Continue it with --resume {run}, or choose another --name")
+            raise ConfigError(
+                f"{run}: this run exists. Continue it with --resume {run}, or choose another --name"
+            )
         return run
     run, number = folder / default, 2
     while run.exists():
@@ -34,7 +36,9 @@ def new_run(folder: Path, name: str | None, default: str) -> Path:
 def require_run(run: Path) -> Path:
     """The path itself; raises ConfigError where no run lies there."""
     if not (run / RECIPE).is_file():
-        raise ConfigError(f"{run}: there is no run here (no {RECIPE} in it). Give the folder of a run, like runs/tiny")
+        raise ConfigError(
+            f"{run}: there is no run here (no {RECIPE} in it). Give the folder of a run, like runs/tiny"
+        )
     return run
 
 

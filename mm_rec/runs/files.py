@@ -32,7 +32,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         remove(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError("the disk is full; nothing was written. Free some space and run it again", path) from error
+            raise DataError(
+                "the disk is full; nothing was written. Free some space and run it again", path
+            ) from error
         raise
     except BaseException:
         remove(temporary)
