@@ -8,9 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.inference.engine import Session
 from mm_rec.inference.sampling import Sampling
+from mm_rec.tokenizers.conversion import ESCAPES
 
-_LONGEST_CHARACTER = 4  # bytes in UTF-8, so tokens that one character can be spread over
-_REPLACEMENT = "\ufffd"
+# How the text of tokens ends that need the next one: in the middle of a character, or of an escape.
+_UNFINISHED = ("\ufffd", ESCAPES[0][0])
+_LONGEST_UNIT = 6  # bytes, so tokens that a character or an escape can be spread over
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -52,7 +54,7 @@ class TextStream:
             return ""
         self._ids.append(token)
         text = self._decode_new()
-        if text.endswith(_REPLACEMENT) and len(self._ids) < _LONGEST_CHARACTER:
+        if text.endswith(_UNFINISHED) and len(self._ids) < _LONGEST_UNIT:
             return ""
         return self._take(text)
 

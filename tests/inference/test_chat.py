@@ -1,0 +1,187 @@
+"""A conversation reads only what is new, and has read exactly what the template says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.errors import TokenizerError, UserError
+from mm_rec.inference import engine as engine_module
+from mm_rec.inference.chat import Conversation
+from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.text_stream import encode
+
+SAMPLING = Sampling(temperature=0, max_new_tokens=12)
+END = "<|endoftext|>"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every token that any session takes, in order."""
+    taken: list[int] = []
+    append = Session._append
+
+    def spy(self: Session, ids: list[int]) -> None:
+        taken.extend(ids)
+        append(self, ids)
+
+    monkeypatch.setattr(Session, "_append", spy)
+    return taken
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], None]:
+    """Make the model say these texts, token by token."""
+    waiting: list[int] = []
+
+    def scripted(*_: object) -> int:
+        return waiting.pop(0)
+
+    monkeypatch.setattr(engine_module, "sample", scripted)
+    return lambda text: waiting.extend(encode(tokenizer, text))
+
+
+def drain(reply: Iterable[str]) -> str:
+    return "".join(reply)
+
+
+def test_three_turns_read_each_token_once(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, read: list[int]
+) -> None:
+    conversation = Conversation(Engine(model), tokenizer, SAMPLING, system="Kısa yanıt ver.")
+    for said in ("Ayşe kim?", "What does she see?", "🌟"):
+        drain(conversation.say(said))
+    assert len(read) == conversation.session.length
+    again = conversation.engine.session()
+    again.feed(list(read))
+    torch.testing.assert_close(again.next_logits(), conversation.session.next_logits())
+    assert [message["role"] for message in conversation.messages] == ["system", *["user", "assistant"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("said", "content", "shown"),
+    [
+        (f"Bir kız.\n{END}", "Bir kız.", "Bir kız."),
+        (f"Bir kız.{END}", "Bir kız.", "Bir kız."),
+        (f"Bir\n\nkız.\n\n{END}", "Bir\n\nkız.\n", "Bir\n\nkız."),
+        (END, "", ""),
+        (f"\n{END}", "", ""),
+        ("Bir kız bir ", "Bir kız bir ", "Bir kız bir "),  # cut by max_new_tokens
+        ("Bir kız\n", "Bir kız", "Bir kız"),
+    ],
+)
+def test_however_a_reply_ends_the_conversation_reads_as_rendered(
+    build_model: Callable[[str], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    read: list[int],
+    script: Callable[[str], None],
+    said: str,
+    content: str,
+    shown: str,
+) -> None:
+    length = len(encode(tokenizer, said)) - (END in said)
+    sampling = SAMPLING.changed(max_new_tokens=length + (END in said))
+    conversation = Conversation(Engine(build_model("mmrec")), tokenizer, sampling)
+    for turn in range(3):
+        script(said)
+        assert drain(conversation.say(f"Soru {turn}?")) == shown
+        assert conversation.messages[-1] == {"role": "assistant", "content": content}
+    script(END)
+    drain(conversation.say("Son?"))
+    rendered = tokenizer.apply_chat_template(
+        conversation.messages[:-1], tokenize=False, add_generation_prompt=True
+    )
+    assert read == [tokenizer.bos_token_id, *encode(tokenizer, rendered)]
+
+
+def test_a_reply_broken_off_stays_and_the_conversation_goes_on(
+    build_model: Callable[[str], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    read: list[int],
+    script: Callable[[str], None],
+) -> None:
+    conversation = Conversation(Engine(build_model("mmrec")), tokenizer, SAMPLING)
+    script("a b c d")
+    reply = conversation.say("Say")
+    taken = next(reply) + next(reply)
+    reply.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": taken}
+    assert len(read) == conversation.session.length
+
+
+def test_reset_and_save(
+    build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    conversation = Conversation(Engine(build_model("mmrec")), tokenizer, SAMPLING, system="Be kind.")
+    first = drain(conversation.say("Selam"))
+    conversation.save(tmp_path / "talk.json")
+    assert json.loads((tmp_path / "talk.json").read_text("utf-8")) == {"messages": conversation.messages}
+    drain(conversation.say("Daha?"))
+    conversation.reset()
+    assert conversation.messages == [{"role": "system", "content": "Be kind."}]
+    assert drain(conversation.say("Selam")) == first
+
+
+def test_a_template_that_rewrites_is_read_anew(
+    build_model: Callable[[str], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    script: Callable[[str], None],
+) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] | trim }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}>{% endif %}"
+    )
+    conversation = Conversation(Engine(build_model("mmrec")), tokenizer, SAMPLING)
+    script(f" Bir{END}")
+    drain(conversation.say("Soru"))
+    first = conversation.session
+    script(END)
+    drain(conversation.say("Soru"))
+    assert conversation.session is not first
+    assert conversation.session.length == len(encode(tokenizer, f"{END}Soru{END}>Bir{END}Soru{END}>")) - 1
+
+
+def test_the_context_limit_leaves_the_conversation_as_it_was(
+    build_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    conversation = Conversation(Engine(build_model("llama", context_limit=80)), tokenizer, SAMPLING)
+    drain(conversation.say("Ayşe kim?"))
+    before, length = list(conversation.messages), conversation.session.length
+    with pytest.raises(UserError, match="at most 80 tokens"):
+        conversation.say("uzun " * 80)
+    assert (conversation.messages, conversation.session.length) == (before, length)
+    drain(conversation.say("Ne?"))
+
+
+def test_without_a_template_or_with_one_that_refuses(
+    build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    engine = Engine(build_model("mmrec"))
+    tokenizer.chat_template = "{{ raise_exception('no system message here') }}"
+    conversation = Conversation(engine, tokenizer, SAMPLING, system="x")
+    with pytest.raises(TokenizerError, match="no system message here"):
+        conversation.say("y")
+    assert len(conversation.messages) == 1
+    tokenizer.chat_template = None
+    with pytest.raises(TokenizerError, match="no chat template.*mmrec generate"):
+        Conversation(engine, tokenizer, SAMPLING)
+
+
+def test_special_tokens_in_a_reply_are_kept_but_not_shown(
+    build_model: Callable[[str], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    read: list[int],
+    script: Callable[[str], Iterator[str]],
+) -> None:
+    conversation = Conversation(Engine(build_model("mmrec")), tokenizer, SAMPLING)
+    script(f"a<|user|>b\n{END}")
+    assert drain(conversation.say("Soru")) == "ab"
+    script(END)
+    drain(conversation.say("Soru"))
+    assert len(read) == conversation.session.length

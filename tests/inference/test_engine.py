@@ -1,0 +1,170 @@
+"""The engine: what is decoded from a carried state is what re-reading everything gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from mm_rec.errors import UserError
+from mm_rec.inference import engine as engine_module
+from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.sampling import Sampling
+
+GREEDY = Sampling(temperature=0, max_new_tokens=24)
+PROMPT = [7, 30, 121, 45, 9, 300, 12, 12, 8, 77, 201]
+
+
+@torch.inference_mode()
+def uncached(model: PreTrainedModel, ids: list[int], count: int) -> list[int]:
+    """The likeliest continuation, everything read anew for each token."""
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[-count:]
+
+
+def fed(engine: Engine, ids: list[int]) -> Session:
+    session = engine.session()
+    session.feed(ids)
+    return session
+
+
+def test_cached_tokens_are_the_uncached(model: PreTrainedModel) -> None:
+    assert list(fed(Engine(model), PROMPT).generate(GREEDY)) == uncached(model, PROMPT, 24)
+
+
+def test_segments_of_a_prompt_change_nothing(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model)
+    whole = fed(engine, PROMPT * 4).next_logits()
+    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 5)
+    torch.testing.assert_close(fed(engine, PROMPT * 4).next_logits(), whole)
+    session = engine.session()
+    for token in PROMPT * 4:
+        session.feed([token])
+    torch.testing.assert_close(session.next_logits(), whole)
+
+
+def test_state_kept_between_turns_is_re_reading_everything(model: PreTrainedModel) -> None:
+    engine = Engine(model)
+    session, said = engine.session(), []
+    for turn in range(3):
+        new = [token + turn for token in PROMPT]
+        session.feed(new)
+        said += new
+        reply = list(session.generate(GREEDY))
+        assert reply == list(fed(engine, said).generate(GREEDY))
+        said += reply
+    assert session.length == len(said)
+    torch.testing.assert_close(session.next_logits(), fed(engine, said).next_logits())
+
+
+def test_forks_do_not_touch_each_other(model: PreTrainedModel) -> None:
+    session = fed(Engine(model), PROMPT)
+    expected = list(session.fork().generate(GREEDY))
+    other = session.fork()
+    other.feed([1, 2, 3])
+    list(other.generate(GREEDY))
+    assert session.length == len(PROMPT)
+    assert list(session.generate(GREEDY)) == expected
+    assert other.length == len(PROMPT) + 3 + 24
+
+
+def test_a_stop_token_is_neither_yielded_nor_read(model: PreTrainedModel) -> None:
+    engine = Engine(model)
+    tokens = uncached(model, PROMPT, 24)
+    stop = tokens[5]
+    place = tokens.index(stop)
+    session = fed(engine, PROMPT)
+    assert list(session.generate(GREEDY, {stop})) == tokens[:place]
+    assert session.ended
+    assert session.length == len(PROMPT) + place
+    session.feed([3])
+    expected = fed(engine, [*PROMPT, *tokens[:place], 3]).next_logits()
+    torch.testing.assert_close(session.next_logits(), expected)
+
+
+def test_a_reply_broken_off_keeps_what_was_yielded(model: PreTrainedModel) -> None:
+    engine = Engine(model)
+    session, taken = fed(engine, PROMPT), []
+    for token in session.generate(GREEDY):
+        taken.append(token)
+        if len(taken) == 3:
+            break
+    assert not session.ended
+    assert session.length == len(PROMPT) + 3
+    torch.testing.assert_close(session.next_logits(), fed(engine, PROMPT + taken).next_logits())
+
+
+def test_the_last_token_is_read_only_when_something_follows(model: PreTrainedModel) -> None:
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    session = fed(Engine(model), PROMPT)
+    list(session.generate(GREEDY.changed(max_new_tokens=3)))
+    assert len(calls) == 3
+    session.feed([5])
+    assert len(calls) == 4
+
+
+def test_sampling_repeats_with_its_seed(model: PreTrainedModel) -> None:
+    engine, sampling = Engine(model), Sampling(temperature=1.5, seed=11, max_new_tokens=20)
+    first, again, other = (
+        list(fed(engine, PROMPT).generate(sampling.changed(seed=seed))) for seed in (11, 11, 12)
+    )
+    assert first == again != other
+
+
+def test_a_penalty_knows_the_prompt_and_the_reply(model: PreTrainedModel) -> None:
+    strong = GREEDY.changed(repetition_penalty=100.0, max_new_tokens=40)
+    reply = list(fed(Engine(model), PROMPT).generate(strong))
+    assert len(set(reply)) == len(reply)
+    assert not set(reply) & set(PROMPT)
+
+
+def test_context_limit_is_kept(build_model: Callable[..., PreTrainedModel]) -> None:
+    engine = Engine(build_model("llama", context_limit=20))
+    session = engine.session()
+    with pytest.raises(UserError, match=r"at most 20 tokens, and 21"):
+        session.feed([5] * 21)
+    assert session.length == 0
+    session.feed(PROMPT)
+    assert len(list(session.generate(GREEDY))) == 20 - len(PROMPT)
+    assert not session.ended
+    with pytest.raises(UserError, match="start anew"):
+        next(session.generate(GREEDY))
+    with pytest.raises(UserError):
+        session.feed([1])
+    with pytest.raises(UserError):
+        engine.continue_greedily([PROMPT], 10, {1})
+
+
+def test_mmrec_has_no_limit_and_a_constant_state(build_model: Callable[..., PreTrainedModel]) -> None:
+    engine = Engine(build_model("mmrec"))
+    assert engine.context_limit is None
+    session = fed(engine, PROMPT)
+    assert session._state is not None
+    before = session._state.nbytes
+    session.feed(PROMPT * 100)
+    assert session._state.nbytes == before
+
+
+def test_nothing_read_yet(model: PreTrainedModel) -> None:
+    session = Engine(model).session()
+    session.feed([])
+    with pytest.raises(ValueError, match="nothing has been read"):
+        next(session.generate(GREEDY))
+
+
+def test_together_is_one_by_one(model: PreTrainedModel) -> None:
+    engine = Engine(model)
+    prompts = [PROMPT, PROMPT[:3], [4], PROMPT * 2, PROMPT[2:9]]
+    alone = [list(fed(engine, prompt).generate(GREEDY)) for prompt in prompts]
+    assert engine.continue_greedily(prompts, 24, {VOCABULARY_END}) == alone
+    stop = alone[0][7]
+    expected = [list(fed(engine, prompt).generate(GREEDY, {stop})) for prompt in prompts]
+    assert engine.continue_greedily(prompts, 24, {stop}) == expected
+
+
+VOCABULARY_END = 10**6  # no token has this id

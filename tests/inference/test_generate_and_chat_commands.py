@@ -1,0 +1,101 @@
+"""`mmrec generate` and `mmrec chat`, as a person meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typer.testing import CliRunner
+
+from mm_rec.cli import chat, evaluate, generate
+from mm_rec.errors import CheckpointError, ConfigError, TokenizerError
+from mm_rec.models.loading import save_model, save_portable
+
+app = typer.Typer()
+app.command()(generate.generate)
+app.command()(chat.chat)
+
+
+@pytest.fixture
+def folder(
+    build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> Path:
+    save_model(build_model("mmrec").float(), tokenizer, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def run(*arguments: object, typed: str = "") -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=typed)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_generate_continues_each_prompt(folder: Path) -> None:
+    options = ("--count", 2, "--max-new-tokens", 8, "--seed", 5)
+    output = run("generate", folder, "--prompt", "Ayşe", "--prompt", "She [sees]", *options)
+    first, second, *others = output.rstrip("\n").split("\n\n")
+    assert first.startswith("Ayşe") and second.startswith("Ayşe") and first != second
+    assert "She [sees]" in "".join(others)
+    assert run("generate", folder, "--prompt", "Ayşe", "--prompt", "She [sees]", *options) == output
+
+
+def test_generate_reads_the_single_file(
+    build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    path = tmp_path / "final_checkpoint.pt"
+    save_portable(build_model("llama").float(), tokenizer, path)
+    assert run("generate", path, "--prompt", "Ayşe", "--max-new-tokens", 4).startswith("Ayşe")
+
+
+def test_chat_takes_commands_and_messages(folder: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "talk.json"
+    typed = f"Ayşe kim?\n\n/what\n/save {saved}\n/reset\nNe?\n/save {tmp_path}/absent\0/x\n/exit\nnot read\n"
+    output = run("chat", folder, "--max-new-tokens", 5, "--system", "Kısa.", typed=typed.replace("\0", ""))
+    assert output.count("/reset forgets") == 2
+    assert "Saved:" in output and "is forgotten" in output
+    roles = [message["role"] for message in json.loads(saved.read_text("utf-8"))["messages"]]
+    assert roles == ["system", "user", "assistant"]
+
+
+def test_chat_ends_with_the_input(folder: Path) -> None:
+    run("chat", folder, "--max-new-tokens", 5, typed="Selam\n")
+
+
+def test_chat_says_when_the_context_is_full(
+    build_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    save_model(build_model("llama", context_limit=40).float(), tokenizer, tmp_path)
+    output = run("chat", tmp_path, "--max-new-tokens", 5, typed=f"{'uzun ' * 40}\nNe?\n")
+    assert "at most 40 tokens" in output
+    assert "/reset" in output
+
+
+def test_mistakes_are_user_errors(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no model here"):
+        run("generate", tmp_path / "absent", "--prompt", "x")
+    with pytest.raises(ConfigError, match="mmrec generate: temperature"):
+        run("generate", folder, "--prompt", "x", "--temperature", -1)
+    with pytest.raises(ConfigError, match="mmrec chat: top_p"):
+        run("chat", folder, "--top-p", 2)
+    with pytest.raises(ConfigError, match="device"):
+        run("generate", folder, "--prompt", "x", "--device", "abacus")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(TokenizerError, match="no chat template"):
+        run("chat", folder)
+
+
+@pytest.mark.parametrize("module", [generate, chat, evaluate])
+def test_help_does_not_import_heavy_packages(module: object) -> None:
+    name = re.findall(r"mm_rec\.cli\.\w+", str(module))[0]
+    code = f"import sys, {name}; print([n for n in ('torch', 'transformers', 'numpy') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
