@@ -7,6 +7,7 @@ import platform
 import random
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -84,7 +85,7 @@ def seed_everything(seed: int) -> None:
 def random_state() -> dict[str, Any]:
     """The state of every random generator: tensors for torch, plain values for python and numpy."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": [version, list(words), gauss],
         "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
@@ -127,7 +128,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     except OSError:
         return platform.processor()

@@ -1,15 +1,16 @@
-"""The `mmrec` command: puts the groups together and turns errors into one clear paragraph."""
+"""The `mmrec` command: puts the groups together."""
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mm_rec import __version__
-from mm_rec.cli import data, models, pretrain, tokenizer
-from mm_rec.errors import MMRecError, UserError
+from mm_rec.cli import chat, data, evaluate, generate, models, pretrain, quickstart, tokenizer
+from mm_rec.terminal import run_app
 
 app = typer.Typer(
     name="mmrec",
@@ -18,11 +19,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(tokenizer.app, name="tokenizer", help="Train and examine tokenizers.")
+app.command()(quickstart.quickstart)
 app.add_typer(data.app, name="data", help="Prepare text for training.")
+app.add_typer(tokenizer.app, name="tokenizer", help="Train and examine tokenizers.")
+app.command()(models.models)
 app.command()(pretrain.pretrain)
 app.command(name="verify-resume")(pretrain.verify_resume)
-app.command()(models.models)
+app.command()(evaluate.evaluate)
+app.command()(generate.generate)
+app.command()(chat.chat)
 
 
 def _show_version(value: bool) -> None:
@@ -33,25 +38,21 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def options(
-    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command."""
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 2 a mistake of the user's, 1 a failure."""
+    # Threads that wait must not spin: beside another busy program they would slow both down many times over.
+    # OpenMP reads this when torch is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        app(arguments)
-    except SystemExit as finished:  # typer ends every command so, with its own status for wrong options
-        return finished.code if isinstance(finished.code, int) else 0
-    except MMRecError as error:
-        if "--debug" in arguments:
-            raise
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"mmrec: {error}")
-        return 2 if isinstance(error, UserError) else 1
-    return 0
+    return run_app(app, "mmrec", arguments, debug="--debug" in arguments)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mm_rec.cli.progress import RichReporter
+from mm_rec.progress import RichReporter
 
 _MODEL, _TIME, _DATA, _MACHINE = "Model", "Length and learning", "Text", "Machine and records"
 

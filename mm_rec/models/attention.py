@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens, H heads, G key/value heads, D head size, S keys r
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -68,10 +69,11 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, document_ids: 
     if query.device.type == "cpu":
         out: Tensor = _document_attention_cpu(query, key, value, document_ids, scale)[0]
         return out
-    return _document_attention_loop(query, key, value, document_ids, scale)
+    attended: Tensor = _document_attention_loop(query, key, value, document_ids, scale)
+    return attended
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _document_attention_loop(query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float) -> Tensor:
     """One call of torch's attention for each document."""
     rows: list[list[Tensor]] = [[] for _ in range(query.shape[0])]
@@ -158,7 +160,7 @@ def _segments(document_ids: Tensor) -> list[tuple[int, int, int]]:
     starts = torch.ones_like(document_ids, dtype=torch.bool)
     starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
     flat = [*starts.flatten().nonzero()[:, 0].tolist(), batch * length]
-    return [(a // length, a % length, a % length + b - a) for a, b in zip(flat, flat[1:], strict=False)]
+    return [(a // length, a % length, a % length + b - a) for a, b in pairwise(flat)]
 
 
 def _keep_padding_mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:

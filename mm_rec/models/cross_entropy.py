@@ -35,7 +35,9 @@ def shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+def token_losses(
+    hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Loss (nats, float32) and correctness (bool) of each predicted token, in reading order; arguments as above."""
     states, targets = shifted(hidden, labels)
     losses, right = [], []
@@ -83,7 +85,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         states_grad, weight_grad = ctx.saved_tensors
         scale = gradient.to(weight_grad.dtype)
         return states_grad * scale.to(states_grad.dtype), (weight_grad * scale).to(ctx.weight_dtype), None, None

@@ -51,7 +51,7 @@ def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str
         )
     except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder}: the model cannot be read ({error})") from error
-    return model.to(device).eval()  # type: ignore[arg-type]
+    return model.to(device).eval()  # type: ignore[arg-type, no-any-return]
 
 
 def load_model_and_tokenizer(

@@ -302,7 +302,13 @@ def _validation(
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         scores = evaluate_corpus(
-            model, tokenizer, corpus, seq_len, settings.micro_batch, max_batches=batches, autocast=precision.dtype
+            model,
+            corpus,
+            tokenizer,
+            seq_len=seq_len,
+            batch=settings.micro_batch,
+            max_batches=batches,
+            dtype=precision.dtype,
         )
         return {
             "loss": scores.loss,

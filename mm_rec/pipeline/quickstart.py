@@ -58,7 +58,7 @@ def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -
     report = score_questions(engine, tokenizer, questions)
     sampling = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=90, seed=7)
     samples = {
-        language: generate_samples(engine, tokenizer, prompts, sampling, language=language)
+        language: list(generate_samples(engine, tokenizer, prompts, sampling))
         for language, prompts in PROMPTS.items()
     }
     write_json(folder / "questions.json", report)

@@ -27,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         flush(temporary)
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
         remove(temporary)

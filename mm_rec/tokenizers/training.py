@@ -233,7 +233,7 @@ def _vocabulary_error(message: str, config: TokenizerConfig) -> TokenizerError:
 
 def _with_specials(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers knows it: special tokens by role, and the chat template."""
-    result = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    result = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=ENDOFTEXT,
         eos_token=ENDOFTEXT,

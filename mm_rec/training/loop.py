@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import TrainingStopped
@@ -101,7 +101,7 @@ class Training:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.compile:
             # Layer by layer: each kind is compiled once, in seconds, and the fusion is as good as the whole model's.
-            for layer in model.base_model.layers:
+            for layer in cast(nn.ModuleList, model.base_model.layers):
                 layer.compile(dynamic=False)
 
     def resume(self, checkpoint: Checkpoint) -> None:

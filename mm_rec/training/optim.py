@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class OptimizerSet:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Every trained parameter, in the model's order."""
-        return list(self.names)  # type: ignore[arg-type]
+        return list(self.names)
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the rate of the next step (Muon's is matched to AdamW's root mean square: Liu et al. 2025)."""
@@ -59,7 +59,7 @@ class OptimizerSet:
     def state_tensors(self) -> dict[str, Tensor]:
         """Every slot as `parameter name|slot name` → tensor."""
         return {
-            f"{self.names[parameter]}|{slot}": value
+            f"{self.names[cast(nn.Parameter, parameter)]}|{slot}": value
             for optimizer in self.optimizers
             for parameter, slots in optimizer.state.items()
             for slot, value in slots.items()

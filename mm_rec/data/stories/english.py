@@ -64,6 +64,7 @@ ENGLISH = Language(
     answer_label="Answer:",
     listen="Listen:",
     agreement="Sure,",
+    repeat=("What does the text say?", "Can you say that again?"),
     capitalise=capitalise,
     pools=POOLS,
     plots=PLOTS,

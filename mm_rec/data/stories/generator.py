@@ -9,7 +9,7 @@ phrasings; of the phrasings of each world fact, one.
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, TypeVar
 
@@ -32,6 +32,9 @@ STORY_SHARE = 0.45
 QUESTION_SHARE = 0.35
 FACT_SHARE = 0.4
 """Share of world facts among questions; the rest are about a passage."""
+
+REPEAT_SHARE = 0.5
+"""Share of passages that are first asked for word for word: the densest lesson in copying from the context."""
 
 HELD_OUT_ONE_IN = 20
 """One combination of a passage's words in this many is never written by `stories`."""
@@ -197,12 +200,15 @@ def _draw_passage(rng: random.Random, language: Language, *, held_out: bool, que
         cast = _draw_cast(rng, family.roles, language.pools)
     passage = _sentences(_pick(rng, family.passages).format(**cast), language)
     asks = rng.sample(family.asks, min(questions, len(family.asks)))
-    return [_ask(rng, ask, cast, language, "" if number else passage) for number, ask in enumerate(asks)]
+    asked = [_ask(rng, ask, cast, language) for ask in asks]
+    if not held_out and rng.random() < REPEAT_SHARE:
+        asked[0] = Asked("", _pick(rng, language.repeat), passage, passage)
+    return [replace(asked[0], passage=passage), *asked[1:]]
 
 
-def _ask(rng: random.Random, ask: Ask, cast: Cast, language: Language, passage: str) -> Asked:
+def _ask(rng: random.Random, ask: Ask, cast: Cast, language: Language) -> Asked:
     question = language.capitalise(_pick(rng, ask.phrasings).format(**cast))
-    return Asked(passage, question, ask.short.format(**cast), _reply(ask, cast, language))
+    return Asked("", question, ask.short.format(**cast), _reply(ask, cast, language))
 
 
 def _reply(ask: Ask, cast: Mapping[str, Word], language: Language) -> str:

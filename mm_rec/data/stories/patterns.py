@@ -93,7 +93,7 @@ class Language:
 
     Labels, `listen` (before a passage in a conversation) and `agreement` (before an assistant's answer) keep
     names and words from standing first in a line: there a tokenizer has other pieces for them, and copying a
-    word would mean learning two pieces as one.
+    word would mean learning two pieces as one. `repeat` asks for a passage word for word.
     """
 
     code: LanguageCode
@@ -102,6 +102,7 @@ class Language:
     answer_label: str
     listen: str
     agreement: str
+    repeat: tuple[str, ...]
     capitalise: Callable[[str], str]
     pools: Pools
     plots: tuple[Plot, ...]

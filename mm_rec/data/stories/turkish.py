@@ -69,6 +69,7 @@ TURKISH = Language(
     answer_label="Cevap:",
     listen="Dinle:",
     agreement="Tabii,",
+    repeat=("Metin ne diyor?", "Bunu tekrar söyler misin?"),
     capitalise=capitalise,
     pools=POOLS,
     plots=PLOTS,

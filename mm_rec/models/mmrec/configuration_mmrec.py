@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -12,7 +13,7 @@ from transformers import PreTrainedConfig
 class MMRecConfig(PreTrainedConfig):
     """Shape of an MM-Rec model.
 
-    Sizes are numbers of features, `window`, `chunk_size` and the two memory lengths are in tokens. Sizes left at None
+    Sizes are numbers of features, `window`, `chunk_size` and the two memory lengths are in tokens. Sizes left at 0
     follow from `hidden_size`. `layer_types` names the mixer of each layer, "memory" or "window"; the default
     alternates them, memory first. `memory_update` is "gated" or "delta" (the gated delta rule).
     """
@@ -22,10 +23,10 @@ class MMRecConfig(PreTrainedConfig):
 
     vocab_size: int = 5000
     hidden_size: int = 128
-    intermediate_size: int | None = None
+    intermediate_size: int = 0
     num_hidden_layers: int = 6
-    layer_types: list[str] | None = None
-    num_memories: int | None = None
+    layer_types: list[str] = field(default_factory=list)
+    num_memories: int = 0
     memory_key_dim: int = 64
     memory_value_dim: int = 64
     memory_update: str = "gated"
@@ -33,8 +34,8 @@ class MMRecConfig(PreTrainedConfig):
     longest_memory: float = 4096.0
     conv_taps: int = 4
     chunk_size: int = 64
-    num_attention_heads: int | None = None
-    num_key_value_heads: int | None = None
+    num_attention_heads: int = 0
+    num_key_value_heads: int = 0
     head_dim: int = 64
     window: int = 128
     rope_theta: float = 10000.0
@@ -51,9 +52,9 @@ class MMRecConfig(PreTrainedConfig):
         self.num_memories = self.num_memories or max(1, self.hidden_size // self.memory_value_dim)
         self.num_attention_heads = self.num_attention_heads or max(1, self.hidden_size // self.head_dim)
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-        if self.layer_types is None:
+        if not self.layer_types:
             self.layer_types = [("memory", "window")[i % 2] for i in range(self.num_hidden_layers)]
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def validate_layer_type(self) -> None:
         """Replace transformers' check of layer names: this family has its own."""

@@ -233,6 +233,7 @@ class MMRecLayer(GradientCheckpointingLayer):
 class MMRecPreTrainedModel(PreTrainedModel):
     """What transformers needs to know of the family: names, initialisation, abilities."""
 
+    config: MMRecConfig
     config_class = MMRecConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -246,7 +247,7 @@ class MMRecPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise one module as docs/mmrec.md says: N(0, 0.02), outputs divided by √(2·layers), spread time-scales."""
+        """Initialise as docs/mmrec.md says: N(0, 0.02), outputs divided by √(2·layers), spread time-scales."""
         config, init = self.config, torch.nn.init
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, std=config.initializer_range)
@@ -273,7 +274,7 @@ class MMRecModel(MMRecPreTrainedModel):
 
     def __init__(self, config: MMRecConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(MMRecLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False

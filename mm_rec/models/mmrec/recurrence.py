@@ -128,7 +128,8 @@ def _pad_to_chunks(
 
 def _chunks(x: Tensor, chunk_size: int) -> Tensor:
     """(B, T, M, …) → (B, M, N, C, …)."""
-    return x.unflatten(1, (-1, chunk_size)).movedim(3, 1)
+    chunks: Tensor = x.unflatten(1, (-1, chunk_size)).movedim(3, 1)
+    return chunks
 
 
 def _delta_writes(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, from_state: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ class MemoryState(Cache):
         """Columns of tokens read so far (for transformers)."""
         return self.seen
 
-    def get_max_length(self, layer_idx: int = 0) -> int:
+    def get_max_length(self, layer_idx: int | None = 0) -> int:
         """−1: there is no longest sequence."""
         return -1
 

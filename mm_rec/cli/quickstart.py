@@ -1,0 +1,66 @@
+"""`mmrec quickstart`: the main job on text that comes with the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mm_rec.progress import RichReporter
+
+if TYPE_CHECKING:
+    from mm_rec.pipeline.quickstart import QuickstartResult
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for text, model and results.")] = Path("quickstart"),
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training (default: 3).")] = None,
+) -> None:
+    """Train a small English and Turkish model from nothing in five minutes, measure it, and talk to it."""
+    from mm_rec.pipeline.quickstart import quickstart as run
+
+    console = Console(highlight=False)
+    with RichReporter(console) as reporter:
+        result = run(out, reporter, minutes)
+    if result is None:
+        console.print(f"stopped and saved. Go on with the same command: mmrec quickstart --out {out}")
+        return
+    _print_samples(console, result)
+    console.print(_table(result))
+    console.print(f"loss: {result.run / 'training_graph.png'}   card: {result.run / 'README.md'}")
+    console.print(f"Talk to it:  [bold]{_command()} chat {result.run}[/bold]")
+
+
+def _command() -> str:
+    """How this program was called: `mmrec`, or its path where it is not on the search path."""
+    import shutil
+    import sys
+
+    return "mmrec" if shutil.which("mmrec") else str(Path(sys.argv[0]))
+
+
+def _print_samples(console: Console, result: QuickstartResult) -> None:
+    for language, samples in result.samples.items():
+        console.rule({"en": "English", "tr": "Türkçe"}[language])
+        for sample in samples:
+            console.print(f"[bold]{escape(sample.prompt)}[/bold]{escape(sample.text.rstrip())}\n", soft_wrap=True)
+
+
+def _table(result: QuickstartResult) -> Table:
+    log, questions = result.log, result.questions
+    best = log["best_validation"]
+    table = Table(title="What was trained", show_header=False)
+    table.add_row("parameters", f"{log['parameters']:,}")
+    table.add_row("tokens read", f"{log['tokens']:,} in {log['train_runtime_seconds']:,.0f} seconds")
+    table.add_row("training loss", f"{log['first_loss']:.3f} → {log['last_loss']:.3f} nats a token")
+    table.add_row("held-out text", f"{best['bits_per_byte']:.3f} bits a byte")
+    table.add_row("answers right", f"{questions['right']} of {questions['questions']} ({questions['accuracy']:.0%})")
+    for name, group in questions["groups"].items():
+        language, kind = name.split()
+        label = f"  {'English' if language == 'en' else 'Turkish'}, {'chat' if kind == 'chat' else 'question'}"
+        table.add_row(label, f"{group['right']} of {group['questions']}")
+    return table
