@@ -169,7 +169,7 @@ def test_without_a_template_or_with_one_that_refuses(
         conversation.say("y")
     assert len(conversation.messages) == 1
     tokenizer.chat_template = None
-    with pytest.raises(TokenizerError, match="no chat template.*mmrec generate"):
+    with pytest.raises(TokenizerError, match=r"no chat template.*mmrec generate"):
         Conversation(engine, tokenizer, SAMPLING)
 
 
