@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,11 @@ DOCUMENTS = (
 
 @torch.no_grad()
 def by_hand(
-    model: PreTrainedModel, windows: Sequence[Sequence[int]], closing: Sequence[bool], size: int, documents: int
+    model: PreTrainedModel,
+    windows: Sequence[Sequence[int]],
+    closing: Sequence[bool],
+    size: int,
+    documents: int,
 ) -> TextScores:
     """Predict each token of each window but its first from those before it."""
     nats, text_nats, right = [], [], 0
@@ -96,7 +101,7 @@ def test_corpus_is_scored_as_by_hand(
     for first in range(0, len(ids) - 1, seq_len - 1):
         stop = min(first + seq_len, len(ids))
         cuts = [first, *(start for start in starts if first < start < stop), stop]
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in itertools.pairwise(cuts):
             windows.append(ids[begin:end])
             closing.append(end in starts)
     expected = by_hand(model, windows, closing, corpus.text_bytes, corpus.documents)
