@@ -96,10 +96,11 @@ def evaluate(
     console = Console()
     place = choose_device(device)
     loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
+    engine = Engine(loaded, place)
+    contexts = sorted(set(context or [min(512, engine.context_limit or 512)]))
     sources = _sources(text or [], text_field, None if documents is None else documents.value, max_mb)
-    texts = _score(loaded, tokenizer, sources, sorted(set(context or [512])), console)
+    texts = _score(loaded, tokenizer, sources, contexts, console)
     with console.status("writing samples"):
-        engine = Engine(loaded, place)
         samples = list(generate_samples(engine, tokenizer, prompt or DEFAULT_PROMPTS, sampling))
     report = make_report(loaded, model, texts, samples)
     console.print(rendered(report))

@@ -15,7 +15,7 @@ from torch import Tensor
 from mm_rec.config import Section
 from mm_rec.errors import CheckpointError
 
-Share = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 
 class Sampling(Section):
@@ -27,11 +27,11 @@ class Sampling(Section):
     (Keskar et al. 2019). Text ends before any of the `stop` strings. Without a `seed` every run differs.
     """
 
-    temperature: Share = pydantic.Field(default=0.8, ge=0, le=100)
+    temperature: Finite = pydantic.Field(default=0.8, ge=0, le=100)
     top_k: int = pydantic.Field(default=0, ge=0)
-    top_p: Share = pydantic.Field(default=0.95, gt=0, le=1)
-    min_p: Share = pydantic.Field(default=0.0, ge=0, le=1)
-    repetition_penalty: Share = pydantic.Field(default=1.0, gt=0, le=100)
+    top_p: Finite = pydantic.Field(default=0.95, gt=0, le=1)
+    min_p: Finite = pydantic.Field(default=0.0, ge=0, le=1)
+    repetition_penalty: Finite = pydantic.Field(default=1.0, gt=0, le=100)
     max_new_tokens: int = pydantic.Field(default=200, ge=1)
     stop: tuple[Annotated[str, pydantic.Field(min_length=1)], ...] = ()
     seed: int | None = pydantic.Field(default=None, ge=0, lt=2**63)

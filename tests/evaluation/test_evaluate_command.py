@@ -25,7 +25,7 @@ PARAGRAPHS = ["Küçük çocuk ırmağın kıyısında oturdu.", "She sang old s
 def folder(
     build_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> Path:
-    save_model(build_model("llama", context_limit=600).float(), tokenizer, tmp_path / "model")
+    save_model(build_model("llama", context_limit=300).float(), tokenizer, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -74,8 +74,8 @@ def test_mistakes_are_user_errors(folder: Path, text_file: Path, tmp_path: Path)
         run(text_file.parent / "absent", "--text", text_file)
     with pytest.raises(DataError, match="absent"):
         run(folder, "--text", tmp_path / "absent.txt")
-    with pytest.raises(ConfigError, match="at most 600"):
-        run(folder, "--text", text_file, "--context", 601)
+    with pytest.raises(ConfigError, match="at most 300"):
+        run(folder, "--text", text_file, "--context", 301)
     with pytest.raises(ConfigError, match="mmrec evaluate: min_p"):
         run(folder, "--text", text_file, "--min-p", 7)
     with pytest.raises(ConfigError, match="--max-mb 0"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +13,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from mm_rec.cli import chat, evaluate, generate
 from mm_rec.errors import CheckpointError, ConfigError, TokenizerError
+from mm_rec.inference.chat import Conversation
+from mm_rec.inference.engine import Engine
+from mm_rec.inference.sampling import Sampling
 from mm_rec.models.loading import save_model, save_portable
 
 app = typer.Typer()
@@ -77,6 +83,29 @@ def test_chat_says_when_the_context_is_full(
     output = run("chat", tmp_path, "--max-new-tokens", 5, typed=f"{'uzun ' * 40}\nNe?\n")
     assert "at most 40 tokens" in output
     assert "/reset" in output
+
+
+def test_ctrl_c_ends_the_reply_between_tokens_and_not_the_conversation(
+    build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = build_model("mmrec")
+    conversation = Conversation(Engine(model), tokenizer, Sampling(temperature=0, max_new_tokens=40))
+    handler, passes = signal.getsignal(signal.SIGINT), []
+
+    def press(*_: object) -> None:
+        passes.append(1)
+        if len(passes) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = model.model.layers[0].register_forward_hook(press)
+    chat._turn("Ayşe kim?", conversation, Console(quiet=True))
+    hook.remove()
+    assert 6 <= len(passes) < 40
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+    assert signal.getsignal(signal.SIGINT) is handler
+    length = conversation.session.length
+    "".join(conversation.say("Ne?"))
+    assert conversation.session.length > length
 
 
 def test_mistakes_are_user_errors(folder: Path, tmp_path: Path) -> None:
