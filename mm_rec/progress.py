@@ -22,7 +22,9 @@ class RichReporter:
     def __enter__(self) -> RichReporter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         if self._progress is not None:
             self._progress.stop()
 

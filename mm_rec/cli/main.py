@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -48,9 +47,6 @@ def options(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 2 a mistake of the user's, 1 a failure."""
-    # Threads that wait must not spin: beside another busy program they would slow both down many times over.
-    # OpenMP reads this when torch is imported, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
     return run_app(app, "mmrec", arguments, debug="--debug" in arguments)
 

@@ -13,13 +13,18 @@ _MODEL, _TIME, _DATA, _MACHINE = "Model", "Length and learning", "Text", "Machin
 
 
 def pretrain(
-    sources: Annotated[list[str] | None, typer.Argument(help="Files, folders or globs: .txt, .jsonl, each also .gz.")] = None,
-    size: Annotated[str | None, typer.Option(help="Preset (`mmrec models` lists them).", rich_help_panel=_MODEL)] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders or globs: .txt, .jsonl, each also .gz.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Preset (`mmrec models` lists them).", rich_help_panel=_MODEL)
+    ] = None,
     start_from: Annotated[
         str | None, typer.Option("--from", help="Continue this model on other text.", rich_help_panel=_MODEL)
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="A tokenizer folder; without it one is trained.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(help="A tokenizer folder; without it one is trained.", rich_help_panel=_MODEL),
     ] = None,
     vocab_size: Annotated[
         int | None, typer.Option(help="Pieces of the tokenizer to train.", rich_help_panel=_MODEL)
@@ -27,47 +32,61 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=_TIME)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the text.", rich_help_panel=_TIME)] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=_TIME)
+        float | None,
+        typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=_TIME),
     ] = None,
     seq_len: Annotated[int | None, typer.Option(help="Tokens of a row.", rich_help_panel=_TIME)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows at a time.", rich_help_panel=_TIME)] = None,
-    accumulation: Annotated[int | None, typer.Option(help="Batches of one step.", rich_help_panel=_TIME)] = None,
+    accumulation: Annotated[
+        int | None, typer.Option(help="Batches of one step.", rich_help_panel=_TIME)
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=_TIME)] = None,
     optimizer: Annotated[str | None, typer.Option(help="muon or adamw.", rich_help_panel=_TIME)] = None,
     schedule: Annotated[
         str | None, typer.Option(help="cosine, linear, wsd or constant.", rich_help_panel=_TIME)
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Stop after so many validations without a better one.", rich_help_panel=_TIME)
+        int | None,
+        typer.Option(help="Stop after so many validations without a better one.", rich_help_panel=_TIME),
     ] = None,
-    text_field: Annotated[str | None, typer.Option(help="Field of .jsonl rows.", rich_help_panel=_DATA)] = None,
+    text_field: Annotated[
+        str | None, typer.Option(help="Field of .jsonl rows.", rich_help_panel=_DATA)
+    ] = None,
     documents: Annotated[
-        str | None, typer.Option(help="What a document is in .txt: file, blank-line or line.", rich_help_panel=_DATA)
+        str | None,
+        typer.Option(help="What a document is in .txt: file, blank-line or line.", rich_help_panel=_DATA),
     ] = None,
     validation: Annotated[
         list[str] | None, typer.Option(help="Files held out, instead of a share.", rich_help_panel=_DATA)
     ] = None,
     prepared: Annotated[
-        str | None, typer.Option(help="Folder of `mmrec data tokenize`, instead of files.", rich_help_panel=_DATA)
+        str | None,
+        typer.Option(help="Folder of `mmrec data tokenize`, instead of files.", rich_help_panel=_DATA),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.", rich_help_panel=_MACHINE)] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=_MACHINE)] = Path("runs"),
     resume: Annotated[Path | None, typer.Option(help="Continue this run.", rich_help_panel=_MACHINE)] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (YAML) to start from.", rich_help_panel=_MACHINE)] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe (YAML) to start from.", rich_help_panel=_MACHINE)
+    ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting: section.key=value.", rich_help_panel=_MACHINE)
+        list[str] | None,
+        typer.Option("--set", help="Any setting: section.key=value.", rich_help_panel=_MACHINE),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=_MACHINE)
     ] = None,
     compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Compile the layers.", rich_help_panel=_MACHINE)
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the layers.", rich_help_panel=_MACHINE),
     ] = None,
     gradient_checkpointing: Annotated[
-        bool | None, typer.Option("--gradient-checkpointing", help="Less memory, slower.", rich_help_panel=_MACHINE)
+        bool | None,
+        typer.Option("--gradient-checkpointing", help="Less memory, slower.", rich_help_panel=_MACHINE),
     ] = None,
     tensorboard: Annotated[
-        bool | None, typer.Option("--tensorboard", help="Also write TensorBoard files.", rich_help_panel=_MACHINE)
+        bool | None,
+        typer.Option("--tensorboard", help="Also write TensorBoard files.", rich_help_panel=_MACHINE),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.", rich_help_panel=_MACHINE)] = None,
 ) -> None:
@@ -90,7 +109,9 @@ def pretrain(
         if outcome.ended == "stopped":
             reporter.say(f"stopped at step {outcome.step} and saved. Continue: mmrec pretrain --resume {run}")
         else:
-            reporter.say(f"done: {run}/README.md, {run}/training_graph.png. Talk to it: mmrec generate {run} --prompt …")
+            reporter.say(
+                f"done: {run}/README.md, {run}/training_graph.png. Talk to it: mmrec generate {run} --prompt …"
+            )
 
 
 def _asked(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -105,7 +126,8 @@ def _asked(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ),
     }  # fmt: skip
     asked: dict[str, Any] = {
-        section: {key: options[key] for key in keys if options[key] is not None} for section, keys in sections.items()
+        section: {key: options[key] for key in keys if options[key] is not None}
+        for section, keys in sections.items()
     }
     if options["tokenizer"] is not None:
         asked["tokenizer"]["path"] = options["tokenizer"]

@@ -47,7 +47,9 @@ def _print_samples(console: Console, result: QuickstartResult) -> None:
     for language, samples in result.samples.items():
         console.rule({"en": "English", "tr": "Türkçe"}[language])
         for sample in samples:
-            console.print(f"[bold]{escape(sample.prompt)}[/bold]{escape(sample.text.rstrip())}\n", soft_wrap=True)
+            console.print(
+                f"[bold]{escape(sample.prompt)}[/bold]{escape(sample.text.rstrip())}\n", soft_wrap=True
+            )
 
 
 def _table(result: QuickstartResult) -> Table:
@@ -58,9 +60,13 @@ def _table(result: QuickstartResult) -> Table:
     table.add_row("tokens read", f"{log['tokens']:,} in {log['train_runtime_seconds']:,.0f} seconds")
     table.add_row("training loss", f"{log['first_loss']:.3f} → {log['last_loss']:.3f} nats a token")
     table.add_row("held-out text", f"{best['bits_per_byte']:.3f} bits a byte")
-    table.add_row("answers right", f"{questions['right']} of {questions['questions']} ({questions['accuracy']:.0%})")
+    table.add_row(
+        "answers right", f"{questions['right']} of {questions['questions']} ({questions['accuracy']:.0%})"
+    )
     for name, group in questions["groups"].items():
         language, kind = name.split()
-        label = f"  {'English' if language == 'en' else 'Turkish'}, {'chat' if kind == 'chat' else 'question'}"
+        label = (
+            f"  {'English' if language == 'en' else 'Turkish'}, {'chat' if kind == 'chat' else 'question'}"
+        )
         table.add_row(label, f"{group['right']} of {group['questions']}")
     return table

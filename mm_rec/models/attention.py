@@ -47,8 +47,12 @@ def attention(
         length, total = query.shape[2], key.shape[2]
         causal = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
         own = torch.eye(length, total, dtype=torch.bool, device=query.device).roll(total - length, 1)
-        mask = causal & (attention_mask[:, None, None, :].bool() | own)  # a padded token sees itself: no empty row
-        y = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
+        mask = causal & (
+            attention_mask[:, None, None, :].bool() | own
+        )  # a padded token sees itself: no empty row
+        y = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1
+        )
     return y.transpose(1, 2), None
 
 
@@ -60,11 +64,19 @@ def _unpadded(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) 
     if 1 < length < total:
         mask = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=length == total and length > 1, scale=scaling, enable_gqa=grouped
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=length == total and length > 1,
+        scale=scaling,
+        enable_gqa=grouped,
     )
 
 
-def document_attention(query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float) -> Tensor:
+def document_attention(
+    query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float
+) -> Tensor:
     """Causal attention within each run of equal ids; all of (B, H, T, D), ids (B, T)."""
     if query.device.type == "cpu":
         out: Tensor = _document_attention_cpu(query, key, value, document_ids, scale)[0]
@@ -74,7 +86,9 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, document_ids: 
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _document_attention_loop(query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float) -> Tensor:
+def _document_attention_loop(
+    query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float
+) -> Tensor:
     """One call of torch's attention for each document."""
     rows: list[list[Tensor]] = [[] for _ in range(query.shape[0])]
     for row, start, stop in _segments(document_ids):
@@ -109,7 +123,15 @@ def _document_attention_backward(
     for row, start, stop in _segments(document_ids):
         part = (slice(row, row + 1), slice(None), slice(start, stop))
         parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            gradient[part], query[part], key[part], value[part], out[part], log_sum[part], 0.0, True, scale=scale
+            gradient[part],
+            query[part],
+            key[part],
+            value[part],
+            out[part],
+            log_sum[part],
+            0.0,
+            True,
+            scale=scale,
         )
         for whole, one in zip(gradients, parts, strict=True):
             whole[part] = one

@@ -15,7 +15,9 @@ IGNORED = -100
 CHUNK_TOKENS = 1024
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
     """Sum of the cross-entropy (nats) of the next-token predictions.
 
     hidden: (B, T, D); weight: (V, D) of the head; labels: (B, T) int64, unshifted as in transformers, −100 ignored.
@@ -55,7 +57,11 @@ def _logit_chunks(
     for start in range(0, max(1, states.shape[0]), CHUNK_TOKENS):
         part = states[start : start + CHUNK_TOKENS].to(dtype)
         logits = part @ weight.T
-        yield part, logits.to(torch.promote_types(torch.float32, dtype)), targets[start : start + CHUNK_TOKENS]
+        yield (
+            part,
+            logits.to(torch.promote_types(torch.float32, dtype)),
+            targets[start : start + CHUNK_TOKENS],
+        )
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -88,4 +94,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         states_grad, weight_grad = ctx.saved_tensors
         scale = gradient.to(weight_grad.dtype)
-        return states_grad * scale.to(states_grad.dtype), (weight_grad * scale).to(ctx.weight_dtype), None, None
+        return (
+            states_grad * scale.to(states_grad.dtype),
+            (weight_grad * scale).to(ctx.weight_dtype),
+            None,
+            None,
+        )

@@ -81,11 +81,19 @@ def save_portable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pa
     """Write the documents' `final_checkpoint.pt`: tensors, plain configuration and tokenizer text, no pickled code."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        texts = {n: (Path(folder) / n).read_text("utf-8") for n in _TOKENIZER_FILES[:3] if (Path(folder) / n).is_file()}
+        texts = {
+            n: (Path(folder) / n).read_text("utf-8")
+            for n in _TOKENIZER_FILES[:3]
+            if (Path(folder) / n).is_file()
+        }
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
-    content = {"config": json.loads(model.config.to_json_string(use_diff=False)), "model": tensors, "tokenizer": texts}
+    content = {
+        "config": json.loads(model.config.to_json_string(use_diff=False)),
+        "model": tensors,
+        "tokenizer": texts,
+    }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
@@ -102,13 +110,17 @@ def load_portable(
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file") from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointError(f"{path}: this is not a checkpoint of mm_rec/scripts/pretrain.py ({error})") from error
+        raise CheckpointError(
+            f"{path}: this is not a checkpoint of mm_rec/scripts/pretrain.py ({error})"
+        ) from error
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **_implementation(config))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     lost = set(missing) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
     if lost or unexpected:
-        raise CheckpointError(f"{path}: tensors missing {sorted(lost)[:3]} or unknown {sorted(unexpected)[:3]}")
+        raise CheckpointError(
+            f"{path}: tensors missing {sorted(lost)[:3]} or unknown {sorted(unexpected)[:3]}"
+        )
     model.tie_weights()
     with tempfile.TemporaryDirectory() as folder:
         for name, text in texts.items():

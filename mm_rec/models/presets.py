@@ -33,7 +33,13 @@ class Preset:
 
 def _llama_config(**values: Any) -> LlamaConfig:
     return LlamaConfig(
-        **{"bos_token_id": None, "eos_token_id": None, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048, **values}
+        **{
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 2048,
+            **values,
+        }
     )
 
 
@@ -81,8 +87,12 @@ def _presets() -> dict[str, Preset]:
         "intermediate_size": 2048,
         "max_position_embeddings": 2048,
     }
-    presets["turkish_134m"] = Preset("turkish_134m", "llama", 32_000, {**turkish, "tie_word_embeddings": False})
-    presets["turkish_134m_tied"] = Preset("turkish_134m_tied", "llama", 32_000, {**turkish, "tie_word_embeddings": True})
+    presets["turkish_134m"] = Preset(
+        "turkish_134m", "llama", 32_000, {**turkish, "tie_word_embeddings": False}
+    )
+    presets["turkish_134m_tied"] = Preset(
+        "turkish_134m_tied", "llama", 32_000, {**turkish, "tie_word_embeddings": True}
+    )
     return presets
 
 
@@ -103,7 +113,9 @@ def build(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     implementation = {} if isinstance(config, MMRecConfig) else {"attn_implementation": attention.NAME}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **implementation)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, **implementation
+        )
     return model
 
 
@@ -139,7 +151,12 @@ def measure(config: PreTrainedConfig, context: int = 2048) -> Size:
 
 def _mmrec_mixer_flops(config: MMRecConfig) -> int:
     """Products of the step form: state update and read-out of each memory; scores and values of each window."""
-    memories = config.layer_types.count("memory") * config.num_memories * config.memory_key_dim * config.memory_value_dim
+    memories = (
+        config.layer_types.count("memory")
+        * config.num_memories
+        * config.memory_key_dim
+        * config.memory_value_dim
+    )
     window = config.layer_types.count("window") * config.num_attention_heads * config.head_dim * config.window
     return 5 * memories + 4 * window
 

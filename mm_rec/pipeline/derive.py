@@ -40,7 +40,9 @@ def derive(
     reasons: list[str] = []
 
     def note(name: str, value: object, reason: str) -> None:
-        reasons.append(f"{name} = {value:,} ({reason})" if isinstance(value, int) else f"{name} = {value} ({reason})")
+        reasons.append(
+            f"{name} = {value:,} ({reason})" if isinstance(value, int) else f"{name} = {value} ({reason})"
+        )
 
     width = model.hidden_size
     seq_len = section.seq_len or _sequence_length(width, corpus)
@@ -58,7 +60,9 @@ def derive(
     optimizer = section.optimizer or "muon"
     rate = section.learning_rate or _learning_rate(width, continued)
     if not section.learning_rate:
-        note("learning_rate", rate, f"for width {width}" + (", a fifth for a model that continues" * continued))
+        note(
+            "learning_rate", rate, f"for width {width}" + (", a fifth for a model that continues" * continued)
+        )
     warmup = section.warmup_steps if section.warmup_steps is not None else min(steps // 10, 200)
     if section.warmup_steps is None:
         note("warmup_steps", warmup, "a tenth of the steps, 200 at most")
@@ -89,8 +93,8 @@ def derive(
 def _sequence_length(width: int, corpus: Corpus) -> int:
     """512 tokens for the small, 2,048 from width 1,024 on; the largest power of two that gives 8 rows of text."""
     wanted = 512 if width < 512 else 1024 if width < 1024 else 2048
-    fitting = 2 ** int(math.log2(max(2, corpus.tokens // 8)))
-    return max(2, min(wanted, fitting))
+    fitting = 1 << int(math.log2(max(2, corpus.tokens // 8)))
+    return min(wanted, fitting)
 
 
 def _batch(section: PretrainSection, width: int, seq_len: int) -> tuple[int, int]:
@@ -112,7 +116,9 @@ def _steps(
     if section.minutes:
         assert tokens_per_second is not None
         possible = int(section.minutes * 60 * tokens_per_second)
-        limits.append((possible, f"{section.minutes:g} minutes at the {tokens_per_second:,.0f} tokens/s just measured"))
+        limits.append(
+            (possible, f"{section.minutes:g} minutes at the {tokens_per_second:,.0f} tokens/s just measured")
+        )
     if section.epochs:
         limits.append((round(section.epochs * corpus.tokens), f"{section.epochs:g} epochs"))
     if not limits:
@@ -147,7 +153,7 @@ def require_memory(size: Size, config: TrainingConfig, model: PreTrainedConfig, 
     slots = 12 if config.optimizer == "muon" else 16  # float32 weights, gradients, one or two moments
     layers = 2 if config.gradient_checkpointing else model.num_hidden_layers
     per_token = 2 * layers * (16 * model.hidden_size + 4 * model.intermediate_size)
-    needed = slots * size.parameters + per_token * config.micro_batch * config.seq_len
+    needed = int(slots * size.parameters + per_token * config.micro_batch * config.seq_len)
     if needed > available:
         raise ConfigError(
             f"training would need about {needed / 1e9:.1f} GB of memory and there are {available / 1e9:.1f} GB. "
@@ -171,5 +177,3 @@ def state_text(model: PreTrainedConfig, size: Size) -> str:
     if isinstance(model, MMRecConfig):
         return f"{size.state_bytes / 1e6:.2f} MB of state, however long the text"
     return f"{size.cache_bytes_per_token / 1e3:.1f} kB of cache for each token read"
-
-

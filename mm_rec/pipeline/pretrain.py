@@ -18,6 +18,7 @@ from mm_rec.data.batches import PackedBatches
 from mm_rec.data.prepare import PreparedCorpus, SourcePlan, open_prepared, plan_sources, prepare_corpus
 from mm_rec.errors import ConfigError, VocabularyTooLarge
 from mm_rec.evaluation.perplexity import evaluate_corpus
+from mm_rec.models.forward import compile_layers
 from mm_rec.models.loading import find_model, load_model, save_model
 from mm_rec.models.presets import Size, build, measure, preset
 from mm_rec.pipeline import derive
@@ -25,7 +26,15 @@ from mm_rec.pipeline.recipe import Recipe
 from mm_rec.pipeline.summary import write_summary
 from mm_rec.runs.directory import RECIPE, write_lineage
 from mm_rec.runs.files import atomic_path, require_free_space, write_text
-from mm_rec.runtime import Precision, choose_device, choose_precision, machine, measure_peak, memory_bytes, seed_everything
+from mm_rec.runtime import (
+    Precision,
+    choose_device,
+    choose_precision,
+    machine,
+    measure_peak,
+    memory_bytes,
+    seed_everything,
+)
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer, require_fit, vocabulary_size
 from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
@@ -67,7 +76,9 @@ def pretrain(
     size = measure(config)
     precision = choose_precision(recipe.pretrain.precision, device)
     peak = measure_peak(precision.dtype, device)
-    reporter.say(f"{model.config.model_type} with {size.parameters:,} parameters; {derive.state_text(config, size)}")
+    reporter.say(
+        f"{model.config.model_type} with {size.parameters:,} parameters; {derive.state_text(config, size)}"
+    )
     reporter.say(f"matrix products in {precision.name}: {precision.reason}; weights in float32")
     settings = _settings(recipe, model, size, prepared, precision, peak, reporter)
     _check(settings, size, config, prepared, device, run, reporter)
@@ -78,7 +89,9 @@ def pretrain(
     training = Training(
         model,
         tokenizer,
-        PackedBatches(prepared.train, settings.seq_len, settings.micro_batch, settings.accumulation, settings.seed),
+        PackedBatches(
+            prepared.train, settings.seq_len, settings.micro_batch, settings.accumulation, settings.seed
+        ),
         next_token(precision.dtype),
         settings,
         run,
@@ -115,7 +128,9 @@ def _text_and_tokenizer(
         prepared = open_prepared(folder)
     else:
         if not recipe.data.sources:
-            raise ConfigError("no text to train on: name files or folders, for example `mmrec pretrain books/`")
+            raise ConfigError(
+                "no text to train on: name files or folders, for example `mmrec pretrain books/`"
+            )
         plan = plan_sources(
             recipe.data.sources,
             text_field=recipe.data.text_field,
@@ -157,7 +172,9 @@ def _trained(recipe: Recipe, plan: SourcePlan, out: Path, reporter: Reporter) ->
             if recipe.tokenizer.vocab_size is not None:
                 raise
             # The preset's size was nobody's wish: the largest that the text can fill does as well.
-            report = train_tokenizer(lambda: plan.texts("train"), config.changed(vocab_size=error.largest), out)
+            report = train_tokenizer(
+                lambda: plan.texts("train"), config.changed(vocab_size=error.largest), out
+            )
         reporter.say(
             f"tokenizer: {report.vocab_size:,} pieces; {report.proof.lines:,} lines encoded as SentencePiece does, "
             "0 differ, all decoded exactly"
@@ -175,7 +192,9 @@ def _model(
         model = load_model(recipe.model.start_from)
     else:
         ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        config = preset(recipe.model.size).config(vocabulary_size(tokenizer), **{**ids, **recipe.model.changes})
+        config = preset(recipe.model.size).config(
+            vocabulary_size(tokenizer), **{**ids, **recipe.model.changes}
+        )
         model = build(config, recipe.seed)
     require_fit(tokenizer, model.config.vocab_size)
     return model.to(device), model.config  # type: ignore[arg-type]
@@ -195,7 +214,9 @@ def _settings(
     continued = recipe.model.start_from is not None
     known = (section, model.config, size, prepared.train, recipe.seed, continued)
     if section.compile is None:
-        section = section.changed(compile=_compile_pays(derive.derive(*known, 1e12).config, size, peak, reporter))
+        section = section.changed(
+            compile=_compile_pays(derive.derive(*known, 1e12).config, size, peak, reporter)
+        )
         known = (section, *known[1:])
     speed = None
     if section.minutes is not None and section.steps is None:
@@ -222,8 +243,7 @@ def _measure_speed(
 ) -> float:
     """Tokens a second of whole steps at learning rate 0, which change nothing."""
     if config.compile:
-        for layer in model.base_model.layers:
-            layer.compile(dynamic=False)
+        compile_layers(model)
     batches = PackedBatches(prepared.train, config.seq_len, config.micro_batch, 1, config.seed)
     optimizer, objective = OptimizerSet(model, config), next_token(precision.dtype)
     optimizer.set_learning_rate(0.0)
@@ -254,14 +274,17 @@ def _check(
     derive.require_text(settings, prepared.train)
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and settings.seq_len > longest:
-        raise ConfigError(f"the sequence length {settings.seq_len} is over this model's context of {longest} tokens")
+        raise ConfigError(
+            f"the sequence length {settings.seq_len} is over this model's context of {longest} tokens"
+        )
     needed = derive.require_memory(size, settings, config, memory_bytes(device))
     on_disk = size.parameters * 4 * (1 + 3 * (settings.keep_last + 1) + 2)
     require_free_space(run, on_disk, "the run's checkpoints")
     tokens = settings.steps * settings.tokens_per_step
     reporter.say(
         f"{settings.steps:,} steps of {settings.tokens_per_step:,} tokens: {tokens:,} tokens, "
-        f"{tokens / prepared.train.tokens:.1f} epochs; about {needed / 1e9:.1f} GB of memory, {on_disk / 1e9:.2f} GB of disk"
+        f"{tokens / prepared.train.tokens:.1f} epochs; about {needed / 1e9:.1f} GB of memory, "
+        f"{on_disk / 1e9:.2f} GB of disk"
     )
     warning = derive.budget_warning(size, tokens)
     if warning is not None:
@@ -271,7 +294,9 @@ def _check(
 def _resolved(recipe: Recipe, settings: TrainingConfig) -> Recipe:
     """The recipe with every number of this run filled in, so that resuming derives nothing again."""
     values: dict[str, Any] = {
-        name: value for name, value in settings.model_dump().items() if name in type(recipe.pretrain).model_fields
+        name: value
+        for name, value in settings.model_dump().items()
+        if name in type(recipe.pretrain).model_fields
     }
     values["batch_size"] = settings.micro_batch
     values["threads"] = settings.threads or torch.get_num_threads()
@@ -279,7 +304,11 @@ def _resolved(recipe: Recipe, settings: TrainingConfig) -> Recipe:
 
 
 def _note_lineage(
-    recipe: Recipe, run: Path, prepared: PreparedCorpus, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    recipe: Recipe,
+    run: Path,
+    prepared: PreparedCorpus,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
 ) -> None:
     inputs: dict[str, Any] = {
         "train_corpus": prepared.train.fingerprint,
@@ -293,7 +322,10 @@ def _note_lineage(
 
 
 def _validation(
-    prepared: PreparedCorpus, tokenizer: PreTrainedTokenizerBase, settings: TrainingConfig, precision: Precision
+    prepared: PreparedCorpus,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: TrainingConfig,
+    precision: Precision,
 ) -> Callable[[PreTrainedModel], dict[str, float]]:
     """Validation for the loop: the same rows each time."""
     corpus = prepared.validation

@@ -16,7 +16,6 @@ from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_json, write_text
 from mm_rec.runs.log import read_metrics
 from mm_rec.runs.plots import write_graph
-
 from mm_rec.training.loop import LoopState
 
 
@@ -56,7 +55,12 @@ def write_summary(
 
 
 def _model_card(
-    run: Path, recipe: Recipe, model: PreTrainedModel, size: Size, prepared: PreparedCorpus, log: dict[str, Any]
+    run: Path,
+    recipe: Recipe,
+    model: PreTrainedModel,
+    size: Size,
+    prepared: PreparedCorpus,
+    log: dict[str, Any],
 ) -> str:
     """The card in Markdown; every number comes from the run's records."""
     best, record = log["best_validation"], prepared.record
@@ -99,6 +103,7 @@ All settings are in `recipe.yaml`, what it was made from in `lineage.json`, each
 
 ## Limits
 
-A small model repeats patterns of its training text, false statements and prejudices included. It was not aligned, and
-is no source of medical, legal or financial advice. The licence of the training text decides how the weights may be used.
+A small model repeats patterns of its training text, false statements and prejudices included. It was not
+aligned, and is no source of medical, legal or financial advice. The licence of the training text decides how
+the weights may be used.
 """

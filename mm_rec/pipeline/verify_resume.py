@@ -106,7 +106,12 @@ def _moments(chance: random.Random, kills: int) -> Iterator[Moment]:
     """Random moments, each kind in turn."""
     for number in range(kills):
         event = ("micro", "checkpoint", "step")[number % 3]
-        yield Moment(event, {"micro": chance.randint(3, 8), "checkpoint": chance.randint(1, 2), "step": chance.randint(2, 4)}[event])
+        yield Moment(
+            event,
+            {"micro": chance.randint(3, 8), "checkpoint": chance.randint(1, 2), "step": chance.randint(2, 4)}[
+                event
+            ],
+        )
 
 
 def _train(recipe: Recipe, run: Path, moment: Moment | None) -> bool:
@@ -125,7 +130,9 @@ def _train(recipe: Recipe, run: Path, moment: Moment | None) -> bool:
     if child.exitcode == -signal.SIGKILL and moment is not None:
         return False
     if child.exitcode != 0:
-        raise ProofError(f"{run}: the training process ended with status {child.exitcode}; its message stands above")
+        raise ProofError(
+            f"{run}: the training process ended with status {child.exitcode}; its message stands above"
+        )
     return True
 
 

@@ -21,17 +21,31 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def pretrain(
-    data_dir: Annotated[Path, typer.Option("--data_dir", "--data-dir", help="Folder of .txt and .jsonl files.")],
-    model_name: Annotated[str, typer.Option("--model_name", "--model-name", help="Preset (`mmrec models`).")] = "tiny",
-    max_steps: Annotated[int | None, typer.Option("--max_steps", "--max-steps", help="Optimizer steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch_size", "--batch-size", help="Rows at a time.")] = None,
+    data_dir: Annotated[
+        Path, typer.Option("--data_dir", "--data-dir", help="Folder of .txt and .jsonl files.")
+    ],
+    model_name: Annotated[
+        str, typer.Option("--model_name", "--model-name", help="Preset (`mmrec models`).")
+    ] = "tiny",
+    max_steps: Annotated[
+        int | None, typer.Option("--max_steps", "--max-steps", help="Optimizer steps.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch_size", "--batch-size", help="Rows at a time.")
+    ] = None,
     seq_len: Annotated[int | None, typer.Option("--seq_len", "--seq-len", help="Tokens of a row.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning_rate", "--learning-rate", help="Peak learning rate.")
     ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer folder; without it one is trained.")] = None,
-    text_field: Annotated[str, typer.Option("--text_field", "--text-field", help="Field of .jsonl rows.")] = "text",
-    runs_dir: Annotated[Path, typer.Option("--runs_dir", "--runs-dir", help="Folder of the runs.")] = Path("runs"),
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A tokenizer folder; without it one is trained.")
+    ] = None,
+    text_field: Annotated[
+        str, typer.Option("--text_field", "--text-field", help="Field of .jsonl rows.")
+    ] = "text",
+    runs_dir: Annotated[Path, typer.Option("--runs_dir", "--runs-dir", help="Folder of the runs.")] = Path(
+        "runs"
+    ),
     checkpoint_dir: Annotated[
         Path, typer.Option("--checkpoint_dir", "--checkpoint-dir", help="Folder of final_checkpoint.pt.")
     ] = Path("checkpoints"),
@@ -46,7 +60,12 @@ def pretrain(
 
     name = preset(model_name).name
     run = runs_dir / name
-    settings = {"steps": max_steps, "batch_size": batch_size, "seq_len": seq_len, "learning_rate": learning_rate}
+    settings = {
+        "steps": max_steps,
+        "batch_size": batch_size,
+        "seq_len": seq_len,
+        "learning_rate": learning_rate,
+    }
     values = {
         "name": name,
         "data": {"sources": [str(data_dir)], "text_field": text_field},

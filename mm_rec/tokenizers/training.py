@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from mm_rec.config import Section
-from mm_rec.errors import VocabularyTooLarge, TokenizerError
+from mm_rec.errors import TokenizerError, VocabularyTooLarge
 from mm_rec.runs import files
 from mm_rec.tokenizers.conversion import ESCAPES, Proof, prove, to_tokenizer_json
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer

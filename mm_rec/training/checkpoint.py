@@ -1,11 +1,11 @@
 """Checkpoints: everything that a run needs to continue as if it had never stopped.
 
-    checkpoints/step-00000200/
-        model/                   a complete Hugging Face folder, with the tokenizer
-        optimizer.safetensors    every optimizer slot, by parameter name
-        state.json               loop, data position, random states
-        files.json               SHA-256 of every other file; written last, so a checkpoint without it is not whole
-    checkpoints/latest           the name of the newest, moved last
+checkpoints/step-00000200/
+    model/                   a complete Hugging Face folder, with the tokenizer
+    optimizer.safetensors    every optimizer slot, by parameter name
+    state.json               loop, data position, random states
+    files.json               SHA-256 of every other file; written last, so a checkpoint without it is not whole
+checkpoints/latest           the name of the newest, moved last
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         expected: dict[str, str] = read_json(folder / _FILES)
         for name, digest in expected.items():
             if not (folder / name).is_file() or hash_file(folder / name) != digest:
-                raise CheckpointError(f"{folder / name}: missing or damaged (its content is not what was written)")
+                raise CheckpointError(
+                    f"{folder / name}: missing or damaged (its content is not what was written)"
+                )
         state = read_json(folder / "state.json")
         optimizer = load_file(folder / "optimizer.safetensors")
     except (DataError, SafetensorError, OSError) as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import TrainingStopped
-from mm_rec.models.forward import Batch
+from mm_rec.models.forward import Batch, compile_layers
 from mm_rec.models.loading import save_model
 from mm_rec.runs.files import atomic_path
 from mm_rec.runs.log import MetricsLog
@@ -98,11 +98,9 @@ class Training:
         self.state = LoopState()
         self._saved_step, self._saved_at = -1, time.monotonic()
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable()
         if config.compile:
-            # Layer by layer: each kind is compiled once, in seconds, and the fusion is as good as the whole model's.
-            for layer in cast(nn.ModuleList, model.base_model.layers):
-                layer.compile(dynamic=False)
+            compile_layers(model)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take over optimizer, loop, data and random state; the model was loaded from the checkpoint's folder."""
@@ -151,7 +149,11 @@ class Training:
         """
         since = time.monotonic() - self._saved_at
         step = self.state.step
-        return step == 1 or step % self.config.checkpoint_every == 0 or since > 60 * self.config.checkpoint_minutes
+        return (
+            step == 1
+            or step % self.config.checkpoint_every == 0
+            or since > 60 * self.config.checkpoint_minutes
+        )
 
     def _step(self) -> dict[str, float]:
         """One optimizer step over all its micro-batches, normalised by all their tokens; returns measurements."""
@@ -215,7 +217,9 @@ class Training:
         state.train_sum, state.train_steps = 0.0, 0
         state.history.append((train, loss))
         self.log.write("validation", state.step, **scores, train_loss=train)
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "bits_per_byte"))
+        shown = ", ".join(
+            f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "bits_per_byte")
+        )
         self.reporter.say(f"step {state.step}: validation {shown} (training loss {train:.4f})")
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.worse_in_a_row = loss, state.step, 0

@@ -18,7 +18,9 @@ class OptimizerSet:
     """One or two torch optimizers that step together; a parameter's state is known by the parameter's name."""
 
     def __init__(self, model: PreTrainedModel, config: TrainingConfig) -> None:
-        self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.names = {
+            parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
         matrices, decayed, plain = _groups(model, config)
         groups = [
             {"params": decayed, "weight_decay": config.weight_decay},
@@ -31,7 +33,10 @@ class OptimizerSet:
         self.optimizers: list[torch.optim.Optimizer] = [adamw]
         if matrices:
             muon = torch.optim.Muon(
-                matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+                matrices,
+                lr=config.learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
             )
             self.optimizers.append(muon)
 
@@ -101,7 +106,11 @@ def _groups(
             continue
         if id(parameter) not in linear | ends:
             plain.append(parameter)
-        elif config.optimizer == "muon" and id(parameter) not in ends and min(parameter.shape) >= _SMALLEST_MATRIX:
+        elif (
+            config.optimizer == "muon"
+            and id(parameter) not in ends
+            and min(parameter.shape) >= _SMALLEST_MATRIX
+        ):
             matrices.append(parameter)
         else:
             decayed.append(parameter)

@@ -112,7 +112,9 @@ class MMRecMemory(nn.Module):
         """Write gate β and log forget gate log γ, (B, T, M) float32: 0 and 0 for tokens that are not valid."""
         wide = torch.promote_types(torch.float32, x.dtype)
         beta = torch.sigmoid(self.write_proj(x).to(wide) + self.write_bias)
-        log_decay = -self.decay_log_rate.to(wide).exp() * softplus(self.decay_proj(x).to(wide) + self.decay_bias)
+        log_decay = -self.decay_log_rate.to(wide).exp() * softplus(
+            self.decay_proj(x).to(wide) + self.decay_bias
+        )
         if valid is not None:
             beta, log_decay = beta * valid[..., None], log_decay * valid[..., None]
         return beta, log_decay
@@ -254,7 +256,9 @@ class MMRecPreTrainedModel(PreTrainedModel):
         if isinstance(module, MMRecRMSNorm):
             init.ones_(module.weight)
         if isinstance(module, MMRecMemory):
-            memories = torch.linspace(0, 1, config.num_memories) if config.num_memories > 1 else torch.tensor([0.5])
+            memories = (
+                torch.linspace(0, 1, config.num_memories) if config.num_memories > 1 else torch.tensor([0.5])
+            )
             shortest, longest = math.log(config.shortest_memory), math.log(config.longest_memory)
             module.decay_log_rate.copy_(-(shortest + memories * (longest - shortest)))  # exp(a) = 1 / τ
             init.constant_(module.decay_bias, math.log(math.e - 1))  # softplus⁻¹(1)
@@ -306,7 +310,8 @@ class MMRecModel(MMRecPreTrainedModel):
             raise ValueError("give input_ids or inputs_embeds, one of the two")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         state = past_key_values
-        if state is None and (self.config.use_cache if use_cache is None else use_cache) and not self.training:
+        remember = self.config.use_cache and not self.training if use_cache is None else use_cache
+        if state is None and remember:
             state = MemoryState(self.config, x.shape[0], x.dtype, x.device)
         order = None
         if attention_mask is not None:
@@ -383,7 +388,9 @@ class MMRecForCausalLM(MMRecPreTrainedModel, GenerationMixin):
         logits = linear(hidden[:, kept], self.lm_head.weight)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
 
 
@@ -422,7 +429,9 @@ def _advance(state: MemoryState, reading: Reading, document_ids: Tensor | None) 
     state.seen += reading.positions.shape[1]
 
 
-def _compact(x: Tensor, document_ids: Tensor | None, present: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+def _compact(
+    x: Tensor, document_ids: Tensor | None, present: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Move the tokens that are there to the front of each row, so that padding stands only at the end.
 
     Returns x (B, T, D), document_ids (B, T), valid (B, T) and the order (B, T): new column j was column order[j].

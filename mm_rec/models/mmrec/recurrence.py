@@ -81,7 +81,9 @@ def chunked_recurrence(
     visible = (distance >= 0) & (position[..., None] >= distance)  # (B, 1, N, C, C)
     # Masked before the exponential: above the diagonal it would overflow and turn gradients into NaN.
     decay = (c[..., :, None] - c[..., None, :]).masked_fill(~visible, -torch.inf).exp()
-    from_state = c.masked_fill(position <= index, -torch.inf).exp()  # how much of the incoming state token i sees
+    from_state = c.masked_fill(
+        position <= index, -torch.inf
+    ).exp()  # how much of the incoming state token i sees
     to_state, carried = decay[..., -1, :], from_state[..., -1]  # what reaches the end of the chunk
 
     if update == "delta":
@@ -132,7 +134,9 @@ def _chunks(x: Tensor, chunk_size: int) -> Tensor:
     return chunks
 
 
-def _delta_writes(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, from_state: Tensor) -> tuple[Tensor, Tensor]:
+def _delta_writes(
+    k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, from_state: Tensor
+) -> tuple[Tensor, Tensor]:
     """What each token of a chunk writes under the delta rule, as write − erase @ S for the incoming state S.
 
     With u_t = β_t (v_t − γ_t S_{t−1}ᵀ k_t) the rule is S_t = γ_t S_{t−1} + k_t u_tᵀ, so within a chunk

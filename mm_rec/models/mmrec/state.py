@@ -28,7 +28,9 @@ class MemoryState(Cache):
 
     is_compileable = False
 
-    def __init__(self, config: MMRecConfig, batch_size: int, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self, config: MMRecConfig, batch_size: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
         super().__init__(layers=[])
         wide = torch.promote_types(torch.float32, dtype)
         memory = (batch_size, config.num_memories, config.memory_key_dim, config.memory_value_dim)
@@ -117,7 +119,9 @@ class MemoryState(Cache):
 
     def crop(self, max_length: int) -> None:
         """A recurrent state cannot be shortened; raises NotImplementedError."""
-        raise NotImplementedError("an MM-Rec state cannot forget its last tokens; keep a copy() to go back to")
+        raise NotImplementedError(
+            "an MM-Rec state cannot forget its last tokens; keep a copy() to go back to"
+        )
 
     def save(self, path: Path | str, fingerprints: dict[str, str]) -> None:
         """Write the state to a safetensors file, with the fingerprints (model, adapter, tokenizer) it belongs to."""
@@ -132,7 +136,9 @@ class MemoryState(Cache):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name, value in fingerprints.items():
             if metadata.get(name) != value:
-                raise ValueError(f"{path}: this state belongs to another {name} ({metadata.get(name)}, not {value})")
+                raise ValueError(
+                    f"{path}: this state belongs to another {name} ({metadata.get(name)}, not {value})"
+                )
         dtype = next((t.dtype for n, t in tensors.items() if n.endswith((".conv", ".keys"))), torch.float32)
         state = cls(config, tensors["lengths"].shape[0], dtype, "cpu")
         shapes = {name: tensor.shape for name, tensor in tensors.items()}

@@ -1,0 +1,90 @@
+"""How benchmarks compare: each contender in a process of its own, A B A B …, median ratios with their range."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+MARK = "RESULT "
+
+
+def child_result(values: dict[str, Any]) -> None:
+    """Called at the end of a contender's process: hand its figures to the parent."""
+    print(MARK + json.dumps(values), flush=True)
+
+
+def run_child(script: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:
+    """Run `script` with the arguments in a fresh process; returns its figures and `peak_mb`, its peak resident set."""
+    command = [sys.executable, script, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{err[-3000:]}")
+    line = next(line for line in out.splitlines() if line.startswith(MARK))
+    result: dict[str, Any] = json.loads(line.removeprefix(MARK))
+    return result
+
+
+def compare(
+    bench: str,
+    ours: Callable[[], dict[str, Any]],
+    peers: dict[str, Callable[[], dict[str, Any]]],
+    rounds: int,
+    value: str,
+    facts: dict[str, Any],
+) -> None:
+    """Run all contenders in turn, `rounds` times, and print one line of JSON for each peer.
+
+    `ratio` is the median over the rounds of ours / peer of the figure `value`; `memory_ratio` that of `peak_mb`.
+    """
+    results: dict[str, list[dict[str, Any]]] = {"mm-rec": [], **{peer: [] for peer in peers}}
+    for number in range(rounds):
+        for name, contender in {"mm-rec": ours, **peers}.items():
+            results[name].append(contender())
+            print(f"round {number + 1}/{rounds} {name}: {results[name][-1]}", file=sys.stderr, flush=True)
+    for peer in peers:
+        pairs = list(zip(results["mm-rec"], results[peer], strict=True))
+        ratios = [mine[value] / theirs[value] for mine, theirs in pairs]
+        row = {
+            "bench": bench,
+            "peer": peer,
+            "ratio": round(statistics.median(ratios), 3),
+            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
+            f"ours_{value}": round(statistics.median(mine[value] for mine, _ in pairs), 1),
+            f"peer_{value}": round(statistics.median(theirs[value] for _, theirs in pairs), 1),
+            "memory_ratio": round(statistics.median(m["peak_mb"] / t["peak_mb"] for m, t in pairs), 3),
+            "ours_peak_mb": round(statistics.median(mine["peak_mb"] for mine, _ in pairs)),
+            "peer_peak_mb": round(statistics.median(theirs["peak_mb"] for _, theirs in pairs)),
+            "rounds": rounds,
+            "threads": os.cpu_count(),
+            **facts,
+        }
+        print(json.dumps(row), flush=True)
+
+
+def peak_mb() -> float:
+    """Peak resident set of this process in MB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--quick", action="store_true", help="a first look, in under a minute")
+    options.add_argument("--rounds", type=int, default=5)
+    return options
