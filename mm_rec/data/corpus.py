@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_rec.errors import DataError, TokenizerError
-from mm_rec.runs.files import atomic_path, hash_file, read_json, remove, require_free_space, write_json
+from mm_rec.runs.files import (
+    atomic_path,
+    hash_file,
+    read_json,
+    remove,
+    remove_leftovers,
+    require_free_space,
+    write_json,
+)
 from mm_rec.tokenizers.loading import encode_documents, fingerprint, vocabulary_size
 
 FORMAT = 1
@@ -34,7 +41,6 @@ SHARD_BYTES = 16 * 2**20
 _BATCH_CHARACTERS = 2**20  # text given to the encoder at once: its own objects take about 100 bytes a token
 _MANIFEST = "corpus.json"
 _SHARD_FILE = re.compile(r"(\d{5,})\.(?:bin|index\.npy|json)")
-_TEMPORARY = re.compile(r"\.(?:\d{5,}\.(?:bin|index\.npy|json)|corpus\.json)\.\d+\.tmp")
 _OPEN_SHARDS = 200  # memory maps held at once; each keeps a file open, and 1,024 open files is a common limit
 
 
@@ -274,7 +280,6 @@ class _Writer:
         self.tokenizer = tokenizer
         self.header = header
         self.dtype = np.dtype(header.dtype)
-        self.lock = threading.Lock()
 
     def prepare(self, expected_bytes: int) -> None:
         """Remove unfinished shards and those of another header, then check the disk for what is to come."""
@@ -288,9 +293,7 @@ class _Writer:
                 self._spoil(name)
             else:
                 kept += known.text_bytes
-        for path in self.out.iterdir():
-            if _TEMPORARY.fullmatch(path.name):
-                remove(path)
+        remove_leftovers(self.out)
         # About three bytes of text a token; each shard is checked again with its own size.
         needed = (expected_bytes - kept) // 3 * self.dtype.itemsize
         if needed > 0:
@@ -313,10 +316,7 @@ class _Writer:
             sha256=hashlib.sha256(token_bytes).hexdigest(),
             index_sha256=hashlib.sha256(index_bytes).hexdigest(),
         )
-        # Encoding is what gains from threads; the flushes behind an atomic write walk the folder, which
-        # must not change meanwhile.
-        with self.lock:
-            self._write(shard, token_bytes, index_bytes)
+        self._write(shard, token_bytes, index_bytes)
         return shard
 
     def _write(self, shard: Shard, token_bytes: bytes, index_bytes: bytes) -> None:

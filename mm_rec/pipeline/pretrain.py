@@ -25,7 +25,7 @@ from mm_rec.pipeline import derive
 from mm_rec.pipeline.recipe import Recipe
 from mm_rec.pipeline.summary import write_summary
 from mm_rec.runs.directory import RECIPE, write_lineage
-from mm_rec.runs.files import atomic_path, require_free_space, write_text
+from mm_rec.runs.files import atomic_path, remove_leftovers, require_free_space, write_text
 from mm_rec.runtime import (
     Precision,
     choose_device,
@@ -64,6 +64,7 @@ def pretrain(
     Everything that can be checked is checked before the first step; what was finished before is used again.
     """
     run.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run)
     if not (run / RECIPE).is_file():
         write_text(run / RECIPE, dump_yaml(recipe))
     if recipe.pretrain.threads:

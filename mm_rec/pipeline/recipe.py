@@ -71,14 +71,6 @@ class PretrainSection(Section):
     tensorboard: bool = False
 
 
-class EvaluateSection(Section):
-    """What is measured and shown at the end of a run."""
-
-    prompts: list[str] = Field(default_factory=list)
-    max_new_tokens: int = Field(default=60, ge=1)
-    temperature: float = Field(default=0.8, ge=0)
-
-
 class Recipe(Section):
     """A whole run."""
 
@@ -88,7 +80,6 @@ class Recipe(Section):
     tokenizer: TokenizerSection = TokenizerSection()
     model: ModelSection = ModelSection()
     pretrain: PretrainSection = PretrainSection()
-    evaluate: EvaluateSection = EvaluateSection()
 
 
 RECIPE_FILE = "recipe.yaml"

@@ -25,9 +25,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         flush(temporary)
-        if path.is_dir():
-            shutil.rmtree(path)
+        old = temporary.with_suffix(".old.tmp")
+        if path.is_dir():  # moved away and not deleted in place: what is half deleted must never look whole
+            path.replace(old)
         temporary.replace(path)
+        remove(old)
         _sync(path.parent)
     except OSError as error:
         remove(temporary)
@@ -47,6 +49,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writers of `atomic_path` left in a folder."""
+    for path in folder.glob(".*.tmp"):
+        remove(path)
 
 
 def flush(path: Path) -> None:

@@ -22,7 +22,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import CheckpointError, DataError
 from mm_rec.models.loading import save_model
-from mm_rec.runs.files import atomic_path, hash_file, read_json, remove, write_json, write_text
+from mm_rec.runs.files import (
+    atomic_path,
+    hash_file,
+    read_json,
+    remove,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 
 _LATEST = "latest"
 _FILES = "files.json"
@@ -87,8 +95,7 @@ class Checkpoints:
 
         Raises CheckpointError where every checkpoint is damaged.
         """
-        for leftover in self.folder.glob(".step-*.tmp"):
-            remove(leftover)
+        remove_leftovers(self.folder)
         folders = self.steps()[::-1]
         for folder in folders:
             try:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import TrainingStopped
@@ -119,6 +119,7 @@ class Training:
         """
         config, outcome = self.config, "finished"
         started, before = time.perf_counter(), self.state.seconds
+        self.log.write("event", self.state.step, event="started")
         while self.state.step < config.steps:
             self.model.train()
             values = self._step()

@@ -35,9 +35,9 @@ def test_same_seed_gives_the_same_text_and_fewer_documents_are_a_prefix() -> Non
 def test_shares_of_kinds_and_languages() -> None:
     documents = list(stories(0, 20_000))
     kinds = Counter(document.kind for document in documents)
-    assert kinds["story"] / 20_000 == pytest.approx(0.45, abs=0.02)
-    assert kinds["question"] / 20_000 == pytest.approx(0.35, abs=0.02)
-    assert kinds["chat"] / 20_000 == pytest.approx(0.20, abs=0.02)
+    assert kinds["story"] / 20_000 == pytest.approx(0.30, abs=0.02)
+    assert kinds["question"] / 20_000 == pytest.approx(0.40, abs=0.02)
+    assert kinds["chat"] / 20_000 == pytest.approx(0.30, abs=0.02)
     for kind in kinds:
         turkish = sum(document.language == "tr" for document in documents if document.kind == kind)
         assert turkish / kinds[kind] == pytest.approx(0.5, abs=0.03)

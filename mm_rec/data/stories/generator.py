@@ -28,8 +28,8 @@ from mm_rec.data.stories.turkish import TURKISH
 
 LANGUAGES: tuple[Language, ...] = (ENGLISH, TURKISH)
 
-STORY_SHARE = 0.45
-QUESTION_SHARE = 0.35
+STORY_SHARE = 0.3
+QUESTION_SHARE = 0.4
 FACT_SHARE = 0.4
 """Share of world facts among questions; the rest are about a passage."""
 
@@ -86,7 +86,7 @@ class Asked:
 def stories(seed: int, count: int) -> Iterator[Story]:
     """Yield `count` documents, the same for the same seed; fewer of them are a prefix of more.
 
-    Of the documents 45 % are stories, 35 % questions and 20 % conversations, half of each in either language.
+    Of the documents 30 % are stories, 40 % questions and 30 % conversations, half of each in either language.
     """
     rng = random.Random(f"stories {seed}")
     for _ in range(count):
