@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for text, model and results.")] = Path("quickstart"),
-    minutes: Annotated[float | None, typer.Option(help="Minutes of training (default: 3).")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training (default: 3.5).")] = None,
 ) -> None:
     """Train a small English and Turkish model from nothing in five minutes, measure it, and talk to it."""
     from mm_rec.pipeline.quickstart import quickstart as run

@@ -211,7 +211,7 @@ def _settings(
     reporter: Reporter,
 ) -> TrainingConfig:
     """The complete configuration, each derived number said once."""
-    section = recipe.pretrain
+    section = recipe.pretrain.changed(precision=precision.name)
     continued = recipe.model.start_from is not None
     known = (section, model.config, size, prepared.train, recipe.seed, continued)
     if section.compile is None:

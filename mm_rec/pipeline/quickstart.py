@@ -20,11 +20,11 @@ from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import atomic_path, read_json, write_json
 from mm_rec.training.loop import Reporter
 
-DOCUMENTS = 30_000
+DOCUMENTS = 60_000
 QUESTIONS = 200
 PROMPTS = {
     "en": ["Once upon a time", "One day", "Question: What is the opposite of hot?\nAnswer:"],
-    "tr": ["Bir varmış bir yokmuş", "Bir gün", "Soru: Sıcak kelimesinin zıddı nedir?\nCevap:"],
+    "tr": ["Bir zamanlar", "Bir gün", "Soru: Sıcak kelimesinin zıddı nedir?\nCevap:"],
 }
 
 

@@ -212,7 +212,8 @@ class Training:
         assert self.validate is not None
         state = self.state
         self.model.eval()
-        scores = self.validate(self.model)
+        with torch.compiler.set_stance("force_eager"):  # its shapes would each be compiled for a few batches
+            scores = self.validate(self.model)
         loss = scores["loss"]
         train = state.train_sum / max(1, state.train_steps)
         state.train_sum, state.train_steps = 0.0, 0

@@ -1,4 +1,4 @@
-"""The documented pre-training command, run as written from the root until its first checkpoint, interrupted, resumed."""
+"""The documented pre-training command, run as written until its first checkpoint, interrupted, resumed."""
 
 import shlex
 import signal

@@ -30,7 +30,7 @@ LANGUAGES: tuple[Language, ...] = (ENGLISH, TURKISH)
 
 STORY_SHARE = 0.3
 QUESTION_SHARE = 0.4
-FACT_SHARE = 0.4
+FACT_SHARE = 0.75
 """Share of world facts among questions; the rest are about a passage."""
 
 REPEAT_SHARE = 0.5

@@ -1,0 +1,121 @@
+"""The commands as a person runs them: pretrain, models, verify-resume, quickstart, and how they fail."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mm_rec.cli.main import run
+from mm_rec.pipeline import quickstart as pipeline_quickstart
+from mm_rec.pipeline.recipe import read_recipe
+
+SMALL = [
+    *("--set", "model.changes={num_hidden_layers: 2, hidden_size: 64}"),
+    *("--steps", "4", "--seq-len", "32", "--batch-size", "4", "--vocab-size", "600"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_pretrain_resume_and_a_second_run(text_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", str(text_file), *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert "run: runs/tiny" in out and "step 4/4" in out and "done: runs/tiny/README.md" in out
+    assert read_recipe(Path("runs/tiny/recipe.yaml")).pretrain.steps == 4
+    assert run(["pretrain", "--resume", "runs/tiny"]) == 0
+    assert "continuing runs/tiny at step 4 of 4" in capsys.readouterr().out
+    assert run(["pretrain", str(text_file), *SMALL]) == 0
+    assert Path("runs/tiny-2/final/config.json").is_file()
+    assert run(["pretrain", "--recipe", "runs/tiny/recipe.yaml", "--name", "again", "--steps", "2"]) == 0
+    assert read_recipe(Path("runs/again/recipe.yaml")).pretrain.steps == 2
+
+
+def test_prepared_data_tokenizer_and_evaluation_by_separate_commands(
+    text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["tokenizer", "train", str(text_file), "--vocab-size", "600", "--out", "tok"]) == 0
+    assert run(["data", "tokenize", str(text_file), "--tokenizer", "tok", "--out", "prepared"]) == 0
+    arguments = [
+        *SMALL[:-2],
+        "--prepared",
+        "prepared",
+        "--tokenizer",
+        "tok",
+        "--tensorboard",
+        "--name",
+        "run",
+    ]
+    assert run(["pretrain", *arguments]) == 0
+    assert list(Path("runs/run/tensorboard").iterdir())
+    assert (
+        run(["evaluate", "runs/run", "--text", str(text_file), "--context", "64", "--max-new-tokens", "3"])
+        == 0
+    )
+    assert "bits" in capsys.readouterr().out
+    assert run(["generate", "runs/run", "--prompt", "One day", "--max-new-tokens", "3"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["pretrain"], 2, "name files or folders"),
+        (["pretrain", "nothing.txt"], 2, "nothing.txt"),
+        (["pretrain", "--resume", "runs/none"], 2, "there is no run here"),
+        (["pretrain", "x", "--size", "huge"], 2, "nothing|no such|choose one of"),
+        (["pretrain", "x", "--set", "pretrain.stepz=3"], 2, "did you mean 'steps'"),
+        (["pretrain", "x", "--set", "steps"], 2, "section.key=value"),
+        (["pretrain", "x", "--optimizer", "sgd"], 2, "pretrain.optimizer"),
+        (["verify-resume", "none.yaml"], 2, "no such file"),
+        (["evaluate", "none"], 2, "no model here"),
+    ],
+)
+def test_mistakes_are_one_paragraph_and_status_2(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    assert run(arguments) == status
+    error = capsys.readouterr().err
+    assert re.search(message, error) and "Traceback" not in error
+
+
+def test_a_taken_name_is_refused(text_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/recipe.yaml").write_text("name: mine\n")
+    assert run(["pretrain", str(text_file), "--name", "mine"]) == 2
+    assert "--resume runs/mine" in capsys.readouterr().err
+
+
+def test_models_lists_every_preset_with_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    out = capsys.readouterr().out
+    for part in ("1,901,778", "0.51 MB", "turkish_134m_tied", "134,105,856", "1,049 M tokens"):
+        assert part in out
+
+
+def test_quickstart_from_text_to_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole journey in seconds: less text, fewer questions, a moment of training."""
+    monkeypatch.setattr(pipeline_quickstart, "DOCUMENTS", 3000)
+    monkeypatch.setattr(pipeline_quickstart, "QUESTIONS", 8)
+    assert run(["quickstart", "--out", "qs", "--minutes", "0.05"]) == 0
+    out = capsys.readouterr().out
+    assert "answers right" in out and "of 8" in out and "chat qs/run" in out and "Türkçe" in out
+    for name in ("questions.json", "run/training_graph.png", "run/README.md", "run/best/config.json"):
+        assert Path("qs", name).is_file()
+
+
+def test_the_recipes_of_the_package_are_valid() -> None:
+    from mm_rec.models.presets import measure, preset
+
+    folder = Path(pipeline_quickstart.__file__).parent / "recipes"
+    recipes: dict[str, Any] = {path.stem: read_recipe(path) for path in folder.glob("*.yaml")}
+    assert set(recipes) == {"quickstart", "tiny_reference"}
+    reference = recipes["tiny_reference"]
+    config = preset(reference.model.size).config(reference.tokenizer.vocab_size)
+    assert measure(config).parameters == pytest.approx(1_960_000, rel=0.002)
+    assert reference.pretrain.steps == 4 * reference.pretrain.checkpoint_every
