@@ -12,11 +12,16 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "mmrec"
+LONGEST_BLOCKWISE = (
+    1024  # tokens; beyond, the weights that the backward pass keeps would outgrow what is gained
+)
+_BLOCK = 128
 
 
 def attention(
@@ -41,7 +46,9 @@ def attention(
     elif document_ids is not None and query.shape[2] == key.shape[2]:
         key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        y = document_attention(query, key, value, document_ids, scale)
+        short = query.device.type == "cpu" and query.shape[2] <= LONGEST_BLOCKWISE
+        form = blockwise_attention if short else document_attention
+        y = form(query, key, value, document_ids, scale)
     else:
         assert attention_mask is not None
         length, total = query.shape[2], key.shape[2]
@@ -72,6 +79,37 @@ def _unpadded(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) 
         scale=scaling,
         enable_gqa=grouped,
     )
+
+
+def blockwise_attention(
+    query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float
+) -> Tensor:
+    """The same as `document_attention`, by matrix products over blocks of 128 queries and the keys up to them.
+
+    On a CPU these products and the softmax between them, compiled, take less than half the time of the fused kernel.
+    """
+    if torch.is_grad_enabled() and query.requires_grad:
+        # The weights would take T² / 2 numbers a head until the backward pass: they are made again there.
+        again = torch.utils.checkpoint.checkpoint(
+            _blockwise, query, key, value, document_ids, scale, use_reentrant=False, preserve_rng_state=False
+        )
+        assert isinstance(again, Tensor)
+        return again
+    return _blockwise(query, key, value, document_ids, scale)
+
+
+def _blockwise(query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor, scale: float) -> Tensor:
+    length = query.shape[2]
+    wide = torch.promote_types(torch.float32, query.dtype)
+    parts = []
+    for start in range(0, length, _BLOCK):
+        stop = min(start + _BLOCK, length)
+        scores = (query[:, :, start:stop] @ key[:, :, :stop].transpose(-1, -2)).to(wide) * scale
+        same = document_ids[:, start:stop, None] == document_ids[:, None, :stop]
+        causal = torch.ones(stop - start, stop, dtype=torch.bool, device=query.device).tril(start)
+        weights = scores.masked_fill(~(same & causal)[:, None], -torch.inf).softmax(-1)
+        parts.append(weights.to(value.dtype) @ value[:, :, :stop])
+    return torch.cat(parts, dim=2)
 
 
 def document_attention(
