@@ -36,7 +36,7 @@ def models() -> None:
             f"{minimum_tokens(size.parameters) / 1e6:,.0f} M tokens",
         )
     console = Console()
-    console.width = max(console.width, 105)  # numbers cut short would be of no use
+    console.width = max(console.width, 125)  # numbers cut short would be of no use
     console.print(table)
 
 

@@ -31,8 +31,10 @@ def quickstart(
         return
     _print_samples(console, result)
     console.print(_table(result))
-    console.print(f"loss: {result.run / 'training_graph.png'}   card: {result.run / 'README.md'}")
-    console.print(f"Talk to it:  [bold]{_command()} chat {result.run}[/bold]")
+    console.print(
+        f"loss: {result.run / 'training_graph.png'}   card: {result.run / 'README.md'}", soft_wrap=True
+    )
+    console.print(f"Talk to it:  [bold]{_command()} chat {result.run}[/bold]", soft_wrap=True)
 
 
 def _command() -> str:

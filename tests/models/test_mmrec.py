@@ -168,8 +168,9 @@ def test_a_document_cannot_change_the_one_before_or_after() -> None:
     other[:, :20] = tokens(seed=9)[:, :20]
     with torch.no_grad():
         one, two = (model(x, document_ids=documents, use_cache=False).logits for x in (ids, other))
-    assert torch.equal(one[:, 20:], two[:, 20:])
-    assert not torch.allclose(one[:, :20], two[:, :20])
+    # Not bit for bit: the decays of a chunk are differences of sums that began in the document before.
+    assert relative(one[:, 20:], two[:, 20:]) < 1e-13
+    assert relative(one[:, :20], two[:, :20]) > 0.1
 
 
 @pytest.mark.parametrize("cuts", [(), (1, 2, 3, 25, 26)])

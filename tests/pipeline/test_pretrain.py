@@ -150,7 +150,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(
         pretrain(Recipe.read(mixed), tmp_path / "mixed", listener)
     other = {**recipe_values, "data": {"prepared": str(tmp_path / "small" / "data")}}
     other["tokenizer"] = {"path": str(tmp_path / "large" / "tokenizer")}
-    with pytest.raises(DataError, match="tokenizer"):
+    with pytest.raises(TokenizerError, match="was made with tokenizer"):
         pretrain(Recipe.read(other), tmp_path / "other", listener)
 
 

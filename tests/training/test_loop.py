@@ -151,7 +151,7 @@ def test_golden_losses(
     path = GOLDEN / f"{name}.json"
     if os.environ.get("MMREC_WRITE_GOLDEN"):
         path.write_text(json.dumps(losses) + "\n")
-    assert losses == pytest.approx(json.loads(path.read_text()), rel=1e-4)
+    assert losses == pytest.approx(json.loads(path.read_text()), rel=1e-5)
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -198,7 +198,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_saying_so(
     checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
     newest = checkpoints.steps()[-1]
     weights = newest / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     (tmp_path / "checkpoints" / ".step-00000009.1-1.tmp").mkdir()
     said: list[str] = []
     found = checkpoints.load_newest(said.append)
