@@ -168,7 +168,7 @@ def main() -> None:
         corpus_folder = Path(folder) / "corpus"
         write_tokens(corpus_folder, 60)
         for shape in shapes:
-            steps = WARM_UP + (5 if chosen.quick else 25 if shape == "128x4" else 8)
+            steps = WARM_UP + (5 if chosen.quick or shape == "512x8" else 10)
 
             def contender(name: str, shape: str = shape, steps: int = steps) -> Any:
                 arguments = ["--child", name, shape, str(corpus_folder), str(steps)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,16 +49,3 @@ def folder(trained: tuple[Path, TrainedReport]) -> Path:
 @pytest.fixture
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(folder)
-
-
-@pytest.fixture(scope="session")
-def real_file() -> Callable[[str], Path]:
-    """A file of the real test data by its path; skips where the data is absent."""
-    root = Path(os.environ.get("MMREC_TEST_DATA", "../shared/data"))
-
-    def find(name: str) -> Path:
-        if not (root / name).is_file():
-            pytest.skip(f"{root / name} is absent; set MMREC_TEST_DATA to the folder of real test data")
-        return root / name
-
-    return find

@@ -140,14 +140,14 @@ def _lines(path: Path, limit: int) -> list[str]:
     return lines
 
 
-def test_real_text_agrees_with_sentencepiece(real_file: Callable[[str], Path], tmp_path: Path) -> None:
+def test_real_text_agrees_with_sentencepiece(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     names = (
         "tr/daron_blog.jsonl",
         "tr/msdocs_visualstudio_mt.jsonl",
         "tr/laws.jsonl",
         "en/classic_books.jsonl",
     )
-    samples = {name: _lines(real_file(name), 4000) for name in names}
+    samples = {name: _lines(real_data(name), 4000) for name in names}
     learnt = ["\n".join(lines[:2500]) for lines in samples.values()]
     report = train_tokenizer(lambda: learnt, TokenizerConfig(vocab_size=6000), tmp_path / "real")
     assert report.proof.lines == sum(line != "" for lines in samples.values() for line in lines[:2500])
@@ -156,8 +156,8 @@ def test_real_text_agrees_with_sentencepiece(real_file: Callable[[str], Path], t
     assert prove(tmp_path / "real" / "tokenizer.model", backend, unseen).lines == len(unseen)
 
 
-def test_a_real_book_is_its_lines(real_file: Callable[[str], Path], folder: Path) -> None:
-    lines = _lines(real_file("en/classic_books.jsonl"), 3000)
+def test_a_real_book_is_its_lines(real_data: Callable[[str], Path], folder: Path) -> None:
+    lines = _lines(real_data("en/classic_books.jsonl"), 3000)
     tokenizer = load_tokenizer(folder)
     newline = tokenizer.convert_tokens_to_ids("\n")
     whole = encode_document(tokenizer, "\n".join(lines))[1:-1]

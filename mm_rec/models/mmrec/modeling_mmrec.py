@@ -7,7 +7,7 @@ The files of this folder import only torch, transformers and each other, and tra
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,18 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .configuration_mmrec import MMRecConfig
+from .reading import (
+    Reading,
+    begin_reading,
+    compact,
+    final_lengths,
+    last_columns,
+    note_reading,
+    take_columns,
+)
 from .recurrence import chunked_recurrence, step_recurrence
 from .state import MemoryState
-from .window import ring_attention, rotary, rotate, window_attention
-
-
-class Reading(NamedTuple):
-    """What every layer needs to know of the tokens being read.
-
-    positions: (B, T) int64, counted from the start of each token's document, tokens read earlier included.
-    valid: (B, T) bool, valid tokens first in each row; None where all are.
-    counts: (B,) int64 valid tokens a row. cos, sin: (B, T, 1, head_dim / 2).
-    state: None when nothing is carried (training).
-    """
-
-    positions: Tensor
-    valid: Tensor | None
-    counts: Tensor | None
-    cos: Tensor
-    sin: Tensor
-    state: MemoryState | None
+from .window import ring_attention, rotate, window_attention
 
 
 class MMRecRMSNorm(nn.Module):
@@ -134,7 +126,7 @@ class MMRecMemory(nn.Module):
             start = taps - 1 - back
             mixed = mixed + history[:, start : start + length].to(wide) * self.conv_weight[-1 - back] * seen
         if state is not None:
-            last = _last_columns(history, reading.counts, taps - 1)
+            last = last_columns(history, reading.counts, taps - 1)
             state[f"{self.layer_idx}.conv"] = last.to(state[f"{self.layer_idx}.conv"].dtype)
         return mixed
 
@@ -204,13 +196,13 @@ class MMRecWindow(nn.Module):
         order = (lengths[:, None] + index) % window  # slots, oldest first
         past = []
         for name, new in ((f"{self.layer_idx}.keys", k), (f"{self.layer_idx}.values", v)):
-            past.append(_rows(state[name], order).to(new.dtype))
+            past.append(take_columns(state[name], order).to(new.dtype))
             timeline = torch.cat([past[-1], new], dim=1)
-            last = _last_columns(timeline, reading.counts, window)
-            final = _final_lengths(reading)
+            last = last_columns(timeline, reading.counts, window)
+            final = final_lengths(reading)
             # Slot s holds the newest position p < final with p ≡ s (mod W), which is final − 1 − p columns back.
             back = (final[:, None] - 1 - index) % window
-            state[name] = _rows(last, window - 1 - back).to(state[name].dtype)
+            state[name] = take_columns(last, window - 1 - back).to(state[name].dtype)
         return window_attention(q, k, v, past[0], past[1], reading.positions, window)
 
 
@@ -315,38 +307,18 @@ class MMRecModel(MMRecPreTrainedModel):
             state = MemoryState(self.config, x.shape[0], x.dtype, x.device)
         order = None
         if attention_mask is not None:
-            x, document_ids, valid, order = _compact(x, document_ids, attention_mask[:, -x.shape[1] :] != 0)
+            x, document_ids, valid, order = compact(x, document_ids, attention_mask[:, -x.shape[1] :] != 0)
         else:
             valid = None
-        reading = self._reading(x, valid, document_ids, state)
+        reading = begin_reading(self.config, x, valid, document_ids, state)
         for layer in self.layers:
             x = layer(x, reading)
         x = self.norm(x)
         if state is not None:
-            _advance(state, reading, document_ids)
+            note_reading(state, reading, document_ids)
         if order is not None:  # back to the columns that the caller knows
             x = torch.zeros_like(x).scatter(1, order[..., None].expand_as(x), x)
         return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=state)
-
-    def _reading(
-        self, x: Tensor, valid: Tensor | None, document_ids: Tensor | None, state: MemoryState | None
-    ) -> Reading:
-        """Positions within documents, and what follows from them."""
-        batch, length, _ = x.shape
-        column = torch.arange(length, device=x.device).expand(batch, length)
-        carried = torch.zeros_like(column[:, :1]) if state is None else state["lengths"][:, None]
-        if document_ids is None:
-            positions = column + carried
-        else:
-            before = document_ids[:, :1] if state is None else state["document"][:, None]
-            starts = document_ids != torch.cat([before, document_ids[:, :-1]], dim=1)
-            begin = torch.where(starts, column, -carried).cummax(dim=1).values
-            positions = column - begin
-        counts = None
-        if state is not None:
-            counts = column.new_full((batch,), length) if valid is None else valid.sum(-1)
-        cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, _wide(x.dtype))
-        return Reading(positions, valid, counts, cos, sin, state)
 
 
 class MMRecForCausalLM(MMRecPreTrainedModel, GenerationMixin):
@@ -392,56 +364,3 @@ class MMRecForCausalLM(MMRecPreTrainedModel, GenerationMixin):
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
             )
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """float32, or float64 where the inputs are."""
-    return torch.promote_types(torch.float32, dtype)
-
-
-def _rows(x: Tensor, columns: Tensor) -> Tensor:
-    """x: (B, S, …), columns: (B, W) → (B, W, …), for each row its own columns."""
-    return x[torch.arange(x.shape[0], device=x.device)[:, None], columns]
-
-
-def _last_columns(timeline: Tensor, counts: Tensor | None, keep: int) -> Tensor:
-    """The last `keep` columns of (B, keep + T, …) when only the first counts[b] of the T new ones are there."""
-    if counts is None:
-        return timeline[:, timeline.shape[1] - keep :]
-    return _rows(timeline, counts[:, None] + torch.arange(keep, device=timeline.device))
-
-
-def _final_lengths(reading: Reading) -> Tensor:
-    """(B,) tokens of the current document after this reading."""
-    assert reading.state is not None and reading.counts is not None
-    last = (reading.counts - 1).clamp(min=0)[:, None]
-    ended = reading.positions.gather(1, last)[:, 0] + 1
-    return torch.where(reading.counts > 0, ended, reading.state["lengths"])
-
-
-def _advance(state: MemoryState, reading: Reading, document_ids: Tensor | None) -> None:
-    """Note in the state what was read."""
-    assert reading.counts is not None
-    state["lengths"] = _final_lengths(reading)
-    if document_ids is not None:
-        last = document_ids.gather(1, (reading.counts - 1).clamp(min=0)[:, None])[:, 0]
-        state["document"] = torch.where(reading.counts > 0, last, state["document"])
-    state.seen += reading.positions.shape[1]
-
-
-def _compact(
-    x: Tensor, document_ids: Tensor | None, present: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Move the tokens that are there to the front of each row, so that padding stands only at the end.
-
-    Returns x (B, T, D), document_ids (B, T), valid (B, T) and the order (B, T): new column j was column order[j].
-    Columns behind the last valid token get its document, so that they start no new one.
-    """
-    order = (~present).to(torch.int8).argsort(dim=1, stable=True)
-    valid = present.gather(1, order)
-    x = x.gather(1, order[..., None].expand_as(x))
-    if document_ids is not None:
-        last = (valid.sum(1, keepdim=True) - 1).clamp(min=0)
-        document_ids = document_ids.gather(1, order)
-        document_ids = torch.where(valid, document_ids, document_ids.gather(1, last))
-    return x, document_ids, valid, order

@@ -1,0 +1,69 @@
+"""A small tokenizer and two small random models, MM-Rec and LLaMA, in float64 so that equal means equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.presets import build
+from mm_rec.tokenizers.loading import load_tokenizer
+from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
+
+VOCABULARY = 400
+TEXTS = (
+    "Once there was a girl called Ayşe. She lived by the river and sang old songs.",
+    "Küçük çocuk ırmağın kıyısında oturdu. İhtiyar balıkçı ona bir öykü anlattı.",
+    "What does she see? She sees the stars. Ne görüyor? Yıldızları görüyor.",
+)
+
+BuildModel = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer") / "small"
+    train_tokenizer(lambda: TEXTS * 3, TokenizerConfig(vocab_size=VOCABULARY, threads=1), folder)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(tokenizer_folder)
+
+
+@pytest.fixture
+def build_model() -> BuildModel:
+    """Build a small model; weights larger than usual, so that its predictions differ clearly from each other."""
+
+    def make(family: str, context_limit: int = 4096) -> PreTrainedModel:
+        shape = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "initializer_range": 0.2,
+        }
+        if family == "mmrec":
+            sizes = {"head_dim": 16, "memory_key_dim": 16, "memory_value_dim": 16}
+            config = MMRecConfig(**shape, **sizes, window=8, chunk_size=8)
+        else:
+            config = LlamaConfig(
+                **shape,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                intermediate_size=96,
+                max_position_embeddings=context_limit,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        return build(config, seed=3).double().eval()
+
+    return make
+
+
+@pytest.fixture(params=["mmrec", "llama"])
+def model(request: pytest.FixtureRequest, build_model: BuildModel) -> PreTrainedModel:
+    return build_model(request.param)
