@@ -18,6 +18,8 @@ from mm_rec.runs.log import read_metrics
 from mm_rec.runs.plots import write_graph
 from mm_rec.training.loop import LoopState
 
+_FAMILIES = {"mmrec": "An MM-Rec", "llama": "A LLaMA-like"}
+
 
 def write_summary(
     run: Path,
@@ -78,7 +80,7 @@ pipeline_tag: text-generation
 ---
 # {run.name}
 
-A {model.config.model_type} language model of {size.parameters:,} parameters, trained with MM-Rec.
+{_FAMILIES.get(model.config.model_type, "A")} language model of {size.parameters:,} parameters, trained with MM-Rec.
 It remembers by {state_text(model.config, size)}.
 
 ## Training

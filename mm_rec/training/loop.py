@@ -26,6 +26,8 @@ from mm_rec.training.objectives import Objective
 from mm_rec.training.optim import OptimizerSet
 from mm_rec.training.schedule import learning_rate
 
+_RECENT = 20  # steps whose mean stands beside a validation loss: enough to be steady, few enough to be of the same time
+
 Validation = Callable[[PreTrainedModel], dict[str, float]]
 
 
@@ -65,8 +67,7 @@ class LoopState:
     best_loss: float = math.inf
     best_step: int = 0
     worse_in_a_row: int = 0
-    train_sum: float = 0.0  # of the losses of the steps since the last validation
-    train_steps: int = 0
+    recent_losses: list[float] = field(default_factory=list)  # of the last steps, as many as _RECENT
     history: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -183,8 +184,7 @@ class Training:
         self.optimizer.zero_grad()
         self.state.step += 1
         self.state.tokens += tokens
-        self.state.train_sum += loss_mean
-        self.state.train_steps += 1
+        self.state.recent_losses = [*self.state.recent_losses[1 - _RECENT :], loss_mean]
         speed = tokens / (time.perf_counter() - start)
         share = 3 * self.flops_per_token * speed / self.peak_flops
         return {"loss": loss_mean, "lr": rate, "norm": norm, "tokens_per_second": speed, "peak_share": share}
@@ -215,8 +215,7 @@ class Training:
         with torch.compiler.set_stance("force_eager"):  # its shapes would each be compiled for a few batches
             scores = self.validate(self.model)
         loss = scores["loss"]
-        train = state.train_sum / max(1, state.train_steps)
-        state.train_sum, state.train_steps = 0.0, 0
+        train = sum(state.recent_losses) / max(1, len(state.recent_losses))
         state.history.append((train, loss))
         self.log.write("validation", state.step, **scores, train_loss=train)
         shown = ", ".join(
