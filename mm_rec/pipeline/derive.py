@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from mm_rec.data.corpus import Corpus
-from mm_rec.errors import ConfigError, DataError
+from mm_rec.errors import ConfigError
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import Size, minimum_tokens
 from mm_rec.pipeline.recipe import PretrainSection
@@ -160,16 +160,6 @@ def require_memory(size: Size, config: TrainingConfig, model: PreTrainedConfig, 
             "Choose a smaller --size or --batch-size, or --gradient-checkpointing"
         )
     return needed
-
-
-def require_text(config: TrainingConfig, corpus: Corpus) -> None:
-    """Raise DataError where the corpus cannot fill one row."""
-    if corpus.tokens < config.seq_len:
-        raise DataError(
-            f"the sequence length is {config.seq_len:,} tokens and the corpus has {corpus.tokens:,}. "
-            f"Add text, or choose --seq-len {corpus.tokens} or less",
-            corpus.path,
-        )
 
 
 def state_text(model: PreTrainedConfig, size: Size) -> str:

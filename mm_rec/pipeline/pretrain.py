@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from mm_rec.config import dump_yaml
 from mm_rec.data.batches import PackedBatches
 from mm_rec.data.prepare import PreparedCorpus, SourcePlan, open_prepared, plan_sources, prepare_corpus
-from mm_rec.errors import ConfigError, VocabularyTooLarge
+from mm_rec.errors import ConfigError, UserError, VocabularyTooLarge
 from mm_rec.evaluation.perplexity import evaluate_corpus
 from mm_rec.models.forward import compile_layers
 from mm_rec.models.loading import find_model, load_model, save_model
@@ -25,7 +25,7 @@ from mm_rec.pipeline import derive
 from mm_rec.pipeline.recipe import Recipe
 from mm_rec.pipeline.summary import write_summary
 from mm_rec.runs.directory import RECIPE, write_lineage
-from mm_rec.runs.files import atomic_path, remove_leftovers, require_free_space, write_text
+from mm_rec.runs.files import atomic_path, remove, remove_leftovers, require_free_space, write_text
 from mm_rec.runtime import (
     Precision,
     choose_device,
@@ -56,6 +56,15 @@ class Outcome:
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A run that is checked and ready to train."""
+
+    training: Training
+    prepared: PreparedCorpus
+    size: Size
+
+
 def pretrain(
     recipe: Recipe, run: Path, reporter: Reporter, on_event: Callable[[str, int], None] | None = None
 ) -> Outcome:
@@ -65,8 +74,32 @@ def pretrain(
     """
     run.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run)
-    if not (run / RECIPE).is_file():
+    known = (run / RECIPE).is_file()
+    if not known:
         write_text(run / RECIPE, dump_yaml(recipe))
+    try:
+        begun = _begin(recipe, run, reporter, on_event)
+    except UserError:
+        if (
+            not known
+        ):  # the same name can be given again, and nothing made for the mistake is taken for its answer
+            for part in (RECIPE, "tokenizer", "data"):
+                remove(run / part)
+        raise
+    training = begun.training
+    with StopRequest(reporter.say) as stop:
+        ended = training.fit(stop)
+    if ended != "stopped":
+        with atomic_path(run / "final") as temporary:
+            save_model(training.model, training.tokenizer, temporary)
+    write_summary(run, recipe, training.model, begun.size, begun.prepared, training.state, ended)
+    return Outcome(run, ended, training.state.step)
+
+
+def _begin(
+    recipe: Recipe, run: Path, reporter: Reporter, on_event: Callable[[str, int], None] | None
+) -> _Begun:
+    """Text, tokenizer, model and settings, checked; the training stands at its last checkpoint."""
     if recipe.pretrain.threads:
         torch.set_num_threads(recipe.pretrain.threads)
     device = choose_device(recipe.pretrain.device)
@@ -83,10 +116,6 @@ def pretrain(
     reporter.say(f"matrix products in {precision.name}: {precision.reason}; weights in float32")
     settings = _settings(recipe, model, size, prepared, precision, peak, reporter)
     _check(settings, size, config, prepared, device, run, reporter)
-    torch.set_num_threads(settings.threads or torch.get_num_threads())
-    write_text(run / RECIPE, dump_yaml(_resolved(recipe, settings)))
-    _note_lineage(recipe, run, prepared, tokenizer, device)
-
     training = Training(
         model,
         tokenizer,
@@ -102,16 +131,12 @@ def pretrain(
         peak_flops=peak,
         on_event=on_event,
     )
+    write_text(run / RECIPE, dump_yaml(_resolved(recipe, settings)))
+    _note_lineage(recipe, run, prepared, tokenizer, device)
     if checkpoint is not None:
         training.resume(checkpoint)
         reporter.say(f"continuing {run} at step {training.state.step} of {settings.steps}")
-    with StopRequest(reporter.say) as stop:
-        ended = training.fit(stop)
-    if ended != "stopped":
-        with atomic_path(run / "final") as temporary:
-            save_model(model, tokenizer, temporary)
-    write_summary(run, recipe, model, size, prepared, training.state, ended)
-    return Outcome(run, ended, training.state.step)
+    return _Begun(training, prepared, size)
 
 
 def _text_and_tokenizer(
@@ -272,7 +297,6 @@ def _check(
     reporter: Reporter,
 ) -> None:
     """Everything that could go wrong later and can be known now."""
-    derive.require_text(settings, prepared.train)
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and settings.seq_len > longest:
         raise ConfigError(

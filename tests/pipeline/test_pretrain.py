@@ -133,6 +133,7 @@ def test_bad_input_is_found_before_training(
     with pytest.raises(error, match=message):
         pretrain(Recipe.read(values), tmp_path / "run", listener)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / "recipe.yaml").exists()  # the same name can be used again
 
 
 def test_a_tokenizer_that_does_not_fit_the_model_is_refused(

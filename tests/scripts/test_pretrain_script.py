@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from mm_rec.data.stories.generator import stories
@@ -46,6 +47,7 @@ def run_until(arguments: list[str], folder: Path, ready: Callable[[], bool]) -> 
     return text
 
 
+@pytest.mark.timeout(2 * LIMIT + 120)
 def test_the_documented_command_until_its_first_checkpoint_and_on(tmp_path: Path) -> None:
     """As written in the methodology, but for the weeks that 100,000 steps would take here."""
     write_text(tmp_path / "data" / "pretrain", 200)
