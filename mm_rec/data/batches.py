@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from mm_rec.data.corpus import Corpus
 from mm_rec.errors import CheckpointError, ConfigError, DataError
-
-IGNORED = -100
+from mm_rec.models.cross_entropy import IGNORED
 
 
 class PackedSequences:

@@ -25,6 +25,7 @@ from .reading import (
     last_columns,
     note_reading,
     take_columns,
+    wide_dtype,
 )
 from .recurrence import chunked_recurrence, step_recurrence
 from .state import MemoryState
@@ -41,7 +42,7 @@ class MMRecRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension; same shape and dtype."""
-        wide = x.to(torch.promote_types(torch.float32, x.dtype))
+        wide = x.to(wide_dtype(x.dtype))
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * self.weight).to(x.dtype)
 
@@ -102,7 +103,7 @@ class MMRecMemory(nn.Module):
 
     def _gates(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Write gate β and log forget gate log γ, (B, T, M) float32: 0 and 0 for tokens that are not valid."""
-        wide = torch.promote_types(torch.float32, x.dtype)
+        wide = wide_dtype(x.dtype)
         beta = torch.sigmoid(self.write_proj(x).to(wide) + self.write_bias)
         log_decay = -self.decay_log_rate.to(wide).exp() * softplus(
             self.decay_proj(x).to(wide) + self.decay_bias
@@ -118,7 +119,7 @@ class MMRecMemory(nn.Module):
             history = pad(x, (0, 0, taps - 1, 0))
         else:
             history = torch.cat([state[f"{self.layer_idx}.conv"].to(x.dtype), x], dim=1)
-        wide = torch.promote_types(torch.float32, x.dtype)
+        wide = wide_dtype(x.dtype)
         length = x.shape[1]
         mixed = x.to(wide) * self.conv_weight[-1]
         for back in range(1, taps):
