@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 512
 
 
 def chunked_cross_entropy(
