@@ -24,12 +24,13 @@ def words(text: str) -> list[str]:
 def lower(text: str, language: str | None = None) -> str:
     """The text in small letters as `language` (a code such as "tr") has them, composed (NFC).
 
-    Without a language İ becomes a plain i, and not the i with a second dot that Unicode prescribes.
+    İ becomes a plain i in every language, and not the i with a second dot that Unicode prescribes without one.
     """
     text = unicodedata.normalize("NFC", text).replace("İ", "i")
     if language in _DOTTED_LANGUAGES:
         text = text.replace("I", "ı")
-    return text.lower()
+    # The second dot is what programs without a language leave of İ; much Turkish text holds it.
+    return text.lower().replace("i\u0307", "i")
 
 
 def guess_language(text: str) -> str:

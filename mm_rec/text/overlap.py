@@ -1,0 +1,42 @@
+"""Runs of words (n-grams) as numbers, so that texts can be compared by arrays."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
+_HALF = np.uint64(32)
+
+
+def word_numbers(words: Sequence[str]) -> NDArray[np.uint64]:
+    """A number for each word, the same everywhere and always: (words,) uint64, of which CRC-32 fills 32 bits.
+
+    Two of a million different words share a number now and then; n-grams of several words hardly ever do.
+    """
+    return np.fromiter(map(zlib.crc32, map(str.encode, words)), dtype=np.uint64, count=len(words))
+
+
+def n_grams(numbers: NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
+    """A number for each run of n words, equal where the runs are: (words − n + 1,) uint64, of 64 mixed bits."""
+    count = max(0, len(numbers) - n + 1)
+    return combine(numbers[shift : shift + count] for shift in range(n))
+
+
+def combine(columns: Iterable[NDArray[np.unsignedinteger]]) -> NDArray[np.uint64]:
+    """One number for each row of some columns (rows,), equal where the rows are: (rows,) uint64, of 64 mixed bits."""
+    keys = np.zeros((), dtype=np.uint64)
+    for column in columns:
+        keys = (column + keys) * _MULTIPLIER
+        keys = keys ^ (keys >> _HALF)
+    return keys
+
+
+def n_grams_of_rows(numbers: NDArray[np.uint64], lengths: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
+    """Which of `n_grams(numbers, n)` lie inside one row, where rows of these lengths were joined: bool."""
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    inside = np.arange(len(numbers)) - starts < np.repeat(np.maximum(lengths - n + 1, 0), lengths)
+    return inside[: max(0, len(numbers) - n + 1)]
