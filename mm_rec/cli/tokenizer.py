@@ -12,24 +12,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from mm_rec.cli.data_options import Documents, Files, TextField
 from mm_rec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mm_rec.data.sources import DocumentsRule
+    from mm_rec.data.formats import DocumentsRule
+    from mm_rec.data.locations import SourceFile
     from mm_rec.tokenizers.training import TokenizerConfig, TrainedReport
 
 app = typer.Typer(
     no_args_is_help=True, help="Train a tokenizer on your text, and see how well it suits a language."
 )
-
-Files = Annotated[
-    list[Path], typer.Argument(metavar="FILES...", help="Text files, folders or globs (.txt, .jsonl).")
-]
-TextField = Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")]
-DocumentsOption = Annotated[
-    str | None,
-    typer.Option(help="What a document is in a .txt file: file, blank-line or line.", show_default=False),
-]
 
 
 @app.command()
@@ -40,7 +33,7 @@ def train(
         int, typer.Option(help="Pieces in the vocabulary, special tokens included.")
     ] = 32_000,
     text_field: TextField = "text",
-    documents: DocumentsOption = None,
+    documents: Documents = None,
     sample_mb: Annotated[
         float, typer.Option(help="Train on at most this many MB, in lines drawn from all of the text.")
     ] = 100.0,
@@ -57,7 +50,7 @@ def train(
     from mm_rec.data.sources import read_documents
     from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
 
-    rule = _rule(documents)
+    rule: DocumentsRule | None = None if documents is None else documents.value
     config = TokenizerConfig.read(
         {
             "vocab_size": vocab_size,
@@ -89,14 +82,14 @@ def train(
 def report(
     tokenizer: Annotated[Path, typer.Argument(help="Tokenizer folder or model folder.")],
     paths: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(metavar="[FILES...]", help="Text files; each is reported under its name."),
     ] = None,
     language: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="Report FILE under NAME; may be repeated.")
     ] = None,
     text_field: TextField = "text",
-    documents: DocumentsOption = None,
+    documents: Documents = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
     """Tokens a word, bytes a token, byte fallback, longest and rarest pieces, for each file or language."""
@@ -105,7 +98,7 @@ def report(
     from mm_rec.tokenizers.loading import load_tokenizer
     from mm_rec.tokenizers.report import report as measure
 
-    rule = _rule(documents)
+    rule: DocumentsRule | None = None if documents is None else documents.value
     sources = _sources(paths or [], language or [])
     texts = {
         name: (document.text for document in read_documents(group, text_field=text_field, documents=rule))
@@ -117,18 +110,11 @@ def report(
     _print_report(figures)
 
 
-def _rule(documents: str | None) -> DocumentsRule | None:
-    """The rule that `--documents` names; raises ConfigError for any other word."""
-    if documents is None or documents in ("file", "blank-line", "line"):
-        return documents  # type: ignore[return-value]
-    raise ConfigError(f"--documents {documents!r}: choose file, blank-line or line")
-
-
-def _sources(paths: list[Path], languages: list[str]) -> dict[str, list[Path]]:
+def _sources(paths: list[str], languages: list[str]) -> dict[str, list[SourceFile | str]]:
     """The files to report on by label: a file's name without suffixes, or the name given by --language."""
     from mm_rec.data.sources import find_files
 
-    sources: dict[str, list[Path]] = {}
+    sources: dict[str, list[SourceFile | str]] = {}
     for path in find_files(paths) if paths else []:
         label = path.name.split(".")[0]
         sources.setdefault(label if label not in sources else str(path), []).append(path)
@@ -136,7 +122,7 @@ def _sources(paths: list[Path], languages: list[str]) -> dict[str, list[Path]]:
         name, separator, file = entry.partition("=")
         if not (name and separator and file):
             raise ConfigError(f"--language {entry!r}: write it as NAME=FILE, for example tr=stories.txt")
-        sources.setdefault(name, []).append(Path(file))
+        sources.setdefault(name, []).append(file)
     if not sources:
         raise ConfigError("there is nothing to report on. Name files, or --language NAME=FILE")
     return sources
