@@ -50,6 +50,8 @@ def _fields_at(section: type[pydantic.BaseModel], path: tuple[str, ...]) -> list
     """The field names of the section that a dotted path leads to."""
     current: Any = section
     for part in path:
+        if part.isdigit():  # a place in a list
+            continue
         annotation = current.model_fields[part].annotation if part in current.model_fields else None
         options = [annotation, *getattr(annotation, "__args__", ())]
         nested = [

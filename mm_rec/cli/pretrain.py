@@ -35,6 +35,9 @@ def pretrain(
         float | None,
         typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=_TIME),
     ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Tokens to read: 300k, 50M, 1.5B.", rich_help_panel=_TIME)
+    ] = None,
     seq_len: Annotated[int | None, typer.Option(help="Tokens of a row.", rich_help_panel=_TIME)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows at a time.", rich_help_panel=_TIME)] = None,
     accumulation: Annotated[
@@ -62,6 +65,12 @@ def pretrain(
     prepared: Annotated[
         str | None,
         typer.Option(help="Folder of `mmrec data tokenize`, instead of files.", rich_help_panel=_DATA),
+    ] = None,
+    streaming: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream", help="Read the text while training and write no shards.", rich_help_panel=_DATA
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.", rich_help_panel=_MACHINE)] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=_MACHINE)] = Path("runs"),
@@ -117,12 +126,12 @@ def pretrain(
 def _asked(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The options that were given, by the section of the recipe that they belong to."""
     sections = {
-        "data": ("sources", "text_field", "documents", "validation", "prepared"),
+        "data": ("sources", "text_field", "documents", "validation", "prepared", "streaming"),
         "tokenizer": ("vocab_size",),
         "model": ("size", "start_from"),
         "pretrain": (
-            "steps", "epochs", "minutes", "seq_len", "batch_size", "accumulation", "learning_rate", "optimizer",
-            "schedule", "patience", "precision", "compile", "gradient_checkpointing", "tensorboard",
+            "steps", "epochs", "minutes", "tokens", "seq_len", "batch_size", "accumulation", "learning_rate",
+            "optimizer", "schedule", "patience", "precision", "compile", "gradient_checkpointing", "tensorboard",
         ),
     }  # fmt: skip
     asked: dict[str, Any] = {

@@ -5,6 +5,7 @@ Notation: B rows of a batch, T tokens of a row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from mm_rec.data.corpus import Corpus
 from mm_rec.errors import CheckpointError, ConfigError, DataError
 from mm_rec.models.cross_entropy import IGNORED
+
+# Token ids, where a document starts, and what is no padding; each (B, T).
+Rows = tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]
 
 
 class PackedSequences:
@@ -43,12 +47,11 @@ class PackedSequences:
         return -(-(self.corpus.tokens - 1) // (self.seq_len - 1))
 
     def batch(self, indices: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """The rows `indices` (B,) as int64 tensors (B, T): `input_ids`, `labels`, `document_ids`.
+        """The rows `indices` (B,) as `make_batch` gives them."""
+        return make_batch(*self.rows(indices))
 
-        Labels are unshifted (labels[t] = input_ids[t]) and −100 for the first token of each document and of
-        the row. Document ids start at 0 in each row and rise by one where a document starts. Where the batch
-        has padding, `attention_mask` (1 token, 0 padding) is added; padding has label −100 and document −1.
-        """
+    def rows(self, indices: NDArray[np.int64]) -> Rows:
+        """The rows `indices` (B,): token ids, where a document starts, and what is no padding; each (B, T)."""
         shape = (len(indices), self.seq_len)
         ids = np.full(shape, self.corpus.header.pad_id, dtype=np.int64)
         starts = np.zeros(shape, dtype=bool)
@@ -59,17 +62,30 @@ class PackedSequences:
             ids[row, : stop - first] = self.corpus.read(first, stop)
             starts[row, self.corpus.document_starts(first, stop) - first] = True
             present[row, stop - first :] = False
-        starts[:, 0] = False
-        documents = np.cumsum(starts, axis=1, dtype=np.int64)
-        labels = np.where(starts, IGNORED, ids)
-        labels[:, 0] = IGNORED
-        if present.all():
-            return _tensors(input_ids=ids, labels=labels, document_ids=documents)
-        labels[~present] = IGNORED
-        documents[~present] = -1
-        return _tensors(
-            input_ids=ids, labels=labels, document_ids=documents, attention_mask=present.astype(np.int64)
-        )
+        return ids, starts, present
+
+
+def make_batch(
+    ids: NDArray[np.int64], starts: NDArray[np.bool_], present: NDArray[np.bool_]
+) -> dict[str, torch.Tensor]:
+    """A batch of rows as int64 tensors (B, T): `input_ids`, `labels`, `document_ids`.
+
+    Labels are unshifted (labels[t] = input_ids[t]) and −100 for the first token of each document and of
+    the row. Document ids start at 0 in each row and rise by one where a document starts. Where the batch
+    has padding, `attention_mask` (1 token, 0 padding) is added; padding has label −100 and document −1.
+    """
+    starts = starts.copy()
+    starts[:, 0] = False
+    documents = np.cumsum(starts, axis=1, dtype=np.int64)
+    labels = np.where(starts, IGNORED, ids)
+    labels[:, 0] = IGNORED
+    if present.all():
+        return _tensors(input_ids=ids, labels=labels, document_ids=documents)
+    labels[~present] = IGNORED
+    documents[~present] = -1
+    return _tensors(
+        input_ids=ids, labels=labels, document_ids=documents, attention_mask=present.astype(np.int64)
+    )
 
 
 def _tensors(**arrays: NDArray[np.int64]) -> dict[str, torch.Tensor]:
@@ -105,9 +121,13 @@ class BatchOrder:
     def indices(self, step: int) -> NDArray[np.int64]:
         """The sequences (batch_size,) that this rank takes at a step (from 0)."""
         first = (step * self.world_size + self.rank) * self.batch_size
-        epochs, places = np.divmod(np.arange(first, first + self.batch_size), self.n_sequences)
-        taken = np.empty(self.batch_size, dtype=np.int64)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        return self.at(np.arange(first, first + self.batch_size))
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sequences at rising positions of the endless row."""
+        epochs, places = np.divmod(positions, self.n_sequences)
+        taken = np.empty(len(positions), dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             taken[here] = self._permutation(epoch)[places[here]]
         return taken
@@ -180,14 +200,24 @@ class PackedBatches:
             "seed": self.order.seed,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Nothing: the order of the data is computed."""
+        return {}
+
+    def load_state_dict(
+        self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         """Raise CheckpointError unless these batches continue those of the saved state exactly."""
-        own = self.state_dict()
-        changed = [
-            f"{name} was {state.get(name)} and is {own[name]}" for name in own if own[name] != state.get(name)
-        ]
-        if changed:
-            raise CheckpointError(
-                f"the checkpoint was trained on other batches: {'; '.join(changed)}. "
-                "Give the same data and sizes, or start a new run from the model"
-            )
+        require_same(self.state_dict(), state)
+
+
+def require_same(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise CheckpointError naming what these batches depend on and a checkpoint's batches had otherwise."""
+    changed = [
+        f"{name} was {saved.get(name)} and is {own[name]}" for name in own if own[name] != saved.get(name)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"the checkpoint was trained on other batches: {'; '.join(changed)}. "
+            "Give the same data and sizes, or start a new run from the model"
+        )

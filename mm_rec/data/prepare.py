@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mm_rec.data.corpus import SHARD_BYTES, Corpus, write_corpus
-from mm_rec.data.sources import DocumentsRule, ReadCounts, documents_rule, find_files, read_documents
+from mm_rec.data.formats import DocumentsRule
+from mm_rec.data.locations import SourceFile
+from mm_rec.data.sources import ReadCounts, documents_rule, find_files, read_documents
 from mm_rec.data.split import Split, document_hash, plan_split
 from mm_rec.errors import DataError
 from mm_rec.runs.files import read_json, remove, write_json
@@ -24,12 +27,13 @@ _MUCH = 0.2  # a larger share of held-out text is probably not what was wanted
 class SourcePlan:
     """Sources that were read once from end to end, and which of their documents are held out.
 
-    `held_out` are the hashes of separate validation files' documents; a training document of the same text is
-    left out of training, so that validation never measures what was learnt by heart (`left_out` counts them).
+    `held_out` are the hashes of documents that are held out elsewhere, in separate validation files or by another
+    source; a training document of the same text is left out of training, so that validation never measures what was
+    learnt by heart (`left_out` counts them).
     """
 
-    files: list[Path]
-    validation_files: list[Path]
+    files: list[SourceFile]
+    validation_files: list[SourceFile]
     text_field: str
     documents: DocumentsRule
     split: Split
@@ -76,7 +80,7 @@ class SourcePlan:
         if self.blank:
             lines.append(f"{self.blank:,} documents of white space alone were skipped")
         if self.left_out:
-            lines.append(f"{self.left_out:,} documents also stand in the validation files and were left out")
+            lines.append(f"{self.left_out:,} documents are also held out elsewhere and were left out")
         return lines
 
     def record(self) -> dict[str, Any]:
@@ -134,6 +138,30 @@ def plan_sources(
     )
 
 
+def plan_groups(groups: Mapping[str, Sequence[Path | str]], **options: Any) -> dict[str, SourcePlan]:
+    """Plan each of several sources by itself (`options` as of `plan_sources`), so that no source trains on a document
+    that another one holds out.
+    """
+    plans = {name: plan_sources(paths, **options) for name, paths in groups.items()}
+    return {name: _set_apart(plan, list(plans.values())) for name, plan in plans.items()}
+
+
+def _set_apart(plan: SourcePlan, plans: list[SourcePlan]) -> SourcePlan:
+    """Leave out of a source's training what the sources with a higher threshold hold out."""
+    higher = [other for other in plans if other.split.threshold > plan.split.threshold]
+    keys = {document_hash(text) for other in higher for text in other.texts("validation")}
+    held_out = frozenset(key for key in keys if key >= plan.split.threshold)
+    left_out = sum(document_hash(text) in held_out for text in plan.texts("train")) if held_out else 0
+    if not left_out:
+        return plan
+    return dataclasses.replace(plan, held_out=plan.held_out | held_out, left_out=plan.left_out + left_out)
+
+
+def is_prepared(path: Path | str) -> bool:
+    """Whether a folder was written by `prepare_corpus`."""
+    return (Path(path) / _RECORD).is_file()
+
+
 def prepare_corpus(
     plan: SourcePlan,
     tokenizer: Any,
@@ -166,14 +194,14 @@ def prepare_corpus(
 
 def open_prepared(out: Path) -> PreparedCorpus:
     """Open what `prepare_corpus` wrote; raises DataError where it is unfinished or damaged."""
-    if not (out / _RECORD).is_file():
+    if not is_prepared(out):
         raise DataError(f"there is no finished data here (no {_RECORD}). Make it: mmrec data tokenize", out)
     train, validation = Corpus.open(out / "train"), Corpus.open(out / "validation")
     return PreparedCorpus(train=train, validation=validation, record=read_json(out / _RECORD))
 
 
 def _hold_out_files(
-    texts: Iterator[str], held: Iterator[str], files: list[Path]
+    texts: Iterator[str], held: Iterator[str], files: list[SourceFile]
 ) -> tuple[Split, frozenset[float], int]:
     """The split that holds out separate files, their hashes, and how many training documents repeat them."""
     hashes: set[float] = set()
@@ -196,7 +224,7 @@ def _hold_out_files(
         raise DataError(
             f"no document is left to train on: {left_out} of the sources stand in the validation files too. "
             "Give more text",
-            files[0],
+            str(files[0]),
         )
     split = Split(
         threshold=0.0,

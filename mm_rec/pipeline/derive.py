@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from mm_rec.data.corpus import Corpus
+from mm_rec.data.mixing import MOST_EPOCHS
 from mm_rec.errors import ConfigError
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import Size, minimum_tokens
@@ -15,7 +16,6 @@ from mm_rec.pipeline.recipe import PretrainSection
 from mm_rec.training.config import TrainingConfig
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022
-MOST_EPOCHS = 4  # repeating text more often teaches much less than new text would (Muennighoff et al. 2023)
 _MICRO_TOKENS = 4096  # of one forward pass on a CPU: enough to keep it busy, little enough for its caches
 
 
@@ -31,12 +31,15 @@ def derive(
     section: PretrainSection,
     model: PreTrainedConfig,
     size: Size,
-    corpus: Corpus,
+    tokens: Mapping[str, int] | None,
     seed: int,
     continued: bool,
     tokens_per_second: float | None,
 ) -> Derived:
-    """Fill in the section. `tokens_per_second` is a measured speed, needed only where `minutes` limits the run."""
+    """Fill in the section. `tokens` of each source; None for a stream, whose length nobody knows.
+
+    `tokens_per_second` is a measured speed, needed only where `minutes` limits the run.
+    """
     reasons: list[str] = []
 
     def note(name: str, value: object, reason: str) -> None:
@@ -45,16 +48,17 @@ def derive(
         )
 
     width = model.hidden_size
-    seq_len = section.seq_len or _sequence_length(width, corpus)
+    seq_len = section.seq_len or _sequence_length(width, tokens)
     if not section.seq_len:
-        note("seq_len", seq_len, f"tokens; for width {width}, and the corpus has {corpus.tokens:,}")
+        known = "" if tokens is None else f", and the corpus has {min(tokens.values()):,}"
+        note("seq_len", seq_len, f"tokens; for width {width}{known}")
     micro, accumulation = _batch(section, width, seq_len)
     if not section.batch_size:
         note("batch_size", micro, f"rows at a time, {micro * seq_len:,} tokens")
     if not section.accumulation:
         note("accumulation", accumulation, f"so that a step reads {micro * accumulation * seq_len:,} tokens")
     per_step = micro * accumulation * seq_len
-    steps, reason = _steps(section, size, corpus, per_step, tokens_per_second)
+    steps, reason = _steps(section, size, tokens, per_step, tokens_per_second)
     if not section.steps:
         note("steps", steps, reason)
     optimizer = section.optimizer or "muon"
@@ -71,7 +75,7 @@ def derive(
         note("validate_every", every, "steps; ten measurements or one every 500 steps")
     config = TrainingConfig(
         **section.model_dump(
-            exclude={"epochs", "minutes", "batch_size"} | {name for name, v in section if v is None}
+            exclude={"epochs", "tokens", "minutes", "batch_size"} | {name for name, v in section if v is None}
         )
         | {
             "steps": steps,
@@ -90,11 +94,12 @@ def derive(
     return Derived(config, reasons)
 
 
-def _sequence_length(width: int, corpus: Corpus) -> int:
-    """512 tokens for the small, 2,048 from width 1,024 on; the largest power of two that gives 8 rows of text."""
+def _sequence_length(width: int, tokens: Mapping[str, int] | None) -> int:
+    """512 tokens for the small, 2,048 from width 1,024 on; the largest power of two that gives 8 rows of each text."""
     wanted = 512 if width < 512 else 1024 if width < 1024 else 2048
-    fitting = 1 << int(math.log2(max(2, corpus.tokens // 8)))
-    return min(wanted, fitting)
+    if tokens is None:
+        return wanted
+    return min(wanted, 1 << int(math.log2(max(2, min(tokens.values()) // 8))))
 
 
 def _batch(section: PretrainSection, width: int, seq_len: int) -> tuple[int, int]:
@@ -107,7 +112,11 @@ def _batch(section: PretrainSection, width: int, seq_len: int) -> tuple[int, int
 
 
 def _steps(
-    section: PretrainSection, size: Size, corpus: Corpus, per_step: int, tokens_per_second: float | None
+    section: PretrainSection,
+    size: Size,
+    known: Mapping[str, int] | None,
+    per_step: int,
+    tokens_per_second: float | None,
 ) -> tuple[int, str]:
     """Steps and where they come from: what was asked, or tokens enough for the size, as the data and time allow."""
     if section.steps:
@@ -119,12 +128,16 @@ def _steps(
         limits.append(
             (possible, f"{section.minutes:g} minutes at the {tokens_per_second:,.0f} tokens/s just measured")
         )
-    if section.epochs:
-        limits.append((round(section.epochs * corpus.tokens), f"{section.epochs:g} epochs"))
+    if section.tokens:
+        limits.append((section.tokens, f"a budget of {section.tokens:,} tokens"))
+    whole = sum(known.values()) if known is not None else 0
+    if section.epochs and known is not None:
+        limits.append((round(section.epochs * whole), f"{section.epochs:g} epochs"))
     if not limits:
+        assert known is not None
         limits = [
             (TOKENS_PER_PARAMETER * size.parameters, f"{TOKENS_PER_PARAMETER} tokens a parameter"),
-            (MOST_EPOCHS * corpus.tokens, f"{MOST_EPOCHS} epochs of the {corpus.tokens:,} tokens"),
+            (MOST_EPOCHS * whole, f"{MOST_EPOCHS} epochs of the {whole:,} tokens"),
         ]
     tokens, reason = min(limits)
     return max(1, round(tokens / per_step)), reason

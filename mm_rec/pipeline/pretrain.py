@@ -14,9 +14,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.config import dump_yaml
-from mm_rec.data.batches import PackedBatches
-from mm_rec.data.prepare import PreparedCorpus, SourcePlan, open_prepared, plan_sources, prepare_corpus
-from mm_rec.errors import ConfigError, UserError, VocabularyTooLarge
+from mm_rec.data.corpus import Corpus
+from mm_rec.errors import ConfigError, UserError
 from mm_rec.evaluation.perplexity import evaluate_corpus
 from mm_rec.models.forward import compile_layers
 from mm_rec.models.loading import find_model, load_model, save_model
@@ -24,6 +23,7 @@ from mm_rec.models.presets import Size, build, measure, preset
 from mm_rec.pipeline import derive
 from mm_rec.pipeline.recipe import Recipe
 from mm_rec.pipeline.summary import write_summary
+from mm_rec.pipeline.text import RunText, read_text
 from mm_rec.runs.directory import RECIPE, write_lineage
 from mm_rec.runs.files import atomic_path, remove, remove_leftovers, require_free_space, write_text
 from mm_rec.runtime import (
@@ -35,8 +35,7 @@ from mm_rec.runtime import (
     memory_bytes,
     seed_everything,
 )
-from mm_rec.tokenizers.loading import fingerprint, load_tokenizer, require_fit, vocabulary_size
-from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
+from mm_rec.tokenizers.loading import fingerprint, require_fit, vocabulary_size
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
@@ -61,7 +60,7 @@ class _Begun:
     """A run that is checked and ready to train."""
 
     training: Training
-    prepared: PreparedCorpus
+    text: RunText
     size: Size
 
 
@@ -92,7 +91,7 @@ def pretrain(
     if ended != "stopped":
         with atomic_path(run / "final") as temporary:
             save_model(training.model, training.tokenizer, temporary)
-    write_summary(run, recipe, training.model, begun.size, begun.prepared, training.state, ended)
+    write_summary(run, recipe, training.model, begun.size, begun.text, training.config, training.state, ended)
     return Outcome(run, ended, training.state.step)
 
 
@@ -103,10 +102,10 @@ def _begin(
     if recipe.pretrain.threads:
         torch.set_num_threads(recipe.pretrain.threads)
     device = choose_device(recipe.pretrain.device)
-    prepared, tokenizer = _text_and_tokenizer(recipe, run, reporter)
+    text = read_text(recipe, run, reporter)
     checkpoint = Checkpoints(run / "checkpoints", 1).load_newest(reporter.say)
     seed_everything(recipe.seed)
-    model, config = _model(recipe, tokenizer, checkpoint, device)
+    model, config = _model(recipe, text.tokenizer, checkpoint, device)
     size = measure(config)
     precision = choose_precision(recipe.pretrain.precision, device)
     peak = measure_peak(precision.dtype, device)
@@ -114,98 +113,28 @@ def _begin(
         f"{model.config.model_type} with {size.parameters:,} parameters; {derive.state_text(config, size)}"
     )
     reporter.say(f"matrix products in {precision.name}: {precision.reason}; weights in float32")
-    settings = _settings(recipe, model, size, prepared, precision, peak, reporter)
-    _check(settings, size, config, prepared, device, run, reporter)
+    settings = _settings(recipe, model, size, text, precision, peak, reporter)
+    _check(settings, size, config, text, device, run, reporter)
+    held_out = text.held_out(settings, run / "data")
     training = Training(
         model,
-        tokenizer,
-        PackedBatches(
-            prepared.train, settings.seq_len, settings.micro_batch, settings.accumulation, settings.seed
-        ),
+        text.tokenizer,
+        text.batches(settings),
         next_token(precision.dtype),
         settings,
         run,
         reporter,
-        validate=_validation(prepared, tokenizer, settings, precision),
+        validate=_validation(held_out, text, settings, precision),
         flops_per_token=size.flops_per_token,
         peak_flops=peak,
         on_event=on_event,
     )
     write_text(run / RECIPE, dump_yaml(_resolved(recipe, settings)))
-    _note_lineage(recipe, run, prepared, tokenizer, device)
+    _note_lineage(recipe, run, text, held_out, device)
     if checkpoint is not None:
         training.resume(checkpoint)
         reporter.say(f"continuing {run} at step {training.state.step} of {settings.steps}")
-    return _Begun(training, prepared, size)
-
-
-def _text_and_tokenizer(
-    recipe: Recipe, run: Path, reporter: Reporter
-) -> tuple[PreparedCorpus, PreTrainedTokenizerBase]:
-    """The two corpora and their tokenizer: made, or found finished."""
-    folder = run / "data" if recipe.data.prepared is None else Path(recipe.data.prepared)
-    source = _tokenizer_source(recipe)
-    own = run / "tokenizer"
-    if recipe.data.prepared is not None and source is None:
-        raise ConfigError("data that is prepared needs its tokenizer too: give --tokenizer DIR")
-    done = (folder / "split.json").is_file() and (source is not None or own.is_dir())
-    if done or recipe.data.prepared is not None:
-        tokenizer = load_tokenizer(source or own)
-        prepared = open_prepared(folder)
-    else:
-        if not recipe.data.sources:
-            raise ConfigError(
-                "no text to train on: name files or folders, for example `mmrec pretrain books/`"
-            )
-        plan = plan_sources(
-            recipe.data.sources,
-            text_field=recipe.data.text_field,
-            documents=recipe.data.documents,
-            validation_fraction=recipe.data.validation_fraction,
-            validation_sources=recipe.data.validation,
-        )
-        for line in plan.describe():
-            reporter.say(line)
-        tokenizer = load_tokenizer(source) if source is not None else _trained(recipe, plan, own, reporter)
-        prepared = prepare_corpus(plan, tokenizer, folder)
-    for corpus in (prepared.train, prepared.validation):
-        corpus.require_tokenizer(fingerprint(tokenizer))
-    reporter.say(
-        f"{prepared.train.tokens:,} tokens to train on, {prepared.validation.tokens:,} to validate, "
-        f"{prepared.train.text_bytes / prepared.train.tokens:.2f} bytes a token"
-    )
-    return prepared, tokenizer
-
-
-def _tokenizer_source(recipe: Recipe) -> Path | None:
-    """Where an existing tokenizer lies: named, or that of the model to continue."""
-    if recipe.tokenizer.path is not None:
-        return Path(recipe.tokenizer.path)
-    return None if recipe.model.start_from is None else find_model(recipe.model.start_from)
-
-
-def _trained(recipe: Recipe, plan: SourcePlan, out: Path, reporter: Reporter) -> PreTrainedTokenizerBase:
-    """Train the run's tokenizer on its training text. A vocabulary that was not asked for shrinks to fit the text."""
-    if not out.is_dir():
-        config = TokenizerConfig(
-            vocab_size=recipe.tokenizer.vocab_size or preset(recipe.model.size).vocab_size,
-            threads=recipe.pretrain.threads,
-            seed=recipe.seed,
-        )
-        try:
-            report = train_tokenizer(lambda: plan.texts("train"), config, out)
-        except VocabularyTooLarge as error:
-            if recipe.tokenizer.vocab_size is not None:
-                raise
-            # The preset's size was nobody's wish: the largest that the text can fill does as well.
-            report = train_tokenizer(
-                lambda: plan.texts("train"), config.changed(vocab_size=error.largest), out
-            )
-        reporter.say(
-            f"tokenizer: {report.vocab_size:,} pieces; {report.proof.lines:,} lines encoded as SentencePiece does, "
-            "0 differ, all decoded exactly"
-        )
-    return load_tokenizer(out)
+    return _Begun(training, text, size)
 
 
 def _model(
@@ -230,7 +159,7 @@ def _settings(
     recipe: Recipe,
     model: PreTrainedModel,
     size: Size,
-    prepared: PreparedCorpus,
+    text: RunText,
     precision: Precision,
     peak: float,
     reporter: Reporter,
@@ -238,7 +167,7 @@ def _settings(
     """The complete configuration, each derived number said once."""
     section = recipe.pretrain.changed(precision=precision.name)
     continued = recipe.model.start_from is not None
-    known = (section, model.config, size, prepared.train, recipe.seed, continued)
+    known = (section, model.config, size, text.tokens, recipe.seed, continued)
     if section.compile is None:
         section = section.changed(
             compile=_compile_pays(derive.derive(*known, 1e12).config, size, peak, reporter)
@@ -246,7 +175,7 @@ def _settings(
         known = (section, *known[1:])
     speed = None
     if section.minutes is not None and section.steps is None:
-        speed = _measure_speed(derive.derive(*known, 1e12).config, model, prepared, precision)
+        speed = _measure_speed(derive.derive(*known, 1e12).config, model, text, precision)
     derived = derive.derive(*known, speed)
     for line in derived.reasons:
         reporter.say("  " + line)
@@ -265,12 +194,12 @@ def _compile_pays(config: TrainingConfig, size: Size, peak: float, reporter: Rep
 
 
 def _measure_speed(
-    config: TrainingConfig, model: PreTrainedModel, prepared: PreparedCorpus, precision: Precision
+    config: TrainingConfig, model: PreTrainedModel, text: RunText, precision: Precision
 ) -> float:
     """Tokens a second of whole steps at learning rate 0, which change nothing."""
     if config.compile:
         compile_layers(model)
-    batches = PackedBatches(prepared.train, config.seq_len, config.micro_batch, 1, config.seed)
+    batches = text.batches(config.changed(accumulation=1))
     optimizer, objective = OptimizerSet(model, config), next_token(precision.dtype)
     optimizer.set_learning_rate(0.0)
     model.train()
@@ -291,7 +220,7 @@ def _check(
     settings: TrainingConfig,
     size: Size,
     config: PreTrainedConfig,
-    prepared: PreparedCorpus,
+    text: RunText,
     device: torch.device,
     run: Path,
     reporter: Reporter,
@@ -306,11 +235,13 @@ def _check(
     on_disk = size.parameters * 4 * (1 + 3 * (settings.keep_last + 1) + 2)
     require_free_space(run, on_disk, "the run's checkpoints")
     tokens = settings.steps * settings.tokens_per_step
+    epochs = "" if text.tokens is None else f", {tokens / sum(text.tokens.values()):.1f} epochs"
     reporter.say(
-        f"{settings.steps:,} steps of {settings.tokens_per_step:,} tokens: {tokens:,} tokens, "
-        f"{tokens / prepared.train.tokens:.1f} epochs; about {needed / 1e9:.1f} GB of memory, "
-        f"{on_disk / 1e9:.2f} GB of disk"
+        f"{settings.steps:,} steps of {settings.tokens_per_step:,} tokens: {tokens:,} tokens{epochs}; "
+        f"about {needed / 1e9:.1f} GB of memory, {on_disk / 1e9:.2f} GB of disk"
     )
+    for line in text.describe(settings):
+        reporter.say(line)
     warning = derive.budget_warning(size, tokens)
     if warning is not None:
         reporter.say(warning)
@@ -331,46 +262,54 @@ def _resolved(recipe: Recipe, settings: TrainingConfig) -> Recipe:
 def _note_lineage(
     recipe: Recipe,
     run: Path,
-    prepared: PreparedCorpus,
-    tokenizer: PreTrainedTokenizerBase,
+    text: RunText,
+    held_out: dict[str, Corpus],
     device: torch.device,
 ) -> None:
-    inputs: dict[str, Any] = {
-        "train_corpus": prepared.train.fingerprint,
-        "validation_corpus": prepared.validation.fingerprint,
-        "tokenizer": fingerprint(tokenizer),
-        "split": prepared.record,
-    }
+    inputs: dict[str, Any] = {**text.record(), "tokenizer": fingerprint(text.tokenizer)}
+    if text.streams:
+        inputs["validation_corpora"] = {name: corpus.fingerprint for name, corpus in held_out.items()}
     if recipe.model.start_from is not None:
         inputs["model"] = str(find_model(recipe.model.start_from))
     write_lineage(run, inputs, machine(device))
 
 
+_FIGURES = ("loss", "bits_per_byte", "token_accuracy")
+
+
 def _validation(
-    prepared: PreparedCorpus,
-    tokenizer: PreTrainedTokenizerBase,
+    held_out: dict[str, Corpus],
+    text: RunText,
     settings: TrainingConfig,
     precision: Precision,
 ) -> Callable[[PreTrainedModel], dict[str, float]]:
-    """Validation for the loop: the same rows each time."""
-    corpus = prepared.validation
-    seq_len = max(2, min(settings.seq_len, corpus.tokens))
-    batches = max(1, math.ceil(settings.validation_rows / settings.micro_batch))
+    """Validation for the loop, on the same rows each time.
+
+    Several sources are measured each (`loss/NAME`), and together weighted by their shares of the whole run's rows.
+    """
+    batches = max(1, math.ceil(settings.validation_rows / len(held_out) / settings.micro_batch))
+    rows = settings.steps * settings.micro_batch * settings.accumulation
+    shares = text.mixture(settings).shares(rows) if len(held_out) > 1 else {}
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
-        scores = evaluate_corpus(
-            model,
-            corpus,
-            tokenizer,
-            seq_len=seq_len,
-            batch=settings.micro_batch,
-            max_batches=batches,
-            dtype=precision.dtype,
-        )
-        return {
-            "loss": scores.loss,
-            "bits_per_byte": scores.bits_per_byte,
-            "token_accuracy": scores.token_accuracy,
+        figures = {}
+        for name, corpus in held_out.items():
+            scores = evaluate_corpus(
+                model,
+                corpus,
+                text.tokenizer,
+                seq_len=max(2, min(settings.seq_len, corpus.tokens)),
+                batch=settings.micro_batch,
+                max_batches=batches,
+                dtype=precision.dtype,
+            )
+            figures[name] = {figure: float(getattr(scores, figure)) for figure in _FIGURES}
+        if len(figures) == 1:
+            return next(iter(figures.values()))
+        total = {
+            figure: sum(shares[name] * one[figure] for name, one in figures.items()) for figure in _FIGURES
         }
+        each = {f"{figure}/{name}": one[figure] for name, one in figures.items() for figure in _FIGURES}
+        return total | each
 
     return validate

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mm_rec.config import Section, apply_overrides, load_yaml
-from mm_rec.data.sources import DocumentsRule
+from mm_rec.data.formats import DocumentsRule
+from mm_rec.data.mixing import Source, Stage
 from mm_rec.runtime import PrecisionName
 from mm_rec.training.config import Optimizer, Schedule
 
+_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
+
 
 class DataSection(Section):
-    """Which text, and how it is cut into documents and split."""
+    """Which text, how it is cut into documents and split, and how several sources are mixed."""
 
-    sources: list[str] = Field(default_factory=list)
+    sources: list[Source] = Field(default_factory=list)
+    temperature: float = Field(default=1.0, ge=1)
+    stages: list[Stage] = Field(default_factory=list)
+    streaming: bool = False
+    shuffle_rows: int = Field(default=1024, ge=1)
     text_field: str = "text"
     documents: DocumentsRule | None = None
     validation: list[str] = Field(default_factory=list)
     validation_fraction: float = Field(default=0.02, gt=0, lt=1)
+    benchmarks: list[str] = Field(default_factory=list)  # evaluation files that training text must not hold
+    contamination: Literal["refuse", "warn", "off"] = "refuse"
     prepared: str | None = None  # a folder of `mmrec data tokenize`, instead of sources
 
 
@@ -39,11 +49,18 @@ class ModelSection(Section):
     changes: dict[str, Any] = Field(default_factory=dict)
 
 
+def _count(value: Any) -> Any:
+    """A number of tokens from text like 50M; anything else is left to the field."""
+    match = re.fullmatch(r"([0-9_.]+) ?([kKmMbB])", value) if isinstance(value, str) else None
+    return value if match is None else round(float(match[1]) * _UNITS[match[2].lower()])
+
+
 class PretrainSection(Section):
     """Settings of pre-training; what is None follows from size, data and machine, is printed and stored."""
 
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
+    tokens: Annotated[int | None, BeforeValidator(_count)] = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     seq_len: int | None = Field(default=None, ge=2)
     batch_size: int | None = Field(default=None, ge=1)

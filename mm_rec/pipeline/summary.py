@@ -8,14 +8,15 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from mm_rec.config import load_yaml
-from mm_rec.data.prepare import PreparedCorpus
 from mm_rec.models.presets import Size
 from mm_rec.pipeline.derive import state_text
 from mm_rec.pipeline.recipe import Recipe
+from mm_rec.pipeline.text import RunText
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_json, write_text
 from mm_rec.runs.log import read_metrics
 from mm_rec.runs.plots import write_graph
+from mm_rec.training.config import TrainingConfig
 from mm_rec.training.loop import LoopState
 
 _FAMILIES = {"mmrec": "An MM-Rec", "llama": "A LLaMA-like"}
@@ -26,7 +27,8 @@ def write_summary(
     recipe: Recipe,
     model: PreTrainedModel,
     size: Size,
-    prepared: PreparedCorpus,
+    text: RunText,
+    config: TrainingConfig,
     state: LoopState,
     ended: str,
 ) -> dict[str, Any]:
@@ -52,22 +54,20 @@ def write_summary(
     write_json(run / "training_log.json", log)
     write_json(run / "training_parameters.json", load_yaml(run / RECIPE))
     write_graph(run, f"{run.name}: {model.config.model_type}, {size.parameters / 1e6:.2f} M parameters")
-    write_text(run / "README.md", _model_card(run, recipe, model, size, prepared, log))
+    write_text(run / "README.md", _model_card(run, model, size, text.card_lines(config), log))
     return log
 
 
 def _model_card(
     run: Path,
-    recipe: Recipe,
     model: PreTrainedModel,
     size: Size,
-    prepared: PreparedCorpus,
+    text_lines: list[str],
     log: dict[str, Any],
 ) -> str:
     """The card in Markdown; every number comes from the run's records."""
-    best, record = log["best_validation"], prepared.record
-    sources = ", ".join(f"`{Path(name).name}`" for name in record["files"][:5])
-    more = f" and {len(record['files']) - 5} more" if len(record["files"]) > 5 else ""
+    best = log["best_validation"]
+    text = "\n".join(f"- {line}" for line in text_lines)
     measured = (
         f"Best validation loss {best['loss']:.4f} nats a token, {best['bits_per_byte']:.4f} bits a byte, "
         f"token accuracy {best['token_accuracy']:.1%}, at step {best['step']}."
@@ -85,8 +85,7 @@ It remembers by {state_text(model.config, size)}.
 
 ## Training
 
-- text: {sources}{more}; {prepared.train.text_bytes / 1e6:,.1f} MB, {prepared.train.tokens:,} tokens to train on,
-  {prepared.validation.tokens:,} held out ({record["rule"]})
+{text}
 - {log["steps"]:,} steps, {log["tokens"]:,} tokens read, {log["train_runtime_seconds"]:,.0f} seconds ({log["ended"]})
 - training loss {log["first_loss"]} → {log["last_loss"]}
 - {measured}

@@ -18,15 +18,17 @@ import torch
 from safetensors.torch import load_file
 
 from mm_rec.config import dump_yaml
-from mm_rec.data.batches import PackedBatches
-from mm_rec.data.prepare import open_prepared
+from mm_rec.data.mixing import group_sources
+from mm_rec.data.prepare import is_prepared
 from mm_rec.errors import ConfigError, ProofError
 from mm_rec.pipeline.pretrain import pretrain
-from mm_rec.pipeline.recipe import Recipe, read_recipe
+from mm_rec.pipeline.recipe import DataSection, Recipe, read_recipe
+from mm_rec.pipeline.text import read_text
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_text
 from mm_rec.runs.log import read_metrics
 from mm_rec.training.checkpoint import Checkpoint, read_checkpoint
+from mm_rec.training.config import TrainingConfig
 from mm_rec.training.loop import Reporter
 
 _LONGEST = 600  # seconds that one child may take
@@ -76,8 +78,8 @@ def _trial(target: Path, steps: int) -> Recipe:
     path = target / RECIPE if target.is_dir() else target
     recipe = read_recipe(path)
     if target.is_dir() and (target / "data").is_dir():
-        data = {"prepared": str((target / "data").resolve())}
         tokenizer = recipe.tokenizer.path or str((target / "tokenizer").resolve())
+        data = _prepared_data(recipe.data, (target / "data").resolve())
         recipe = recipe.changed(data=data, tokenizer={"path": tokenizer})
     section = recipe.pretrain
     if section.steps is not None and section.steps < 3:
@@ -86,6 +88,7 @@ def _trial(target: Path, steps: int) -> Recipe:
         steps=steps,
         minutes=None,
         epochs=None,
+        tokens=None,
         warmup_steps=min(2, steps),
         accumulation=max(2, min(3, section.accumulation or 2)),
         batch_size=min(2, section.batch_size or 2),
@@ -100,6 +103,21 @@ def _trial(target: Path, steps: int) -> Recipe:
         threads=section.threads or torch.get_num_threads(),
     )
     return recipe.changed(pretrain=changed)
+
+
+def _prepared_data(data: DataSection, folder: Path) -> DataSection:
+    """The same data from the shards that a run made of it; a stream is read from its sources again."""
+    if data.streaming:
+        return data
+    if len(group_sources(data.sources)) < 2:
+        return DataSection(prepared=str(folder))
+    sources = {
+        source.name: source.changed(path=str(folder / source.name))
+        for source in data.sources
+        if is_prepared(folder / source.name)
+    }
+    kept = [source for source in data.sources if source.name not in sources]
+    return data.changed(sources=[source.model_dump() for source in [*sources.values(), *kept]])
 
 
 def _moments(chance: random.Random, kills: int) -> Iterator[Moment]:
@@ -168,8 +186,13 @@ def compare_runs(one: Path, other: Path) -> dict[str, int]:
     first, second = (_last_checkpoint(run) for run in (one, other))
     _require_equal("step of the last checkpoint", first.step, second.step)
     tensors = 0
-    for place in ("model/model.safetensors", "optimizer.safetensors"):
-        left, right = load_file(first.folder / place), load_file(second.folder / place)
+    pairs = {
+        "optimizer.safetensors": (first.optimizer, second.optimizer),
+        "data.safetensors": (first.data, second.data),
+    }
+    weights = "model/model.safetensors"
+    pairs[weights] = load_file(first.folder / weights), load_file(second.folder / weights)
+    for place, (left, right) in pairs.items():
         _require_equal(f"names of the tensors in {place}", sorted(left), sorted(right))
         for name in left:
             if not torch.equal(left[name], right[name]):
@@ -180,7 +203,7 @@ def compare_runs(one: Path, other: Path) -> dict[str, int]:
         _require_equal(f"{part} state", *values)
     losses = [_logged_losses(run) for run in (one, other)]
     _require_equal("logged losses", *losses)
-    batches = [_next_batches(run, first.step) for run in (one, other)]
+    batches = [_next_batches(run, checkpoint) for run, checkpoint in ((one, first), (other, second))]
     for left, right in zip(*batches, strict=True):
         if any(not torch.equal(left[name], right[name]) for name in left):
             raise ProofError("the next batches differ between the unbroken and the killed run")
@@ -207,10 +230,19 @@ def _logged_losses(run: Path) -> list[tuple[str, int, float]]:
     return [(r["kind"], r["step"], r["loss"]) for r in records if r["kind"] in ("train", "validation")]
 
 
-def _next_batches(run: Path, step: int, count: int = 3) -> list[dict[str, torch.Tensor]]:
+def _next_batches(run: Path, checkpoint: Checkpoint, count: int = 3) -> list[dict[str, torch.Tensor]]:
     recipe = read_recipe(run / RECIPE)
     section = recipe.pretrain
-    assert section.seq_len and section.batch_size and section.accumulation
-    corpus = open_prepared(Path(recipe.data.prepared) if recipe.data.prepared else run / "data").train
-    batches = PackedBatches(corpus, section.seq_len, section.batch_size, section.accumulation, recipe.seed)
-    return [batches.batch_at(step + i, micro) for i in range(count) for micro in range(section.accumulation)]
+    assert section.steps and section.seq_len and section.batch_size and section.accumulation
+    config = TrainingConfig(
+        steps=section.steps,
+        seq_len=section.seq_len,
+        micro_batch=section.batch_size,
+        accumulation=section.accumulation,
+        learning_rate=1.0,
+        seed=recipe.seed,
+    )
+    batches = read_text(recipe, run, _Silent()).batches(config)
+    batches.load_state_dict(checkpoint.state["data"], checkpoint.data)
+    steps = range(checkpoint.step, checkpoint.step + count)
+    return [batches.batch_at(step, micro) for step in steps for micro in range(section.accumulation)]

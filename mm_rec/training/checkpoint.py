@@ -4,6 +4,7 @@ checkpoints/step-00000200/
     model/                   a complete Hugging Face folder, with the tokenizer
     optimizer.safetensors    every optimizer slot, by parameter name
     state.json               loop, data position, random states
+    data.safetensors         tokens that a stream had read and not handed out; absent where data comes from shards
     files.json               SHA-256 of every other file; written last, so a checkpoint without it is not whole
 checkpoints/latest           the name of the newest, moved last
 """
@@ -34,6 +35,7 @@ from mm_rec.runs.files import (
 
 _LATEST = "latest"
 _FILES = "files.json"
+_DATA = "data.safetensors"
 Event = Callable[[str, int], None]
 
 
@@ -45,6 +47,7 @@ class Checkpoint:
     step: int
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    data: dict[str, Tensor]
 
     @property
     def model_folder(self) -> Path:
@@ -67,6 +70,7 @@ class Checkpoints:
         optimizer: dict[str, Tensor],
         state: dict[str, Any],
         on_event: Event | None = None,
+        data: dict[str, Tensor] | None = None,
     ) -> Path:
         """Write the checkpoint of a step under a temporary name, rename it, move `latest`, drop the oldest."""
         final = self.folder / f"step-{step:08d}"
@@ -79,6 +83,8 @@ class Checkpoints:
                 {name: tensor.contiguous().cpu() for name, tensor in optimizer.items()},
                 temporary / "optimizer.safetensors",
             )
+            if data:
+                save_file(data, temporary / _DATA)
             write_json(temporary / "state.json", {"step": step, **state})
             write_json(temporary / _FILES, _hashes(temporary))
         write_text(self.folder / _LATEST, final.name + "\n")
@@ -121,9 +127,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 )
         state = read_json(folder / "state.json")
         optimizer = load_file(folder / "optimizer.safetensors")
+        data = load_file(folder / _DATA) if _DATA in expected else {}
     except (DataError, SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder}: this checkpoint is not whole ({error})") from error
-    return Checkpoint(folder, state.pop("step"), optimizer, state)
+    return Checkpoint(folder, state.pop("step"), optimizer, state, data)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,15 +35,18 @@ class Batches(Protocol):
     """Where batches come from; `mm_rec.data.batches.PackedBatches` is one."""
 
     def batch_at(self, step: int, micro_step: int = 0) -> Batch:
-        """A micro-batch of a step, both counted from 0."""
+        """A micro-batch of a step, both counted from 0; the loop asks in order."""
 
     def epoch(self, step: int) -> int:
         """The epoch, from 0, in which a step starts."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order of the data depends on."""
+        """What the order of the data depends on, and where a stream stands."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What a stream has read and not handed out."""
+
+    def load_state_dict(self, state: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
         """Continue, or raise CheckpointError where the batches would be others."""
 
 
@@ -106,7 +109,7 @@ class Training:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take over optimizer, loop, data and random state; the model was loaded from the checkpoint's folder."""
         self.optimizer.load_state_tensors(checkpoint.optimizer)
-        self.batches.load_state_dict(checkpoint.state["data"])
+        self.batches.load_state_dict(checkpoint.state["data"], checkpoint.data)
         self.state = LoopState(**checkpoint.state["loop"])
         self.state.history = [(train, validation) for train, validation in self.state.history]
         restore_random_state(checkpoint.state["random"])
@@ -219,7 +222,9 @@ class Training:
         state.history.append((train, loss))
         self.log.write("validation", state.step, **scores, train_loss=train)
         shown = ", ".join(
-            f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "bits_per_byte")
+            f"{name} {value:.4f}"
+            for name, value in scores.items()
+            if name in ("loss", "bits_per_byte") or name.startswith("loss/")  # loss/SOURCE of a mixture
         )
         self.reporter.say(f"step {state.step}: validation {shown} (training loss {train:.4f})")
         if loss < state.best_loss:
@@ -241,7 +246,13 @@ class Training:
             return
         state = {"loop": asdict(self.state), "data": self.batches.state_dict(), "random": random_state()}
         self.checkpoints.save(
-            self.state.step, self.model, self.tokenizer, self.optimizer.state_tensors(), state, self.on_event
+            self.state.step,
+            self.model,
+            self.tokenizer,
+            self.optimizer.state_tensors(),
+            state,
+            self.on_event,
+            self.batches.state_tensors(),
         )
         self._saved_step, self._saved_at = self.state.step, time.monotonic()
 

@@ -1,0 +1,165 @@
+"""Evaluation items that stand in training text, found by runs of words.
+
+An item counts as found where a run of `n` words of it stands in a document (13 words: Brown et al. 2020,
+https://arxiv.org/abs/2005.14165, appendix C); an item of fewer words must stand there whole. Words are compared as
+`text.normalise.dedup_key` gives them, so that case (of the language), punctuation and Unicode forms do not hide one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mm_rec.errors import DataError
+from mm_rec.text.normalise import dedup_key
+from mm_rec.text.overlap import n_grams, word_numbers
+
+N = 13
+SHORTEST = 6  # words; a shorter item ("Evet, doğru.") stands in any text
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A text of an evaluation set, and where it stands."""
+
+    text: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """The runs of one length: sorted numbers (U,) uint64, and for each run of an item its place there and the item."""
+
+    known: NDArray[np.uint64]
+    places: NDArray[np.int64]
+    owners: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationIndex:
+    """The runs of words of evaluation items, by length."""
+
+    language: str
+    items: list[Item]
+    skipped: int  # items of too few words to look for
+    runs: dict[int, _Runs]
+
+    @classmethod
+    def build(cls, items: Iterable[Item], language: str, n: int = N) -> Self:
+        """Index all items of at least SHORTEST words."""
+        numbers: dict[int, list[NDArray[np.uint64]]] = {}
+        owners: dict[int, list[int]] = {}
+        kept: list[Item] = []
+        skipped = 0
+        for item in items:
+            words = word_numbers(dedup_key(item.text, language).split())
+            if len(words) < SHORTEST:
+                skipped += 1
+                continue
+            length = min(n, len(words))
+            numbers.setdefault(length, []).append(n_grams(words, length))
+            owners.setdefault(length, []).append(len(kept))
+            kept.append(item)
+        runs = {length: _index(numbers[length], owners[length]) for length in sorted(numbers)}
+        return cls(language, kept, skipped, runs)
+
+    def find(self, text: str) -> list[Item]:
+        """The items of which a run stands in the text, in the order of the evaluation files."""
+        found: set[int] = set()
+        for length, hits in self._hits(text):
+            runs = self.runs[length]
+            if len(hits):
+                found.update(runs.owners[np.isin(runs.places, hits)].tolist())
+        return [self.items[number] for number in sorted(found)]
+
+    def shares(self, texts: Iterable[str]) -> NDArray[np.float64]:
+        """How much of each item stands in the texts: the share of its runs, (items,)."""
+        seen = {length: np.zeros(len(runs.known), dtype=np.bool_) for length, runs in self.runs.items()}
+        for text in texts:
+            for length, hits in self._hits(text):
+                seen[length][hits] = True
+        found, total = np.zeros(len(self.items)), np.zeros(len(self.items))
+        for length, runs in self.runs.items():
+            found += np.bincount(runs.owners, weights=seen[length][runs.places], minlength=len(self.items))
+            total += np.bincount(runs.owners, minlength=len(self.items))
+        return found / np.maximum(total, 1)
+
+    def _hits(self, text: str) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """For each length, the places of known runs that stand in the text."""
+        words = word_numbers(dedup_key(text, self.language).split())
+        for length, runs in self.runs.items():
+            own = n_grams(words, length)
+            places = np.minimum(np.searchsorted(runs.known, own), len(runs.known) - 1)
+            yield length, places[runs.known[places] == own]
+
+
+def _index(numbers: list[NDArray[np.uint64]], owners: list[int]) -> _Runs:
+    known, places = np.unique(np.concatenate(numbers), return_inverse=True)
+    return _Runs(known, places, np.repeat(owners, list(map(len, numbers))))
+
+
+def evaluation_items(paths: Iterable[Path | str]) -> Iterator[Item]:
+    """Every string of evaluation files: .jsonl and .json (at any depth), .csv and .tsv (every cell), .txt (every line).
+
+    Raises DataError where a file cannot be read.
+    """
+    for path in map(Path, paths):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.suffix in _READERS:
+                yield from _read(file)
+            elif not path.is_dir():
+                raise DataError(
+                    f"evaluation text comes from {', '.join(_READERS)} files; convert it to one", file
+                )
+
+
+def _read(file: Path) -> Iterator[Item]:
+    line = 0
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as handle:
+            for line, value in _READERS[file.suffix](handle):
+                yield from (Item(text, f"{file}:{line}") for text in _strings(value))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"this evaluation file cannot be read: {error}", file, line + 1) from error
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in nested lists and objects."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
+
+def _json_lines(handle: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(handle, 1):
+        if not line.isspace():
+            yield number, json.loads(line)
+
+
+_READERS: dict[str, Any] = {
+    ".jsonl": _json_lines,
+    ".json": lambda handle: _json_document(handle.read()),
+    ".csv": lambda handle: enumerate(csv.reader(handle), 1),
+    ".tsv": lambda handle: enumerate(csv.reader(handle, delimiter="\t"), 1),
+    ".txt": lambda handle: enumerate(handle, 1),
+}
+
+
+def _json_document(text: str) -> Iterator[tuple[int, Any]]:
+    """One JSON value, or, as some sets have it in .json too, one a line."""
+    try:
+        yield 1, json.loads(text)
+    except ValueError:
+        yield from _json_lines(text.splitlines())

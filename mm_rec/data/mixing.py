@@ -1,0 +1,341 @@
+"""Several sources in one run: how much of each, when, and which row of a source comes next.
+
+A row's source and its place there are a pure function of the row's number in the run, so nothing needs to be saved.
+Notation: B rows of a batch, T tokens of a row, S sources.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from mm_rec.config import Section
+from mm_rec.data.batches import BatchOrder, PackedSequences, make_batch, require_same
+from mm_rec.data.corpus import Corpus
+from mm_rec.errors import ConfigError
+
+UNNAMED = "text"  # the source of all paths that are given as plain strings
+CYCLE = 2**16  # rows after which the choice repeats; shares are multiples of 1/65,536
+MOST_EPOCHS = 4  # repeating text more often teaches much less than new text would (Muennighoff et al. 2023)
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+class Source(Section):
+    """A path of a source, with its name and weight; a plain string belongs to the source "text", of weight 1."""
+
+    path: str
+    name: str
+    weight: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"path": value, "name": UNNAMED}
+        if isinstance(value, dict) and value.get("name") is None and isinstance(value.get("path"), str):
+            return {**value, "name": _name_of(value["path"])}
+        return value
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"the source {self.path!r} needs a name of letters and digits; give name: …")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> Any:
+        return self.path if (self.name, self.weight) == (UNNAMED, 1.0) else whole(self)
+
+
+class Stage(Section):
+    """A part of the run, to the share `until` of its steps, in which sources weigh otherwise."""
+
+    until: float = Field(gt=0, le=1)
+    weights: dict[str, float]
+
+
+def _name_of(path: str) -> str:
+    """The last part of a path without suffixes, or the one before it where that is a pattern."""
+    parts = [part for part in PurePosixPath(path).parts if not re.search(r"[*?\[]", part)]
+    return parts[-1].split(".")[0] if parts else ""
+
+
+def group_sources(sources: Sequence[Source]) -> dict[str, list[str]]:
+    """The paths of each source by name, in the order given; raises ConfigError where one has two weights."""
+    groups: dict[str, list[str]] = {}
+    weights: dict[str, float] = {}
+    for source in sources:
+        groups.setdefault(source.name, []).append(source.path)
+        if weights.setdefault(source.name, source.weight) != source.weight:
+            raise ConfigError(
+                f"data.sources: {source.name!r} weighs {weights[source.name]:g} in one place and {source.weight:g} "
+                "in another. Give both the same weight, or one of them another name"
+            )
+    return groups
+
+
+def check_mixture(sources: Sequence[Source], temperature: float, stages: Sequence[Stage]) -> None:
+    """Raise ConfigError where weights, temperature and stages do not fit the sources or each other."""
+    weights = {name: source.weight for source in sources for name in [source.name]}
+    group_sources(sources)
+    if len(weights) < 2 and (temperature != 1 or stages):
+        raise ConfigError(
+            "data.temperature and data.stages mix sources, and there is one. Write data.sources as "
+            "[{path: web/, name: web}, {path: books/, name: books}]"
+        )
+    ends = [stage.until for stage in stages]
+    if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
+        raise ConfigError(
+            f"data.stages: `until` must rise to 1.0, the end of the run; it is {', '.join(map(str, ends))}"
+        )
+    for number, stage in enumerate(stages or [Stage(until=1.0, weights={})], start=1):
+        for name, weight in stage.weights.items():
+            if name not in weights:
+                close = difflib.get_close_matches(name, weights, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(weights)}"
+                raise ConfigError(f"data.stages: there is no source {name!r}; {hint}")
+            if weight < 0:
+                raise ConfigError(f"data.stages: the weight of {name!r} is {weight:g}; it is 0 or more")
+        if weights and not any({**weights, **stage.weights}.values()):
+            raise ConfigError(f"data: every source weighs 0 in stage {number}. Give one of them a weight")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A stage that is worked out: its cycle repeats from row `first` on; `before` (S,) rows of each came before it."""
+
+    first: int
+    rows: NDArray[np.int64]  # (S,) of each source in a cycle
+    order: NDArray[np.int64]  # (CYCLE,) the source of each row of a cycle
+    places: NDArray[np.int64]  # (CYCLE,) how many rows of the same source stand before it in the cycle
+    before: NDArray[np.int64]
+
+
+class Mixture:
+    """Which source each row of a run comes from.
+
+    After any n rows of a stage, every source has had its share of n rounded down or up: never a whole row more or
+    less than its share (quota; see `_spread`). Shares are rounded to 1/65,536, and no positive weight to zero.
+    """
+
+    def __init__(self, names: Sequence[str], stages: Sequence[tuple[int, Sequence[float]]]) -> None:
+        """`stages`: the first row of each and the sources' weights in it."""
+        self.names = list(names)
+        self._parts: list[_Part] = []
+        before = np.zeros(len(names), dtype=np.int64)
+        for first, weights in stages:
+            if self._parts:
+                before = self.counts(first)
+            rows = _rounded(np.array(weights, dtype=np.float64))
+            order = _spread(rows)
+            places = np.empty(CYCLE, dtype=np.int64)
+            for source in range(len(names)):
+                places[order == source] = np.arange(rows[source])
+            self._parts.append(_Part(first, rows, order, places, before))
+        self._firsts = np.array([part.first for part in self._parts])
+
+    def take(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For `count` rows from `first` on: the source of each, and how many rows of it came before in the run."""
+        rows = np.arange(first, first + count)
+        sources, places = np.empty_like(rows), np.empty_like(rows)
+        numbers = np.searchsorted(self._firsts, rows, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            part, here = self._parts[number], numbers == number
+            cycles, within = np.divmod(rows[here] - part.first, CYCLE)
+            chosen = part.order[within]
+            sources[here] = chosen
+            places[here] = part.before[chosen] + cycles * part.rows[chosen] + part.places[within]
+        return sources, places
+
+    def counts(self, rows: int) -> NDArray[np.int64]:
+        """How many of the first `rows` rows of the run come from each source, (S,)."""
+        part = next(part for part in reversed(self._parts) if part.first <= rows)
+        cycles, rest = divmod(rows - part.first, CYCLE)
+        begun = np.bincount(part.order[:rest], minlength=len(self.names))
+        return part.before + cycles * part.rows + begun
+
+    def shares(self, rows: int) -> dict[str, float]:
+        """The share of each source in a run of so many rows."""
+        return dict(zip(self.names, (self.counts(rows) / rows).tolist(), strict=True))
+
+    def describe_stages(self, rows: int) -> list[str]:
+        """Where a run of so many rows has several stages, a line for each with its shares."""
+        lines = []
+        for number, part in enumerate(self._parts if len(self._parts) > 1 else [], start=1):
+            counts = zip(self.names, part.rows.tolist(), strict=True)
+            shares = ", ".join(f"{name} {count / CYCLE:.1%}" for name, count in counts)
+            lines.append(f"stage {number}, from {part.first / rows:.0%} of the run on: {shares}")
+        return lines
+
+    def record(self) -> dict[str, Any]:
+        """What the choice depends on, as plain values."""
+        return {
+            "names": self.names,
+            "stages": [{"first_row": part.first, "rows": part.rows.tolist()} for part in self._parts],
+        }
+
+
+def plan_mixture(
+    sizes: Mapping[str, int],
+    sources: Sequence[Source],
+    temperature: float,
+    stages: Sequence[Stage],
+    steps: int,
+    rows_per_step: int,
+) -> Mixture:
+    """The mixture of a run: each source weighs `size ** (1 / temperature)` times its weight in the stage.
+
+    `sizes` are bytes. Temperature 1 is proportional to size, infinity is uniform: Arivazhagan et al. 2019 (their T);
+    XLM-R (Conneau et al. 2020) and mT5 (Xue et al. 2021) write 1/T as α. A stage begins with a step.
+    """
+    weights = {source.name: source.weight for source in sources}
+    largest = max(sizes.values())
+    base = {name: (size / largest) ** (1 / temperature) for name, size in sizes.items()}
+    first, planned = 0, []
+    for stage in stages or [Stage(until=1.0, weights={})]:
+        planned.append((first, [base[name] * stage.weights.get(name, weights[name]) for name in sizes]))
+        first = round(stage.until * steps) * rows_per_step
+    return Mixture(list(sizes), planned)
+
+
+def describe_mixture(
+    mixture: Mixture, rows: int, seq_len: int, tokens: Mapping[str, int] | None
+) -> list[str]:
+    """What a run of so many rows reads of each source, a line each, and a warning for text that is repeated often.
+
+    `tokens` of each source, where they are known.
+    """
+    lines = mixture.describe_stages(rows)
+    for name, share, count in zip(
+        mixture.names, mixture.shares(rows).values(), mixture.counts(rows), strict=True
+    ):
+        read = int(count) * seq_len
+        line = f"{name}: {share:.1%} of the rows, {read:,} tokens"
+        epochs = 0.0 if tokens is None else read / tokens[name]
+        lines.append(line if tokens is None else f"{line}, {epochs:.1f} epochs")
+        if epochs > MOST_EPOCHS:
+            lines.append(
+                f"warning: {name} is read {epochs:.1f} times. Beyond about {MOST_EPOCHS} times, repeated text teaches "
+                "much less than new text (Muennighoff et al. 2023). Lower its weight, or add text"
+            )
+    return lines
+
+
+def _rounded(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Rows (S,) of a cycle by largest remainder, at least one for each positive weight."""
+    exact = weights / weights.sum() * CYCLE
+    rows = np.where(weights > 0, np.maximum(1, np.floor(exact)), 0).astype(np.int64)
+    while rows.sum() < CYCLE:
+        rows[np.argmax(exact - rows)] += 1
+    while rows.sum() > CYCLE:
+        rows[np.argmax(rows)] -= 1
+    return rows
+
+
+def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """An order (CYCLE,) in which every beginning of n rows holds n · rows / CYCLE of each source, rounded down or up.
+
+    Proportionate fairness (Baruah et al. 1996): row j of a source with c of N rows may stand from place ⌊jN/c⌋ on and
+    must stand before ⌈(j+1)N/c⌉. Taking the earliest deadline first meets them all, since the shares sum to one.
+    """
+    counts = rows.tolist()
+    done = [0] * len(counts)
+    order = np.empty(CYCLE, dtype=np.int64)
+    present = [source for source, count in enumerate(counts) if count]
+    for place in range(CYCLE):
+        ready = [source for source in present if done[source] * CYCLE < (place + 1) * counts[source]]
+        chosen = min(ready, key=lambda source: -(-(done[source] + 1) * CYCLE // counts[source]))
+        order[place] = chosen
+        done[chosen] += 1
+    return order
+
+
+def source_seed(seed: int, name: str) -> int:
+    """A seed of 64 bits for one source, so that sources of equal length are not read in the same order."""
+    digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class MixedBatches:
+    """The batches of a run on several corpora; each is read in its own seeded order, epoch after epoch.
+
+    Step s takes rows s · batch · world_size … of the mixture, rank r the r-th block of them, micro-batches in order: a
+    step of N·M rows is the same rows in the same order as M micro-batches of N.
+    """
+
+    def __init__(
+        self,
+        corpora: Mapping[str, Corpus],
+        mixture: Mixture,
+        seq_len: int,
+        micro_batch: int,
+        accumulation: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        assert list(corpora) == mixture.names and 0 <= rank < world_size
+        self.sequences = [PackedSequences(corpus, seq_len) for corpus in corpora.values()]
+        self.orders = [
+            BatchOrder(len(sequences), 1, source_seed(seed, name))
+            for name, sequences in zip(mixture.names, self.sequences, strict=True)
+        ]
+        self.mixture = mixture
+        self.micro_batch = micro_batch
+        self.accumulation = accumulation
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that all ranks together read at a step."""
+        return self.micro_batch * self.accumulation * self.world_size
+
+    def epoch(self, step: int) -> int:
+        """How often, in whole numbers, as much as all sources together was read before a step."""
+        return step * self.rows_per_step // sum(len(sequences) for sequences in self.sequences)
+
+    def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
+        """One micro-batch of a step, both counted from 0, as `make_batch` gives it."""
+        assert 0 <= micro_step < self.accumulation, (micro_step, self.accumulation)
+        first = (step * self.world_size + self.rank) * self.micro_batch * self.accumulation
+        sources, places = self.mixture.take(first + micro_step * self.micro_batch, self.micro_batch)
+        shape = (self.micro_batch, self.sequences[0].seq_len)
+        ids = np.empty(shape, dtype=np.int64)
+        starts, present = np.empty(shape, dtype=bool), np.empty(shape, dtype=bool)
+        for source in np.unique(sources).tolist():
+            here = sources == source
+            rows = self.sequences[source].rows(self.orders[source].at(places[here]))
+            ids[here], starts[here], present[here] = rows
+        return make_batch(ids, starts, present)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of the data depends on; the position itself is the step."""
+        return {
+            "corpora": [sequences.corpus.fingerprint for sequences in self.sequences],
+            "mixture": self.mixture.record(),
+            "seq_len": self.sequences[0].seq_len,
+            "global_batch": self.rows_per_step,
+            "seed": self.seed,
+        }
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Nothing: the order of the data is computed."""
+        return {}
+
+    def load_state_dict(
+        self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Raise CheckpointError unless these batches continue those of the saved state exactly."""
+        require_same(self.state_dict(), state)

@@ -1,0 +1,287 @@
+"""The text of a run: corpora or streams by source, what is held out of them, and their tokenizer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.data.batches import PackedBatches
+from mm_rec.data.corpus import Corpus, write_corpus
+from mm_rec.data.mixing import (
+    UNNAMED,
+    MixedBatches,
+    Mixture,
+    check_mixture,
+    describe_mixture,
+    group_sources,
+    plan_mixture,
+)
+from mm_rec.data.prepare import PreparedCorpus, is_prepared, open_prepared, plan_groups, prepare_corpus
+from mm_rec.data.streaming import StreamedBatches, StreamSource, first_held_out, plan_streams
+from mm_rec.errors import ConfigError, VocabularyTooLarge
+from mm_rec.models.loading import find_model
+from mm_rec.models.presets import preset
+from mm_rec.pipeline.contamination import check_contamination
+from mm_rec.pipeline.recipe import DataSection, Recipe
+from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
+from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
+from mm_rec.training.config import TrainingConfig
+from mm_rec.training.loop import Batches, Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class RunText:
+    """What a run reads: by name, corpora that are on the disk, or else streams; and the tokenizer of both."""
+
+    data: DataSection
+    tokenizer: PreTrainedTokenizerBase
+    corpora: dict[str, PreparedCorpus]
+    streams: dict[str, StreamSource]
+
+    @property
+    def tokens(self) -> dict[str, int] | None:
+        """Training tokens of each source; None for streams, whose length nobody knows."""
+        if self.streams:
+            return None
+        return {name: prepared.train.tokens for name, prepared in self.corpora.items()}
+
+    def mixture(self, config: TrainingConfig) -> Mixture:
+        """Which source each row of the run comes from; with one source, always that one."""
+        sizes = {name: prepared.train.text_bytes for name, prepared in self.corpora.items()}
+        sizes = sizes or {name: stream.size() for name, stream in self.streams.items()}
+        if not all(sizes.values()):  # a server did not say
+            sizes = dict.fromkeys(sizes, 1)
+        data, rows = self.data, config.micro_batch * config.accumulation
+        return plan_mixture(sizes, data.sources, data.temperature, data.stages, config.steps, rows)
+
+    def batches(self, config: TrainingConfig) -> Batches:
+        """The run's batches from its first step on."""
+        sizes = (config.seq_len, config.micro_batch, config.accumulation, config.seed)
+        if self.streams:
+            rows = self.data.shuffle_rows
+            return StreamedBatches(self.streams, self.mixture(config), self.tokenizer, *sizes, rows)
+        corpora = {name: prepared.train for name, prepared in self.corpora.items()}
+        if len(corpora) == 1:
+            return PackedBatches(next(iter(corpora.values())), *sizes)
+        return MixedBatches(corpora, self.mixture(config), *sizes)
+
+    def held_out(self, config: TrainingConfig, folder: Path) -> dict[str, Corpus]:
+        """The validation corpus of each source, or the one of separate files; those of streams are made in `folder`."""
+        if self.streams:
+            return self._stream_held_out(config, folder)
+        corpora = {name: prepared.validation for name, prepared in self.corpora.items()}
+        different = {corpus.fingerprint: corpus for corpus in corpora.values()}
+        # Separate files are the same for all sources, and are measured once.
+        return {UNNAMED: next(iter(different.values()))} if len(different) == 1 else corpora
+
+    def _stream_held_out(self, config: TrainingConfig, folder: Path) -> dict[str, Corpus]:
+        tokens = config.validation_rows * config.seq_len // len(self.streams)
+        texts = {name: first_held_out(one, self.tokenizer, tokens) for name, one in self.streams.items()}
+        if self.data.validation:
+            texts = {UNNAMED: next(iter(self.streams.values())).texts("validation")}
+        corpora = {}
+        for name, documents in texts.items():
+            place = folder / name / "validation"
+            finished = (place / "corpus.json").is_file()
+            corpora[name] = Corpus.open(place) if finished else write_corpus(documents, self.tokenizer, place)
+            corpora[name].require_tokenizer(fingerprint(self.tokenizer))
+        return corpora
+
+    def describe(self, config: TrainingConfig) -> list[str]:
+        """What is read of each of several sources, a line each, with warnings; nothing for one."""
+        names = [*self.corpora, *self.streams]
+        if len(names) < 2:
+            return []
+        rows = config.steps * config.micro_batch * config.accumulation
+        return describe_mixture(self.mixture(config), rows, config.seq_len, self.tokens)
+
+    def record(self) -> dict[str, Any]:
+        """Where the text came from, for the run's lineage."""
+        records = {
+            name: {
+                "train_corpus": prepared.train.fingerprint,
+                "validation_corpus": prepared.validation.fingerprint,
+                "split": prepared.record,
+            }
+            for name, prepared in self.corpora.items()
+        }
+        if len(records) == 1:
+            return next(iter(records.values()))
+        return {"sources": records or {name: stream.record() for name, stream in self.streams.items()}}
+
+    def card_lines(self, config: TrainingConfig) -> list[str]:
+        """The text in a few lines, for the model card."""
+        lines = [_stream_line(name, stream) for name, stream in self.streams.items()]
+        lines += [_corpus_line(prepared) for prepared in self.corpora.values()]
+        return [*lines, *self.describe(config)]
+
+
+def _files(files: list[str]) -> str:
+    shown = ", ".join(f"`{Path(name).name}`" for name in files[:5])
+    return shown + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+
+
+def _corpus_line(prepared: PreparedCorpus) -> str:
+    train, record = prepared.train, prepared.record
+    return (
+        f"text: {_files(record['files'])}; {train.text_bytes / 1e6:,.1f} MB, {train.tokens:,} tokens to train on,\n"
+        f"  {prepared.validation.tokens:,} held out ({record['rule']})"
+    )
+
+
+def _stream_line(name: str, stream: StreamSource) -> str:
+    return (
+        f"text: {_files([str(file) for file in stream.files])}; {stream.size() / 1e6:,.1f} MB on the disk, "
+        f"read as a stream,\n  held out: documents whose hash is below {stream.threshold:g}"
+    )
+
+
+def read_text(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
+    """The text of a run and its tokenizer: made, or found finished; raises UserError for what cannot be used."""
+    data = recipe.data
+    check_mixture(data.sources, data.temperature, data.stages)
+    if not data.sources and data.prepared is None:
+        raise ConfigError("no text to train on: name files or folders, for example `mmrec pretrain books/`")
+    text = _streamed(recipe, run, reporter) if data.streaming else _on_disk(recipe, run, reporter)
+    for prepared in text.corpora.values():
+        for corpus in (prepared.train, prepared.validation):
+            corpus.require_tokenizer(fingerprint(text.tokenizer))
+    if text.tokens is not None:
+        trains = [prepared.train for prepared in text.corpora.values()]
+        tokens = sum(text.tokens.values())
+        reporter.say(
+            f"{tokens:,} tokens to train on, "
+            f"{sum(prepared.validation.tokens for prepared in text.corpora.values()):,} to validate, "
+            f"{sum(train.text_bytes for train in trains) / tokens:.2f} bytes a token"
+        )
+    return text
+
+
+def _on_disk(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
+    """Corpora that are prepared already, and those that are made for this run."""
+    data, source = recipe.data, tokenizer_source(recipe)
+    groups = group_sources(data.sources) if data.prepared is None else {UNNAMED: [data.prepared]}
+    ready = {
+        name: Path(paths[0])
+        for name, paths in groups.items()
+        if data.prepared is not None or (len(paths) == 1 and is_prepared(paths[0]))
+    }
+    if ready and source is None:
+        raise ConfigError("data that is prepared needs its tokenizer too: give --tokenizer DIR")
+    made = {name: run / "data" / name if len(groups) > 1 else run / "data" for name in groups.keys() - ready}
+    folders = {name: ready.get(name) or made[name] for name in groups}
+    finished = all(is_prepared(folder) for folder in made.values())
+    if finished and (source is not None or (run / "tokenizer").is_dir()):
+        tokenizer = load_tokenizer(source or run / "tokenizer")
+        return RunText(data, tokenizer, {name: open_prepared(place) for name, place in folders.items()}, {})
+    plans = plan_groups(
+        {name: paths for name, paths in groups.items() if name in made},
+        text_field=data.text_field,
+        documents=data.documents,
+        validation_fraction=data.validation_fraction,
+        validation_sources=data.validation,
+    )
+    for name, plan in plans.items():
+        for line in plan.describe():
+            reporter.say(line if len(groups) == 1 else f"{name}: {line}")
+    check_contamination(data, plans, reporter.say)
+
+    def texts() -> Iterator[str]:
+        return itertools.chain.from_iterable(plan.texts("train") for plan in plans.values())
+
+    tokenizer = _tokenizer(recipe, source, texts, run, reporter)
+    corpora = {
+        name: prepare_corpus(plans[name], tokenizer, place) if name in made else open_prepared(place)
+        for name, place in folders.items()
+    }
+    return RunText(data, tokenizer, corpora, {})
+
+
+def _streamed(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
+    """Streams of the sources; a tokenizer that is not given is trained on the beginning of their text."""
+    data, section = recipe.data, recipe.pretrain
+    if data.prepared is not None:
+        raise ConfigError(
+            "data.prepared is on the disk already and cannot be streamed: leave out one of the two"
+        )
+    if data.benchmarks:
+        raise ConfigError(
+            "a stream is not read before training, so it cannot be held against data.benchmarks: "
+            "take them out first (mmrec data clean … --evaluation FILE)"
+        )
+    if section.epochs is not None or not (section.steps or section.minutes or section.tokens):
+        raise ConfigError(
+            "how long a stream is, and so an epoch, is not known before it was read: "
+            "say how far to train with --steps, --minutes or --tokens"
+        )
+    streams = plan_streams(
+        group_sources(data.sources),
+        text_field=data.text_field,
+        documents=data.documents,
+        validation_fraction=data.validation_fraction,
+        validation_sources=data.validation,
+    )
+    for name, stream in streams.items():
+        rule = "separate files" if data.validation else f"documents whose hash is below {stream.threshold:g}"
+        reporter.say(
+            f"{name}: {len(stream.files)} files, {stream.size() / 1e6:,.1f} MB, read as a stream; held out: {rule}"
+        )
+    limit = TokenizerConfig().sample_bytes // len(streams)
+
+    def texts() -> Iterator[str]:
+        return itertools.chain.from_iterable(
+            _beginning(stream.texts("train"), limit) for stream in streams.values()
+        )
+
+    tokenizer = _tokenizer(recipe, tokenizer_source(recipe), texts, run, reporter)
+    return RunText(data, tokenizer, {}, streams)
+
+
+def _beginning(texts: Iterator[str], size: int) -> Iterator[str]:
+    """The first texts, of about `size` bytes."""
+    taken = 0
+    for text in texts:
+        if taken >= size:
+            return
+        taken += len(text.encode())
+        yield text
+
+
+def tokenizer_source(recipe: Recipe) -> Path | None:
+    """Where an existing tokenizer lies: named, or that of the model to continue."""
+    if recipe.tokenizer.path is not None:
+        return Path(recipe.tokenizer.path)
+    return None if recipe.model.start_from is None else find_model(recipe.model.start_from)
+
+
+def _tokenizer(
+    recipe: Recipe, source: Path | None, texts: Callable[[], Iterator[str]], run: Path, reporter: Reporter
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that is given, or the run's own: there, or trained on the texts.
+
+    A vocabulary that was not asked for shrinks to fit the text.
+    """
+    out = run / "tokenizer"
+    if source is None and not out.is_dir():
+        config = TokenizerConfig(
+            vocab_size=recipe.tokenizer.vocab_size or preset(recipe.model.size).vocab_size,
+            threads=recipe.pretrain.threads,
+            seed=recipe.seed,
+        )
+        try:
+            report = train_tokenizer(texts, config, out)
+        except VocabularyTooLarge as error:
+            if recipe.tokenizer.vocab_size is not None:
+                raise
+            # The preset's size was nobody's wish: the largest that the text can fill does as well.
+            report = train_tokenizer(texts, config.changed(vocab_size=error.largest), out)
+        reporter.say(
+            f"tokenizer: {report.vocab_size:,} pieces; {report.proof.lines:,} lines encoded as SentencePiece does, "
+            "0 differ, all decoded exactly"
+        )
+    return load_tokenizer(source or out)
