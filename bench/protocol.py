@@ -43,8 +43,8 @@ def compare(
     rounds: int,
     value: str,
     facts: dict[str, Any],
-) -> None:
-    """Run all contenders in turn, `rounds` times, and print one line of JSON for each peer.
+) -> dict[str, list[dict[str, Any]]]:
+    """Run all contenders in turn, `rounds` times, and print one line of JSON for each peer; returns all figures.
 
     `ratio` is the median over the rounds of ours / peer of the figure `value`; `memory_ratio` that of `peak_mb`.
     """
@@ -71,6 +71,7 @@ def compare(
             **facts,
         }
         print(json.dumps(row), flush=True)
+    return results
 
 
 def peak_mb() -> float:

@@ -1,8 +1,7 @@
-"""`mmrec data`: text into token corpora."""
+"""`mmrec data`: from text wherever it is to token corpora."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,37 +10,37 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mm_rec.cli.data_calibrate import calibrate
+from mm_rec.cli.data_clean import clean
+from mm_rec.cli.data_cluster import cluster
+from mm_rec.cli.data_download import download, sources
+from mm_rec.cli.data_inspect import inspect
+from mm_rec.cli.data_options import Documents, Files, TextField
+
 if TYPE_CHECKING:
     from mm_rec.data.prepare import PreparedCorpus
 
-app = typer.Typer(no_args_is_help=True, help="Turn text into token corpora.")
-
-
-class DocumentsChoice(StrEnum):
-    """What a document is in a .txt file."""
-
-    file = "file"
-    blank_line = "blank-line"
-    line = "line"
+app = typer.Typer(no_args_is_help=True, help="Find, clean and tokenize text.")
+app.command()(sources)
+app.command()(download)
+app.command()(inspect)
+app.command()(clean)
+app.command()(calibrate)
+app.command()(cluster)
 
 
 @app.callback()
 def _group() -> None:
-    """Turn text into token corpora."""
+    """Find, clean and tokenize text."""
 
 
 @app.command()
 def tokenize(
-    files: Annotated[
-        list[str], typer.Argument(help="Files, folders or globs of .txt, .jsonl, also with .gz.")
-    ],
+    files: Files,
     tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
     out: Annotated[Path, typer.Option(help="Folder to write; running again continues there.")],
-    text_field: Annotated[str, typer.Option(help="Field of a .jsonl row that holds the text.")] = "text",
-    documents: Annotated[
-        DocumentsChoice | None,
-        typer.Option(help="What a document is in .txt (default: file; blank-line for one .txt)."),
-    ] = None,
+    text_field: TextField = "text",
+    documents: Documents = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents to hold out.")] = 0.01,
     validation: Annotated[
         list[str] | None, typer.Option(help="Hold out these files instead (may be given several times).")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from mm_rec.cli.data import DocumentsChoice
+from mm_rec.cli.data_options import DocumentsChoice
 from mm_rec.cli.sampling_options import (
     Device,
     MaxNewTokens,
@@ -28,7 +28,7 @@ from mm_rec.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mm_rec.data.sources import DocumentsRule
+    from mm_rec.data.formats import DocumentsRule
     from mm_rec.evaluation.report import TextResult
 
 _TEXT = "Text"

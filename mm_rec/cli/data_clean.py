@@ -1,0 +1,150 @@
+"""`mmrec data clean`: from sources to one clean corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from mm_rec.cli.data_options import Documents, Files, TextField
+
+if TYPE_CHECKING:
+    from mm_rec.data.cleaning.corpus import CleanCorpus
+
+_SHOWN = 10  # problems printed while the work goes on; all are in the report
+
+
+def clean(
+    sources: Files,
+    out: Annotated[Path, typer.Option(help="The clean corpus: .txt or .jsonl, also with .gz or .zst.")],
+    language: Annotated[str, typer.Option(help="Language of the text; others are left out.")] = "tr",
+    text_field: TextField = "text",
+    documents: Documents = None,
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out documents that hold text of this evaluation file (may be repeated)."),
+    ] = None,
+    earlier: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out what stands in the corpus of this report folder (may be repeated)."),
+    ] = None,
+    keep_dropped: Annotated[
+        bool, typer.Option("--keep-dropped", help="Write every document left out, with its reason.")
+    ] = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Also count tokens, with the tokenizer in this folder.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change a setting, for example cleaning.rules.gopher_words.min=20, dedup.near=false.",
+        ),
+    ] = None,
+) -> None:
+    """Clean, deduplicate and report: what is kept goes into one file, what is not is counted, with samples.
+
+    A killed or interrupted call goes on where it was when it is run again.
+    """
+    from mm_rec.config import apply_overrides
+    from mm_rec.data.cleaning.corpus import CorpusConfig, clean_corpus
+    from mm_rec.data.cleaning.report import write_report
+
+    values: dict[str, Any] = {
+        "cleaning": {"language": language},
+        "text_field": text_field,
+        "documents": None if documents is None else documents.value,
+        "evaluation": evaluation or [],
+        "earlier": earlier or [],
+    }
+    config = CorpusConfig.read(apply_overrides(values, settings or []), where="mmrec data clean")
+    console = Console(highlight=False)
+    with _Bars(console) as bars:
+        corpus = clean_corpus(
+            sources, out, config, processes=processes, keep_dropped=keep_dropped, watcher=bars.watcher()
+        )
+    if tokenizer is not None:
+        corpus.tokens = _count_tokens(corpus, tokenizer)
+    page = write_report(corpus)
+    console.print(_summary(corpus))
+    console.print(f"{out}: what was removed and why, with samples: {page}", soft_wrap=True, markup=False)
+
+
+class _Bars:
+    """The progress of the stages, and problems as they are met."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, transient=True)
+        self.task: TaskID | None = None
+        self.problems = 0
+
+    def __enter__(self) -> _Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def watcher(self) -> Any:
+        """The callables that `clean_corpus` tells."""
+        from mm_rec.data.cleaning.corpus import Watcher
+
+        return Watcher(self._stage, self._advance, self._problem)
+
+    def _stage(self, name: str, size: int) -> None:
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.task = self.progress.add_task(name, total=size or None)
+
+    def _advance(self, size: int) -> None:
+        if self.task is not None:
+            self.progress.advance(self.task, size)
+
+    def _problem(self, problem: Any) -> None:
+        self.problems += 1
+        if self.problems <= _SHOWN:
+            self.console.print(f"passed over: {problem}", soft_wrap=True, markup=False)
+        elif self.problems == _SHOWN + 1:
+            self.console.print("passed over: more, which the report lists", markup=False)
+
+
+def _count_tokens(corpus: CleanCorpus, folder: Path) -> int:
+    """Tokens of the finished corpus, document by document, as training will read them."""
+    from mm_rec.data.sources import read_documents
+    from mm_rec.tokenizers.loading import encode_documents, load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    documents = read_documents([corpus.out], documents="blank-line")
+    return sum(len(encode_documents(tokenizer, [document.text])[0]) for document in documents)
+
+
+def _summary(corpus: CleanCorpus) -> Table:
+    """What came in, what left for which reason, and what is left."""
+    total = corpus.tally.total()
+    table = Table("", show_header=True, box=None, pad_edge=False)
+    for name in ("documents", "MB", "of all text"):
+        table.add_column(name, justify="right")
+
+    def row(name: str, count: int, size: int, style: str | None = None) -> None:
+        share = f"{size / total.read.bytes:.1%}" if total.read.bytes else ""
+        table.add_row(name, f"{count:,}", f"{size / 1e6:,.1f}", share, style=style)
+
+    row("read", total.read.count, total.read.bytes, "bold")
+    for reason, removal in sorted(corpus.tally.dropped.items(), key=lambda entry: -entry[1].bytes):
+        row(f"  left out: {reason}", removal.count, removal.bytes)
+    for reason, removal in sorted(corpus.tally.cut.items(), key=lambda entry: -entry[1].bytes):
+        row(f"  cut out: {reason}", removal.count, removal.bytes)
+    row("kept", total.kept.count, total.kept.bytes, "bold")
+    return table

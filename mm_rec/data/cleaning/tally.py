@@ -1,0 +1,129 @@
+"""What cleaning did, in numbers and samples: kept for each shard and added up in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+_SAMPLES = 5
+_SAMPLE_LENGTH = 300  # characters
+
+
+@dataclass(slots=True)
+class Amount:
+    """Some documents, or pieces of them, and their size."""
+
+    count: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        """Count one more, of `size` bytes of UTF-8."""
+        self.count += 1
+        self.bytes += size
+
+
+@dataclass(slots=True)
+class Removal(Amount):
+    """What was removed for one reason, with the first few samples: where it was, what was measured, how it begins."""
+
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+    def note(self, size: int, place: str, detail: str, text: str) -> None:
+        """Count one more and keep it as a sample while there are few."""
+        self.add(size)
+        if len(self.samples) < _SAMPLES:
+            shown = text if len(text) <= _SAMPLE_LENGTH else text[:_SAMPLE_LENGTH] + "…"
+            self.samples.append({"place": place, "detail": detail, "text": shown})
+
+
+@dataclass(slots=True)
+class Flow:
+    """What came in from one source, and what was left of it."""
+
+    read: Amount = field(default_factory=Amount)
+    kept: Amount = field(default_factory=Amount)
+    words: int = 0
+
+    def add(self, other: Flow) -> None:
+        """Add another source's numbers."""
+        _sum(self.read, other.read)
+        _sum(self.kept, other.kept)
+        self.words += other.words
+
+
+@dataclass(slots=True)
+class Tally:
+    """The numbers of a shard, or of all: by source, whole documents dropped, and pieces cut out of kept ones."""
+
+    sources: dict[str, Flow] = field(default_factory=dict)
+    dropped: dict[str, Removal] = field(default_factory=dict)
+    cut: dict[str, Removal] = field(default_factory=dict)
+    languages: dict[str, Amount] = field(default_factory=dict)
+
+    def add(self, other: Tally) -> None:
+        """Add a later shard's numbers; samples are the first that there were."""
+        for name, flow in other.sources.items():
+            self.sources.setdefault(name, Flow()).add(flow)
+        for mine, theirs in ((self.dropped, other.dropped), (self.cut, other.cut)):
+            for reason, removal in theirs.items():
+                total = mine.setdefault(reason, Removal())
+                _sum(total, removal)
+                total.samples += removal.samples[: _SAMPLES - len(total.samples)]
+        for code, amount in other.languages.items():
+            _sum(self.languages.setdefault(code, Amount()), amount)
+
+    def keep(self, source: str, place: str, before: str, text: str) -> None:
+        """A kept document was written, perhaps without some of its paragraphs."""
+        flow = self.sources[source]
+        flow.words += len(text.split())
+        if text != before:
+            size = len(before.encode()) - len(text.encode())
+            flow.kept.bytes -= size
+            self.cut.setdefault("paragraph stands in an earlier document", Removal()).note(
+                size, place, "", before
+            )
+
+    def drop(self, source: str, place: str, text: str, reason: str, detail: str) -> None:
+        """A kept document was left out after all."""
+        size = len(text.encode())
+        self.sources[source].kept.count -= 1
+        self.sources[source].kept.bytes -= size
+        self.dropped.setdefault(reason, Removal()).note(size, place, detail, text)
+
+    def total(self) -> Flow:
+        """All sources together."""
+        total = Flow()
+        for flow in self.sources.values():
+            total.add(flow)
+        return total
+
+    def record(self) -> dict[str, Any]:
+        """The numbers as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def restore(cls, values: dict[str, Any]) -> Self:
+        """The tally of which `record` gave the values."""
+        return cls(
+            sources={
+                name: Flow(Amount(**flow["read"]), Amount(**flow["kept"]), flow["words"])
+                for name, flow in values["sources"].items()
+            },
+            dropped={reason: Removal(**removal) for reason, removal in values["dropped"].items()},
+            cut={reason: Removal(**removal) for reason, removal in values["cut"].items()},
+            languages={code: Amount(**amount) for code, amount in values["languages"].items()},
+        )
+
+
+def merged(tallies: Iterable[Tally]) -> Tally:
+    """All tallies added up, in order."""
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    return total
+
+
+def _sum(own: Amount, other: Amount) -> None:
+    own.count += other.count
+    own.bytes += other.bytes
