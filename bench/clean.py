@@ -33,6 +33,7 @@ def ours(documents: list[str]) -> tuple[float, list[bool]]:
         published_limits=True,
         rules={
             "c4_curly_brackets": {"active": True},
+            "gopher_many_words": {"active": True},
             "digits": {"active": False},  # these two are ours alone
             "word_characters": {"active": False},
         },

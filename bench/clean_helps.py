@@ -1,6 +1,6 @@
 """Does cleaning help? Two tiny models read as many tokens of noisy Turkish, one raw and one cleaned.
 
-    python bench/clean_helps.py [--quick] [--tokens 3000000] [--seeds 2]
+    python bench/clean_helps.py [--quick] [--tokens 3000000] [--seeds 1]
 
 The noisy text: a blog and two sets of technical documentation, Markdown with front matter, code, boilerplate and
 machine translation. A twentieth of the documents is held out by hash; of these, what is left after cleaning and what
@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import protocol
+from rich.console import Console
 
 NOISY = ("daron_blog", "msdocs_powerbi", "msdocs_visualstudio_mt")
 OTHER = ("nutuk_vol1.txt", "wiki_ner_sentences.txt")
@@ -63,7 +64,7 @@ def train(text: Path, tokens: int, seed: int, run: Path) -> Path:
             "pretrain": {"tokens": tokens},
         }
     )
-    with RichReporter() as reporter:
+    with RichReporter(Console(stderr=True, highlight=False)) as reporter:
         return pretrain(recipe, run, reporter).run / "final"
 
 
@@ -71,7 +72,7 @@ def main() -> None:
     """Clean, train both for each seed, and print one line a seed."""
     options = protocol.parser(__doc__)
     options.add_argument("--tokens", type=int, default=3_000_000)
-    options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--seeds", type=int, default=1)
     chosen = options.parse_args()
     tokens, seeds = (60_000, 1) if chosen.quick else (chosen.tokens, chosen.seeds)
     folder = (

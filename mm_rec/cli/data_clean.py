@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from mm_rec.cli.data_options import Documents, Files, TextField
 
 if TYPE_CHECKING:
     from mm_rec.data.cleaning.corpus import CleanCorpus
+    from mm_rec.data.dedup import DedupConfig
 
 _SHOWN = 10  # problems printed while the work goes on; all are in the report
 
@@ -38,6 +40,12 @@ def clean(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Also count tokens, with the tokenizer in this folder.")
     ] = None,
+    bad_words: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Leave out documents that hold a word of this file, one a line."
+        ),
+    ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
     settings: Annotated[
         list[str] | None,
@@ -55,8 +63,9 @@ def clean(
     from mm_rec.data.cleaning.corpus import CorpusConfig, clean_corpus
     from mm_rec.data.cleaning.report import write_report
 
+    words = [] if bad_words is None else bad_words.read_text(encoding="utf-8").splitlines()
     values: dict[str, Any] = {
-        "cleaning": {"language": language},
+        "cleaning": {"language": language, "bad_words": words},
         "text_field": text_field,
         "documents": None if documents is None else documents.value,
         "evaluation": evaluation or [],
@@ -66,12 +75,17 @@ def clean(
     console = Console(highlight=False)
     with _Bars(console) as bars:
         corpus = clean_corpus(
-            sources, out, config, processes=processes, keep_dropped=keep_dropped, watcher=bars.watcher()
+            sources,
+            out,
+            config,
+            processes=processes,
+            keep_dropped=keep_dropped,
+            count_tokens=None if tokenizer is None else _token_counter(tokenizer),
+            watcher=bars.watcher(),
         )
-    if tokenizer is not None:
-        corpus.tokens = _count_tokens(corpus, tokenizer)
     page = write_report(corpus)
     console.print(_summary(corpus))
+    console.print(_detection(config.dedup), markup=False)
     console.print(f"{out}: what was removed and why, with samples: {page}", soft_wrap=True, markup=False)
 
 
@@ -120,14 +134,20 @@ class _Bars:
             self.console.print("passed over: more, which the report lists", markup=False)
 
 
-def _count_tokens(corpus: CleanCorpus, folder: Path) -> int:
-    """Tokens of the finished corpus, document by document, as training will read them."""
-    from mm_rec.data.sources import read_documents
+def _token_counter(folder: Path) -> Callable[[str], int]:
+    """Tokens of a document, as training will read it."""
     from mm_rec.tokenizers.loading import encode_documents, load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    documents = read_documents([corpus.out], documents="blank-line")
-    return sum(len(encode_documents(tokenizer, [document.text])[0]) for document in documents)
+    return lambda text: len(encode_documents(tokenizer, [text])[0])
+
+
+def _detection(dedup: DedupConfig) -> str:
+    """The detection curve of near-duplicates in a line."""
+    if not dedup.near:
+        return "near-duplicates were not looked for"
+    points = ", ".join(f"{x:.0%} alike {dedup.detection(x):.0%}" for x in (0.5, 0.6, 0.7, 0.8, 0.9))
+    return f"near-duplicates: the chance that two documents are compared is: {points}; out from {dedup.threshold:.0%}"
 
 
 def _summary(corpus: CleanCorpus) -> Table:

@@ -12,7 +12,6 @@ import itertools
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from mm_rec.data.batches import make_batch, require_same
 from mm_rec.data.formats import DocumentsRule
-from mm_rec.data.locations import SourceFile
+from mm_rec.data.locations import SourceFile, file_size
 from mm_rec.data.mixing import Mixture, source_seed
 from mm_rec.data.prepare import Side
 from mm_rec.data.sources import documents_rule, find_files, read_documents
@@ -73,7 +72,7 @@ class StreamSource:
 
     def size(self) -> int:
         """Bytes of the files as they are stored, packed or not; 0 where a server does not say."""
-        sizes = [_size(file) for file in self.files]
+        sizes = [file_size(file) or 0 for file in self.files]
         return sum(sizes) if all(sizes) else 0
 
 
@@ -135,7 +134,7 @@ class DocumentReader:
         self.epoch, self._finished = state["epoch"], list(state["finished"])
         order = self._order()
         for file, size in zip(order, self._finished, strict=False):
-            if _size(file) != size:
+            if (file_size(file) or 0) != size:  # 0: a server did not say
                 raise _changed(file)
         begun = None
         if state["documents"]:
@@ -163,7 +162,7 @@ class DocumentReader:
                         given = True
                         yield text
                 begun = None
-                self._finished.append(_size(file))
+                self._finished.append(file_size(file) or 0)
             if not given:
                 raise DataError(
                     f"the source {self.source.name!r} has no document to train on: all are held out. Give more text"
@@ -362,11 +361,6 @@ def plan_streams(
             held_out=frozenset(document_hash(item.text) for item in held),
         )
     return streams
-
-
-def _size(file: SourceFile) -> int:
-    """Bytes of a file as it is stored; 0 where a server does not say."""
-    return file.stat().st_size if isinstance(file, Path) else file.size() or 0
 
 
 def _changed(file: SourceFile) -> CheckpointError:

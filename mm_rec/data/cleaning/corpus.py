@@ -78,7 +78,6 @@ class CleanCorpus:
     problems: list[Problem]
     duplicates: list[Duplicate]
     index: EvaluationIndex | None
-    tokens: int | None = None  # where a tokenizer was given
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -99,11 +98,13 @@ def clean_corpus(
     *,
     processes: int | None = None,
     keep_dropped: bool = False,
+    count_tokens: Callable[[str], int] | None = None,
     watcher: Watcher | None = None,
 ) -> CleanCorpus:
     """Write the clean corpus `out`, its clusters and fingerprints; what can be checked is checked before.
 
-    The files do not depend on `processes` (default: one a core), nor on whether an earlier call was killed.
+    `count_tokens` gives the tokens of a text, where they are to be counted too. The files do not depend on `processes`
+    (default: one a core), nor on whether an earlier call was killed.
     Raises DataError where nothing is left.
     """
     watcher = watcher or Watcher()
@@ -138,7 +139,8 @@ def clean_corpus(
         repeated = repeated_paragraphs(prints, kept, prior)
     with _timed(corpus, "writing"):
         watcher.stage("writing", corpus.tally.total().kept.bytes)
-        _Writer(corpus, prints, prior, repeated).write(shards, keep_dropped, watcher)
+        writer = _Writer(corpus, prints, prior, repeated, count_tokens or (lambda text: 0))
+        writer.write(shards, keep_dropped, watcher)
     remove(work)
     return corpus
 
@@ -183,9 +185,15 @@ class _Writer:
     """The last pass: the shards' documents in order, without duplicates and repeated paragraphs."""
 
     def __init__(
-        self, corpus: CleanCorpus, prints: Fingerprints, prior: int, repeated: NDArray[np.bool_]
+        self,
+        corpus: CleanCorpus,
+        prints: Fingerprints,
+        prior: int,
+        repeated: NDArray[np.bool_],
+        count_tokens: Callable[[str], int],
     ) -> None:
         self.corpus, self.prints, self.prior, self.repeated = corpus, prints, prior, repeated
+        self.count_tokens = count_tokens
         self.duplicates = {duplicate.document: duplicate for duplicate in corpus.duplicates}
         self.kept = np.arange(len(prints.documents)) >= prior
         involved = {duplicate.kept for duplicate in corpus.duplicates} | self.duplicates.keys()
@@ -222,7 +230,7 @@ class _Writer:
         tally = self.corpus.tally
         if removal is None:
             write(text)
-            tally.keep(row["path"], place, row["text"], text)
+            tally.keep(row["path"], place, row["text"], text, self.count_tokens(text))
         else:
             self.kept[number] = False
             drop({**row, **removal})

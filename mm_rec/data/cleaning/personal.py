@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 
 from mm_rec.data.cleaning.page import Cut, Page
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+[^\W\d_]{2,24}\b")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?\b")
 _ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
-# Runs of at least ten digits with what people put between them.
-_NUMBER = re.compile(r"(?<![\w.,/+-])(?:\+|\()?\d(?:[ ()./-]{0,2}\d){8,20}(?![\w]|[.,/-]\d)")
-_TURKISH_PHONE = re.compile(r"(?:90|0)[23458]\d{9}")
+_START, _END = (
+    r"(?<![\w.,/+(-])",
+    r"(?![\w]|[.,/-]\d)",
+)  # no part of a date, a price, an article number or a path
+# Four groups of four digits, or American Express's 4-6-5.
+_CARD = re.compile(rf"{_START}(?:(?:\d{{4}}[ -]?){{3}}\d{{1,7}}|\d{{4}}[ -]?\d{{6}}[ -]?\d{{5}}){_END}")
+_IDENTITY = re.compile(rf"{_START}[1-9]\d{{10}}{_END}")
+# 0 (532) 123 45 67 and its kin; without a leading 0 or +90 only a mobile number, and only in groups.
+_TURKISH_PHONE = re.compile(
+    rf"{_START}(?:(?:\+90|0090|90|0)[ .-]?\(?[2-5]\d{{2}}\)?[ .-]?\d{{3}}[ .-]?\d{{2}}[ .-]?\d{{2}}"
+    rf"|\(?5\d{{2}}\)?[ .-]\d{{3}}[ .-]\d{{2}}[ .-]\d{{2}}){_END}"
+)
+_OTHER_PHONE = re.compile(rf"{_START}\+\d(?:[ ().-]{{0,2}}\d){{8,14}}{_END}")
 
 
 def mask_personal(page: Page) -> Page:
@@ -25,37 +36,25 @@ def mask_personal(page: Page) -> Page:
     text = page.text
     cuts: list[Cut] = []
 
-    def mask(pattern: re.Pattern[str], text: str) -> str:
-        def label(match: re.Match[str]) -> str:
-            kind = _kind(match.group())
-            if kind is None:
+    def mask(label: str, pattern: re.Pattern[str], holds: Callable[[str], bool]) -> None:
+        def replace(match: re.Match[str]) -> str:
+            if not holds(match.group()):
                 return match.group()
-            cuts.append(Cut(f"personal data: {kind}", match.group()))
-            return f"[{kind}]"
+            cuts.append(Cut(f"personal data: {label}", match.group()))
+            return f"[{label}]"
 
-        return pattern.sub(label, text)
+        nonlocal text
+        text = pattern.sub(replace, text)
 
     if "@" in text:
-        text = mask(_EMAIL, text)
-    for pattern in (_IBAN, _ADDRESS, _NUMBER):
-        text = mask(pattern, text)
+        mask("EMAIL", _EMAIL, lambda found: True)
+    mask("IBAN", _IBAN, is_iban)
+    mask("CARD", _CARD, lambda found: is_card(re.sub(r"\D", "", found)))
+    mask("ID", _IDENTITY, is_turkish_identity)
+    mask("PHONE", _TURKISH_PHONE, lambda found: True)
+    mask("PHONE", _OTHER_PHONE, lambda found: True)
+    mask("IP", _ADDRESS, is_public_address)
     return page.with_text(text, cuts)
-
-
-def _kind(found: str) -> str | None:
-    """What kind of personal data a piece of text is, or None."""
-    if "@" in found:
-        return "EMAIL"
-    if found[0].isalpha():
-        return "IBAN" if is_iban(found) else None
-    if found.count(".") == 3 and _ADDRESS.fullmatch(found):
-        return "IP" if _is_public_address(found) else None
-    digits = re.sub(r"\D", "", found)
-    if len(digits) >= 13:
-        return "CARD" if is_card(digits) else None
-    if len(digits) == 11 and found.isdigit() and is_turkish_identity(digits):
-        return "ID"
-    return "PHONE" if _is_phone(found, digits) else None
 
 
 def is_iban(text: str) -> bool:
@@ -83,19 +82,10 @@ def is_turkish_identity(digits: str) -> bool:
     return (7 * sum(d[0:9:2]) - sum(d[1:8:2])) % 10 == d[9] and sum(d[:10]) % 10 == d[10]
 
 
-def _is_phone(found: str, digits: str) -> bool:
-    """Whether digits are a telephone number: by a plus sign, or by the form that Turkish ones have.
-
-    Ten digits in a row without a leading 0 are more often an order or an article number.
-    """
-    if found.lstrip("(").startswith("+"):
-        return 9 <= len(digits) <= 15
-    mobile = len(digits) == 10 and digits[0] == "5" and not found.isdigit()
-    return mobile or bool(_TURKISH_PHONE.fullmatch(digits))
-
-
-def _is_public_address(text: str) -> bool:
+def is_public_address(text: str) -> bool:
+    """Whether four numbers are a public network address and hardly a version: one of them is 100 or more."""
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.IPv4Address(text)
     except ValueError:  # 999.1.1.1, or a version number with leading zeros
         return False
+    return address.is_global and max(address.packed) >= 100

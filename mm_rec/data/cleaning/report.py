@@ -53,7 +53,6 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
         "files": len(corpus.files),
         "documents_rule": corpus.rule,
         "total": asdict(total),
-        "tokens": corpus.tokens,
         "stages": _stages(corpus),
         "sources": _sources(corpus),
         "dropped": _removals(corpus.tally.dropped),

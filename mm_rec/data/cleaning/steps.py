@@ -33,9 +33,7 @@ class CleaningConfig(Section):
     lines: LineConfig = LineConfig()
     identification: LanguageConfig = LanguageConfig()
     quality: bool = True  # the rules of thresholds.yaml …
-    rules: dict[str, dict[str, Any]] = Field(
-        default_factory=dict
-    )  # … changed by name: {gopher_words: {min: 20}}
+    rules: dict[str, dict[str, Any]] = Field(default_factory=dict)  # … changed by name: {digits: {max: 0.3}}
     published_limits: bool = False  # the papers' limits and not those calibrated for the language
     bad_words: list[str] = Field(default_factory=list)  # a page with one of these words is dropped
     personal: bool = True  # mask personal data
@@ -54,7 +52,8 @@ class Cleaner:
         if config.identification.identify:
             self.steps["language"] = partial(keep_language, config=config.identification)
         if config.bad_words:
-            self.steps["bad words"] = partial(_without_bad_words, bad=frozenset(config.bad_words))
+            bad = frozenset(lower(word.strip(), config.language) for word in config.bad_words) - {""}
+            self.steps["bad words"] = partial(_without_bad_words, bad=bad)
         if config.quality:
             self.steps["quality"] = partial(
                 _judged, rules=rules_for(config.language, config.rules, config.published_limits)
@@ -95,5 +94,8 @@ def _without_items(page: Page, index: EvaluationIndex) -> Page | Drop:
 
 
 def _without_bad_words(page: Page, bad: frozenset[str]) -> Page | Drop:
-    found = bad.intersection(lower(" ".join(page.words), page.language.code).split())
+    words = lower(" ".join(page.words), page.language.code).replace(
+        "'", " "
+    )  # a name and its suffix: Ali'nin
+    found = bad.intersection(words.split())
     return Drop("bad words", ", ".join(sorted(found))) if found else page

@@ -44,12 +44,14 @@ class Flow:
     read: Amount = field(default_factory=Amount)
     kept: Amount = field(default_factory=Amount)
     words: int = 0
+    tokens: int = 0  # where there is a tokenizer to count them
 
     def add(self, other: Flow) -> None:
         """Add another source's numbers."""
         _sum(self.read, other.read)
         _sum(self.kept, other.kept)
         self.words += other.words
+        self.tokens += other.tokens
 
 
 @dataclass(slots=True)
@@ -73,10 +75,11 @@ class Tally:
         for code, amount in other.languages.items():
             _sum(self.languages.setdefault(code, Amount()), amount)
 
-    def keep(self, source: str, place: str, before: str, text: str) -> None:
+    def keep(self, source: str, place: str, before: str, text: str, tokens: int) -> None:
         """A kept document was written, perhaps without some of its paragraphs."""
         flow = self.sources[source]
         flow.words += len(text.split())
+        flow.tokens += tokens
         if text != before:
             size = len(before.encode()) - len(text.encode())
             flow.kept.bytes -= size
@@ -107,7 +110,7 @@ class Tally:
         """The tally of which `record` gave the values."""
         return cls(
             sources={
-                name: Flow(Amount(**flow["read"]), Amount(**flow["kept"]), flow["words"])
+                name: Flow(Amount(**flow["read"]), Amount(**flow["kept"]), flow["words"], flow["tokens"])
                 for name, flow in values["sources"].items()
             },
             dropped={reason: Removal(**removal) for reason, removal in values["dropped"].items()},

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from turkish_prose import prose
 
+from mm_rec.data.cleaning import shards
 from mm_rec.data.cleaning.corpus import CorpusConfig, Watcher, clean_corpus
 from mm_rec.data.cleaning.report import write_report
 from mm_rec.data.cleaning.steps import CleaningConfig
@@ -116,6 +119,16 @@ def test_the_report_says_it_all(messy: Path, tmp_path: Path):
     assert "| language | 1 |" in card and "LICENCE.md" in card
 
 
+def test_tokens_are_counted_by_source_where_somebody_can_count_them(many: Path, tmp_path: Path):
+    corpus = clean_corpus([many], tmp_path / "c.txt", CorpusConfig(), processes=1, count_tokens=len)
+    write_report(corpus)
+    report = json.loads((corpus.report / "report.json").read_text(encoding="utf-8"))
+    counted = [flow["tokens"] for flow in report["sources"].values()]
+    assert len(counted) == 3 and min(counted) > 0
+    text = (tmp_path / "c.txt").read_text(encoding="utf-8").replace("\n\n", "\n")
+    assert report["total"]["tokens"] == sum(counted) >= len(text) - 2 * text.count("\n")
+
+
 def test_text_in_the_report_is_text_and_no_markup(tmp_path: Path):
     (tmp_path / "a.txt").write_text(f"<b onclick='x()'>{prose(1)} <script>alert(1)", encoding="utf-8")
     (tmp_path / "b.txt").write_text("x < y & <script>alert(2)", encoding="utf-8")
@@ -165,6 +178,7 @@ def test_the_files_do_not_depend_on_the_number_of_processes(
 CHILD = """
 import sys
 from mm_rec.data.cleaning import shards
+from mm_rec.data.cleaning import shards
 from mm_rec.data.cleaning.corpus import CorpusConfig, Watcher, clean_corpus
 shards.SHARD_BYTES = 20_000
 clean_corpus([sys.argv[1]], __import__("pathlib").Path(sys.argv[2]), CorpusConfig(), processes=1, keep_dropped=True,
@@ -201,6 +215,30 @@ def test_a_killed_call_goes_on_and_ends_the_same(many: Path, tmp_path: Path, mon
     )
     assert files(out, corpus.report) == expected
     assert {name: seen[name] for name in finished} == finished  # finished shards were not made again
+
+
+def test_a_full_disk_is_said_and_the_next_call_goes_on(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mm_rec.data.cleaning.shards.SHARD_BYTES", 20_000)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    out, whole = tmp_path / "x" / "c.txt.gz", shards.atomic_path
+
+    @contextlib.contextmanager
+    def fills(path: Path) -> Iterator[Path]:
+        with whole(path) as temporary:
+            if path.name.startswith("00002"):
+                temporary.symlink_to("/dev/full")
+            yield temporary
+
+    with monkeypatch.context() as full:
+        full.setattr(shards, "atomic_path", fills)
+        with pytest.raises(DataError, match="disk is full"):
+            clean_corpus([many], out, CorpusConfig(), processes=1)
+    assert not out.exists()
+    assert len(list(out.with_name("c.txt.gz.work").glob("*.json"))) == 2
+    assert run(many, out, 1) == run(many, tmp_path / "y" / "c.txt.gz", 1)
 
 
 def test_other_settings_make_the_shards_again(many: Path, tmp_path: Path):
@@ -246,8 +284,12 @@ def test_the_command_prints_what_happened(many: Path, tmp_path: Path, capsys: py
         "--processes",
         "1",
     ]
-    assert mmrec([*command, "--set", "dedup.near=false"]) == 0
+    (tmp_path / "bad.txt").write_text("zeynep\n", encoding="utf-8")
+    assert mmrec([*command, "--set", "dedup.near=false", "--bad-words", str(tmp_path / "bad.txt")]) == 0
     told = capsys.readouterr().out
+    assert "bad words" in told
+    with gzip.open(tmp_path / "c.txt.gz", "rt", encoding="utf-8") as corpus:
+        assert "Zeynep" not in corpus.read()
     assert (
         "exact duplicate" in told and "near duplicate" not in told and "report.html" in told.replace("\n", "")
     )

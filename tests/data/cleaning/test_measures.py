@@ -96,7 +96,7 @@ BROKEN = {
     "gopher_letters": PROSE + " " + " ".join(str(number) for number in range(1000, 1040)),
     "gopher_stop_words": " ".join(f"kelime{chr(97 + i % 26)}{chr(97 + i // 26)} yazıldı." for i in range(60)),
     "fineweb_punctuation": "\n".join(line.rstrip(".") for line in PROSE.replace(". ", "\n").split("\n")),
-    "fineweb_short_lines": PROSE + "".join(f"\n{word.capitalize()} geldi." for word in PROSE.split()[:20]),
+    "fineweb_short_lines": PROSE + "".join(f"\n{word.capitalize()} geldi." for word in PROSE.split()[:40]),
     "fineweb_repetition": PROSE + "\n" + PROSE.split("\n", maxsplit=1)[0],
     "fineweb_lists": PROSE.replace(" ", ".\n"),
     "c4_sentences": PROSE.replace(". ", ", ").replace(".\n", ",\n"),

@@ -139,7 +139,10 @@ IDENTITY, IBAN, CARD = "10000000146", "TR330006100519786457841326", "4111 1111 1
         ("+90 532 123 45 67", "[PHONE]"),
         ("532 123 45 67", "[PHONE]"),
         ("+49 30 1234567", "[PHONE]"),
-        ("8.8.8.8", "[IP]"),
+        ("185.2.8.41", "[IP]"),
+        ("3782 822463 10005", "[CARD]"),
+        ("0312.123.45.67", "[PHONE]"),
+        ("00905321234567", "[PHONE]"),
     ],
 )
 def test_personal_data_is_masked(found, label):
@@ -158,6 +161,9 @@ def test_personal_data_is_masked(found, label):
         "Sürüm 7.0.1265.23014, adres 192.168.1.1, saat 10:30-12:45.",
         "ISBN 978-3-16-148410-0 ve 5551234567 numaralı sipariş.",
         "12345678901234567890123 uzun bir sayı.",
+        "(Değişik: 30/12/2004-5281/19 md.) Madde 50 30/12/2004 tarihinde, 4 /12/1985-3239/97 sayılı.",
+        "a) 10.000.000 (35.425.000) Türk lirası, 6) 10.000.000 (35.425.000 eski)",
+        "Sürüm 1.0.0.0 ve 7.5.4.3 yayımlandı; 8.8.8.8 da bir sürüme benzer.",
     ],
 )
 def test_other_numbers_stay(text):
