@@ -28,7 +28,7 @@ from mm_rec.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mm_rec.data.formats import DocumentsRule
+    from mm_rec.data.reading.formats import DocumentsRule
     from mm_rec.evaluation.report import TextResult
 
 _TEXT = "Text"

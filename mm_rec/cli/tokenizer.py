@@ -16,8 +16,8 @@ from mm_rec.cli.data_options import Documents, Files, TextField
 from mm_rec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mm_rec.data.formats import DocumentsRule
-    from mm_rec.data.locations import SourceFile
+    from mm_rec.data.reading.formats import DocumentsRule
+    from mm_rec.data.reading.locations import SourceFile
     from mm_rec.tokenizers.training import TokenizerConfig, TrainedReport
 
 app = typer.Typer(

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from mm_rec.data.formats import DocumentsRule, field_text, rows
-from mm_rec.data.locations import SourceFile, compression, file_kind, file_size
-from mm_rec.data.opening import byte_pieces
-from mm_rec.data.problems import Problem, ProblemError
+from mm_rec.data.reading.formats import DocumentsRule, field_text, rows
+from mm_rec.data.reading.locations import SourceFile, compression, file_kind, file_size
+from mm_rec.data.reading.opening import byte_pieces
+from mm_rec.data.reading.problems import Problem, ProblemError
 from mm_rec.data.sources import MAX_DOCUMENT_BYTES, documents_rule, read_documents
 from mm_rec.errors import MissingExtraError
 from mm_rec.text.words import guess_language

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm_rec.data.corpus import SHARD_BYTES, Corpus, write_corpus
-from mm_rec.data.formats import DocumentsRule
-from mm_rec.data.locations import SourceFile
+from mm_rec.data.reading.formats import DocumentsRule
+from mm_rec.data.reading.locations import SourceFile
 from mm_rec.data.sources import ReadCounts, documents_rule, find_files, read_documents
 from mm_rec.data.split import Split, document_hash, plan_split
 from mm_rec.errors import DataError

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mm_rec.data.formats import DocumentsRule, row_texts, txt_texts
-from mm_rec.data.locations import SUPPORTED, RemoteFile, SourceFile, file_kind, is_url, list_url
-from mm_rec.data.problems import ProblemError, Report, fault, stop
+from mm_rec.data.reading.formats import DocumentsRule, row_texts, txt_texts
+from mm_rec.data.reading.locations import SUPPORTED, RemoteFile, SourceFile, file_kind, is_url, list_url
+from mm_rec.data.reading.problems import ProblemError, Report, fault, stop
 from mm_rec.errors import DataError, MissingExtraError
 
 MAX_DOCUMENT_BYTES = 64 * 2**20

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from mm_rec.data.batches import make_batch, require_same
-from mm_rec.data.formats import DocumentsRule
-from mm_rec.data.locations import SourceFile, file_size
 from mm_rec.data.mixing import Mixture, source_seed
 from mm_rec.data.prepare import Side
+from mm_rec.data.reading.formats import DocumentsRule
+from mm_rec.data.reading.locations import SourceFile, file_size
 from mm_rec.data.sources import documents_rule, find_files, read_documents
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, DataError

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from mm_rec.config import Section, apply_overrides, load_yaml
-from mm_rec.data.formats import DocumentsRule
 from mm_rec.data.mixing import Source, Stage
+from mm_rec.data.reading.formats import DocumentsRule
 from mm_rec.runtime import PrecisionName
 from mm_rec.training.config import Optimizer, Schedule
 

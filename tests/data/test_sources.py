@@ -20,8 +20,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from mm_rec.data.blocks import lines
-from mm_rec.data.problems import Problem
+from mm_rec.data.reading.blocks import lines
+from mm_rec.data.reading.problems import Problem
 from mm_rec.data.sources import ReadCounts, documents_rule, find_files, read_documents
 from mm_rec.errors import DataError, MissingExtraError
 

@@ -33,9 +33,9 @@ from mm_rec.data.dedup import (
     repeated_paragraphs,
     without_paragraphs,
 )
-from mm_rec.data.formats import DocumentsRule
-from mm_rec.data.locations import SourceFile, compression, file_size
-from mm_rec.data.problems import Problem
+from mm_rec.data.reading.formats import DocumentsRule
+from mm_rec.data.reading.locations import SourceFile, compression, file_size
+from mm_rec.data.reading.problems import Problem
 from mm_rec.data.sources import documents_rule, find_files, read_documents
 from mm_rec.data.writing import document_writer, require_writable, row_writer
 from mm_rec.errors import DataError

@@ -15,7 +15,7 @@ from mm_rec.data.cleaning.corpus import CleanCorpus
 from mm_rec.data.cleaning.rules import rules_for
 from mm_rec.data.cleaning.steps import CleaningConfig
 from mm_rec.data.cleaning.tally import Flow, Removal
-from mm_rec.data.locations import SourceFile
+from mm_rec.data.reading.locations import SourceFile
 from mm_rec.runs.files import hash_file, write_json, write_text
 
 _MANY = 25  # sources; more are shown by folder

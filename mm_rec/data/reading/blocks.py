@@ -6,10 +6,10 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 
-from mm_rec.data.encoding import HEAD_BYTES, not_text
-from mm_rec.data.locations import SourceFile, compression
-from mm_rec.data.opening import byte_pieces
-from mm_rec.data.problems import ProblemError, fault
+from mm_rec.data.reading.encoding import HEAD_BYTES, not_text
+from mm_rec.data.reading.locations import SourceFile, compression
+from mm_rec.data.reading.opening import byte_pieces
+from mm_rec.data.reading.problems import ProblemError, fault
 
 _PIECE = 2**16  # small enough for a processor's cache, which makes it twice as fast as a MiB
 _BOM = b"\xef\xbb\xbf"

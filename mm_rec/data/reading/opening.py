@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, cast
 
-from mm_rec.data.locations import RemoteFile, SourceFile, compression
+from mm_rec.data.reading.locations import RemoteFile, SourceFile, compression
 from mm_rec.errors import MissingExtraError
 
 # zstd may expand four bytes to 128 KiB, so that what is decompressed at once stays small only if this does.

@@ -12,10 +12,10 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
-from mm_rec.data.blocks import lines, text_blocks, unreadable
-from mm_rec.data.locations import SourceFile, file_kind
-from mm_rec.data.opening import open_bytes
-from mm_rec.data.problems import ProblemError, Report, fault, too_large
+from mm_rec.data.reading.blocks import lines, text_blocks, unreadable
+from mm_rec.data.reading.locations import SourceFile, file_kind
+from mm_rec.data.reading.opening import open_bytes
+from mm_rec.data.reading.problems import ProblemError, Report, fault, too_large
 from mm_rec.errors import MissingExtraError
 
 DocumentsRule = Literal["file", "blank-line", "line"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mm_rec.data.locations import SourceFile
+from mm_rec.data.reading.locations import SourceFile
 from mm_rec.errors import DataError
 
 Reason = Literal[

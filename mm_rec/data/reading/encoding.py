@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mm_rec.data.locations import SourceFile, compression
-from mm_rec.data.problems import ProblemError, fault
+from mm_rec.data.reading.locations import SourceFile, compression
+from mm_rec.data.reading.problems import ProblemError, fault
 
 HEAD_BYTES = 4096
 
