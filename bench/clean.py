@@ -29,7 +29,9 @@ def ours(documents: list[str]) -> tuple[float, list[bool]]:
         markup=False,
         identification={"identify": False},
         personal=False,
-        lines=LineConfig(terminal_punctuation=True, min_words=3, menus=False, repeated=False),
+        lines=LineConfig(
+            terminal_punctuation=True, min_words=3, javascript=True, menus=False, repeated=False
+        ),
         published_limits=True,
         rules={
             "c4_curly_brackets": {"active": True},

@@ -46,6 +46,7 @@ def clean(
             exists=True, dir_okay=False, help="Leave out documents that hold a word of this file, one a line."
         ),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
     settings: Annotated[
         list[str] | None,
@@ -62,6 +63,7 @@ def clean(
     from mm_rec.config import apply_overrides
     from mm_rec.data.cleaning.corpus import CorpusConfig, clean_corpus
     from mm_rec.data.cleaning.report import write_report
+    from mm_rec.errors import ConfigError
 
     words = [] if bad_words is None else bad_words.read_text(encoding="utf-8").splitlines()
     values: dict[str, Any] = {
@@ -72,17 +74,24 @@ def clean(
         "earlier": earlier or [],
     }
     config = CorpusConfig.read(apply_overrides(values, settings or []), where="mmrec data clean")
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} is there already. Give --out another name, or --overwrite to replace it")
     console = Console(highlight=False)
-    with _Bars(console) as bars:
-        corpus = clean_corpus(
-            sources,
-            out,
-            config,
-            processes=processes,
-            keep_dropped=keep_dropped,
-            count_tokens=None if tokenizer is None else _token_counter(tokenizer),
-            watcher=bars.watcher(),
-        )
+    counter = None if tokenizer is None else _token_counter(tokenizer)
+    try:
+        with _Bars(console) as bars:
+            corpus = clean_corpus(
+                sources,
+                out,
+                config,
+                processes=processes,
+                keep_dropped=keep_dropped,
+                count_tokens=counter,
+                watcher=bars.watcher(),
+            )
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on after the finished shards", markup=False)
+        raise typer.Exit(130) from None
     page = write_report(corpus)
     console.print(_summary(corpus))
     console.print(_detection(config.dedup), markup=False)
@@ -166,5 +175,8 @@ def _summary(corpus: CleanCorpus) -> Table:
         row(f"  left out: {reason}", removal.count, removal.bytes)
     for reason, removal in sorted(corpus.tally.cut.items(), key=lambda entry: -entry[1].bytes):
         row(f"  cut out: {reason}", removal.count, removal.bytes)
+    removed = [*corpus.tally.dropped.values(), *corpus.tally.cut.values()]
+    rest = total.read.bytes - total.kept.bytes - sum(removal.bytes for removal in removed)
+    table.add_row("  markup, white space", "", f"{rest / 1e6:,.1f}", f"{rest / total.read.bytes:.1%}")
     row("kept", total.kept.count, total.kept.bytes, "bold")
     return table

@@ -111,6 +111,8 @@ def evaluation_items(paths: Iterable[Path | str]) -> Iterator[Item]:
     Raises DataError where a file cannot be read.
     """
     for path in map(Path, paths):
+        if not path.exists():
+            raise DataError("there is no such evaluation file or folder. Check the name", path)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.suffix in _READERS:
                 yield from _read(file)

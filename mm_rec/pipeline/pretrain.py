@@ -84,6 +84,8 @@ def pretrain(
         ):  # the same name can be given again, and nothing made for the mistake is taken for its answer
             for part in (RECIPE, "tokenizer", "data"):
                 remove(run / part)
+            if not any(run.iterdir()):
+                run.rmdir()
         raise
     training = begun.training
     with StopRequest(reporter.say) as stop:
@@ -102,6 +104,8 @@ def _begin(
     if recipe.pretrain.threads:
         torch.set_num_threads(recipe.pretrain.threads)
     device = choose_device(recipe.pretrain.device)
+    if recipe.model.start_from is None:
+        preset(recipe.model.size)  # a wrong name is said before the text is read
     text = read_text(recipe, run, reporter)
     checkpoint = Checkpoints(run / "checkpoints", 1).load_newest(reporter.say)
     seed_everything(recipe.seed)

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from mm_rec.pipeline.recipe import Recipe
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -76,7 +79,8 @@ def pretrain(
     with RichReporter() as reporter:
         if (run / RECIPE).is_file():
             recipe = read_recipe(run / RECIPE)
-            reporter.say(f"run: {run} (begun before; its own settings hold)")
+            _require_same(recipe, run, data_dir, settings)
+            reporter.say(f"run: {run} (begun before)")
         else:
             recipe = Recipe.read(values, where="options")
             reporter.say(f"run: {run}")
@@ -87,6 +91,25 @@ def pretrain(
         final = checkpoint_dir / name / "final_checkpoint.pt"
         save_portable(*load_model_and_tokenizer(run / "final"), final)
         reporter.say(f"done: {final}, {run}/README.md, {run}/training_graph.png")
+
+
+def _require_same(recipe: Recipe, run: Path, data_dir: Path, settings: dict[str, Any]) -> None:
+    """Raise ConfigError where a run that was begun before was begun with something else."""
+    from mm_rec.errors import ConfigError
+
+    begun = {"data_dir": ", ".join(source.path for source in recipe.data.sources), **dict(recipe.pretrain)}
+    asked = {
+        "data_dir": str(data_dir),
+        **{key: value for key, value in settings.items() if value is not None},
+    }
+    other = [
+        f"--{key} was {begun[key]} and is {value}" for key, value in asked.items() if begun[key] != value
+    ]
+    if other:
+        raise ConfigError(
+            f"{run} was begun with other settings: {'; '.join(other)}. Give the same ones to go on, or remove that "
+            "folder, or name another with --runs_dir"
+        )
 
 
 if __name__ == "__main__":

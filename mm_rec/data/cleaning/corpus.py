@@ -126,7 +126,9 @@ def clean_corpus(
         cleaner = ShardCleaner(work, config.cleaning, config.dedup, index)
         shards = clean_shards(documents, cleaner, processes or default_processes(), watcher.advance)
         corpus.tally = merged(shard.tally for shard in shards)
-        _require_something(corpus)
+        if not corpus.tally.total().kept.count:
+            remove(work)
+            raise _nothing_left(corpus)
     with _timed(corpus, "looking for duplicates"):
         watcher.stage("looking for duplicates", 0)
         prints = Fingerprints.join([*earlier, *(shard.fingerprints() for shard in shards)])
@@ -158,18 +160,22 @@ def _evaluation_index(config: CorpusConfig) -> EvaluationIndex | None:
     return EvaluationIndex.build(items, config.cleaning.language, config.evaluation_words)
 
 
-def _require_something(corpus: CleanCorpus) -> None:
-    """Raise DataError where every document was dropped, with the reasons that took most."""
-    if corpus.tally.total().kept.count:
-        return
-    most = sorted(corpus.tally.dropped.items(), key=lambda entry: -entry[1].count)[:3]
+def _nothing_left(corpus: CleanCorpus) -> DataError:
+    """The error for a corpus of which every document was dropped: the reasons that took most, and what to try."""
+    tally = corpus.tally
+    most = sorted(tally.dropped.items(), key=lambda entry: -entry[1].count)[:3]
     reasons = (
         ", ".join(f"{reason} ({removal.count:,})" for reason, removal in most) or "nothing could be read"
     )
-    raise DataError(
-        f"no document is left of {corpus.tally.total().read.count:,}. Most frequent reasons: {reasons}. "
-        "Is --language right? `mmrec data inspect` shows what the files hold",
-        str(corpus.files[0]),
+    hint = "`mmrec data inspect` shows what the files hold"
+    if most and most[0][0] == "language" and tally.languages:
+        found = max(tally.languages, key=lambda code: tally.languages[code].count)
+        hint = f"most of it is in {found!r}, and --language is {corpus.config.cleaning.language!r}"
+    elif most:
+        hint += ", and --set cleaning.rules.… changes a limit"
+    return DataError(
+        f"no document is left of {tally.total().read.count:,}. Most frequent reasons: {reasons}; {hint}",
+        str(corpus.files[0]) if corpus.files else None,
     )
 
 

@@ -33,8 +33,8 @@ class LineConfig(Section):
     terminal_punctuation: bool = False  # C4: only lines that end as a sentence does stay
     min_words: int = 1  # C4: 3
     max_word_length: int = 1000  # characters (C4)
-    javascript: bool = True  # lines that mention it (C4)
-    notices: bool = True  # cookies, privacy, copyright
+    javascript: bool = False  # C4: lines that mention it; in text about programming they are prose
+    notices: bool = True  # cookies, privacy, copyright, "enable JavaScript"
     menus: bool = True  # "Ana sayfa > Haberler", "Share | Print", a link alone
     repeated: bool = True  # lines of 20 characters or more that stood earlier on the page
 

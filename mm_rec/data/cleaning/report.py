@@ -12,6 +12,7 @@ import jinja2
 
 from mm_rec import __version__
 from mm_rec.data.cleaning.corpus import CleanCorpus
+from mm_rec.data.cleaning.measures import MEASURES
 from mm_rec.data.cleaning.rules import rules_for
 from mm_rec.data.cleaning.steps import CleaningConfig
 from mm_rec.data.cleaning.tally import Flow, Removal
@@ -32,7 +33,7 @@ def write_report(corpus: CleanCorpus) -> Path:
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {
-        "mb": lambda size: f"{size / 1e6:,.1f}",
+        "mb": lambda size: f"{size / 1e6:,.1f}" if size >= 1e5 else f"{size / 1e6:.3f}",
         "share": _share,
         "number": lambda n: f"{n:,}",
     }
@@ -57,6 +58,7 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
         "sources": _sources(corpus),
         "dropped": _removals(corpus.tally.dropped),
         "cut": _removals(corpus.tally.cut),
+        "markup_bytes": _rest(corpus),
         "other_languages": {
             code: asdict(amount)
             for code, amount in sorted(corpus.tally.languages.items(), key=lambda entry: -entry[1].count)
@@ -89,7 +91,13 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
 def _rules(config: CleaningConfig) -> list[dict[str, Any]]:
     """The quality rules in force, with their limits."""
     rules = rules_for(config.language, config.rules, config.published_limits) if config.quality else []
-    return [rule.model_dump() for rule in rules]
+    return [{**rule.model_dump(), "says": _says(rule.measure)} for rule in rules]
+
+
+def _says(measure: str) -> str:
+    """What a measure is, in a sentence: the first line of its docstring."""
+    function = MEASURES[measure]
+    return (getattr(function, "func", function).__doc__ or "").splitlines()[0]
 
 
 def _stages(corpus: CleanCorpus) -> list[dict[str, Any]]:
@@ -110,6 +118,12 @@ def _stages(corpus: CleanCorpus) -> list[dict[str, Any]]:
         ("after deduplication", total.kept.count, total.kept.bytes),
     ]
     return [{"name": name, "documents": count, "bytes": size} for name, count, size in rows]
+
+
+def _rest(corpus: CleanCorpus) -> int:
+    """Bytes that went without a reason of their own: markup, white space, what repairs and masks shortened."""
+    total, removed = corpus.tally.total(), [*corpus.tally.dropped.values(), *corpus.tally.cut.values()]
+    return total.read.bytes - total.kept.bytes - sum(removal.bytes for removal in removed)
 
 
 def _sources(corpus: CleanCorpus) -> dict[str, Any]:

@@ -35,6 +35,10 @@ def stripped(text: str) -> str:
             "**Kalın**, *eğik*, __altı__ ve `kod`; 2 * 3 * 4, ad_soyad_2.",
             "Kalın, eğik, altı ve kod; 2 * 3 * 4, ad_soyad_2.",
         ),
+        (
+            "Bu **uzun\nvurgu** ve [iki\nsatır](https://a.b) düz\n\n2 * 3\n\n* 4",
+            "Bu uzun\nvurgu ve iki\nsatır düz\n\n2 * 3\n\n* 4",
+        ),
         ("| Ad | Yaş |\n|----|:---:|\n| Ali | 5 |", "Ad, Yaş\n\nAli, 5"),
         ("Önce.\n```python\nx = {1: 2}\n```\nSonra.", "Önce.\n\n\nSonra."),
         (
@@ -81,7 +85,8 @@ def cut(text: str, **settings: object) -> tuple[str, list[str]]:
         ("https://example.com/a/b?c=d", "menu"),
         ("Bu site çerezleri kullanır. Gizlilik politikası için tıklayın.", "notice"),
         ("© 2020 Örnek A.Ş. TÜM HAKLARI SAKLIDIR", "notice"),
-        ("Please enable JavaScript to view comments.", "line about JavaScript"),
+        ("Please enable JavaScript to view comments.", "notice"),
+        ("Sayfayı görmek için JavaScript'i etkinleştirin.", "notice"),
         ("x" * 1001, "line with an endless word"),
     ],
 )
@@ -94,6 +99,7 @@ def test_a_line_of_the_frame_is_cut(line, reason):
     [
         "Ara sıra hakkında konuşurduk.",
         "Haberler geldi.",
+        "Ne kadar direnseler de AJAX'ın göbeğinde de JavaScript",
         "Menü masadaydı; giriş kapısı kapalıydı.",
         "Evet.",
         "https://example.com adresindeki yazıyı okudum.",
@@ -117,6 +123,7 @@ def test_c4s_line_rules_are_there_on_request():
     )
     assert text == "Bu bir cümledir."
     assert reasons == ["line of few words", "line of few words", "line of few words"]
+    assert cut("JavaScript bir dildir.", javascript=True)[1] == ["line about JavaScript"]
     assert cut("Bu bir başlık\nBu bir cümledir.", terminal_punctuation=True)[1] == [
         "line without final punctuation"
     ]
