@@ -14,7 +14,10 @@ _MODEL, _TIME, _DATA, _MACHINE = "Model", "Length and learning", "Text", "Machin
 
 def pretrain(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Files, folders or globs: .txt, .jsonl, each also .gz.")
+        list[str] | None,
+        typer.Argument(
+            help="Files, folders, globs or URLs of text (formats: see `mmrec data clean --help`)."
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="Preset (`mmrec models` lists them).", rich_help_panel=_MODEL)

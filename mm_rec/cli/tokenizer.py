@@ -45,11 +45,14 @@ def train(
     ] = True,
     threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 42,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier tokenizer.")] = False,
 ) -> None:
     """Train a SentencePiece BPE tokenizer and prove its tokenizer.json exact before writing it."""
     from mm_rec.data.sources import read_documents
     from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
 
+    if not overwrite and out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out} is there already. Give --out another folder, or --overwrite to replace it")
     rule: DocumentsRule | None = None if documents is None else documents.value
     config = TokenizerConfig.read(
         {

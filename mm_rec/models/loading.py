@@ -27,6 +27,8 @@ def find_model(path: Path | str) -> Path:
     path = Path(path)
     if path.is_file() and path.suffix == ".pt":
         return path
+    if not path.exists():
+        raise CheckpointError(f"{path}: no model here: there is no such file or folder. Check the name")
     candidates = [path, path / "final", path / "best", path / "model"]
     candidates += sorted((path / "checkpoints").glob("step-*/model"), reverse=True)
     for candidate in candidates:

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from mm_rec.config import dump_yaml
 from mm_rec.data.corpus import Corpus
+from mm_rec.data.mixing import MOST_EPOCHS
 from mm_rec.errors import ConfigError, UserError
 from mm_rec.evaluation.perplexity import evaluate_corpus
 from mm_rec.models.forward import compile_layers
@@ -239,13 +240,19 @@ def _check(
     on_disk = size.parameters * 4 * (1 + 3 * (settings.keep_last + 1) + 2)
     require_free_space(run, on_disk, "the run's checkpoints")
     tokens = settings.steps * settings.tokens_per_step
-    epochs = "" if text.tokens is None else f", {tokens / sum(text.tokens.values()):.1f} epochs"
+    epochs = 0.0 if text.tokens is None else tokens / sum(text.tokens.values())
+    often = f", {epochs:.1f} epochs" if epochs else ""
     reporter.say(
-        f"{settings.steps:,} steps of {settings.tokens_per_step:,} tokens: {tokens:,} tokens{epochs}; "
+        f"{settings.steps:,} steps of {settings.tokens_per_step:,} tokens: {tokens:,} tokens{often}; "
         f"about {needed / 1e9:.1f} GB of memory, {on_disk / 1e9:.2f} GB of disk"
     )
     for line in text.describe(settings):
         reporter.say(line)
+    if epochs > MOST_EPOCHS:
+        reporter.say(
+            f"warning: the text is read {epochs:,.0f} times. Beyond about {MOST_EPOCHS} times, repeated text "
+            "teaches much less than new text (Muennighoff et al. 2023). Fewer steps do as well, or more text better"
+        )
     warning = derive.budget_warning(size, tokens)
     if warning is not None:
         reporter.say(warning)
