@@ -45,12 +45,14 @@ def tokenize(
     validation: Annotated[
         list[str] | None, typer.Option(help="Hold out these files instead (may be given several times).")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace corpora of other text.")] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Shards encoded at once (default: one a core).")
     ] = None,
 ) -> None:
     """Split text into train and validation and encode both into memory-mapped shards."""
-    from mm_rec.data.prepare import plan_sources, prepare_corpus
+    from mm_rec.data.prepare import is_prepared, open_prepared, plan_sources, prepare_corpus
+    from mm_rec.errors import ConfigError
     from mm_rec.tokenizers.loading import load_tokenizer
 
     console = Console()
@@ -64,6 +66,8 @@ def tokenize(
             validation_sources=validation or (),
         )
     console.print("\n".join(plan.describe()), highlight=False, markup=False)
+    if not overwrite and is_prepared(out) and open_prepared(out).record != plan.record():
+        raise ConfigError(f"{out} holds corpora of other text. Give --out another folder, or --overwrite")
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("tokenizing", total=plan.split.bytes)

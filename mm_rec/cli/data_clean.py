@@ -93,6 +93,7 @@ def clean(
         console.print("stopped; the same command goes on after the finished shards", markup=False)
         raise typer.Exit(130) from None
     page = write_report(corpus)
+    console.print(f"{len(corpus.files)} files; .txt was cut into documents by --documents {corpus.rule}")
     console.print(_summary(corpus))
     console.print(_detection(config.dedup), markup=False)
     console.print(f"{out}: what was removed and why, with samples: {page}", soft_wrap=True, markup=False)

@@ -122,7 +122,7 @@ def pretrain(
             reporter.say(f"stopped at step {outcome.step} and saved. Continue: mmrec pretrain --resume {run}")
         else:
             reporter.say(
-                f"done: {run}/README.md, {run}/training_graph.png. Talk to it: mmrec generate {run} --prompt …"
+                f"done: {run}/README.md, {run}/training_graph.png. Try it: mmrec generate {run} --prompt …"
             )
 
 

@@ -50,7 +50,8 @@ def derive(
     width = model.hidden_size
     seq_len = section.seq_len or _sequence_length(width, tokens)
     if not section.seq_len:
-        known = "" if tokens is None else f", and the corpus has {min(tokens.values()):,}"
+        smallest = "the corpus" if tokens is None or len(tokens) == 1 else "the smallest source"
+        known = "" if tokens is None else f", and {smallest} has {min(tokens.values()):,}"
         note("seq_len", seq_len, f"tokens; for width {width}{known}")
     micro, accumulation = _batch(section, width, seq_len)
     if not section.batch_size:

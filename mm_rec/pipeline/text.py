@@ -145,6 +145,9 @@ def read_text(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
     """The text of a run and its tokenizer: made, or found finished; raises UserError for what cannot be used."""
     data = recipe.data
     check_mixture(data.sources, data.temperature, data.stages)
+    for name in data.benchmarks:
+        if not Path(name).exists():
+            raise ConfigError(f"data.benchmarks: there is no file or folder {name!r}. Check the name")
     if not data.sources and data.prepared is None:
         raise ConfigError("no text to train on: name files or folders, for example `mmrec pretrain books/`")
     text = _streamed(recipe, run, reporter) if data.streaming else _on_disk(recipe, run, reporter)

@@ -14,7 +14,7 @@ from mm_rec.cli.data import app
 from mm_rec.data import corpus as module
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.prepare import open_prepared, plan_sources, prepare_corpus
-from mm_rec.errors import DataError, TokenizerError
+from mm_rec.errors import ConfigError, DataError, TokenizerError
 from mm_rec.runs.files import hash_folder
 from mm_rec.tokenizers.loading import encode_documents, fingerprint
 
@@ -261,3 +261,8 @@ def test_the_command(tmp_path: Path, sources: Path, byte_tokenizer: Any) -> None
     assert "a line of .txt (--documents line)" in result.output and "validation" in result.output
     open_prepared(out).train.require_tokenizer(fingerprint(byte_tokenizer))
     assert json.loads((out / "split.json").read_text())["documents_rule"] == "line"
+    assert CliRunner().invoke(app, [*arguments, "--documents", "line"]).exit_code == 0  # the same goes on
+    other = CliRunner().invoke(app, [*arguments, "--documents", "line", "--validation-fraction", "0.3"])
+    assert isinstance(other.exception, ConfigError) and "--overwrite" in str(other.exception)
+    again = [*arguments, "--documents", "line", "--validation-fraction", "0.3", "--overwrite"]
+    assert CliRunner().invoke(app, again).exit_code == 0

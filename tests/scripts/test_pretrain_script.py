@@ -92,3 +92,10 @@ def test_to_the_end_and_into_the_evaluation_script(tmp_path: Path) -> None:
     assert "perplexity" in done.stdout.lower()
     content = torch.load(tmp_path / "checkpoints" / "tiny" / "final_checkpoint.pt", weights_only=True)
     assert content["config"]["model_type"] == "mmrec"
+    other = [*arguments[:-1], "32", "--data_dir", "mm_rec"]  # other settings are not passed over in silence
+    done = subprocess.run(
+        [sys.executable, "mm_rec/scripts/pretrain.py", *other],
+        cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--data_dir was text and is mm_rec; --seq_len was 64 and is 32" in done.stderr

@@ -36,6 +36,9 @@ def test_train_then_report(text_file: Path, tmp_path: Path) -> None:
     assert "Vocabulary 480" in output
     assert "180 lines, 0 differ" in output
     assert len(load_tokenizer(tmp_path / "tok")) == 480
+    with pytest.raises(ConfigError, match="--overwrite"):
+        run("train", text_file, "--vocab-size", 400, "--out", tmp_path / "tok")
+    run("train", text_file, "--vocab-size", 480, "--out", tmp_path / "tok", "--threads", 1, "--overwrite")
     rows = tmp_path / "en.jsonl"
     rows.write_text(json.dumps({"body": "The old captain sings."}) + "\n", encoding="utf-8")
     figures = tmp_path / "figures.json"

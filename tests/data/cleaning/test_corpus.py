@@ -293,5 +293,9 @@ def test_the_command_prints_what_happened(many: Path, tmp_path: Path, capsys: py
     assert (
         "exact duplicate" in told and "near duplicate" not in told and "report.html" in told.replace("\n", "")
     )
+    assert mmrec(command) == 2
+    assert "--overwrite to replace it" in capsys.readouterr().err.replace("\n", " ")
+    assert mmrec([*command, "--overwrite"]) == 0
+    assert "exact duplicate" in capsys.readouterr().out
     assert mmrec([*command, "--set", "dedup.nearr=false"]) == 2
     assert "did you mean 'near'" in capsys.readouterr().err.replace("\n", " ")
