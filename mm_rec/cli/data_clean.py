@@ -176,8 +176,7 @@ def _summary(corpus: CleanCorpus) -> Table:
         row(f"  left out: {reason}", removal.count, removal.bytes)
     for reason, removal in sorted(corpus.tally.cut.items(), key=lambda entry: -entry[1].bytes):
         row(f"  cut out: {reason}", removal.count, removal.bytes)
-    removed = [*corpus.tally.dropped.values(), *corpus.tally.cut.values()]
-    rest = total.read.bytes - total.kept.bytes - sum(removal.bytes for removal in removed)
+    rest = corpus.tally.markup_bytes()
     table.add_row("  markup, white space", "", f"{rest / 1e6:,.1f}", f"{rest / total.read.bytes:.1%}")
     row("kept", total.kept.count, total.kept.bytes, "bold")
     return table

@@ -134,7 +134,10 @@ def fingerprint(texts: Sequence[str], language: str, config: DedupConfig) -> Fin
         whole = " ".join(filter(None, keys))
         documents[index] = _hash(whole)
         word_rows.append(whole.split())
-        paragraph_hashes += (_hash(key) if len(key) >= config.paragraph_length else 0 for key in keys)
+        counted = (
+            config.paragraph_length if config.paragraphs else len(text) + 1
+        )  # longer than any: none counts
+        paragraph_hashes += (_hash(key) if len(key) >= counted else 0 for key in keys)
         borders.append(len(paragraph_hashes))
     signatures, shingles = _signatures(word_rows, config)
     return Fingerprints(

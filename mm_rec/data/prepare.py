@@ -23,6 +23,28 @@ _RULES = {"file": "a whole file", "blank-line": "a block between blank lines", "
 _MUCH = 0.2  # a larger share of held-out text is probably not what was wanted
 
 
+def side_texts(
+    side: Side,
+    files: Sequence[SourceFile],
+    validation_files: Sequence[SourceFile],
+    text_field: str,
+    documents: DocumentsRule,
+    threshold: float,
+    held_out: frozenset[float],
+) -> Iterator[str]:
+    """Stream the documents of one side: validation's have a hash below `threshold`, or are those of separate files.
+
+    Those with a hash in `held_out` are on neither side.
+    """
+    if side == "validation" and validation_files:
+        yield from (item.text for item in read_documents(validation_files, text_field, documents))
+        return
+    for item in read_documents(files, text_field, documents):
+        key = document_hash(item.text)
+        if key not in held_out and (key < threshold) == (side == "validation"):
+            yield item.text
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourcePlan:
     """Sources that were read once from end to end, and which of their documents are held out.
@@ -43,14 +65,15 @@ class SourcePlan:
 
     def texts(self, side: Side) -> Iterator[str]:
         """Stream the documents of one side, always in the same order."""
-        if side == "validation" and self.validation_files:
-            held = read_documents(self.validation_files, self.text_field, self.documents)
-            yield from (item.text for item in held)
-            return
-        for item in read_documents(self.files, self.text_field, self.documents):
-            key = document_hash(item.text)
-            if key not in self.held_out and (key < self.split.threshold) == (side == "validation"):
-                yield item.text
+        return side_texts(
+            side,
+            self.files,
+            self.validation_files,
+            self.text_field,
+            self.documents,
+            self.split.threshold,
+            self.held_out,
+        )
 
     def text_bytes(self, side: Side) -> int:
         """Bytes of UTF-8 text on one side."""

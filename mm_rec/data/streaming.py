@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mm_rec.data.batches import make_batch, require_same
 from mm_rec.data.mixing import Mixture, source_seed
-from mm_rec.data.prepare import Side
+from mm_rec.data.prepare import Side, side_texts
 from mm_rec.data.reading.formats import DocumentsRule
 from mm_rec.data.reading.locations import SourceFile, file_size
 from mm_rec.data.sources import documents_rule, find_files, read_documents
@@ -49,14 +49,15 @@ class StreamSource:
 
     def texts(self, side: Side) -> Iterator[str]:
         """Stream the documents of one side once, file after file."""
-        if side == "validation" and self.validation_files:
-            held = read_documents(self.validation_files, self.text_field, self.documents)
-            yield from (item.text for item in held)
-            return
-        for item in read_documents(self.files, self.text_field, self.documents):
-            key = document_hash(item.text)
-            if key not in self.held_out and (key < self.threshold) == (side == "validation"):
-                yield item.text
+        return side_texts(
+            side,
+            self.files,
+            self.validation_files,
+            self.text_field,
+            self.documents,
+            self.threshold,
+            self.held_out,
+        )
 
     def trains(self, key: float) -> bool:
         """Whether a document of this hash may enter training."""

@@ -58,7 +58,7 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
         "sources": _sources(corpus),
         "dropped": _removals(corpus.tally.dropped),
         "cut": _removals(corpus.tally.cut),
-        "markup_bytes": _rest(corpus),
+        "markup_bytes": corpus.tally.markup_bytes(),
         "other_languages": {
             code: asdict(amount)
             for code, amount in sorted(corpus.tally.languages.items(), key=lambda entry: -entry[1].count)
@@ -118,12 +118,6 @@ def _stages(corpus: CleanCorpus) -> list[dict[str, Any]]:
         ("after deduplication", total.kept.count, total.kept.bytes),
     ]
     return [{"name": name, "documents": count, "bytes": size} for name, count, size in rows]
-
-
-def _rest(corpus: CleanCorpus) -> int:
-    """Bytes that went without a reason of their own: markup, white space, what repairs and masks shortened."""
-    total, removed = corpus.tally.total(), [*corpus.tally.dropped.values(), *corpus.tally.cut.values()]
-    return total.read.bytes - total.kept.bytes - sum(removal.bytes for removal in removed)
 
 
 def _sources(corpus: CleanCorpus) -> dict[str, Any]:

@@ -101,6 +101,11 @@ class Tally:
             total.add(flow)
         return total
 
+    def markup_bytes(self) -> int:
+        """Bytes that went without a reason of their own: markup, white space, what repairs and masks shortened."""
+        total, removed = self.total(), [*self.dropped.values(), *self.cut.values()]
+        return total.read.bytes - total.kept.bytes - sum(removal.bytes for removal in removed)
+
     def record(self) -> dict[str, Any]:
         """The numbers as plain values."""
         return asdict(self)

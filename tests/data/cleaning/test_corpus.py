@@ -260,6 +260,13 @@ def test_an_earlier_corpus_is_not_repeated(many: Path, tmp_path: Path):
     assert BOILERPLATE not in (tmp_path / "d.txt").read_text(encoding="utf-8")
 
 
+def test_repeated_paragraphs_stay_where_they_are_not_looked_for(many: Path, tmp_path: Path):
+    config = CorpusConfig.read({"dedup": {"paragraphs": False}})
+    corpus = clean_corpus([many / "1.jsonl"], tmp_path / "a.txt", config, processes=1)
+    text = (tmp_path / "a.txt").read_text(encoding="utf-8")
+    assert text.count(BOILERPLATE) == corpus.tally.total().kept.count > 1
+
+
 def test_bad_names_are_said_before_anything_is_read(many: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"\.txt\.gz"):
         clean_corpus([many], tmp_path / "out.parquet", CorpusConfig())
