@@ -46,6 +46,7 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
     """Everything that the report says, as plain values."""
     total, config = corpus.tally.total(), corpus.config
     kinds = Counter(duplicate.kind for duplicate in corpus.duplicates)
+    rules = _rules(config.cleaning)
     return {
         "corpus": str(corpus.out),
         "sha256": hash_file(corpus.out),
@@ -81,7 +82,8 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
             {"reason": problem.reason, "place": problem.place, "message": problem.message}
             for problem in corpus.problems
         ],
-        "rules": _rules(config.cleaning),
+        "rules": rules,
+        "reasons": _reasons(rules),
         "config": json.loads(config.model_dump_json()),
         "licences": _licences(corpus.files),
         "seconds": corpus.seconds,
@@ -92,6 +94,17 @@ def _rules(config: CleaningConfig) -> list[dict[str, Any]]:
     """The quality rules in force, with their limits."""
     rules = rules_for(config.language, config.rules, config.published_limits) if config.quality else []
     return [{**rule.model_dump(), "says": _says(rule.measure)} for rule in rules]
+
+
+def _reasons(rules: list[dict[str, Any]]) -> dict[str, str]:
+    """What the rules ask, by name, as a person says it: "Share of digits among the characters: at most 0.2"."""
+    limits = (("min", "at least"), ("max", "at most"))
+    return {
+        rule["rule"]: rule["says"].rstrip(".")
+        + ": "
+        + " and ".join(f"{words} {rule[limit]:g}" for limit, words in limits if rule[limit] is not None)
+        for rule in rules
+    }
 
 
 def _says(measure: str) -> str:
@@ -126,7 +139,7 @@ def _sources(corpus: CleanCorpus) -> dict[str, Any]:
     if len(flows) > _MANY:
         folders: dict[str, Flow] = {}
         for name, flow in flows.items():
-            folders.setdefault(str(Path(name).parent), Flow()).add(flow)
+            folders.setdefault(str(Path(name).parent), Flow(samples=flow.samples)).add(flow)
         flows = folders
     return {name: asdict(flow) for name, flow in flows.items()}
 

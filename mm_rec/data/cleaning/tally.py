@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 _SAMPLES = 5
+_KEPT_SAMPLES = 2  # of each source
 _SAMPLE_LENGTH = 300  # characters
 
 
@@ -33,8 +34,7 @@ class Removal(Amount):
         """Count one more and keep it as a sample while there are few."""
         self.add(size)
         if len(self.samples) < _SAMPLES:
-            shown = text if len(text) <= _SAMPLE_LENGTH else text[:_SAMPLE_LENGTH] + "…"
-            self.samples.append({"place": place, "detail": detail, "text": shown})
+            self.samples.append({"place": place, "detail": detail, "text": _beginning(text)})
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class Flow:
     kept: Amount = field(default_factory=Amount)
     words: int = 0
     tokens: int = 0  # where there is a tokenizer to count them
+    samples: list[dict[str, str]] = field(default_factory=list)  # of kept documents
 
     def add(self, other: Flow) -> None:
         """Add another source's numbers."""
@@ -80,6 +81,8 @@ class Tally:
         flow = self.sources[source]
         flow.words += len(text.split())
         flow.tokens += tokens
+        if len(flow.samples) < _KEPT_SAMPLES:
+            flow.samples.append({"place": place, "text": _beginning(text)})
         if text != before:
             size = len(before.encode()) - len(text.encode())
             flow.kept.bytes -= size
@@ -130,6 +133,10 @@ def merged(tallies: Iterable[Tally]) -> Tally:
     for tally in tallies:
         total.add(tally)
     return total
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SAMPLE_LENGTH else text[:_SAMPLE_LENGTH] + "…"
 
 
 def _sum(own: Amount, other: Amount) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 from turkish_prose import prose
 
 from mm_rec.data.cleaning import shards
@@ -117,6 +118,28 @@ def test_the_report_says_it_all(messy: Path, tmp_path: Path):
         assert told in page
     card = (corpus.report / "README.md").read_text(encoding="utf-8")
     assert "| language | 1 |" in card and "LICENCE.md" in card
+
+
+def test_the_page_in_a_browser(messy: Path, tmp_path: Path, browser: Browser):
+    corpus = clean_corpus([messy], tmp_path / "c.txt.gz", CorpusConfig(), processes=1)
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda request: faults.append(request.url))
+    page.goto(write_report(corpus).as_uri())
+    bars = page.locator(".bar.kept").all()
+    widths = [bar.bounding_box()["width"] for bar in bars]
+    assert len(widths) == 3 and widths == sorted(widths, reverse=True) and widths[0] > 100
+    page.locator("details:not([open])").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert page.get_by_text("The cat sat on the mat").first.is_visible()
+    assert page.get_by_text("Number of words: at least").is_visible()
+    assert page.locator("details", has_text="samples of what was kept").locator("pre").first.is_visible()
+    curve = page.get_by_role("img", name="Detection curve").bounding_box()
+    assert curve["width"] > 200 and curve["height"] > 80
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert faults == []
+    page.close()
 
 
 def test_tokens_are_counted_by_source_where_somebody_can_count_them(many: Path, tmp_path: Path):
