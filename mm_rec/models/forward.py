@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from mm_rec.models import attention
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.mmrec.state import MemoryState
 
 Batch = dict[str, Tensor]
 
@@ -38,6 +39,28 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         )
     hidden: Tensor = out.last_hidden_state
     return hidden
+
+
+def carried_states(
+    model: PreTrainedModel, batch: Batch, state: MemoryState | None
+) -> tuple[Tensor, MemoryState]:
+    """As `hidden_states`, going on from a state; returns it as it is after the batch, cut off from the gradient.
+
+    A row whose first document is the one that the state has read last goes on with it; all others start anew. For
+    models with a state of constant size.
+    """
+    if not isinstance(model.config, MMRecConfig):
+        raise ValueError("only MM-Rec models carry a state from row to row")
+    out = model.base_model(
+        input_ids=batch["input_ids"],
+        document_ids=batch["document_ids"],
+        past_key_values=state,
+        use_cache=True,
+    )
+    after: MemoryState = out.past_key_values
+    for name, tensor in after.tensors.items():
+        after[name] = tensor.detach()
+    return out.last_hidden_state, after
 
 
 def compile_layers(model: PreTrainedModel) -> None:

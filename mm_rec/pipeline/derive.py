@@ -1,4 +1,4 @@
-"""The one dial: every setting of pre-training that was not given, from the model's size, the data and the machine."""
+"""The one dial: every setting of training that was not given, from the model's size, the data and the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mm_rec.data.mixing import MOST_EPOCHS
 from mm_rec.errors import ConfigError
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import Size, minimum_tokens
-from mm_rec.pipeline.recipe import PretrainSection
+from mm_rec.pipeline.recipe import TrainingSection
 from mm_rec.training.config import TrainingConfig
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022
@@ -28,7 +28,7 @@ class Derived:
 
 
 def derive(
-    section: PretrainSection,
+    section: TrainingSection,
     model: PreTrainedConfig,
     size: Size,
     tokens: Mapping[str, int] | None,
@@ -103,7 +103,7 @@ def _sequence_length(width: int, tokens: Mapping[str, int] | None) -> int:
     return min(wanted, 1 << int(math.log2(max(2, min(tokens.values()) // 8))))
 
 
-def _batch(section: PretrainSection, width: int, seq_len: int) -> tuple[int, int]:
+def _batch(section: TrainingSection, width: int, seq_len: int) -> tuple[int, int]:
     """(rows at a time, accumulation): steps of 4,096 tokens at width 128, doubling with the width."""
     micro = section.batch_size or max(1, _MICRO_TOKENS // seq_len)
     wanted = _MICRO_TOKENS * max(1, width // 128)
@@ -113,7 +113,7 @@ def _batch(section: PretrainSection, width: int, seq_len: int) -> tuple[int, int
 
 
 def _steps(
-    section: PretrainSection,
+    section: TrainingSection,
     size: Size,
     known: Mapping[str, int] | None,
     per_step: int,

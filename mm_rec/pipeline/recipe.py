@@ -55,8 +55,8 @@ def _count(value: Any) -> Any:
     return value if match is None else round(float(match[1]) * _UNITS[match[2].lower()])
 
 
-class PretrainSection(Section):
-    """Settings of pre-training; what is None follows from size, data and machine, is printed and stored."""
+class TrainingSection(Section):
+    """Settings of a training; what is None follows from size, data and machine, is printed and stored."""
 
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
@@ -86,6 +86,10 @@ class PretrainSection(Section):
     keep_last: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)
     tensorboard: bool = False
+
+
+class PretrainSection(TrainingSection):
+    """Settings of pre-training."""
 
 
 class Recipe(Section):

@@ -10,13 +10,10 @@ from transformers import PreTrainedModel
 from mm_rec.config import load_yaml
 from mm_rec.models.presets import Size
 from mm_rec.pipeline.derive import state_text
-from mm_rec.pipeline.recipe import Recipe
-from mm_rec.pipeline.text import RunText
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_json, write_text
 from mm_rec.runs.log import read_metrics
 from mm_rec.runs.plots import write_graph
-from mm_rec.training.config import TrainingConfig
 from mm_rec.training.loop import LoopState
 
 _FAMILIES = {"mmrec": "An MM-Rec", "llama": "A LLaMA-like"}
@@ -24,11 +21,10 @@ _FAMILIES = {"mmrec": "An MM-Rec", "llama": "A LLaMA-like"}
 
 def write_summary(
     run: Path,
-    recipe: Recipe,
+    base: str,
     model: PreTrainedModel,
     size: Size,
-    text: RunText,
-    config: TrainingConfig,
+    card_lines: list[str],
     state: LoopState,
     ended: str,
 ) -> dict[str, Any]:
@@ -39,7 +35,7 @@ def write_summary(
     best = min(validation, key=lambda record: record["loss"], default=None)
     log = {
         "model_class": type(model).__name__,
-        "base_model_name": recipe.model.start_from or recipe.model.size,
+        "base_model_name": base,
         "parameters": size.parameters,
         "ended": ended,
         "steps": state.step,
@@ -54,7 +50,7 @@ def write_summary(
     write_json(run / "training_log.json", log)
     write_json(run / "training_parameters.json", load_yaml(run / RECIPE))
     write_graph(run, f"{run.name}: {model.config.model_type}, {size.parameters / 1e6:.2f} M parameters")
-    write_text(run / "README.md", _model_card(run, model, size, text.card_lines(config), log))
+    write_text(run / "README.md", _model_card(run, model, size, card_lines, log))
     return log
 
 
@@ -62,12 +58,12 @@ def _model_card(
     run: Path,
     model: PreTrainedModel,
     size: Size,
-    text_lines: list[str],
+    card_lines: list[str],
     log: dict[str, Any],
 ) -> str:
     """The card in Markdown; every number comes from the run's records."""
     best = log["best_validation"]
-    text = "\n".join(f"- {line}" for line in text_lines)
+    text = "\n".join(f"- {line}" for line in card_lines)
     measured = (
         f"Best validation loss {best['loss']:.4f} nats a token, {best['bits_per_byte']:.4f} bits a byte, "
         f"token accuracy {best['token_accuracy']:.1%}, at step {best['step']}."

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.data.batches import PackedBatches
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.mixing import (
+    MOST_EPOCHS,
     UNNAMED,
     MixedBatches,
     Mixture,
@@ -25,8 +26,9 @@ from mm_rec.data.prepare import PreparedCorpus, is_prepared, open_prepared, plan
 from mm_rec.data.streaming import StreamedBatches, StreamSource, first_held_out, plan_streams
 from mm_rec.errors import ConfigError, VocabularyTooLarge
 from mm_rec.models.loading import find_model
-from mm_rec.models.presets import preset
+from mm_rec.models.presets import Size, preset
 from mm_rec.pipeline.contamination import check_contamination
+from mm_rec.pipeline.derive import budget_warning
 from mm_rec.pipeline.recipe import DataSection, Recipe
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
 from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
@@ -92,8 +94,24 @@ class RunText:
             corpora[name].require_tokenizer(fingerprint(self.tokenizer))
         return corpora
 
-    def describe(self, config: TrainingConfig) -> list[str]:
-        """What is read of each of several sources, a line each, with warnings; nothing for one."""
+    def longest(self, config: TrainingConfig) -> int:
+        """Tokens of the longest document that the model reads: a row."""
+        return config.seq_len
+
+    def describe(self, config: TrainingConfig, size: Size) -> list[str]:
+        """What is read of each of several sources, a line each, and warnings."""
+        lines = self._shares(config)
+        tokens = config.steps * config.tokens_per_step
+        epochs = 0.0 if self.tokens is None else tokens / sum(self.tokens.values())
+        if epochs > MOST_EPOCHS:
+            lines.append(
+                f"warning: the text is read {epochs:,.0f} times. Beyond about {MOST_EPOCHS} times, repeated text "
+                "teaches much less than new text (Muennighoff et al. 2023). Fewer steps do as well, or more text better"
+            )
+        warning = budget_warning(size, tokens)
+        return lines if warning is None else [*lines, warning]
+
+    def _shares(self, config: TrainingConfig) -> list[str]:
         names = [*self.corpora, *self.streams]
         if len(names) < 2:
             return []
@@ -118,7 +136,7 @@ class RunText:
         """The text in a few lines, for the model card."""
         lines = [_stream_line(name, stream) for name, stream in self.streams.items()]
         lines += [_corpus_line(prepared) for prepared in self.corpora.values()]
-        return [*lines, *self.describe(config)]
+        return [*lines, *self._shares(config)]
 
 
 def _files(files: list[str]) -> str:

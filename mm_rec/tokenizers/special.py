@@ -1,4 +1,4 @@
-"""The special tokens of MM-Rec's own tokenizers, and the chat template that they carry."""
+"""The special tokens of MM-Rec's own tokenizers."""
 
 from __future__ import annotations
 
@@ -7,36 +7,19 @@ PAD = "<|pad|>"
 SYSTEM = "<|system|>"
 USER = "<|user|>"
 ASSISTANT = "<|assistant|>"
+DEVELOPER = "<|developer|>"
+TOOLS = "<|tools|>"
+TOOL_CALL = "<|tool_call|>"
+TOOL = "<|tool|>"
+
+# Of the default chat layout: the roles, the definitions of tools, and what begins a call.
+CHAT_TOKENS = (SYSTEM, USER, ASSISTANT, DEVELOPER, TOOLS, TOOL_CALL, TOOL)
 
 # SentencePiece requires it, at id 0; with byte fallback no text ever gives it, so it is no special token.
 UNKNOWN = "<unk>"
 
 # In the order of their ids, which follow that of UNKNOWN.
-SPECIAL_TOKENS = (ENDOFTEXT, PAD, SYSTEM, USER, ASSISTANT)
+SPECIAL_TOKENS = (ENDOFTEXT, PAD, *CHAT_TOKENS)
 
 # Pieces of their own, so that nothing merges across a line or a column. They are ordinary text, not specials.
 SEPARATORS = ("\n", "\t")
-
-# Written as expressions only: the white space between tags must never reach the text.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-    {%- if message['role'] not in ['system', 'user', 'assistant'] -%}
-        {{- raise_exception('unknown role ' ~ message['role'] ~ ': use system, user or assistant') -}}
-    {%- endif -%}
-    {%- if message['content'] is not string -%}
-        {{- raise_exception('the content of a message from ' ~ message['role'] ~ ' is not text') -}}
-    {%- endif -%}
-    {{- '<|' ~ message['role'] ~ '|>\\n' -}}
-    {%- if message['role'] == 'assistant' -%}
-        {%- generation -%}
-            {{- message['content'] ~ '\\n<|endoftext|>' -}}
-        {%- endgeneration -%}
-    {%- else -%}
-        {{- message['content'] ~ '\\n<|endoftext|>' -}}
-    {%- endif -%}
-    {{- '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- '<|assistant|>\\n' -}}
-{%- endif -%}
-"""

@@ -21,18 +21,15 @@ from transformers import PreTrainedTokenizerFast
 from mm_rec.config import Section
 from mm_rec.errors import TokenizerError, VocabularyTooLarge
 from mm_rec.runs import files
+from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.conversion import ESCAPES, Proof, prove, to_tokenizer_json
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
 from mm_rec.tokenizers.special import (
-    ASSISTANT,
-    CHAT_TEMPLATE,
     ENDOFTEXT,
     PAD,
     SEPARATORS,
     SPECIAL_TOKENS,
-    SYSTEM,
     UNKNOWN,
-    USER,
 )
 
 MODEL_FILE = "tokenizer.model"
@@ -238,10 +235,9 @@ def _with_specials(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
         bos_token=ENDOFTEXT,
         eos_token=ENDOFTEXT,
         pad_token=PAD,
-        extra_special_tokens=[SYSTEM, USER, ASSISTANT],
         clean_up_tokenization_spaces=False,
     )
-    result.chat_template = CHAT_TEMPLATE
+    prepare_for_chat(result)
     return result
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.models.cross_entropy import IGNORED, chunked_cross_entropy
-from mm_rec.models.forward import Batch, head_weight, hidden_states
+from mm_rec.models.forward import Batch, carried_states, head_weight, hidden_states
+from mm_rec.models.mmrec.state import MemoryState
 
 Objective = Callable[[PreTrainedModel, Batch], tuple[Tensor, int, dict[str, float]]]
 
@@ -22,6 +23,24 @@ def next_token(dtype: torch.dtype) -> Objective:
         with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             hidden = hidden_states(model, batch)
         # Outside autocast: the loss chooses its own dtypes.
+        total = chunked_cross_entropy(hidden, head_weight(model), batch["labels"], dtype)
+        return total, int((batch["labels"][:, 1:] != IGNORED).sum()), {}
+
+    return objective
+
+
+def carried_next_token(dtype: torch.dtype) -> Objective:
+    """Next-token prediction that goes on from micro-batch to micro-batch of a step where the batch says `carried`.
+
+    Gradients end where a row ends (truncated back-propagation through time). For models with a state of constant size.
+    """
+    state: MemoryState | None = None
+
+    def objective(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+        nonlocal state
+        before = state if bool(batch["carried"]) else None
+        with torch.autocast(batch["input_ids"].device.type, dtype=dtype, enabled=dtype != torch.float32):
+            hidden, state = carried_states(model, batch, before)
         total = chunked_cross_entropy(hidden, head_weight(model), batch["labels"], dtype)
         return total, int((batch["labels"][:, 1:] != IGNORED).sum()), {}
 

@@ -73,9 +73,9 @@ def test_ids_are_those_of_the_rendered_text(tokenizer: PreTrainedTokenizerBase) 
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        ({"role": "tool", "content": "x"}, "unknown role tool"),
+        ({"role": "function", "content": "x"}, "unknown role function"),
         ({"role": "User", "content": "x"}, "unknown role User"),
-        ({"role": "assistant", "content": None}, "from assistant is not text"),
+        ({"role": "assistant", "content": 7}, "from assistant is not text"),
         ({"role": "user", "content": [{"type": "text", "text": "x"}]}, "from user is not text"),
     ],
 )

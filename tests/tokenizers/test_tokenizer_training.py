@@ -51,13 +51,17 @@ def test_folder_is_complete(corpus: Corpus, trained: tuple[Path, TrainedReport])
 def test_ids_and_roles_of_the_special_tokens(trained: tuple[Path, TrainedReport]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained[0])
     assert len(tokenizer) == 480
-    assert tokenizer.convert_ids_to_tokens(list(range(9))) == [
+    assert tokenizer.convert_ids_to_tokens(list(range(13))) == [
         "<unk>",
         "<|endoftext|>",
         "<|pad|>",
         "<|system|>",
         "<|user|>",
         "<|assistant|>",
+        "<|developer|>",
+        "<|tools|>",
+        "<|tool_call|>",
+        "<|tool|>",
         "\n",
         "\t",
         "<0x00>",
@@ -66,7 +70,7 @@ def test_ids_and_roles_of_the_special_tokens(trained: tuple[Path, TrainedReport]
         "<|pad|>",
     )
     assert tokenizer.unk_token is None
-    assert sorted(tokenizer.all_special_ids) == [1, 2, 3, 4, 5]
+    assert sorted(tokenizer.all_special_ids) == list(range(1, 10))
     assert tokenizer("old")["input_ids"] == tokenizer("old", add_special_tokens=False)["input_ids"]
 
 

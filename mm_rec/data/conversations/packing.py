@@ -1,0 +1,263 @@
+"""Conversations packed into rows of one length, and the batches of fine-tuning.
+
+A row of T tokens holds whole conversations, each a document of its own: best-fit decreasing (Johnson 1974) leaves
+little of it empty, and what is left is padding that is a document too, so that no mask is needed. A conversation
+longer than a row is a chain: pieces of T tokens that stand one behind the other in the micro-batches of one step, so
+that a model with a state carries it from piece to piece (only the first token of a piece is then not learnt).
+Chains and rows are put into columns of A places, one for each of the A micro-batches of a step; a column is what the
+seeded order draws.
+
+Shapes: B rows of a batch, T tokens of a row, N conversations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mm_rec.data.batches import BatchOrder, PackedSequences, require_same
+from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.mixing import Mixture, source_seed
+from mm_rec.errors import ConfigError, DataError
+from mm_rec.models.cross_entropy import IGNORED
+
+PADDING = -1  # the document id of padding; it is a document, so what stands before it is not seen from it
+
+Ids = NDArray[np.int64]
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: indices of items by bin, so that no bin holds more than `capacity`. The same every time.
+
+    The bins' free spaces are bits of an integer, so the smallest that is large enough is found at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    bins: list[list[int]] = []
+    by_space: dict[int, list[int]] = {}
+    spaces = 0
+    for item in order:
+        size = lengths[item]
+        if not 0 < size <= capacity:
+            raise ValueError(f"item {item} has length {size}, which is not from 1 to {capacity}")
+        fitting = spaces >> size
+        if fitting:
+            space = size + (fitting & -fitting).bit_length() - 1
+            chosen = by_space[space].pop()
+            if not by_space[space]:
+                spaces &= ~(1 << space)
+        else:
+            space, chosen = capacity, len(bins)
+            bins.append([])
+        bins[chosen].append(item)
+        left = space - size
+        by_space.setdefault(left, []).append(chosen)
+        spaces |= 1 << left
+    return bins
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens `start` … `stop` − 1 of a conversation."""
+
+    conversation: int
+    start: int
+    stop: int
+
+
+class RowSource(Protocol):
+    """Where the columns of a mixture come from."""
+
+    def __len__(self) -> int:
+        """The columns of an epoch."""
+
+    def fill(self, column: int, place: int, ids: Ids, labels: Ids, documents: Ids) -> None:
+        """Write the row at a place of a column into arrays (T,); labels come as −100, documents as padding."""
+
+    def record(self) -> dict[str, Any]:
+        """What the rows depend on."""
+
+
+class PackedConversations:
+    """Rendered conversations in rows of T tokens and columns of A rows; memory holds all of their tokens once."""
+
+    def __init__(self, rendered: Sequence[Rendered], seq_len: int, accumulation: int = 1) -> None:
+        """Raises DataError where there is no conversation, or one needs more than A rows."""
+        if not rendered:
+            raise DataError("there is no conversation to train on")
+        self.ids = np.concatenate([one.ids for one in rendered])
+        self.learnt = np.concatenate([one.learnt for one in rendered])
+        lengths = [len(one.ids) for one in rendered]
+        self.borders = np.cumsum([0, *lengths])
+        self.seq_len, self.accumulation = seq_len, accumulation
+        longest = max(lengths)
+        if longest > seq_len * accumulation:
+            raise DataError(
+                f"a conversation has {longest:,} tokens, and a step reads {accumulation} rows of {seq_len:,} one "
+                "behind the other. Choose longer rows, more accumulation, or truncation by turns"
+            )
+        chains = [
+            _chain(number, length, seq_len) for number, length in enumerate(lengths) if length > seq_len
+        ]
+        short = [number for number, length in enumerate(lengths) if length <= seq_len]
+        rows = pack([lengths[number] for number in short], seq_len)
+        chains += [[[Piece(short[index], 0, lengths[short[index]]) for index in sorted(row)]] for row in rows]
+        self.rows = len(chains) if accumulation == 1 else sum(map(len, chains))
+        self.columns: list[list[list[Piece]]] = [
+            [row for index in sorted(column) for row in chains[index]]
+            for column in pack([len(chain) for chain in chains], accumulation)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all conversations."""
+        return len(self.ids)
+
+    @property
+    def waste(self) -> float:
+        """The share of all positions of an epoch that is padding."""
+        return 1 - self.tokens / (len(self.columns) * self.accumulation * self.seq_len)
+
+    @property
+    def carries(self) -> bool:
+        """Whether a conversation is longer than a row."""
+        return bool(np.diff(self.borders).max() > self.seq_len)
+
+    def fill(self, column: int, place: int, ids: Ids, labels: Ids, documents: Ids) -> None:
+        """Write the row at a place of a column; see RowSource."""
+        rows = self.columns[column]
+        end = 0
+        for piece in rows[place] if place < len(rows) else []:
+            first = int(self.borders[piece.conversation])
+            begin, end = end, end + piece.stop - piece.start
+            source = slice(first + piece.start, first + piece.stop)
+            ids[begin:end] = self.ids[source]
+            labels[begin:end] = np.where(self.learnt[source], ids[begin:end], IGNORED)
+            labels[begin] = IGNORED
+            documents[begin:end] = piece.conversation
+
+    def record(self) -> dict[str, Any]:
+        """The conversations' digest and how they were cut."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.learnt, self.borders):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return {"conversations": digest.hexdigest(), "columns": len(self)}
+
+
+def _chain(conversation: int, length: int, seq_len: int) -> list[list[Piece]]:
+    """A long conversation as rows of one piece each."""
+    borders = [*range(0, length, seq_len), length]
+    return [[Piece(conversation, start, stop)] for start, stop in pairwise(borders)]
+
+
+class TextRows:
+    """Rows of a text corpus beside conversations; A of them, one behind the other, are a column."""
+
+    def __init__(self, sequences: PackedSequences, accumulation: int = 1) -> None:
+        self.sequences, self.accumulation = sequences, accumulation
+
+    def __len__(self) -> int:
+        return -(-len(self.sequences) // self.accumulation)
+
+    def fill(self, column: int, place: int, ids: Ids, labels: Ids, documents: Ids) -> None:
+        """Write the row at a place of a column; see RowSource."""
+        row = (column * self.accumulation + place) % len(self.sequences)
+        batch = {name: tensor[0].numpy() for name, tensor in self.sequences.batch(np.array([row])).items()}
+        present = batch["document_ids"] >= 0
+        ids[present], labels[present] = batch["input_ids"][present], batch["labels"][present]
+        # Other ids in each row of a column: no row goes on where the one before it ended.
+        documents[present] = batch["document_ids"][present] + place * len(ids)
+
+    def record(self) -> dict[str, Any]:
+        """The corpus."""
+        return {"corpus": self.sequences.corpus.fingerprint, "columns": len(self)}
+
+
+class ConversationBatches:
+    """The batches of a fine-tuning run: columns of several sources by weight, each source in a seeded order of its own.
+
+    A step takes micro_batch columns on each rank; micro-batch m of the step holds the rows at place m of them. All is a
+    pure function of the step.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, RowSource],
+        mixture: Mixture,
+        seq_len: int,
+        micro_batch: int,
+        accumulation: int,
+        seed: int,
+        pad_id: int,
+        carries: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """`carries`: a row of a micro-batch may continue that of the one before, so a state is carried in a step."""
+        if list(sources) != mixture.names or not 0 <= rank < world_size:
+            raise ConfigError("the sources of a fine-tuning run are not those of its mixture")
+        self.sources = list(sources.values())
+        self.orders = [
+            BatchOrder(len(source), 1, source_seed(seed, name)) for name, source in sources.items()
+        ]
+        self.mixture, self.seq_len, self.micro_batch, self.accumulation = (
+            mixture,
+            seq_len,
+            micro_batch,
+            accumulation,
+        )
+        self.seed, self.pad_id, self.carries = seed, pad_id, carries
+        self.rank, self.world_size = rank, world_size
+
+    def epoch(self, step: int) -> int:
+        """How often as many columns as all sources have were read before a step."""
+        return step * self.micro_batch * self.world_size // sum(map(len, self.sources))
+
+    def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
+        """A micro-batch as int64 tensors (B, T): `input_ids`, `labels`, `document_ids`; with `carries`, also `carried`,
+        a bool that says that rows may go on from the micro-batch before.
+        """
+        first = (step * self.world_size + self.rank) * self.micro_batch
+        chosen, places = self.mixture.take(first, self.micro_batch)
+        shape = (self.micro_batch, self.seq_len)
+        ids, labels = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORED, np.int64)
+        documents = np.full(shape, PADDING, np.int64)
+        for row, (source, place) in enumerate(zip(chosen.tolist(), places.tolist(), strict=True)):
+            column = int(self.orders[source].at(np.array([place]))[0])
+            self.sources[source].fill(column, micro_step, ids[row], labels[row], documents[row])
+        batch = {
+            name: torch.from_numpy(array)
+            for name, array in (("input_ids", ids), ("labels", labels), ("document_ids", documents))
+        }
+        if self.carries:
+            batch["carried"] = torch.tensor(micro_step > 0)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of the data depends on; the position itself is the step."""
+        return {
+            "sources": [source.record() for source in self.sources],
+            "mixture": self.mixture.record(),
+            "seq_len": self.seq_len,
+            "batch": [self.micro_batch, self.accumulation, self.world_size],
+            "seed": self.seed,
+        }
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Nothing: the order of the data is computed."""
+        return {}
+
+    def load_state_dict(
+        self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Raise CheckpointError unless these batches continue those of the saved state exactly."""
+        require_same(self.state_dict(), state)

@@ -1,0 +1,127 @@
+"""From a conversation to token ids and the mask of what is learnt: the one way, for training, chat and every check.
+
+Shapes: T tokens of a conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from mm_rec.data.conversations.conversation import ChatMessage, Conversation
+from mm_rec.errors import DataError, TokenizerError
+from mm_rec.tokenizers.chat_template import require_template
+
+TrainOn = Literal["all", "last"]
+Span = tuple[int, int]  # of characters, the end not included
+_GROUP = 1024  # conversations encoded at once
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as the model reads it: its text, ids (T,) int32 and which of them are learnt, (T,) bool."""
+
+    text: str
+    ids: NDArray[np.int32]
+    learnt: NDArray[np.bool_]
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, train_on: TrainOn = "all"
+) -> Rendered:
+    """Render one conversation; raises DataError where the template refuses it."""
+    return next(render_many(tokenizer, [conversation], train_on))
+
+
+def render_many(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], train_on: TrainOn = "all"
+) -> Iterator[Rendered]:
+    """Render conversations in order, encoding on all threads.
+
+    Learnt are the tokens that the assistant writes, the end of its turn with them: of all answers that have not the
+    weight 0, or of the last one alone. Raises DataError naming the conversation that the template refuses.
+    """
+    for first in range(0, len(conversations), _GROUP):
+        group = conversations[first : first + _GROUP]
+        texts = [_text(tokenizer, one) for one in group]
+        encodings = encode_texts(tokenizer, [text for text, _ in texts])
+        for conversation, (text, spans), encoding in zip(group, texts, encodings, strict=True):
+            learnt = np.zeros(len(encoding.ids), dtype=bool)
+            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+            for start, stop in learnt_spans(conversation, spans, train_on):
+                learnt |= (offsets[:, 0] >= start) & (offsets[:, 0] < stop)
+            yield Rendered(text, np.array(encoding.ids, dtype=np.int32), learnt)
+
+
+def prompt_text(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The text of messages up to where the assistant's next answer begins."""
+    return _render(tokenizer, Conversation(tuple(messages), tuple(tools)), add_generation_prompt=True)[0]
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[int]:
+    """The ids of messages up to where the assistant's next answer begins: what chat and the server read."""
+    ids: list[int] = encode_texts(tokenizer, [prompt_text(tokenizer, messages, tools)])[0].ids
+    return ids
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:
+    """Encode rendered texts with their offsets; special tokens in them are parsed, none is added."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    encodings: list[Encoding] = backend.encode_batch(list(texts), add_special_tokens=False)
+    return encodings
+
+
+def learnt_spans(conversation: Conversation, spans: Sequence[Span], train_on: TrainOn) -> list[Span]:
+    """Those of the assistant's spans, one for each of its messages, that are learnt."""
+    answers = [message for message in conversation.messages if message.role == "assistant"]
+    if len(spans) != len(answers):
+        raise TokenizerError(
+            f"the chat template marks {len(spans)} answers where there are {len(answers)} "
+            f"({conversation.place or 'a conversation'}). It needs one {{% generation %}} for each assistant message"
+        )
+    chosen = [span for span, answer in zip(spans, answers, strict=True) if answer.weight != 0]
+    if train_on == "last":
+        return chosen[-1:] if answers and answers[-1].weight != 0 else []
+    return chosen
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[Span]]:
+    return _render(tokenizer, conversation, return_assistant_tokens_mask=True)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, **options: bool
+) -> tuple[str, list[Span]]:
+    """The text, and with return_assistant_tokens_mask the spans that the assistant writes."""
+    values: dict[str, Any] = {**options, **tokenizer.special_tokens_map}
+    try:
+        rendered: Any = render_jinja_template(
+            conversations=[[message.to_template() for message in conversation.messages]],
+            tools=[dict(tool) for tool in conversation.tools] or None,
+            chat_template=require_template(tokenizer),
+            **values,
+        )
+    except TemplateError as error:
+        raise DataError(
+            f"the chat template refuses this conversation: {error}", conversation.place or None
+        ) from error
+    texts, spans = rendered
+    return texts[0], list(spans[0]) if spans else []

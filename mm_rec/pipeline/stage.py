@@ -1,0 +1,263 @@
+"""One stage of a recipe in a run folder: prepared, checked, trained, summed up; the same for every objective."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.config import dump_yaml
+from mm_rec.errors import ConfigError, UserError
+from mm_rec.models.forward import compile_layers
+from mm_rec.models.loading import save_model
+from mm_rec.models.presets import Size, measure
+from mm_rec.pipeline import derive
+from mm_rec.pipeline.recipe import Recipe, TrainingSection
+from mm_rec.pipeline.summary import write_summary
+from mm_rec.runs.directory import RECIPE, write_lineage
+from mm_rec.runs.files import atomic_path, remove, remove_leftovers, require_free_space, write_text
+from mm_rec.runtime import (
+    Precision,
+    choose_device,
+    choose_precision,
+    machine,
+    measure_peak,
+    memory_bytes,
+    seed_everything,
+)
+from mm_rec.tokenizers.loading import fingerprint
+from mm_rec.training.checkpoint import Checkpoint, Checkpoints
+from mm_rec.training.config import TrainingConfig
+from mm_rec.training.interrupt import StopRequest
+from mm_rec.training.loop import Batches, Reporter, Training, Validation
+from mm_rec.training.objectives import Objective
+from mm_rec.training.optim import OptimizerSet
+
+_WORTH_COMPILING = 120  # seconds of training below which compilation (10 to 40 s) does not pay
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: "finished", "early" or "stopped", and where it lies."""
+
+    run: Path
+    ended: str
+    step: int
+
+
+class StageData(Protocol):
+    """What a stage trains on; `RunText` and `RunConversations` are two."""
+
+    @property
+    def tokens(self) -> Mapping[str, int] | None:
+        """Training tokens of each source; None where nobody knows."""
+
+    def batches(self, config: TrainingConfig) -> Batches:
+        """The run's batches from its first step on."""
+
+    def longest(self, config: TrainingConfig) -> int:
+        """Tokens of the longest document that the model reads."""
+
+    def describe(self, config: TrainingConfig, size: Size) -> list[str]:
+        """What is read, and what is unusual about it, a line each."""
+
+    def card_lines(self, config: TrainingConfig) -> list[str]:
+        """The data in a few lines, for the model card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a stage brings to the common way: model, tokenizer, data, what is learnt and how it is measured.
+
+    `base` names what the model was before, `continued` says whether it had learnt something, `inputs` goes into the
+    lineage.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    data: StageData
+    section: TrainingSection
+    objective: Callable[[torch.dtype], Objective]
+    validation: Callable[[TrainingConfig, Precision], Validation]
+    base: str
+    continued: bool
+    inputs: Mapping[str, Any]
+
+
+Prepare = Callable[[Path, Reporter, torch.device, Checkpoint | None], Stage]
+
+
+def run_stage(
+    recipe: Recipe,
+    name: str,
+    run: Path,
+    reporter: Reporter,
+    prepare: Prepare,
+    on_event: Callable[[str, int], None] | None = None,
+) -> Outcome:
+    """Run the section `name` of a recipe, or go on where an earlier call of it was stopped or killed.
+
+    Everything that can be checked is checked before the first step; what was finished before is used again.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run)
+    known = (run / RECIPE).is_file()
+    if not known:
+        write_text(run / RECIPE, dump_yaml(recipe))
+    try:
+        stage, training, size = _begin(recipe, name, run, reporter, prepare, on_event)
+    except UserError:
+        if (
+            not known
+        ):  # the same name can be given again, and nothing made for the mistake is taken for its answer
+            for part in (RECIPE, "tokenizer", "data"):
+                remove(run / part)
+            if not any(run.iterdir()):
+                run.rmdir()
+        raise
+    with StopRequest(reporter.say) as stop:
+        ended = training.fit(stop)
+    if ended != "stopped":
+        with atomic_path(run / "final") as temporary:
+            save_model(training.model, training.tokenizer, temporary)
+    card = stage.data.card_lines(training.config)
+    write_summary(run, stage.base, training.model, size, card, training.state, ended)
+    return Outcome(run, ended, training.state.step)
+
+
+def _begin(
+    recipe: Recipe,
+    name: str,
+    run: Path,
+    reporter: Reporter,
+    prepare: Prepare,
+    on_event: Callable[[str, int], None] | None,
+) -> tuple[Stage, Training, Size]:
+    """Data, model and settings, checked; the training stands at its last checkpoint."""
+    section: TrainingSection = getattr(recipe, name)
+    if section.threads:
+        torch.set_num_threads(section.threads)
+    device = choose_device(section.device)
+    checkpoint = Checkpoints(run / "checkpoints", 1).load_newest(reporter.say)
+    seed_everything(recipe.seed)
+    stage = prepare(run, reporter, device, checkpoint)
+    model = stage.model
+    size = measure(model.config)
+    precision = choose_precision(section.precision, device)
+    peak = measure_peak(precision.dtype, device)
+    reporter.say(
+        f"{model.config.model_type} with {size.parameters:,} parameters; {derive.state_text(model.config, size)}"
+    )
+    reporter.say(f"matrix products in {precision.name}: {precision.reason}; weights in float32")
+    settings = _settings(recipe, stage, size, precision, peak, reporter)
+    _check(settings, size, stage, device, run, reporter)
+    training = Training(
+        model,
+        stage.tokenizer,
+        stage.data.batches(settings),
+        stage.objective(precision.dtype),
+        settings,
+        run,
+        reporter,
+        validate=stage.validation(settings, precision),
+        flops_per_token=size.flops_per_token,
+        peak_flops=peak,
+        on_event=on_event,
+    )
+    write_text(run / RECIPE, dump_yaml(_resolved(recipe, name, settings)))
+    write_lineage(run, {**stage.inputs, "tokenizer": fingerprint(stage.tokenizer)}, machine(device))
+    if checkpoint is not None:
+        training.resume(checkpoint)
+        reporter.say(f"continuing {run} at step {training.state.step} of {settings.steps}")
+    return stage, training, size
+
+
+def _settings(
+    recipe: Recipe, stage: Stage, size: Size, precision: Precision, peak: float, reporter: Reporter
+) -> TrainingConfig:
+    """The complete configuration, each derived number said once."""
+    section = stage.section.changed(precision=precision.name)
+    known = (section, stage.model.config, size, stage.data.tokens, recipe.seed, stage.continued)
+    if section.compile is None:
+        section = section.changed(
+            compile=_compile_pays(derive.derive(*known, 1e12).config, size, peak, reporter)
+        )
+        known = (section, *known[1:])
+    speed = None
+    if section.minutes is not None and section.steps is None:
+        speed = _measure_speed(derive.derive(*known, 1e12).config, stage, precision)
+    derived = derive.derive(*known, speed)
+    for line in derived.reasons:
+        reporter.say("  " + line)
+    return derived.config
+
+
+def _compile_pays(config: TrainingConfig, size: Size, peak: float, reporter: Reporter) -> bool:
+    """Whether the run is long enough to gain from compilation, and this machine can compile."""
+    seconds = 3 * size.flops_per_token * config.tokens_per_step * config.steps / (0.25 * peak)
+    if seconds < _WORTH_COMPILING:
+        return False
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        reporter.say("no C++ compiler here, so layers are not compiled; with one (g++) training is faster")
+        return False
+    return True
+
+
+def _measure_speed(config: TrainingConfig, stage: Stage, precision: Precision) -> float:
+    """Tokens a second of whole steps at learning rate 0, which change nothing."""
+    model = stage.model
+    if config.compile:
+        compile_layers(model)
+    batches = stage.data.batches(config)
+    optimizer, objective = OptimizerSet(model, config), stage.objective(precision.dtype)
+    optimizer.set_learning_rate(0.0)
+    model.train()
+    times = []
+    for step in range(8):
+        start = time.perf_counter()
+        batch = {name: tensor.to(model.device) for name, tensor in batches.batch_at(step).items()}
+        loss, count, _ = objective(model, batch)
+        (loss / max(1, count)).backward()
+        forward = time.perf_counter() - start
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(forward * config.accumulation + time.perf_counter() - start - forward)
+    return config.tokens_per_step / sorted(times[2:])[len(times[2:]) // 2]
+
+
+def _check(
+    settings: TrainingConfig, size: Size, stage: Stage, device: torch.device, run: Path, reporter: Reporter
+) -> None:
+    """Everything that could go wrong later and can be known now."""
+    config = stage.model.config
+    limit, longest = getattr(config, "max_position_embeddings", None), stage.data.longest(settings)
+    if limit is not None and longest > limit:
+        raise ConfigError(f"{longest:,} tokens at a time are over this model's context of {limit:,} tokens")
+    needed = derive.require_memory(size, settings, config, memory_bytes(device))
+    on_disk = size.parameters * 4 * (1 + 3 * (settings.keep_last + 1) + 2)
+    require_free_space(run, on_disk, "the run's checkpoints")
+    tokens = settings.steps * settings.tokens_per_step
+    often = "" if stage.data.tokens is None else f", {tokens / sum(stage.data.tokens.values()):.1f} epochs"
+    reporter.say(
+        f"{settings.steps:,} steps of {settings.tokens_per_step:,} tokens: {tokens:,} tokens{often}; "
+        f"about {needed / 1e9:.1f} GB of memory, {on_disk / 1e9:.2f} GB of disk"
+    )
+    for line in stage.data.describe(settings, size):
+        reporter.say(line)
+
+
+def _resolved(recipe: Recipe, name: str, settings: TrainingConfig) -> Recipe:
+    """The recipe with every number of this run filled in, so that resuming derives nothing again."""
+    section: TrainingSection = getattr(recipe, name)
+    values: dict[str, Any] = {
+        key: value for key, value in settings.model_dump().items() if key in type(section).model_fields
+    }
+    values["batch_size"] = settings.micro_batch
+    values["threads"] = settings.threads or torch.get_num_threads()
+    return recipe.changed(**{name: section.changed(**values)})

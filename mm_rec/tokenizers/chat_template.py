@@ -1,0 +1,151 @@
+"""Chat layouts: a Jinja template with generation markers, the special tokens that it needs, and how a reply is read.
+
+The template is kept in the tokenizer; training, chat, the mask viewer and every export render by it and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.errors import ConfigError, TokenizerError
+from mm_rec.tokenizers.special import CHAT_TOKENS, ENDOFTEXT, PAD, TOOL_CALL
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_CHATML_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+
+Call = dict[str, Any]
+Parse = Callable[[str], tuple[str, list[Call]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a conversation is written: special tokens, the one that ends a turn (None: the tokenizer's eos), replies."""
+
+    name: str
+    tokens: tuple[str, ...]
+    end: str | None
+    parse: Parse
+
+    @property
+    def template(self) -> str:
+        """The Jinja template."""
+        return _read_template(self.name)
+
+
+@cache
+def _read_template(name: str) -> str:
+    return (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8").rstrip("\n")
+
+
+def _call(text: str, arguments: str) -> Call:
+    """A call written as a JSON object; raises ValueError where it is not one."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a tool call is not JSON ({error}): {text[:80]!r}") from error
+    if (
+        not isinstance(value, dict)
+        or not isinstance(value.get("name"), str)
+        or not isinstance(value.get(arguments), dict)
+    ):
+        raise ValueError(f'a tool call is not {{"name": …, "{arguments}": {{…}}}}: {text[:80]!r}')
+    return {"name": value["name"], "arguments": value[arguments]}
+
+
+def _parse_default(text: str) -> tuple[str, list[Call]]:
+    content, *calls = text.split(TOOL_CALL)
+    return content.strip(), [_call(call.strip(), "arguments") for call in calls]
+
+
+def _parse_chatml(text: str) -> tuple[str, list[Call]]:
+    return _CHATML_CALL.sub("", text).strip(), [
+        _call(call, "arguments") for call in _CHATML_CALL.findall(text)
+    ]
+
+
+def _parse_llama3(text: str) -> tuple[str, list[Call]]:
+    """A line that is a JSON object with a name and parameters is a call."""
+    content, calls = [], []
+    for line in text.strip().split("\n"):
+        try:
+            calls.append(_call(line, "parameters"))
+        except ValueError:
+            content.append(line)
+    return "\n".join(content).strip(), calls
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout("default", CHAT_TOKENS, None, _parse_default),
+        Layout("chatml", ("<|im_start|>", "<|im_end|>"), "<|im_end|>", _parse_chatml),
+        Layout(
+            "llama3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>", _parse_llama3
+        ),
+    )
+}
+
+
+def find_layout(name: str) -> Layout:
+    """The layout of that name; raises ConfigError listing the names."""
+    if name not in LAYOUTS:
+        raise ConfigError(f"there is no chat layout {name!r}; choose one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def prepare_for_chat(tokenizer: PreTrainedTokenizerBase, layout: str = "default") -> list[str]:
+    """Give a tokenizer a layout: its template, and the special tokens that are missing. Returns the tokens added.
+
+    The token that ends a turn becomes the eos, which generation stops at; padding is never the eos, or every end
+    would be ignored in training.
+    """
+    chosen = find_layout(layout)
+    known = tokenizer.get_vocab()
+    eos = chosen.end or tokenizer.eos_token or ENDOFTEXT
+    pad = PAD if tokenizer.pad_token in (None, eos) else tokenizer.pad_token
+    wanted = [*chosen.tokens, eos, pad]
+    extra = [token for token in tokenizer.extra_special_tokens if token not in wanted]
+    tokenizer.add_special_tokens(
+        {"eos_token": eos, "pad_token": pad, "extra_special_tokens": [*extra, *chosen.tokens]}
+    )
+    tokenizer.chat_template = chosen.template
+    return [token for token in dict.fromkeys(wanted) if token not in known]
+
+
+def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout | None:
+    """The layout whose template a tokenizer carries; None for a template of its own."""
+    return next((one for one in LAYOUTS.values() if one.template == tokenizer.chat_template), None)
+
+
+def require_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's template; raises TokenizerError where there is none, or none that says what is generated."""
+    choices = ", ".join(LAYOUTS)
+    if not tokenizer.chat_template:
+        raise TokenizerError(
+            "this tokenizer has no chat template, so it was not made for conversations. Give it a layout "
+            f"(--template {choices}) when you fine-tune the model"
+        )
+    if not isinstance(tokenizer.chat_template, str) or not _GENERATION.search(tokenizer.chat_template):
+        raise TokenizerError(
+            "this tokenizer's chat template does not mark what the assistant writes ({% generation %}), so it cannot "
+            f"be known what is to be learnt. Choose a layout that does: --template {choices}"
+        )
+    return tokenizer.chat_template
+
+
+def parse_reply(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, list[Call]]:
+    """A reply's text and its calls ({"name", "arguments"}), from its tokens' text with special tokens, end left out.
+
+    Raises ValueError for a call that is not well-formed. Calls are known in our own layouts only.
+    """
+    layout = layout_of(tokenizer)
+    return (text.strip(), []) if layout is None else layout.parse(text)
