@@ -104,3 +104,13 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
                 raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
         target[key] = yaml.safe_load(text)
     return result
+
+
+def merge_options(
+    base: Mapping[str, Any], options: Mapping[str, Any], overrides: Iterable[str]
+) -> dict[str, Any]:
+    """A recipe's values, then a command's options by section, then `--set`; the later ones win."""
+    merged = dict(base)
+    for section, values in options.items():
+        merged[section] = {**merged.get(section, {}), **values} if isinstance(values, dict) else values
+    return apply_overrides(merged, overrides)

@@ -26,7 +26,7 @@ from mm_rec.cli.sampling_options import (
 from mm_rec.errors import UserError
 
 if TYPE_CHECKING:
-    from mm_rec.inference.chat import Conversation
+    from mm_rec.inference.chat import ChatSession
 
 _HELP = "/reset forgets the conversation, /save FILE writes it down, /exit ends. Ctrl-C ends a reply."
 
@@ -54,7 +54,7 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    from mm_rec.inference.chat import Conversation
+    from mm_rec.inference.chat import ChatSession
     from mm_rec.inference.engine import Engine
     from mm_rec.models.loading import load_model_and_tokenizer
     from mm_rec.runtime import choose_device
@@ -62,7 +62,7 @@ def chat(
     console = Console(soft_wrap=True, highlight=False, markup=False)
     place = choose_device(device)
     loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
-    conversation = Conversation(Engine(loaded, place), tokenizer, sampling, system)
+    conversation = ChatSession(Engine(loaded, place), tokenizer, sampling, system)
     console.print(_HELP, style="dim")
     while (line := _read_line(console)) is not None:
         if line and not _command(line, conversation, console):
@@ -79,7 +79,7 @@ def _read_line(console: Console) -> str | None:
     return None if line in ("/exit", "/quit") else line
 
 
-def _command(line: str, conversation: Conversation, console: Console) -> bool:
+def _command(line: str, conversation: ChatSession, console: Console) -> bool:
     """Do what a line with a slash asks for; False where it is a message."""
     name, _, rest = line.partition(" ")
     if name == "/reset":
@@ -100,7 +100,7 @@ def _command(line: str, conversation: Conversation, console: Console) -> bool:
     return True
 
 
-def _turn(line: str, conversation: Conversation, console: Console) -> None:
+def _turn(line: str, conversation: ChatSession, console: Console) -> None:
     """Say a line and show the reply as it comes; Ctrl-C keeps what came so far."""
     try:
         with _interruption() as interrupted, contextlib.closing(conversation.say(line)) as reply:

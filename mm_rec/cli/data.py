@@ -13,9 +13,12 @@ from rich.table import Table
 from mm_rec.cli.data_calibrate import calibrate
 from mm_rec.cli.data_clean import clean
 from mm_rec.cli.data_cluster import cluster
+from mm_rec.cli.data_convert import convert
 from mm_rec.cli.data_download import download, sources
 from mm_rec.cli.data_inspect import inspect
+from mm_rec.cli.data_masks import masks
 from mm_rec.cli.data_options import Documents, Files, TextField
+from mm_rec.cli.data_self_instruct import self_instruct
 
 if TYPE_CHECKING:
     from mm_rec.data.prepare import PreparedCorpus
@@ -27,6 +30,9 @@ app.command()(inspect)
 app.command()(clean)
 app.command()(calibrate)
 app.command()(cluster)
+app.command()(convert)
+app.command()(masks)
+app.command(name="self-instruct")(self_instruct)
 
 
 @app.callback()

@@ -18,7 +18,6 @@ from mm_rec.cli.sampling_options import (
     RepetitionPenalty,
     Seed,
     Stop,
-    Temperature,
     TopK,
     TopP,
     read_sampling,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from mm_rec.data.reading.formats import DocumentsRule
     from mm_rec.evaluation.report import TextResult
 
-_TEXT = "Text"
+_TEXT, _CHAT, _TASKS = "Text", "Conversations", "Minimal pairs and tasks"
 
 
 def evaluate(
@@ -62,8 +61,42 @@ def evaluate(
     max_mb: Annotated[
         float | None, typer.Option(help="Read only the first MB of each text.", rich_help_panel=_TEXT)
     ] = None,
+    chat: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Conversations: their last answers are compared with the model's.", rich_help_panel=_CHAT
+        ),
+    ] = None,
+    judge_url: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible endpoint that marks the answers.", rich_help_panel=_CHAT),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's model.", rich_help_panel=_CHAT)] = None,
+    judge_key_env: Annotated[
+        str, typer.Option(help="Environment variable with the judge's key.", rich_help_panel=_CHAT)
+    ] = "OPENAI_API_KEY",
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Minimal pairs: files or folders of BLiMP, TurBLiMP, XCOPA.", rich_help_panel=_TASKS
+        ),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="A task of lm-eval, by name.", rich_help_panel=_TASKS)
+    ] = None,
+    include_path: Annotated[
+        Path | None,
+        typer.Option(help="Folder of your own lm-eval tasks (its Python runs).", rich_help_panel=_TASKS),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only the first so many conversations, or questions of a task."),
+    ] = None,
     max_new_tokens: MaxNewTokens = 100,
-    temperature: Temperature = 0.8,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="0: always the likeliest token (default: 0.8; for --chat 0)."),
+    ] = None,
     top_k: TopK = 0,
     top_p: TopP = 0.95,
     min_p: MinP = 0.0,
@@ -72,11 +105,14 @@ def evaluate(
     seed: Seed = 42,
     device: Device = "auto",
 ) -> None:
-    """Measure loss, perplexity, bits per byte and token accuracy; write samples; say what they mean."""
+    """Measure loss, perplexity, bits per byte and token accuracy; write samples; say what they mean.
+
+    With --chat, --pairs or --tasks those are measured instead (with --text, as well).
+    """
     sampling = read_sampling(
         "mmrec evaluate",
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
+        temperature=(0.0 if chat else 0.8) if temperature is None else temperature,
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
@@ -86,6 +122,24 @@ def evaluate(
     )
     if max_mb is not None and max_mb <= 0:
         raise ConfigError(f"--max-mb {max_mb}: give more than 0, or leave it out to read everything")
+    if chat:
+        from mm_rec.cli.evaluate_chat import evaluate_chat_files
+
+        evaluate_chat_files(
+            model,
+            chat,
+            sampling,
+            out,
+            device=device,
+            limit=limit,
+            judge_url=judge_url,
+            judge_model=judge_model,
+            judge_key_env=judge_key_env,
+        )
+    if pairs or tasks:
+        _evaluate_tasks(model, pairs or [], tasks or [], device, limit, include_path, out)
+    if (chat or pairs or tasks) and not text:
+        return
     from mm_rec.evaluation.generation import DEFAULT_PROMPTS, generate_samples
     from mm_rec.evaluation.report import make_report
     from mm_rec.evaluation.report_view import rendered
@@ -107,6 +161,40 @@ def evaluate(
     if out is not None:
         for path in report.write(out):
             console.print(f"Written: {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _evaluate_tasks(
+    model: str,
+    pairs: list[str],
+    tasks: list[str],
+    device: str,
+    limit: int | None,
+    include_path: Path | None,
+    out: Path | None,
+) -> None:
+    """Minimal pairs and benchmark tasks, with their figures in `out`."""
+    from dataclasses import asdict
+
+    from mm_rec.cli.evaluate_pairs import evaluate_pairs
+    from mm_rec.cli.evaluate_tasks import evaluate_tasks
+    from mm_rec.models.loading import load_model_and_tokenizer
+    from mm_rec.runs.files import write_json
+    from mm_rec.runtime import choose_device
+
+    console = Console()
+    loaded, tokenizer = load_model_and_tokenizer(model, device=str(choose_device(device)))
+    results: dict[str, object] = {}
+    if pairs:
+        results["pairs.json"] = asdict(evaluate_pairs(loaded, tokenizer, pairs, console))
+    if tasks:
+        results["tasks.json"] = evaluate_tasks(
+            loaded, tokenizer, tasks, console, limit=limit, include_path=include_path
+        )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, values in results.items():
+            write_json(out / name, values)
+            console.print(f"Written: {out / name}", soft_wrap=True, markup=False, highlight=False)
 
 
 class _Source:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mm_rec import __version__
-from mm_rec.cli import chat, data, evaluate, generate, models, pretrain, quickstart, tokenizer
+from mm_rec.cli import chat, data, evaluate, generate, models, pretrain, quickstart, sft, tokenizer
 from mm_rec.terminal import run_app
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app.add_typer(data.app, name="data", help="Prepare text for training.")
 app.add_typer(tokenizer.app, name="tokenizer", help="Train and examine tokenizers.")
 app.command()(models.models)
 app.command()(pretrain.pretrain)
+app.command()(sft.sft)
+app.command()(sft.run)
 app.command(name="verify-resume")(pretrain.verify_resume)
 app.command()(evaluate.evaluate)
 app.command()(generate.generate)

@@ -103,6 +103,7 @@ def pretrain(
     seed: Annotated[int | None, typer.Option(help="Seed of everything.", rich_help_panel=_MACHINE)] = None,
 ) -> None:
     """Train a language model from nothing on your text. It needs nothing but data: `mmrec pretrain books/`."""
+    from mm_rec.config import merge_options
     from mm_rec.pipeline import pretrain as pipeline
     from mm_rec.pipeline.recipe import Recipe, read_recipe
     from mm_rec.runs.directory import RECIPE, new_run, require_run
@@ -112,7 +113,7 @@ def pretrain(
     else:
         asked = _asked(locals())
         base = {} if recipe is None else read_recipe(recipe).model_dump(exclude_unset=True)
-        given = Recipe.read(_merged(base, asked, overrides or []), where="options")
+        given = Recipe.read(merge_options(base, asked, overrides or []), where="options")
         default = given.model.size if recipe is None else given.name
         run = new_run(runs, name, default if start_from is None else "continued")
     with RichReporter() as reporter:
@@ -146,16 +147,6 @@ def _asked(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if options["seed"] is not None:
         asked["seed"] = options["seed"]
     return asked
-
-
-def _merged(base: dict[str, Any], asked: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The recipe's values, then the options, then --set."""
-    from mm_rec.config import apply_overrides
-
-    merged = dict(base)
-    for section, values in asked.items():
-        merged[section] = {**merged.get(section, {}), **values} if isinstance(values, dict) else values
-    return apply_overrides(merged, overrides)
 
 
 def verify_resume(

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mm_rec.data.reading.formats import DocumentsRule, row_texts, txt_texts
-from mm_rec.data.reading.locations import SUPPORTED, RemoteFile, SourceFile, file_kind, is_url, list_url
+from mm_rec.data.reading.locations import (
+    TEXT_KINDS,
+    Kind,
+    RemoteFile,
+    SourceFile,
+    file_kind,
+    is_url,
+    list_url,
+    name_kinds,
+)
 from mm_rec.data.reading.problems import ProblemError, Report, fault, stop
 from mm_rec.errors import DataError, MissingExtraError
 
@@ -49,15 +58,15 @@ class ReadCounts:
     blank: int = 0
 
 
-def find_files(paths: Iterable[SourceFile | str]) -> list[SourceFile]:
+def find_files(paths: Iterable[SourceFile | str], *, kinds: Sequence[Kind] = TEXT_KINDS) -> list[SourceFile]:
     """Resolve files, folders (recursively, hidden names left out), globs and URLs to a sorted list without repeats.
 
-    Folders and globs give their supported files; a file named directly must be supported. Raises DataError
+    Folders and globs give their files of these kinds; a file named directly must be of one. Raises DataError
     where an argument leads to nothing.
     """
-    files = _find(paths, stop)
+    files = _find(paths, stop, kinds)
     if not files:
-        raise DataError(f"no text files were given. Name files, folders or globs of {SUPPORTED}")
+        raise DataError(f"no text files were given. Name files, folders or globs of {name_kinds(kinds)}")
     return files
 
 
@@ -91,7 +100,7 @@ def read_documents(
     that are whole before that place are given.
     """
     report = stop if on_problem is None else on_problem
-    files = find_files(paths) if on_problem is None else _find(paths, on_problem)
+    files = find_files(paths) if on_problem is None else _find(paths, on_problem, TEXT_KINDS)
     rule = documents_rule(files, documents)
     counts = ReadCounts() if counts is None else counts
     for path in files:
@@ -115,11 +124,11 @@ def read_documents(
             on_problem(error.problem)
 
 
-def _find(paths: Iterable[SourceFile | str], report: Report) -> list[SourceFile]:
+def _find(paths: Iterable[SourceFile | str], report: Report, kinds: Sequence[Kind]) -> list[SourceFile]:
     found: dict[SourceFile, SourceFile] = {}
     for path in paths:
         try:
-            files = _expand(path)
+            files = _expand(path, kinds)
         except ProblemError as error:
             report(error.problem)
             continue
@@ -128,31 +137,33 @@ def _find(paths: Iterable[SourceFile | str], report: Report) -> list[SourceFile]
     return sorted(found.values(), key=str)
 
 
-def _expand(name: SourceFile | str) -> Sequence[SourceFile]:
+def _expand(name: SourceFile | str, kinds: Sequence[Kind]) -> Sequence[SourceFile]:
     """The files that one argument stands for."""
     if isinstance(name, RemoteFile) or is_url(name):
-        return _expand_url(str(name))
+        return _expand_url(str(name), kinds)
     path = Path(str(name).removeprefix("file://")).expanduser()
     if path.is_dir():
-        return _walk(path)
+        return _walk(path, kinds)
     if path.exists():
-        return [_supported(path)]
+        return [_supported(path, kinds)]
     if not glob.has_magic(str(path)):
         raise fault("missing", "there is no such file or folder. Check the name", path)
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
     files = [
-        file for match in matches for file in (_walk(match, required=False) if match.is_dir() else [match])
+        file
+        for match in matches
+        for file in (_walk(match, kinds, required=False) if match.is_dir() else [match])
     ]
-    files = [file for file in files if file_kind(file)]
+    files = [file for file in files if file_kind(file) in kinds]
     if not files:
         met = (
             f"{len(matches)} names match this pattern, none of them" if matches else "nothing that matches is"
         )
-        raise fault("missing", f"{met} a text file ({SUPPORTED}). Check the pattern", path)
+        raise fault("missing", f"{met} a text file ({name_kinds(kinds)}). Check the pattern", path)
     return files
 
 
-def _expand_url(url: str) -> Sequence[SourceFile]:
+def _expand_url(url: str, kinds: Sequence[Kind]) -> Sequence[SourceFile]:
     """The files that a URL stands for."""
     file = RemoteFile(url)
     try:
@@ -177,26 +188,28 @@ def _expand_url(url: str) -> Sequence[SourceFile]:
         )
     # Hidden names are left out, unless the URL itself leads into such a folder.
     visible = [item for item in files if item.url.count("/.") <= url.count("/.")]
-    supported = [item for item in visible if file_kind(item)]
+    supported = [item for item in visible if file_kind(item) in kinds]
     if not supported:
         if len(visible) == 1:
-            return [_supported(visible[0])]
+            return [_supported(visible[0], kinds)]
         held = f"{len(visible)} files of other kinds" if visible else "no files"
-        raise fault("unsupported", f"no text found: there are {held} here. Supported: {SUPPORTED}", file)
+        raise fault(
+            "unsupported", f"no text found: there are {held} here. Supported: {name_kinds(kinds)}", file
+        )
     return supported
 
 
-def _supported(file: SourceFile) -> SourceFile:
+def _supported(file: SourceFile, kinds: Sequence[Kind]) -> SourceFile:
     """The file; raises ProblemError where its kind is not supported."""
-    if file_kind(file) is None:
+    if file_kind(file) not in kinds:
         suffix = Path(file.name).suffix.lower()
         remedy = _CONVERSIONS.get(suffix, "convert it to one of them")
-        message = f"this kind of file is not supported (supported: {SUPPORTED}); {remedy}"
+        message = f"this kind of file is not supported (supported: {name_kinds(kinds)}); {remedy}"
         raise fault("unsupported", message, file)
     return file
 
 
-def _walk(folder: Path, required: bool = True) -> list[Path]:
+def _walk(folder: Path, kinds: Sequence[Kind], required: bool = True) -> list[Path]:
     """The supported, not hidden files under a folder, links to folders followed once."""
     files: list[Path] = []
     others = 0
@@ -209,11 +222,11 @@ def _walk(folder: Path, required: bool = True) -> list[Path]:
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = [Path(parent, name) for name in names if not name.startswith(".")]
-        files += [path for path in visible if file_kind(path)]
-        others += sum(file_kind(path) is None for path in visible)
+        files += [path for path in visible if file_kind(path) in kinds]
+        others += sum(file_kind(path) not in kinds for path in visible)
     if required and not files:
         held = f"{others} files of other kinds" if others else "no files"
-        message = f"no text found: the folder holds {held}. Supported: {SUPPORTED}"
+        message = f"no text found: the folder holds {held}. Supported: {name_kinds(kinds)}"
         raise fault("missing", message, folder)
     return files
 

@@ -225,13 +225,19 @@ def _batch(rows: list[list[_Window]]) -> tuple[Batch, Tensor]:
     return batch, torch.from_numpy(of_text)
 
 
-@torch.no_grad()
 def _score(
     model: PreTrainedModel, batch: Batch, of_text: Tensor, totals: _Totals, dtype: torch.dtype | None
 ) -> None:
-    """Run a model on one batch and count its predictions; the model is in evaluation mode meanwhile."""
-    device = model.device
+    """Run a model on one batch and count its predictions."""
     predicted = batch["labels"][:, 1:] != IGNORED
+    losses, right = predict(model, batch, dtype)
+    totals.add(losses, right, of_text[:, 1:][predicted])
+
+
+@torch.no_grad()
+def predict(model: PreTrainedModel, batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Loss (nats) and correctness of each labelled token (N,) of a batch; the model is in evaluation mode meanwhile."""
+    device = model.device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     plain = dtype is None or dtype == torch.float32
     precision = contextlib.nullcontext() if plain else torch.autocast(device.type, dtype)
@@ -243,7 +249,7 @@ def _score(
         losses, right = token_losses(hidden, head_weight(model), batch["labels"], dtype)
     finally:
         model.train(training)
-    totals.add(losses, right, of_text[:, 1:][predicted])
+    return losses, right
 
 
 def _closing(corpus: Corpus, indices: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.errors import TokenizerError
+from mm_rec.data.conversations.conversation import ChatMessage
+from mm_rec.data.conversations.rendering import prompt_text
+from mm_rec.errors import UserError
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import TextStream, encode, prompt_ids, stop_ids
+from mm_rec.inference.text_stream import TextStream, encode, stop_ids
 from mm_rec.runs.files import write_json
+from mm_rec.tokenizers.chat_template import require_template
 
-Message = dict[str, str]
 
-
-class Conversation:
+class ChatSession:
     """Messages, rendered by the tokenizer's chat template, and the session that has read them."""
 
     def __init__(
@@ -27,13 +27,9 @@ class Conversation:
         sampling: Sampling,
         system: str | None = None,
     ) -> None:
-        if not tokenizer.chat_template:
-            raise TokenizerError(
-                "this model's tokenizer has no chat template, so it was not made for conversations. "
-                "Use `mmrec generate`, or a model whose tokenizer was trained with `mmrec tokenizer train`"
-            )
+        require_template(tokenizer)
         self.engine, self.tokenizer, self.sampling = engine, tokenizer, sampling
-        self._opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._opening = [] if system is None else [ChatMessage("system", self._plain(system))]
         self.reset()
 
     def reset(self) -> None:
@@ -45,16 +41,16 @@ class Conversation:
     def say(self, content: str) -> Generator[str]:
         """Read a message from the user and yield the reply as it comes.
 
-        A reply that is not taken to its end is kept as far as it came. Raises UserError, and changes nothing,
-        where the conversation would pass the model's context limit.
+        A reply that is not taken to its end is kept as far as it came. Raises UserError, and changes nothing, where
+        the message holds a special token or the conversation would pass the model's context limit.
         """
-        messages = [*self.messages, {"role": "user", "content": content}]
-        rendered = self._render(messages)
+        messages = [*self.messages, ChatMessage("user", self._plain(content))]
+        rendered = prompt_text(self.tokenizer, messages)
         session = self.session
         if session.length == 0 or not rendered.startswith(self._read_text):
             # A foreign template may rewrite earlier messages; then what was read is not what it says now.
             session = self.engine.session()
-            session.feed(prompt_ids(self.tokenizer, rendered))
+            session.feed(encode(self.tokenizer, rendered))
         else:
             session.feed(encode(self.tokenizer, rendered[len(self._read_text) :]))
         self.messages, self.session, self._read_text = messages, session, rendered
@@ -62,7 +58,7 @@ class Conversation:
 
     def save(self, path: Path) -> None:
         """Write the messages to a JSON file."""
-        write_json(path, {"messages": self.messages})
+        write_json(path, {"messages": [message.to_template() for message in self.messages]})
 
     def _reply(self) -> Generator[str]:
         ids: list[int] = []
@@ -86,14 +82,13 @@ class Conversation:
         """Note a reply as the session has read it, special tokens too, so that the next turn continues there."""
         text = str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         self._read_text += text
-        self.messages.append({"role": "assistant", "content": text.removesuffix("\n")})
+        self.messages.append(ChatMessage("assistant", text.removesuffix("\n")))
 
-    def _render(self, messages: list[Message]) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            )
-        except TemplateError as error:
-            raise TokenizerError(
-                f"the tokenizer's chat template refuses this conversation: {error}"
-            ) from error
+    def _plain(self, content: str) -> str:
+        """The text itself; raises UserError where it holds a special token, which would end the message."""
+        for token in self.tokenizer.all_special_tokens:
+            if token in content:
+                raise UserError(
+                    f"a message cannot hold {token}, which begins or ends messages. Write it otherwise"
+                )
+        return content

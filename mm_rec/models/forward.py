@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mm_rec.errors import CheckpointError
 from mm_rec.models import attention
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.state import MemoryState
@@ -39,6 +40,43 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         )
     hidden: Tensor = out.last_hidden_state
     return hidden
+
+
+def require_documents_apart(model: PreTrainedModel) -> None:
+    """Prove, on a few tokens, that packed documents are read as each is read alone, by the model's own attention.
+
+    Raises CheckpointError for a model that cannot be run so (soft caps and other attention that is not ours).
+    """
+    length, training = 24, model.training
+    ids = torch.arange(2 * length, device=model.device).reshape(1, -1) % model.config.vocab_size
+    documents = torch.arange(2, device=model.device).repeat_interleave(length)[None]
+    model.eval()
+    try:
+        with torch.no_grad():
+            packed = hidden_states(model, {"input_ids": ids, "document_ids": documents})
+            _use_attention(model, "sdpa")
+            alone = torch.cat(
+                [hidden_states(model, {"input_ids": half}) for half in ids.split(length, 1)], dim=1
+            )
+    except (TypeError, ValueError) as error:
+        raise _not_apart(model) from error
+    finally:
+        _use_attention(model, attention.NAME)
+        model.train(training)
+    if (packed - alone).norm() > 1e-4 * alone.norm():
+        raise _not_apart(model)
+
+
+def _use_attention(model: PreTrainedModel, name: str) -> None:
+    if not isinstance(model.config, MMRecConfig):
+        model.set_attn_implementation(name)
+
+
+def _not_apart(model: PreTrainedModel) -> CheckpointError:
+    return CheckpointError(
+        f"models of the kind {model.config.model_type!r} cannot keep apart conversations that share a row, so they "
+        "cannot be fine-tuned here. MM-Rec, LLaMA, Mistral and Qwen models can"
+    )
 
 
 def carried_states(

@@ -53,7 +53,7 @@ def derive(
         smallest = "the corpus" if tokens is None or len(tokens) == 1 else "the smallest source"
         known = "" if tokens is None else f", and {smallest} has {min(tokens.values()):,}"
         note("seq_len", seq_len, f"tokens; for width {width}{known}")
-    micro, accumulation = _batch(section, width, seq_len)
+    micro, accumulation = batch_shape(section, width, seq_len)
     if not section.batch_size:
         note("batch_size", micro, f"rows at a time, {micro * seq_len:,} tokens")
     if not section.accumulation:
@@ -75,9 +75,11 @@ def derive(
     if not section.validate_every:
         note("validate_every", every, "steps; ten measurements or one every 500 steps")
     config = TrainingConfig(
-        **section.model_dump(
-            exclude={"epochs", "tokens", "minutes", "batch_size"} | {name for name, v in section if v is None}
-        )
+        **{
+            name: value
+            for name, value in section.model_dump().items()
+            if name in TrainingConfig.model_fields and value is not None
+        }
         | {
             "steps": steps,
             "seq_len": seq_len,
@@ -103,7 +105,7 @@ def _sequence_length(width: int, tokens: Mapping[str, int] | None) -> int:
     return min(wanted, 1 << int(math.log2(max(2, min(tokens.values()) // 8))))
 
 
-def _batch(section: TrainingSection, width: int, seq_len: int) -> tuple[int, int]:
+def batch_shape(section: TrainingSection, width: int, seq_len: int) -> tuple[int, int]:
     """(rows at a time, accumulation): steps of 4,096 tokens at width 128, doubling with the width."""
     micro = section.batch_size or max(1, _MICRO_TOKENS // seq_len)
     wanted = _MICRO_TOKENS * max(1, width // 128)

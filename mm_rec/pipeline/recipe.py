@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mm_rec.config import Section, apply_overrides, load_yaml
+from mm_rec.data.conversations.preflight import TooLong
+from mm_rec.data.conversations.rendering import TrainOn
 from mm_rec.data.mixing import Source, Stage
 from mm_rec.data.reading.formats import DocumentsRule
 from mm_rec.runtime import PrecisionName
@@ -92,6 +94,43 @@ class PretrainSection(TrainingSection):
     """Settings of pre-training."""
 
 
+class ChatSource(Source):
+    """Conversations of a path: their format where it is not told by their fields, and how their fields are named."""
+
+    format: str | None = None
+    fields: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unnamed(cls, value: Any) -> Any:
+        return {"path": value, "name": "conversations"} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> Any:
+        return whole(self)
+
+
+class SftSection(TrainingSection):
+    """Settings of fine-tuning on conversations: instructions or chat."""
+
+    start_from: str | None = None  # a model or run; in `mmrec run`, the stage before
+    data: list[ChatSource] = Field(default_factory=list)
+    validation: list[str] = Field(default_factory=list)
+    validation_fraction: float = Field(default=0.05, gt=0, lt=1)
+    fix: bool = False  # mend rows, or leave them out, instead of refusing them
+    template: Literal["auto", "default", "chatml", "llama3"] = (
+        "auto"  # auto: the model's own, or else the default
+    )
+    train_on: TrainOn = "all"
+    max_length: int | None = Field(default=None, ge=2)  # tokens of a conversation
+    too_long: TooLong = "refuse"
+    text: list[str] = Field(
+        default_factory=list
+    )  # against forgetting; where it is empty, the text of the base's run
+    text_share: float = Field(default=0.0, ge=0, lt=1)
+    samples: int = Field(default=3, ge=0)  # answers that are shown at each validation
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -101,6 +140,8 @@ class Recipe(Section):
     tokenizer: TokenizerSection = TokenizerSection()
     model: ModelSection = ModelSection()
     pretrain: PretrainSection = PretrainSection()
+    instruct: SftSection | None = None
+    sft: SftSection | None = None
 
 
 RECIPE_FILE = "recipe.yaml"

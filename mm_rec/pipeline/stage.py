@@ -76,7 +76,7 @@ class Stage:
     """What a stage brings to the common way: model, tokenizer, data, what is learnt and how it is measured.
 
     `base` names what the model was before, `continued` says whether it had learnt something, `inputs` goes into the
-    lineage.
+    lineage. `forgetting` gives bits a byte of the base's held-out text before and after, where they are known.
     """
 
     model: PreTrainedModel
@@ -88,6 +88,7 @@ class Stage:
     base: str
     continued: bool
     inputs: Mapping[str, Any]
+    forgetting: Callable[[], dict[str, float] | None] = lambda: None
 
 
 Prepare = Callable[[Path, Reporter, torch.device, Checkpoint | None], Stage]
@@ -127,7 +128,7 @@ def run_stage(
         with atomic_path(run / "final") as temporary:
             save_model(training.model, training.tokenizer, temporary)
     card = stage.data.card_lines(training.config)
-    write_summary(run, stage.base, training.model, size, card, training.state, ended)
+    write_summary(run, stage.base, training.model, size, card, training.state, ended, stage.forgetting())
     return Outcome(run, ended, training.state.step)
 
 

@@ -27,8 +27,11 @@ def write_summary(
     card_lines: list[str],
     state: LoopState,
     ended: str,
+    forgetting: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Write `training_log.json`, `training_parameters.json`, `training_graph.json/.png` and `README.md`."""
+    """Write `training_log.json`, `training_parameters.json`, `training_graph.json/.png` and `README.md`.
+
+    `forgetting`: bits a byte of the base's held-out text, `before` and `after`."""
     records = read_metrics(run / "metrics.jsonl")
     train = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
@@ -43,6 +46,7 @@ def write_summary(
         "first_loss": train[0]["loss"] if train else None,
         "last_loss": train[-1]["loss"] if train else None,
         "best_validation": best,
+        "base_text_bits_per_byte": forgetting,
         "train_runtime_seconds": round(state.seconds, 3),
         "train_tokens_per_second": round(state.tokens / state.seconds, 1) if state.seconds else None,
         "train_steps_per_second": round(state.step / state.seconds, 4) if state.seconds else None,
@@ -64,12 +68,18 @@ def _model_card(
     """The card in Markdown; every number comes from the run's records."""
     best = log["best_validation"]
     text = "\n".join(f"- {line}" for line in card_lines)
-    measured = (
-        f"Best validation loss {best['loss']:.4f} nats a token, {best['bits_per_byte']:.4f} bits a byte, "
-        f"token accuracy {best['token_accuracy']:.1%}, at step {best['step']}."
-        if best
-        else "Validation was not measured."
-    )
+    measured = "Validation was not measured."
+    if best:
+        bits = f"{best['bits_per_byte']:.4f} bits a byte, " if "bits_per_byte" in best else ""
+        measured = (
+            f"Best validation loss {best['loss']:.4f} nats a token, {bits}"
+            f"token accuracy {best['token_accuracy']:.1%}, at step {best['step']}."
+        )
+    if forgetting := log["base_text_bits_per_byte"]:
+        measured += (
+            f"\n- held-out text of the base: {forgetting['before']:.4f} bits a byte before, "
+            f"{forgetting['after']:.4f} after"
+        )
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation

@@ -74,12 +74,7 @@ def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
     """Encode a batch as `encode_document` does, on all threads; one array (tokens,) int32 a document."""
-    backend = _backend(tokenizer)
-    # Left behind by an earlier `tokenizer(…, truncation=True)`, or stored in a foreign tokenizer.json.
-    if backend.truncation is not None:
-        backend.no_truncation()
-    if backend.padding is not None:
-        backend.no_padding()
+    backend = encoder(tokenizer)
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [
@@ -131,6 +126,19 @@ def byte_fallback_ids(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int6
     return np.array(
         sorted(index for piece, index in vocabulary.items() if _BYTE_PIECE.fullmatch(piece)), dtype=np.int64
     )
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer's backend, set to encode whole texts as they are, special tokens in them parsed."""
+    backend = _backend(tokenizer)
+    # Left behind by an earlier `tokenizer(…, truncation=True)`, or stored in a foreign tokenizer.json.
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.encode_special_tokens:  # left behind by `tokenizer(…, split_special_tokens=True)`
+        backend.encode_special_tokens = False
+    return backend
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:

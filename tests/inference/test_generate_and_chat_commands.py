@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from mm_rec.cli import chat, evaluate, generate
 from mm_rec.errors import CheckpointError, ConfigError, TokenizerError
-from mm_rec.inference.chat import Conversation
+from mm_rec.inference.chat import ChatSession
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
 from mm_rec.models.loading import save_model, save_portable
@@ -89,7 +89,7 @@ def test_ctrl_c_ends_the_reply_between_tokens_and_not_the_conversation(
     build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     model = build_model("mmrec")
-    conversation = Conversation(Engine(model), tokenizer, Sampling(temperature=0, max_new_tokens=40))
+    conversation = ChatSession(Engine(model), tokenizer, Sampling(temperature=0, max_new_tokens=40))
     handler, passes = signal.getsignal(signal.SIGINT), []
 
     def press(*_: object) -> None:
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_reply_between_tokens_and_not_the_conversation(
     chat._turn("Ayşe kim?", conversation, Console(quiet=True))
     hook.remove()
     assert 6 <= len(passes) < 40
-    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+    assert [message.role for message in conversation.messages] == ["user", "assistant"]
     assert signal.getsignal(signal.SIGINT) is handler
     length = conversation.session.length
     "".join(conversation.say("Ne?"))

@@ -33,21 +33,22 @@ PADDING = -1  # the document id of padding; it is a document, so what stands bef
 Ids = NDArray[np.int64]
 
 
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def pack(lengths: Sequence[int], capacity: int, begun: Sequence[int] = ()) -> list[list[int]]:
     """Best-fit decreasing: indices of items by bin, so that no bin holds more than `capacity`. The same every time.
 
-    The bins' free spaces are bits of an integer, so the smallest that is large enough is found at once.
+    The first bins hold `begun` already, which is no item. The bins' free spaces are bits of an integer, so the smallest
+    that is large enough is found at once.
     """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    bins: list[list[int]] = []
+    bins: list[list[int]] = [[] for _ in begun]
     by_space: dict[int, list[int]] = {}
-    spaces = 0
-    for item in order:
+    for number, used in enumerate(begun):
+        by_space.setdefault(capacity - used, []).append(number)
+    spaces = sum(1 << space for space in by_space)
+    for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         size = lengths[item]
         if not 0 < size <= capacity:
             raise ValueError(f"item {item} has length {size}, which is not from 1 to {capacity}")
-        fitting = spaces >> size
-        if fitting:
+        if fitting := spaces >> size:
             space = size + (fitting & -fitting).bit_length() - 1
             chosen = by_space[space].pop()
             if not by_space[space]:
@@ -56,9 +57,8 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             space, chosen = capacity, len(bins)
             bins.append([])
         bins[chosen].append(item)
-        left = space - size
-        by_space.setdefault(left, []).append(chosen)
-        spaces |= 1 << left
+        by_space.setdefault(space - size, []).append(chosen)
+        spaces |= 1 << space - size
     return bins
 
 
@@ -69,6 +69,9 @@ class Piece:
     conversation: int
     start: int
     stop: int
+
+
+Row = list[Piece]
 
 
 class RowSource(Protocol):
@@ -106,10 +109,14 @@ class PackedConversations:
             _chain(number, length, seq_len) for number, length in enumerate(lengths) if length > seq_len
         ]
         short = [number for number, length in enumerate(lengths) if length <= seq_len]
-        rows = pack([lengths[number] for number in short], seq_len)
-        chains += [[[Piece(short[index], 0, lengths[short[index]]) for index in sorted(row)]] for row in rows]
-        self.rows = len(chains) if accumulation == 1 else sum(map(len, chains))
-        self.columns: list[list[list[Piece]]] = [
+        ends = [chain[-1][0].stop - chain[-1][0].start for chain in chains]
+        bins = pack([lengths[number] for number in short], seq_len, begun=ends)
+        rows = [[Piece(short[item], 0, lengths[short[item]]) for item in sorted(items)] for items in bins]
+        for chain, more in zip(chains, rows, strict=False):
+            chain[-1] += more
+        chains += [[row] for row in rows[len(chains) :]]
+        self.rows = sum(map(len, chains))
+        self.columns = [
             [row for index in sorted(column) for row in chains[index]]
             for column in pack([len(chain) for chain in chains], accumulation)
         ]
@@ -153,7 +160,7 @@ class PackedConversations:
         return {"conversations": digest.hexdigest(), "columns": len(self)}
 
 
-def _chain(conversation: int, length: int, seq_len: int) -> list[list[Piece]]:
+def _chain(conversation: int, length: int, seq_len: int) -> list[Row]:
     """A long conversation as rows of one piece each."""
     borders = [*range(0, length, seq_len), length]
     return [[Piece(conversation, start, stop)] for start, stop in pairwise(borders)]

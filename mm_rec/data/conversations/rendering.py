@@ -19,6 +19,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.errors import DataError, TokenizerError
 from mm_rec.tokenizers.chat_template import require_template
+from mm_rec.tokenizers.loading import encoder
 
 TrainOn = Literal["all", "last"]
 Span = tuple[int, int]  # of characters, the end not included
@@ -51,7 +52,7 @@ def render_many(
     """
     for first in range(0, len(conversations), _GROUP):
         group = conversations[first : first + _GROUP]
-        texts = [_text(tokenizer, one) for one in group]
+        texts = [text_and_spans(tokenizer, one) for one in group]
         encodings = encode_texts(tokenizer, [text for text, _ in texts])
         for conversation, (text, spans), encoding in zip(group, texts, encodings, strict=True):
             learnt = np.zeros(len(encoding.ids), dtype=bool)
@@ -82,10 +83,7 @@ def prompt_ids(
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:
     """Encode rendered texts with their offsets; special tokens in them are parsed, none is added."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    encodings: list[Encoding] = backend.encode_batch(list(texts), add_special_tokens=False)
+    encodings: list[Encoding] = encoder(tokenizer).encode_batch(list(texts), add_special_tokens=False)
     return encodings
 
 
@@ -103,7 +101,13 @@ def learnt_spans(conversation: Conversation, spans: Sequence[Span], train_on: Tr
     return chosen
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[Span]]:
+def rendered_text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> str:
+    """The text of a conversation."""
+    return _render(tokenizer, conversation)[0]
+
+
+def text_and_spans(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[Span]]:
+    """The text of a conversation, and the spans of it that the assistant writes."""
     return _render(tokenizer, conversation, return_assistant_tokens_mask=True)
 
 

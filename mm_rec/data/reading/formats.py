@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
@@ -24,6 +26,8 @@ Row = tuple[int, dict[str, Any]]
 _BATCH_BYTES = 16 * 2**20  # of a Parquet file, decoded at once
 _BATCH_ROWS = 1024
 _READ_BYTES = 2**20  # of it, read at once
+_DECODER = json.JSONDecoder()
+_JSON_GAP = re.compile(r"[\s,]*")
 
 
 def txt_texts(path: SourceFile, rule: DocumentsRule, limit: int, report: Report) -> Iterator[tuple[int, str]]:
@@ -61,6 +65,8 @@ def rows(path: SourceFile, limit: int, report: Report, field: str | None = None)
     kind = file_kind(path)
     if kind == "jsonl":
         return _jsonl_rows(path, limit, report)
+    if kind == "json":
+        return _json_rows(path, limit, report)
     if kind == "parquet":
         return _parquet_rows(path, report, field)
     return _csv_rows(path, limit, report, field)
@@ -157,15 +163,70 @@ def _json_object(line: str, path: SourceFile, number: int) -> dict[str, Any]:
             path,
             number,
         ) from error
+    return _require_object(value, line, path, number)
+
+
+def _require_object(value: Any, text: str, path: SourceFile, line: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise fault(
             "not-json",
-            f"this row is a JSON {type(value).__name__}, not an object: {_shorten(line)!r}. "
-            'Write each row as {"text": "…"}',
+            f"this row is a JSON {type(value).__name__}, not an object: {_shorten(text)!r}. "
+            'Write each row as an object, for example {"text": "…"}',
             path,
-            number,
+            line,
         )
     return value
+
+
+def _json_rows(path: SourceFile, limit: int, report: Report) -> Iterator[Row]:
+    """The objects of a .json file, one array of them or one after another, with the lines where they start.
+
+    The text of the whole file is held in memory. After a row that is not JSON, reading goes on at the next line that
+    opens an object as far from the margin as that row.
+    """
+    text = _whole_text(path, sys.maxsize)
+    start = _skip_gap(text, 0)
+    in_array = text.startswith("[", start)
+    position, line, counted, number = start + in_array, 1, 0, 0
+    while (position := _skip_gap(text, position)) < len(text) and text[position] != "]":
+        line, counted = line + text.count("\n", counted, position), position
+        number += 1
+        try:
+            value, end = _DECODER.raw_decode(text, position)
+            if end - position > limit:
+                raise too_large(path, line, limit, "row")
+            row = _require_object(value, text[position:end], path, line)
+        except (ValueError, RecursionError) as error:
+            end = _next_object(text, position)
+            message = f"this row is not JSON ({error})"
+            if end < 0:
+                rest = ". What follows is not read: where its rows begin is not known. Mend the file"
+                raise fault("not-json", message + rest, path, line) from error
+            report(fault("not-json", f"{message}. Mend or delete it", path, line).problem)
+        except ProblemError as error:
+            report(error.problem)
+        else:
+            yield line, row
+        position = end
+    if number == 0:
+        raise fault("empty", "the file has no rows. Put rows in it or leave it out", path)
+    if in_array and text[position : position + 1] != "]":
+        raise fault("truncated", "the array of this file has no end: it was probably cut short", path)
+    if text[position + in_array :].strip():
+        line += text.count("\n", counted, position)
+        raise fault("not-json", "more follows where the rows end. Mend the file", path, line)
+
+
+def _skip_gap(text: str, position: int) -> int:
+    match = _JSON_GAP.match(text, position)
+    assert match
+    return match.end()
+
+
+def _next_object(text: str, position: int) -> int:
+    """Where the next line begins an object with the indentation of the one at `position`; -1 where none does."""
+    indent = text[text.rfind("\n", 0, position) + 1 : position]
+    return -1 if indent.strip() else text.find(f"\n{indent}{{", position)
 
 
 def _csv_rows(path: SourceFile, limit: int, report: Report, field: str | None) -> Iterator[Row]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
-Kind = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
+Kind = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
 Compression = Literal["gz", "zst"]
 
-SUPPORTED = ".txt, .jsonl, .csv, .tsv (each also as .gz or .zst) and .parquet"
+# A .json in a folder of text is more often a setting or a report than a corpus, so that only rows are read from it.
+TEXT_KINDS: tuple[Kind, ...] = ("txt", "jsonl", "csv", "tsv", "parquet")
+ROW_KINDS: tuple[Kind, ...] = ("jsonl", "json", "csv", "tsv", "parquet")
 
-_SUFFIX = re.compile(r"\.(?:(txt|jsonl|csv|tsv)(?:\.(gz|zst))?|(parquet))\Z", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.(?:(txt|jsonl|json|csv|tsv)(?:\.(gz|zst))?|(parquet))\Z", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WEB = ("http://", "https://")
 _BUFFER = 2**20
@@ -62,6 +64,12 @@ def file_kind(file: SourceFile) -> Kind | None:
     """What a file's name says that is in it; None for a kind that is not supported."""
     match = _SUFFIX.search(file.name)
     return cast(Kind, (match[1] or match[3]).lower()) if match else None
+
+
+def name_kinds(kinds: Sequence[Kind]) -> str:
+    """Kinds of files by their suffixes, in words."""
+    *packable, parquet = (f".{kind}" for kind in kinds)
+    return f"{', '.join(packable)} (each also as .gz or .zst) and {parquet}"
 
 
 def compression(file: SourceFile) -> Compression | None:

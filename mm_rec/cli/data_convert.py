@@ -1,0 +1,117 @@
+"""`mmrec data convert`: conversations from any format into another, every problem told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from mm_rec.data.conversations.reading import ConversationSet
+
+
+class FormatChoice(StrEnum):
+    """The formats of conversations."""
+
+    openai = "openai"
+    sharegpt = "sharegpt"
+    alpaca = "alpaca"
+    self_instruct = "self-instruct"
+    prompt = "prompt"
+
+
+def convert(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCES",
+            help="Files, folders, globs or URLs of .jsonl, .json, .csv, .tsv (also .gz, .zst) or .parquet.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[FormatChoice, typer.Option(help="Format to write.")],
+    out: Annotated[Path, typer.Option(help="File to write: .jsonl (also .gz, .zst), .json, .csv or .tsv.")],
+    format: Annotated[
+        FormatChoice | None, typer.Option(help="Format of the sources (default: told by their fields).")
+    ] = None,
+    map: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A field of theirs for one of ours: --map prompt=soru (may be given several times)."
+        ),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what can be mended and leave out the rest.")
+    ] = False,
+) -> None:
+    """Write conversations in another format; where a row has a problem, all are told and nothing is written."""
+    from mm_rec.data.conversations.faults import Fix, describe, describe_fixes
+    from mm_rec.data.conversations.reading import read_conversations
+    from mm_rec.data.conversations.writing import require_writable, to_rows, write_rows
+    from mm_rec.errors import DataError
+    from mm_rec.tokenizers.special import SPECIAL_TOKENS
+
+    console = Console(highlight=False)
+    require_writable(out)
+    with console.status("reading the conversations"):
+        found = read_conversations(
+            sources,
+            format_name=None if format is None else format.value,
+            fields=parse_fields(map or []),
+            fix=fix,
+            special_tokens=SPECIAL_TOKENS,
+        )
+    print_found(found, console)
+    rows, faults = to_rows(found.conversations, to.value, out)
+    if fix:
+        found.fixes += [Fix(fault.place, f"left out: {fault.message}") for fault in faults]
+    else:
+        found.problems += faults
+    if found.fixes:
+        console.print(Text(describe_fixes(found.fixes)), soft_wrap=True)
+    if found.problems:
+        console.print(Text(describe(found.problems)), soft_wrap=True)
+        count = len(found.problems)
+        remedy = "" if fix else ". Mend them, or let --fix do what it can"
+        raise DataError(f"{count:,} problem{'s' * (count > 1)}; nothing was written{remedy}")
+    if not rows:
+        raise DataError("no conversation is left; nothing was written")
+    write_rows(rows, out)
+    console.print(Text(f"{len(rows):,} conversations written: {out} ({to.value})"), soft_wrap=True)
+
+
+def parse_fields(maps: list[str]) -> dict[str, str]:
+    """The field mapping of `--map OURS=THEIRS`; raises ConfigError for another form."""
+    from mm_rec.errors import ConfigError
+
+    fields: dict[str, str] = {}
+    for item in maps:
+        ours, separator, theirs = item.partition("=")
+        if not (ours and separator and theirs):
+            raise ConfigError(f"--map {item}: write it as OURS=THEIRS, for example --map prompt=soru")
+        fields[ours] = theirs
+    return fields
+
+
+def print_found(found: ConversationSet, console: Console) -> None:
+    """Print what was read: a row for each file, then messages and tools."""
+    table = Table("file", "format", box=None, padding=(0, 2, 0, 0))
+    for name in ("rows", "conversations"):
+        table.add_column(name, justify="right")
+    for file in found.files:
+        formats = ", ".join(name for name, _ in file.formats.most_common()) or "none"
+        table.add_row(Text(file.path), formats, f"{file.rows:,}", f"{file.conversations:,}")
+    console.print(table)
+    messages = [message for conversation in found.conversations for message in conversation.messages]
+    roles = ", ".join(f"{role} {count:,}" for role, count in Counter(m.role for m in messages).most_common())
+    with_tools = sum(bool(conversation.tools) for conversation in found.conversations)
+    calls = sum(len(message.tool_calls) for message in messages)
+    console.print(f"{len(found.conversations):,} conversations, {len(messages):,} messages ({roles})")
+    if with_tools or calls:
+        console.print(f"{with_tools:,} conversations with tools, {calls:,} calls")

@@ -1,0 +1,101 @@
+"""`mmrec data masks`: every token of conversations in colour, learnt or not, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from mm_rec.data.conversations.masks import MaskedToken
+
+_STYLES = {
+    "answer": "black on green",
+    "end of turn": "bold black on bright_green",
+    "weight 0": "black on red",
+    "earlier answer": "black on red",
+    "tools": "yellow",
+    "system": "blue",
+    "developer": "blue",
+    "user": "default",
+    "tool result": "yellow",
+    "layout": "dim",
+    "first token": "dim italic",
+}
+_PAGE_CONVERSATIONS = 200
+
+
+def masks(
+    files: Annotated[list[str], typer.Argument(help="Conversations of any format.", show_default=False)],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer, or of a model.")],
+    template: Annotated[
+        str | None,
+        typer.Option(help="Chat layout: default, chatml, llama3 (without it: the tokenizer's own)."),
+    ] = None,
+    train_on: Annotated[str, typer.Option(help="Answers to learn: all or last.")] = "all",
+    max_length: Annotated[int | None, typer.Option(min=2, help="Most tokens of a conversation.")] = None,
+    too_long: Annotated[str, typer.Option(help="Longer ones: refuse, or turns.")] = "refuse",
+    rows: Annotated[int, typer.Option(min=0, help="Conversations to show here.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Write a page (.html) with the first 200.")] = None,
+) -> None:
+    """Show what a file of conversations teaches: each token in colour, learnt or not, with the reason.
+
+    Problems that would stop a training are listed once each; then the exit status is 2.
+    """
+    from mm_rec.data.conversations.faults import REMEDIES as READING
+    from mm_rec.data.conversations.faults import describe
+    from mm_rec.data.conversations.masks import REASONS, explain, masks_page, shares
+    from mm_rec.data.conversations.preflight import REMEDIES, preflight, read_train_on
+    from mm_rec.data.conversations.reading import read_conversations
+    from mm_rec.errors import DataError
+    from mm_rec.models.loading import find_model
+    from mm_rec.runs.files import write_text
+    from mm_rec.tokenizers.chat_template import layout_of, prepare_for_chat, require_template
+    from mm_rec.tokenizers.loading import load_tokenizer
+
+    console = Console(highlight=False)
+    chosen, cutting = read_train_on(train_on, too_long)
+    loaded = load_tokenizer(tokenizer if (tokenizer / "tokenizer.json").is_file() else find_model(tokenizer))
+    if template is not None or not loaded.chat_template:
+        prepare_for_chat(loaded, template or "default")
+    require_template(loaded)
+    found = read_conversations(files, special_tokens=loaded.all_special_tokens)
+    checked = preflight(loaded, found.conversations, chosen, max_length, cutting)
+    explained = [
+        (conversation.place, explain(loaded, conversation, chosen))
+        for conversation in checked.conversations[: max(rows, _PAGE_CONVERSATIONS if out else 0)]
+    ]
+    for place, tokens in explained[:rows]:
+        console.print(Text(place, style="bold"), soft_wrap=True)
+        console.print(_coloured(tokens), soft_wrap=True)
+        console.print()
+    counts = shares(tokens for _, tokens in explained)
+    for reason, count in counts.items():
+        share = count / sum(counts.values())
+        console.print(Text.assemble((f" {reason} ", _STYLES[reason]), f" {share:6.1%}  {REASONS[reason]}"))
+    tokens_in_all = sum(len(one.ids) for one in checked.rendered)
+    learnt = sum(int(one.learnt.sum()) for one in checked.rendered)
+    console.print(
+        f"{len(checked.rendered):,} conversations, {tokens_in_all:,} tokens, {learnt:,} of them learnt"
+        + (f" ({learnt / tokens_in_all:.1%})" if tokens_in_all else "")
+    )
+    if out is not None:
+        layout = layout_of(loaded)
+        write_text(out, masks_page(explained, ", ".join(files), layout.name if layout else "the model's own"))
+        console.print(f"Written: {out}", soft_wrap=True)
+    problems = [*found.problems, *checked.faults]
+    if problems:
+        raise DataError(
+            f"{len(problems):,} problems would stop a training:\n{describe(problems, {**READING, **REMEDIES})}"
+        )
+
+
+def _coloured(tokens: list[MaskedToken]) -> Text:
+    text = Text()
+    for token in tokens:
+        shown = token.text.replace("\n", "↵\n") if token.learnt else token.text
+        text.append(shown, style=_STYLES[token.reason])
+    return text

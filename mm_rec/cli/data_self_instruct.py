@@ -1,0 +1,104 @@
+"""`mmrec data self-instruct`: an instruction set grown from seed tasks by a model behind an endpoint."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from mm_rec.pipeline.self_instruct.endpoint import ChatEndpoint
+    from mm_rec.pipeline.self_instruct.grow import Growth, Outcome
+    from mm_rec.pipeline.self_instruct.rows import Example
+
+_INTERRUPTED = 130  # the exit status that a shell gives a program stopped by Ctrl-C
+
+
+class LanguageChoice(StrEnum):
+    """The languages that there are prompts in."""
+
+    tr = "tr"
+    en = "en"
+
+
+def self_instruct(
+    seeds: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SEEDS",
+            help="Conversation files whose tasks are the seeds (OpenAI, ShareGPT, Alpaca, self-instruct …).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The .jsonl file to write; running again continues there.")],
+    endpoint: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible API, for example …/v1.")],
+    model: Annotated[str, typer.Option(help="Name of the model there.")],
+    count: Annotated[int, typer.Option(min=1, help="Rows wanted in the file.")] = 500,
+    api_key_env: Annotated[
+        str, typer.Option(help="Environment variable that holds the key; it is written nowhere.")
+    ] = "OPENAI_API_KEY",
+    language: Annotated[
+        LanguageChoice, typer.Option(help="Language of the tasks and answers.")
+    ] = LanguageChoice.tr,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the model's sampling.")] = 0.7,
+    similarity: Annotated[
+        float, typer.Option(min=0, max=1, help="Drop a task from this ROUGE-L to a known one on.")
+    ] = 0.7,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of examples.")] = 0,
+    parallel: Annotated[int, typer.Option(min=1, help="Answers asked for at the same time.")] = 4,
+    keep_dropped: Annotated[
+        bool, typer.Option("--keep-dropped", help="Write what was dropped, with its reason, beside --out.")
+    ] = False,
+) -> None:
+    """Grow an instruction set from seed tasks with a model behind an OpenAI-compatible endpoint (Self-Instruct).
+
+    The model writes new tasks and their answers; what is too like a known task, or is not whole, is dropped.
+    """
+    from mm_rec.pipeline.self_instruct.endpoint import ChatEndpoint
+    from mm_rec.pipeline.self_instruct.grow import Growth
+    from mm_rec.pipeline.self_instruct.rows import read_seeds
+
+    growth = Growth(
+        out=out,
+        count=count,
+        language=language.value,
+        similarity=similarity,
+        seed=seed,
+        parallel=parallel,
+        keep_dropped=keep_dropped,
+    )
+    asked = ChatEndpoint(endpoint, model, key_variable=api_key_env, temperature=temperature)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        outcome = _grow(read_seeds(seeds), asked, growth, console)
+    except KeyboardInterrupt:
+        console.print("stopped. What was kept stays; the same command continues after it", markup=False)
+        raise typer.Exit(_INTERRUPTED) from None
+    console.print(_summary(outcome, growth), markup=False)
+
+
+def _grow(seeds: list[Example], endpoint: ChatEndpoint, growth: Growth, console: Console) -> Outcome:
+    """Grow under a progress bar."""
+    from mm_rec.pipeline.self_instruct.grow import grow
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True) as bar:
+        task = bar.add_task("asking", total=growth.count, text=f"{len(seeds):,} seeds")
+
+        def show(outcome: Outcome) -> None:
+            bar.update(task, completed=outcome.rows, text=f"{outcome.dropped.total():,} dropped")
+
+        return grow(seeds, endpoint, growth, show)
+
+
+def _summary(outcome: Outcome, growth: Growth) -> str:
+    """What is in the file now, and what was not kept and why."""
+    lines = [f"{growth.out}: {outcome.rows:,} rows, {outcome.rows - outcome.earlier:,} of them new"]
+    if outcome.dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in outcome.dropped.most_common())
+        lines.append(f"dropped: {reasons}" + (f" ({growth.dropped})" if growth.keep_dropped else ""))
+    return "\n".join(lines)

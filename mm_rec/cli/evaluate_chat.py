@@ -1,0 +1,130 @@
+"""`mmrec evaluate MODEL --chat FILE`: how well a model answers, beside given answers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from mm_rec.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from mm_rec.data.conversations.conversation import Conversation
+    from mm_rec.evaluation.judge import JudgeConfig
+    from mm_rec.inference.sampling import Sampling
+
+_COLUMNS = ("bleu", "chrf", "rouge_l", "exact_match", "calls_right", "token_accuracy", "loss", "judge")
+
+
+def evaluate_chat_files(
+    model: str,
+    files: Sequence[str],
+    sampling: Sampling,
+    out: Path | None,
+    *,
+    device: str = "auto",
+    limit: int | None = None,
+    judge_url: str | None = None,
+    judge_model: str | None = None,
+    judge_key_env: str = "OPENAI_API_KEY",
+) -> None:
+    """Answer the conversations of files (the first `limit` of them), print the figures, write the report into `out`."""
+    from mm_rec.evaluation.chat import evaluate_chat
+    from mm_rec.evaluation.chat_report import write_chat_report
+    from mm_rec.evaluation.report import model_facts
+    from mm_rec.inference.engine import Engine
+    from mm_rec.models.loading import load_model_and_tokenizer
+    from mm_rec.runtime import choose_device
+
+    console = Console(highlight=False)
+    judge = _judge(judge_url, judge_model, judge_key_env)
+    place = choose_device(device)
+    loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
+    conversations = _read(files, tokenizer.all_special_tokens)[:limit]
+    with _bar(console) as progress:
+        engine = Engine(loaded, place)
+        report = evaluate_chat(engine, tokenizer, conversations, sampling, judge=judge, progress=progress)
+    report = {"model": dataclasses.asdict(model_facts(loaded, model)), "files": list(files), **report}
+    _print(report, console)
+    if out is not None:
+        for path in write_chat_report(report, out):
+            console.print(f"Written: {path}", soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar that is told what is done, how much of it, and how much there is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
+def _judge(url: str | None, model: str | None, key_env: str) -> JudgeConfig | None:
+    """The judge that the options name."""
+    if url is None and model is None:
+        return None
+    if url is None or model is None:
+        raise ConfigError("a judge needs both --judge-url, its address, and --judge-model, its name there")
+    from mm_rec.evaluation.judge import JudgeConfig
+
+    return JudgeConfig.read(
+        {"base_url": url, "model": model, "api_key_env": key_env}, "mmrec evaluate --judge"
+    )
+
+
+def _read(files: Sequence[str], special_tokens: Sequence[str]) -> Sequence[Conversation]:
+    """The conversations; raises DataError listing every problem of the files."""
+    from mm_rec.data.conversations.faults import describe
+    from mm_rec.data.conversations.reading import read_conversations
+
+    found = read_conversations(files, special_tokens=special_tokens)
+    if found.problems:
+        raise DataError(
+            "these conversations cannot be used as they are (`mmrec data convert FILES --to openai --out NEW "
+            f"--fix` mends what can be mended):\n{describe(found.problems)}"
+        )
+    return found.conversations
+
+
+def _print(report: dict[str, Any], console: Console) -> None:
+    from mm_rec.evaluation.chat_report import MANNER, NEARNESS
+
+    near = tuple(column for column in NEARNESS if column[0] in _COLUMNS)
+    console.print(_table("Beside the given answers", report, near))
+    console.print(_table("The replies by themselves", report, MANNER))
+    for fault, count in report["faults"].items():
+        console.print(f"{fault}: {count:,}", markup=False)
+    if report["too_long"]:
+        console.print(
+            f"left out, too long for the model's context: {len(report['too_long']):,} ("
+            + ", ".join(report["too_long"][:3])
+            + " …)",
+            markup=False,
+        )
+    if judge := report["judge"]:
+        console.print(f"answers without a score of the judge: {judge['without']:,}", markup=False)
+
+
+def _table(title: str, report: dict[str, Any], columns: tuple[tuple[str, str, str], ...]) -> Table:
+    """Categories and their sum, with those of the columns that have figures."""
+    from mm_rec.evaluation.chat_report import measured, show
+
+    columns = measured(report, columns)
+    table = Table(title=title, title_justify="left")
+    table.add_column("category", overflow="fold")
+    for name in ("answers", *(name for _, name, _ in columns)):
+        table.add_column(name, justify="right")
+    for category, figures in (*report["categories"].items(), ("all", report["total"])):
+        if figures is report["total"]:
+            table.add_section()
+        cells = (show(figures[key], form) for key, _, form in columns)
+        table.add_row(Text(category), f"{figures['answers']:,}", *cells)
+    return table

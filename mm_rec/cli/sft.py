@@ -1,0 +1,151 @@
+"""`mmrec sft` and `mmrec run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mm_rec.progress import RichReporter
+
+_DATA, _TIME, _MACHINE = "Conversations", "Length and learning", "Machine and records"
+
+
+def sft(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Conversations: OpenAI messages, ShareGPT, Alpaca, prompt and response, CSV."),
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="The run or model folder to fine-tune.")
+    ] = None,
+    validation: Annotated[
+        list[str] | None, typer.Option(help="Files held out, instead of a share.", rich_help_panel=_DATA)
+    ] = None,
+    fix: Annotated[
+        bool | None,
+        typer.Option("--fix", help="Mend rows with problems, or leave them out.", rich_help_panel=_DATA),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Chat layout: default, chatml or llama3 (without it: the model's own).",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    train_on: Annotated[
+        str | None, typer.Option(help="Answers to learn: all or last.", rich_help_panel=_DATA)
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Most tokens of a conversation.", rich_help_panel=_DATA)
+    ] = None,
+    too_long: Annotated[
+        str | None,
+        typer.Option(help="Longer ones: refuse, or turns (cut the oldest).", rich_help_panel=_DATA),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text of the base, for --text-share and for what it forgets.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    text_share: Annotated[
+        float | None, typer.Option(help="Share of rows that are text of the base.", rich_help_panel=_DATA)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=_TIME)] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the conversations (default: 3).", rich_help_panel=_TIME)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=_TIME),
+    ] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Tokens of a row.", rich_help_panel=_TIME)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows at a time.", rich_help_panel=_TIME)] = None,
+    accumulation: Annotated[
+        int | None, typer.Option(help="Batches of one step.", rich_help_panel=_TIME)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=_TIME)] = None,
+    optimizer: Annotated[str | None, typer.Option(help="muon or adamw.", rich_help_panel=_TIME)] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after so many validations without a better one.", rich_help_panel=_TIME),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.", rich_help_panel=_MACHINE)] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=_MACHINE)] = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="Continue this run.", rich_help_panel=_MACHINE)] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe (YAML) to start from.", rich_help_panel=_MACHINE)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting: sft.key=value.", rich_help_panel=_MACHINE),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=_MACHINE)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.", rich_help_panel=_MACHINE)] = None,
+) -> None:
+    """Fine-tune a model on conversations: only the assistant's words are learnt. `mmrec data masks` shows which."""
+    from mm_rec.config import merge_options
+    from mm_rec.pipeline import sft as pipeline
+    from mm_rec.pipeline.recipe import Recipe, read_recipe
+    from mm_rec.runs.directory import RECIPE, new_run, require_run
+
+    if resume is not None:
+        given, run = read_recipe(require_run(resume) / RECIPE, overrides), resume
+    else:
+        asked = _asked(locals())
+        base = {} if recipe is None else read_recipe(recipe).model_dump(exclude_unset=True)
+        given = Recipe.read(merge_options(base, asked, overrides or []), where="options")
+        run = new_run(runs, name, "sft")
+    with RichReporter() as reporter:
+        reporter.say(f"run: {run}")
+        outcome = pipeline.sft(given, run, reporter)
+        if outcome.ended == "stopped":
+            reporter.say(f"stopped at step {outcome.step} and saved. Continue: mmrec sft --resume {run}")
+        else:
+            reporter.say(f"done: {run}/README.md, {run}/training_graph.png. Try it: mmrec chat {run}")
+
+
+_OPTIONS = (
+    "start_from", "validation", "fix", "template", "train_on", "max_length", "too_long", "text", "text_share",
+    "steps", "epochs", "minutes", "seq_len", "batch_size", "accumulation", "learning_rate", "optimizer", "patience",
+    "precision",
+)  # fmt: skip
+
+
+def _asked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as sections of a recipe."""
+    section = {key: options[key] for key in _OPTIONS if options[key] is not None}
+    if options["files"]:
+        section["data"] = options["files"]
+    asked: dict[str, Any] = {"sft": section}
+    if options["seed"] is not None:
+        asked["seed"] = options["seed"]
+    return asked
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML) with sections pretrain, instruct, sft.")],
+    name: Annotated[str | None, typer.Option(help="Name of the run (default: the recipe's).")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting: section.key=value.")
+    ] = None,
+) -> None:
+    """Run the stages of a recipe one after the other, each from the one before; call it again to go on."""
+    from mm_rec.pipeline.recipe import read_recipe
+    from mm_rec.pipeline.run import run_recipe
+
+    given = read_recipe(recipe, overrides)
+    folder = runs / (name or given.name)
+    with RichReporter() as reporter:
+        outcome = run_recipe(given, folder, reporter)
+        if outcome.ended == "stopped":
+            reporter.say(
+                f"stopped at step {outcome.step} of {outcome.run} and saved. Continue: the same command"
+            )
+        else:
+            reporter.say(f"done: {folder}. Try it: mmrec chat {outcome.run}")

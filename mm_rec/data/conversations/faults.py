@@ -1,0 +1,130 @@
+"""What is wrong with conversations: one record a problem, and the list that shows each kind once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mm_rec.errors import DataError
+
+_SHOWN = 3  # messages of a kind, and places of a message, that are printed
+
+# What to do about each kind. Problems of reading (a damaged file …) say so themselves.
+REMEDIES: Mapping[str, str] = {
+    "unknown-format": "name the format with --format, or say which field is which with --map prompt=FIELD",
+    "preference-data": "write the wanted answers as conversations; --fix leaves these rows out",
+    "unknown-field": "correct its name, map it with --map, or delete it; --fix keeps a row's as metadata and drops a "
+    "message's",
+    "ambiguous-field": "keep one of them; --fix leaves the row out",
+    "missing-field": "add it, or say which field it is with --map; --fix leaves the row out",
+    "no-messages": "give the row messages; --fix leaves it out",
+    "missing-role": "give the message a role; --fix leaves the conversation out",
+    "unknown-role": "use system, developer, user, assistant or tool; --fix leaves the conversation out",
+    "empty-answer": "write the answer; --fix cuts it with its question",
+    "empty-message": "write the message; --fix cuts it with what belongs to it",
+    "two-systems": "make one message of them; --fix joins them",
+    "system-not-first": "put it first; --fix moves it there",
+    "role-order": "let question and answer alternate, from a question to an answer; --fix joins messages of one "
+    "role and cuts the ends",
+    "call-without-definition": "add the function to the row's tools; --fix leaves the conversation out",
+    "bad-arguments": "give the arguments that the definition asks for, as a JSON object; --fix leaves the "
+    "conversation out",
+    "result-without-call": "delete the result, or add its call; --fix leaves the conversation out",
+    "call-without-result": "add a tool message for each call; --fix leaves the conversation out",
+    "misplaced-call": "only an assistant calls tools and only a tool message answers a call; --fix leaves the "
+    "conversation out",
+    "bad-tool-definition": 'write it as {"type": "function", "function": {"name": …, "parameters": {…}}}; --fix '
+    "calls the type 'dict' 'object' and leaves other conversations out",
+    "special-token": "it would end or begin a message in the middle of one: write it otherwise; --fix takes it out",
+    "bad-weight": "use 0 or 1, on answers; --fix takes it away",
+    "bad-content": "write text; --fix leaves the conversation out",
+    "reasoning": "write what is to be learnt as text; --fix drops the reasoning",
+    "surrogate": "an emoji was probably cut in two: mend the text; --fix leaves the row out",
+    "cannot-hold": "choose another --to; --fix leaves the conversation out",
+    "not-json": "mend or delete the row; --fix leaves it out",
+    "bad-row": "mend or delete the row; --fix leaves it out",
+    "too-large": "split the row; --fix leaves it out",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One problem: its kind (the keys of REMEDIES), the file and line of its row, and what is wrong there."""
+
+    kind: str
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+class FaultError(DataError):
+    """A row that cannot be used, with all its `faults`."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(map(str, faults)))
+        self.faults = tuple(faults)
+
+    def __reduce__(self) -> tuple[type[FaultError], tuple[tuple[Fault, ...]]]:
+        return type(self), (self.faults,)
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """What was mended in a row on request, or that it was left out."""
+
+    place: str
+    message: str
+
+
+def describe(problems: Iterable[Fault], remedies: Mapping[str, str] = REMEDIES) -> str:
+    """Each kind of problem once, the most frequent first: how often, the first messages and places, what to do."""
+    kinds: dict[str, list[Fault]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    lines: list[str] = []
+    for kind, found in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        lines.append(f"{kind}: {_times(len(found))}")
+        messages: dict[str, list[str]] = {}
+        for fault in found:
+            messages.setdefault(fault.message, []).append(fault.place)
+        shown = list(messages.items())[:_SHOWN]
+        lines += [f"    {message} ({_places(places)})" for message, places in shown]
+        rest = len(found) - sum(len(places) for _, places in shown)
+        if rest:
+            lines.append(f"    … and {rest:,} more")
+        if kind in remedies:
+            lines.append(f"  → {remedies[kind]}")
+    return "\n".join(lines)
+
+
+def describe_fixes(fixes: Iterable[Fix]) -> str:
+    """Each kind of fix once, the most frequent first, with the first places."""
+    kinds: dict[str, list[str]] = {}
+    for fix in fixes:
+        kinds.setdefault(fix.message, []).append(fix.place)
+    ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
+    return "\n".join(f"{message}: {_times(len(places))} ({_places(places)})" for message, places in ordered)
+
+
+def _places(places: Sequence[str]) -> str:
+    """The first few places; the name of a file stands once before its lines."""
+    distinct = list(dict.fromkeys(places))
+    named, before = [], ""
+    for place in distinct[:_SHOWN]:
+        file, colon, line = place.rpartition(":")
+        named.append(line if colon and file == before else place)
+        before = file
+    return ", ".join(named) + " …" * (len(distinct) > _SHOWN)
+
+
+def nearest(name: str, known: Sequence[str], others: Sequence[str] = ()) -> str:
+    """A hint in words: the name that a wrong one was probably meant to be (also one of `others`), or all known ones."""
+    close = difflib.get_close_matches(name, [*known, *others], n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"

@@ -1,0 +1,144 @@
+"""Which tokens of a conversation are learnt, and why each of the others is not: for people to look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.conversation import ChatMessage, Conversation
+from mm_rec.data.conversations.rendering import (
+    Span,
+    TrainOn,
+    encode_texts,
+    learnt_spans,
+    rendered_text,
+    text_and_spans,
+)
+from mm_rec.errors import DataError
+
+Reason = Literal[
+    "answer", "end of turn", "weight 0", "earlier answer", "tools", "system", "developer", "user", "tool result",
+    "layout", "first token",
+]  # fmt: skip
+
+# What each reason means; the first two are learnt.
+REASONS: dict[Reason, str] = {
+    "answer": "learnt: what the assistant says or calls",
+    "end of turn": "learnt: where the assistant stops",
+    "weight 0": "an answer that its weight of 0 leaves out",
+    "earlier answer": "an answer before the last, with --train-on last",
+    "tools": "definitions of the tools",
+    "system": "the system's message",
+    "developer": "the developer's message",
+    "user": "the user's message",
+    "tool result": "what a tool gave back",
+    "layout": "role markers and line ends of the chat layout",
+    "first token": "nothing stands before it to predict it from",
+}
+LEARNT = ("answer", "end of turn")
+_ROLES: dict[str, Reason] = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "tool": "tool result",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedToken:
+    """One token: its text (of a character's later bytes, the piece), whether it is learnt, and why or why not."""
+
+    text: str
+    learnt: bool
+    reason: Reason
+
+
+def explain(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, train_on: TrainOn = "all"
+) -> list[MaskedToken]:
+    """Every token of a conversation with its reason; the mask is that of `rendering.render`."""
+    text, answers = text_and_spans(tokenizer, conversation)
+    learnt = set(learnt_spans(conversation, answers, train_on))
+    regions = _regions(tokenizer, conversation, text)
+    spans = zip(_answers(conversation), answers, strict=True)
+    regions += [(span, "answer" if span in learnt else _left_out(message)) for message, span in spans]
+    encoding = encode_texts(tokenizer, [text])[0]
+    tokens: list[MaskedToken] = []
+    seen = -1
+    for number, (token_id, piece, (start, stop)) in enumerate(
+        zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
+    ):
+        # The innermost region, which is the last that holds the token's first character.
+        reason: Reason = next((why for (a, b), why in reversed(regions) if a <= start < b), "layout")
+        if reason == "answer" and token_id == tokenizer.eos_token_id:
+            reason = "end of turn"
+        taught = reason in LEARNT
+        if number == 0:
+            taught, reason = False, "first token"
+        tokens.append(MaskedToken(text[start:stop] if start > seen else piece, taught, reason))
+        seen = max(seen, start)
+    return tokens
+
+
+def _answers(conversation: Conversation) -> list[ChatMessage]:
+    return [message for message in conversation.messages if message.role == "assistant"]
+
+
+def _left_out(message: ChatMessage) -> Reason:
+    return "weight 0" if message.weight == 0 else "earlier answer"
+
+
+def _regions(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, text: str
+) -> list[tuple[Span, Reason]]:
+    """Where the contents of tools and messages stand, found by rendering ever more messages; nothing where a foreign
+    template writes earlier messages otherwise.
+    """
+    regions: list[tuple[Span, Reason]] = []
+    start = 0
+    for count in range(len(conversation.messages) + 1):
+        try:
+            before = rendered_text(tokenizer, conversation.with_messages(conversation.messages[:count]))
+        except DataError:  # some templates refuse a conversation without messages
+            continue
+        if not text.startswith(before):
+            continue
+        if count == 0:
+            regions.append(((0, len(before)), "tools"))
+        else:
+            message = conversation.messages[count - 1]
+            place = text.find(message.content, start, len(before)) if message.content else -1
+            if place >= 0 and message.role in _ROLES:
+                regions.append(((place, place + len(message.content)), _ROLES[message.role]))
+        start = len(before)
+    return regions
+
+
+def shares(conversations: Iterable[Sequence[MaskedToken]]) -> dict[Reason, int]:
+    """Tokens by reason, in the order of REASONS."""
+    counts = Counter(token.reason for tokens in conversations for token in tokens)
+    return {reason: counts[reason] for reason in REASONS if counts[reason]}
+
+
+def masks_page(conversations: Sequence[tuple[str, Sequence[MaskedToken]]], title: str, layout: str) -> str:
+    """The page (HTML) of conversations, each with the place that it was read from."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    counts = shares(tokens for _, tokens in conversations)
+    return environment.get_template("masks.html").render(
+        title=title,
+        layout=layout,
+        reasons=REASONS,
+        learnt=LEARNT,
+        counts=counts,
+        total=sum(counts.values()),
+        conversations=conversations,
+    )

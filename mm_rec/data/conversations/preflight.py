@@ -1,0 +1,128 @@
+"""What must hold of every conversation before the first step: it can be rendered, fits, and something is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast, get_args
+
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.conversation import Conversation
+from mm_rec.data.conversations.faults import Fault, Fix
+from mm_rec.data.conversations.rendering import Rendered, TrainOn, render, render_many
+from mm_rec.errors import ConfigError, DataError
+
+TooLong = Literal["refuse", "turns"]
+
+REMEDIES = {
+    "refused": "the chat template cannot write it: mend it, or choose another layout with --template; --fix leaves it "
+    "out",
+    "too-long": "raise --max-length where the model allows it, cut the oldest turns with --too-long turns, or split "
+    "it; --fix leaves it out",
+    "nothing-learnt": "it has no answer that counts: give one a weight of 1, or leave it out; --fix leaves it out",
+    "end-not-learnt": "a model trained on it would not know when to stop: choose a layout of ours with --template",
+}
+
+
+@dataclass(slots=True)
+class Preflight:
+    """Conversations that can be learnt from, as the model reads them; and what was found wrong or changed."""
+
+    conversations: list[Conversation] = field(default_factory=list)
+    rendered: list[Rendered] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    fixes: list[Fix] = field(default_factory=list)
+
+
+def preflight(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    train_on: TrainOn = "all",
+    max_length: int | None = None,
+    too_long: TooLong = "refuse",
+) -> Preflight:
+    """Render all conversations and find those that teach nothing, no end of turn, or are over `max_length` tokens.
+
+    With too_long="turns" the oldest exchanges of a long conversation are cut, and its last one stays.
+    """
+    result = Preflight()
+    for whole, ids in _rendered(tokenizer, conversations, train_on, result.faults):
+        conversation, rendered = whole, ids
+        if max_length is not None and len(ids.ids) > max_length and too_long == "turns":
+            conversation, rendered = _cut_turns(tokenizer, whole, train_on, max_length) or (whole, ids)
+            if cut := len(whole.messages) - len(conversation.messages):
+                result.fixes.append(Fix(whole.place, f"the {cut} oldest messages were cut"))
+        fault = _fault(tokenizer, conversation, rendered, max_length)
+        if fault is not None:
+            result.faults.append(fault)
+        else:
+            result.conversations.append(conversation)
+            result.rendered.append(rendered)
+    return result
+
+
+def read_train_on(train_on: str, too_long: str) -> tuple[TrainOn, TooLong]:
+    """The two choices from what a person typed; raises ConfigError for other words."""
+    if train_on not in get_args(TrainOn):
+        raise ConfigError(f"--train-on {train_on}: choose {' or '.join(get_args(TrainOn))}")
+    if too_long not in get_args(TooLong):
+        raise ConfigError(f"--too-long {too_long}: choose {' or '.join(get_args(TooLong))}")
+    return cast(TrainOn, train_on), cast(TooLong, too_long)
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    train_on: TrainOn,
+    faults: list[Fault],
+) -> Iterator[tuple[Conversation, Rendered]]:
+    """All at once where the template takes them; one by one, noting those that it refuses, where it does not."""
+    try:
+        yield from zip(conversations, list(render_many(tokenizer, conversations, train_on)), strict=True)
+    except DataError:
+        for conversation in conversations:
+            try:
+                rendered = render(tokenizer, conversation, train_on)
+            except DataError as error:
+                faults.append(
+                    Fault("refused", conversation.place, str(error).removeprefix(f"{conversation.place}: "))
+                )
+            else:
+                yield conversation, rendered
+
+
+def _fault(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, rendered: Rendered, max_length: int | None
+) -> Fault | None:
+    length, place = len(rendered.ids), conversation.place
+    if max_length is not None and length > max_length:
+        return Fault("too-long", place, f"it has {length:,} tokens, and {max_length:,} are the most")
+    if not rendered.learnt[1:].any():
+        return Fault("nothing-learnt", place, f"none of its {length:,} tokens is learnt")
+    # Where learning ends, the last token learnt must be the one that generation stops at.
+    ends = rendered.learnt.copy()
+    ends[:-1] &= ~rendered.learnt[1:]
+    if (rendered.ids[ends] != tokenizer.eos_token_id).any():
+        return Fault("end-not-learnt", place, f"an answer in it does not end with {tokenizer.eos_token}")
+    return None
+
+
+def _cut_turns(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, train_on: TrainOn, max_length: int
+) -> tuple[Conversation, Rendered] | None:
+    """The conversation from the earliest exchange on with which it fits, system messages kept; None where none does."""
+    messages = conversation.messages
+    users = [number for number, message in enumerate(messages) if message.role == "user"]
+    leading = messages[: users[0]] if users else messages
+    low, high = 1, len(users)  # the exchange to begin with, by bisection: fewer exchanges are never longer
+    found = None
+    while low < high:
+        middle = (low + high) // 2
+        shorter = conversation.with_messages([*leading, *messages[users[middle] :]])
+        rendered = render(tokenizer, shorter, train_on)
+        if len(rendered.ids) <= max_length:
+            found, high = (shorter, rendered), middle
+        else:
+            low = middle + 1
+    return found

@@ -1,0 +1,78 @@
+"""The report of a chat evaluation: chat_report.json for programs, chat_report.html for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mm_rec.runs.files import write_json, write_text
+
+JSON_NAME, PAGE_NAME = "chat_report.json", "chat_report.html"
+SHOWN = 5  # answers of a category on the page
+
+# (figure, its title, how it is written)
+NEARNESS = (
+    ("bleu", "BLEU", "{:.1f}"),
+    ("chrf", "chrF", "{:.1f}"),
+    ("rouge_1", "ROUGE-1", "{:.3f}"),
+    ("rouge_2", "ROUGE-2", "{:.3f}"),
+    ("rouge_l", "ROUGE-L", "{:.3f}"),
+    ("exact_match", "exact", "{:.1%}"),
+    ("calls_right", "calls right", "{:.1%}"),
+    ("token_accuracy", "right tokens", "{:.1%}"),
+    ("loss", "loss", "{:.3f}"),
+    ("perplexity", "perplexity", "{:,.2f}"),
+    ("judge", "judge", "{:.2f}"),
+)
+MANNER = (
+    ("stop_rate", "ended", "{:.1%}"),
+    ("format_rate", "form kept", "{:.1%}"),
+    ("tokens", "tokens", "{:,.1f}"),
+    ("words", "words", "{:,.1f}"),
+    ("reference_words", "words given", "{:,.1f}"),
+    ("distinct_1", "distinct words", "{:.1%}"),
+    ("distinct_2", "distinct pairs", "{:.1%}"),
+    ("repeated_4grams", "repeated 4-grams", "{:.1%}"),
+)
+
+
+def write_chat_report(report: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Write both forms of what `evaluate_chat` returned, with `model` and `files` beside it; returns their paths."""
+    values, page = folder / JSON_NAME, folder / PAGE_NAME
+    write_json(values, dict(report))
+    write_text(page, render_page(report))
+    return values, page
+
+
+def render_page(report: Mapping[str, Any]) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    samples: dict[str, list[Any]] = {}
+    for answer in report["answers"]:
+        of_category = samples.setdefault(answer["category"], [])
+        if len(of_category) < SHOWN:
+            of_category.append(answer)
+    tables = {
+        "Beside the given answers": measured(report, NEARNESS),
+        "The replies by themselves": measured(report, MANNER),
+    }
+    return environment.get_template(PAGE_NAME).render(
+        report=report, tables=tables, samples=dict(sorted(samples.items())), show=show
+    )
+
+
+def measured(report: Mapping[str, Any], columns: tuple[tuple[str, str, str], ...]) -> tuple[Any, ...]:
+    """Those of some columns in which the report has a figure."""
+    return tuple(column for column in columns if report["total"][column[0]] is not None)
+
+
+def show(value: float | None, form: str) -> str:
+    """A figure as it is written; a dash where there is none."""
+    return "–" if value is None else form.format(value)

@@ -1,0 +1,319 @@
+"""The conversations of a run: read, checked, held out, packed; and the text that keeps its base in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from mm_rec.data.batches import PackedSequences
+from mm_rec.data.conversations.conversation import Conversation
+from mm_rec.data.conversations.faults import REMEDIES as READING_REMEDIES
+from mm_rec.data.conversations.faults import Fault, Fix, describe, describe_fixes
+from mm_rec.data.conversations.packing import (
+    ConversationBatches,
+    PackedConversations,
+    RowSource,
+    TextRows,
+    pack,
+)
+from mm_rec.data.conversations.preflight import REMEDIES, preflight
+from mm_rec.data.conversations.reading import read_conversations
+from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.mixing import Mixture, group_sources
+from mm_rec.data.prepare import PreparedCorpus
+from mm_rec.data.split import plan_split
+from mm_rec.errors import ConfigError, DataError
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.presets import Size
+from mm_rec.pipeline.recipe import SftSection
+from mm_rec.tokenizers.chat_template import layout_of
+from mm_rec.training.config import TrainingConfig
+from mm_rec.training.loop import Batches, Reporter
+
+_TEXT = "text of the base"  # in the mixture; no source of conversations can have a name with spaces
+_LONGEST_ROW = 2048  # tokens, where a model with a state may go on in the next row
+_WASTE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class RunConversations:
+    """What a fine-tuning run reads: rendered conversations by source, those held out, and perhaps text of the base."""
+
+    tokenizer: PreTrainedTokenizerBase
+    section: SftSection
+    train: Mapping[str, list[Rendered]]
+    held_out: list[Rendered]
+    held_out_conversations: list[Conversation]
+    text: PreparedCorpus | None
+    seq_len: int
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Positions of an epoch of each source, padding included, so that epochs are counted as they are read."""
+        rows = {name: self._packed(rendered, 1).rows for name, rendered in self.train.items()}
+        tokens = {name: count * self.seq_len for name, count in rows.items()}
+        share = self.section.text_share
+        return tokens if not share else {**tokens, _TEXT: round(sum(tokens.values()) * share / (1 - share))}
+
+    def longest(self, config: TrainingConfig) -> int:
+        """Tokens of the longest document that the model reads."""
+        return max(self.longest_conversation, config.seq_len if self.section.text_share else 0)
+
+    @property
+    def longest_conversation(self) -> int:
+        """Tokens of the longest conversation."""
+        return max(len(one.ids) for rendered in self.train.values() for one in rendered)
+
+    @property
+    def carries(self) -> bool:
+        """Whether a conversation goes on from row to row."""
+        return self.longest_conversation > self.seq_len
+
+    def batches(self, config: TrainingConfig) -> Batches:
+        """The run's batches from its first step on."""
+        packed = {name: self._packed(one, config.accumulation) for name, one in self.train.items()}
+        return ConversationBatches(
+            {**packed, **self._text_rows(config)},
+            self._mixture(config),
+            config.seq_len,
+            config.micro_batch,
+            config.accumulation,
+            config.seed,
+            pad_id(self.tokenizer),
+            self.carries,
+        )
+
+    def packed_held_out(self) -> PackedConversations:
+        """The held-out conversations, each whole in a row."""
+        return PackedConversations(self.held_out, max(self.seq_len, *(len(one.ids) for one in self.held_out)))
+
+    def _packed(self, rendered: Sequence[Rendered], accumulation: int) -> PackedConversations:
+        longest = max(len(one.ids) for one in rendered)
+        return PackedConversations(rendered, self.seq_len, max(accumulation, -(-longest // self.seq_len)))
+
+    def _text_rows(self, config: TrainingConfig) -> dict[str, RowSource]:
+        if not self.section.text_share or self.text is None:
+            return {}
+        return {_TEXT: TextRows(PackedSequences(self.text.train, config.seq_len), config.accumulation)}
+
+    def _mixture(self, config: TrainingConfig) -> Mixture:
+        """Sources by their rows times their weight; text by its share of all."""
+        weights = {source.name: source.weight for source in self.section.data}
+        shares = {
+            name: weights[name] * len(self._packed(rendered, config.accumulation))
+            for name, rendered in self.train.items()
+        }
+        if not any(shares.values()):
+            raise ConfigError("every source of conversations weighs 0. Give one of them a weight")
+        if self.section.text_share:
+            share = self.section.text_share
+            shares[_TEXT] = sum(shares.values()) * share / (1 - share)
+        return Mixture(list(shares), [(0, list(shares.values()))])
+
+    def describe(self, config: TrainingConfig, size: Size) -> list[str]:
+        """What is read of each source, and how full the rows are."""
+        packed = {name: self._packed(one, config.accumulation) for name, one in self.train.items()}
+        rows = config.steps * config.micro_batch
+        lines = []
+        if len(packed) + bool(self.section.text_share) > 1:
+            lines += [
+                f"{name}: {share:.1%} of the rows"
+                for name, share in self._mixture(config).shares(rows).items()
+            ]
+        waste = 1 - sum(one.tokens for one in packed.values()) / sum(
+            len(one) * config.accumulation * config.seq_len for one in packed.values()
+        )
+        lines.append(f"rows of {config.seq_len:,} tokens, {waste:.2%} of them padding")
+        if self.carries:
+            lines.append("conversations longer than a row go on in the next one, with the model's state")
+        return lines
+
+    def card_lines(self, config: TrainingConfig) -> list[str]:
+        """The data in a few lines, for the model card."""
+        layout = layout_of(self.tokenizer)
+        lines = [
+            f"{name}: {len(rendered):,} conversations, {sum(len(one.ids) for one in rendered):,} tokens, "
+            f"{sum(int(one.learnt.sum()) for one in rendered):,} of them learnt"
+            for name, rendered in self.train.items()
+        ]
+        lines.append(f"held out: {len(self.held_out):,} conversations")
+        lines.append(f"chat layout: {layout.name if layout else 'the base model’s own'}")
+        if self.section.text_share:
+            lines.append(f"{self.section.text_share:.0%} of the rows are text of the base")
+        return lines
+
+    def record(self) -> dict[str, Any]:
+        """Where the data came from, for the run's lineage."""
+        return {
+            "conversations": {
+                name: {
+                    "files": [source.path for source in self.section.data if source.name == name],
+                    "conversations": len(rendered),
+                    "sha256": _digest(rendered),
+                }
+                for name, rendered in self.train.items()
+            },
+            "held_out": {"conversations": len(self.held_out), "sha256": _digest(self.held_out)},
+            "text": None if self.text is None else self.text.train.fingerprint,
+        }
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills rows: that of padding, which every tokenizer that was prepared for chat has."""
+    assert tokenizer.pad_token_id is not None
+    return int(tokenizer.pad_token_id)
+
+
+def read_run_conversations(
+    section: SftSection,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    text: PreparedCorpus | None,
+    reporter: Reporter,
+) -> RunConversations:
+    """Read, check and split everything; raises DataError that lists every problem once, with nothing trained."""
+    if not section.data:
+        raise ConfigError(
+            "no conversations to train on: name files, for example `mmrec sft chats.jsonl --from RUN`"
+        )
+    reader = _Reader(section, tokenizer, _context(section, config))
+    train = {}
+    for name, paths in group_sources(section.data).items():
+        source = next(one for one in section.data if one.name == name)
+        train[name] = reader.read(paths, source.format, source.fields)
+    if section.validation:
+        held = reader.read(section.validation)
+        texts = {one.text for _, one in held}
+        train = {name: [pair for pair in pairs if pair[1].text not in texts] for name, pairs in train.items()}
+    reader.finish(reporter)
+    if not section.validation:
+        train, held = _held_out(train, section.validation_fraction)
+    for name, pairs in train.items():
+        if not pairs:
+            raise DataError(f"no conversation of {name!r} is left to train on. Give more, or hold out fewer")
+    lengths = [len(one.ids) for pairs in train.values() for _, one in pairs]
+    reporter.say(
+        f"{len(lengths):,} conversations to train on, {len(held):,} held out; {sum(lengths):,} tokens, "
+        f"{sum(int(one.learnt.sum()) for pairs in train.values() for _, one in pairs):,} of them learnt; "
+        f"the longest has {max(lengths):,}"
+    )
+    return RunConversations(
+        tokenizer=tokenizer,
+        section=section,
+        train={name: [one for _, one in pairs] for name, pairs in train.items()},
+        held_out=[one for _, one in held],
+        held_out_conversations=[conversation for conversation, _ in held],
+        text=text,
+        seq_len=section.seq_len or _row_length(lengths, isinstance(config, MMRecConfig)),
+    )
+
+
+Pairs = list[tuple[Conversation, Rendered]]
+
+
+class _Reader:
+    """Reads sources one after the other and gathers everything that is wrong with them."""
+
+    def __init__(self, section: SftSection, tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
+        self.section, self.tokenizer, self.context = section, tokenizer, context
+        self.faults: list[Fault] = []
+        self.fixes: list[Fix] = []
+
+    def read(
+        self, paths: Sequence[str], format_name: str | None = None, fields: Mapping[str, str] | None = None
+    ) -> Pairs:
+        """The conversations of some paths that can be learnt from."""
+        section = self.section
+        found = read_conversations(
+            paths,
+            format_name=format_name,
+            fields=fields,
+            fix=section.fix,
+            special_tokens=self.tokenizer.all_special_tokens,
+        )
+        checked = preflight(
+            self.tokenizer, found.conversations, section.train_on, self.context, section.too_long
+        )
+        self.faults += found.problems
+        self.fixes += [*found.fixes, *checked.fixes]
+        if section.fix:
+            self.fixes += [Fix(fault.place, f"left out: {fault.message}") for fault in checked.faults]
+        else:
+            self.faults += checked.faults
+        return list(zip(checked.conversations, checked.rendered, strict=True))
+
+    def finish(self, reporter: Reporter) -> None:
+        """Say what was mended; raise DataError where anything is wrong."""
+        if self.fixes:
+            reporter.say(describe_fixes(self.fixes))
+        if self.faults:
+            raise DataError(
+                f"nothing was trained: there are {len(self.faults):,} problems in the conversations.\n"
+                + describe(self.faults, {**READING_REMEDIES, **REMEDIES})
+            )
+
+
+def _context(section: SftSection, config: PreTrainedConfig) -> int | None:
+    """The most tokens of a conversation: asked for, the model's limit, or none."""
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    if section.max_length is not None and limit is not None and section.max_length > limit:
+        raise ConfigError(
+            f"--max-length {section.max_length:,} is over this model's context of {limit:,} tokens"
+        )
+    if section.max_length is not None or isinstance(config, MMRecConfig):
+        return section.max_length
+    # Without a state a conversation must stand whole in a row.
+    return section.seq_len if limit is None else min(limit, section.seq_len or limit)
+
+
+def _held_out(train: dict[str, Pairs], fraction: float) -> tuple[dict[str, Pairs], Pairs]:
+    """Hold out conversations by the hash of their text, over all sources, so that the same one is on one side."""
+    split = plan_split((one.text for pairs in train.values() for _, one in pairs), fraction)
+    sides: dict[bool, dict[str, Pairs]] = {
+        side: {
+            name: [pair for pair in pairs if split.is_validation(pair[1].text) == side]
+            for name, pairs in train.items()
+        }
+        for side in (False, True)
+    }
+    return sides[False], [pair for pairs in sides[True].values() for pair in pairs]
+
+
+def _row_length(lengths: Sequence[int], carries: bool) -> int:
+    """The smallest power of two from 256 on that wastes under 2 %; not below the longest unless a state is carried."""
+    longest = max(lengths)
+    least = min(longest, _LONGEST_ROW) if carries else longest
+    first = 256
+    while first < least:
+        first *= 2
+    best, best_waste = first, 1.0
+    for seq_len in (first, 2 * first, 4 * first, 8 * first):
+        short = [length for length in lengths if length <= seq_len]
+        waste = 1 - sum(short) / (len(pack(short, seq_len)) * seq_len) if short else 0.0
+        if waste < _WASTE:
+            return seq_len
+        if waste < best_waste:
+            best, best_waste = seq_len, waste
+    return best
+
+
+def _digest(rendered: Sequence[Rendered]) -> str:
+    digest = hashlib.sha256()
+    for one in rendered:
+        digest.update(one.ids.tobytes())
+        digest.update(one.learnt.tobytes())
+    return digest.hexdigest()
+
+
+def base_text(start_from: str) -> Path | None:
+    """The prepared text of the run that a model came from; None where it is not there."""
+    path = Path(start_from)
+    for run in (path, path.parent, path.parent.parent):
+        if (run / "data" / "split.json").is_file():
+            return run / "data"
+    return None

@@ -1,0 +1,74 @@
+"""A whole recipe: its stages one after the other, each from the model of the one before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mm_rec.config import dump_yaml
+from mm_rec.errors import ConfigError
+from mm_rec.pipeline.pretrain import pretrain
+from mm_rec.pipeline.recipe import Recipe, SftSection, read_recipe
+from mm_rec.pipeline.sft import sft
+from mm_rec.pipeline.stage import Outcome
+from mm_rec.runs.directory import RECIPE
+from mm_rec.runs.files import write_text
+from mm_rec.training.loop import Reporter
+
+PRETRAIN = "pretrain"
+_TUNING = ("instruct", "sft")
+
+
+def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter) -> Outcome:
+    """Run the stages that a recipe has, each in a folder of its own name; a later call goes on where one stopped.
+
+    Pre-training is a stage where there is text for it. Raises ConfigError where the folder holds the run of another
+    recipe, or where there is no stage.
+    """
+    stages = _stages(recipe)
+    if not stages:
+        raise ConfigError(
+            "this recipe has no stage to run: give it data.sources to pre-train on, or a section instruct or sft"
+        )
+    _keep(recipe, folder)
+    before: Path | None = None
+    for number, stage in enumerate(stages, start=1):
+        place = folder / stage
+        reporter.say(f"stage {number} of {len(stages)}: {stage}, in {place}")
+        begun = (
+            read_recipe(place / RECIPE) if (place / RECIPE).is_file() else _for_stage(recipe, stage, before)
+        )
+        outcome = (
+            pretrain(begun, place, reporter)
+            if stage == PRETRAIN
+            else sft(begun, place, reporter, section=stage)
+        )
+        if outcome.ended == "stopped":
+            return outcome
+        before = place
+    return outcome
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    first = [PRETRAIN] if recipe.data.sources or recipe.data.prepared else []
+    return first + [name for name in _TUNING if getattr(recipe, name) is not None]
+
+
+def _for_stage(recipe: Recipe, stage: str, before: Path | None) -> Recipe:
+    """The recipe of one stage: what comes after it is left out, and it starts from the stage before."""
+    if stage == PRETRAIN:
+        return recipe.changed(instruct=None, sft=None)
+    section: SftSection = getattr(recipe, stage)
+    if section.start_from is None and before is not None:
+        section = section.changed(start_from=str(before))
+    return Recipe.read({"name": recipe.name, "seed": recipe.seed, stage: section})
+
+
+def _keep(recipe: Recipe, folder: Path) -> None:
+    """Write the recipe into the folder, or see that it is the one that stands there."""
+    text = dump_yaml(recipe)
+    if (folder / RECIPE).is_file():
+        if (folder / RECIPE).read_text(encoding="utf-8") != text:
+            raise ConfigError(f"{folder} is the run of another recipe. Give this one another --name")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RECIPE, text)

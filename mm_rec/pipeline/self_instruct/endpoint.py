@@ -1,0 +1,151 @@
+"""One question at a time to a model behind an OpenAI-compatible endpoint; what goes wrong says what to change."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from mm_rec.errors import ConfigError, DataError, MissingExtraError, UserError
+
+if TYPE_CHECKING:
+    from openai import APIError, APIStatusError
+
+MAX_TOKENS = 1024  # of a reply
+_TIMEOUT = 300.0  # seconds for a reply: a model on a CPU is slow
+# The client waits for what Retry-After says (up to two minutes), otherwise for 0.5, 1, 2 … 8 seconds.
+_RETRIES = 6
+_SHOWN = 300  # characters of a server's own message
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model wrote; `cut_off` where it reached MAX_TOKENS."""
+
+    text: str
+    cut_off: bool
+
+
+class ChatEndpoint:
+    """A model behind `POST URL/chat/completions`. Threads may ask it at the same time.
+
+    The key is read from the environment variable `key_variable` and kept nowhere else; a server of one's own often
+    needs none. Rate limits (429), server errors and lost connections are retried a bounded number of times.
+    """
+
+    def __init__(
+        self, url: str, model: str, *, key_variable: str = "OPENAI_API_KEY", temperature: float = 0.7
+    ) -> None:
+        _require_plain(url)
+        self.url = url.rstrip("/")
+        self.model = model
+        self._variable = key_variable
+        self._key = os.environ.get(key_variable, "").strip()
+        self._temperature = temperature
+        self._openai = _import_openai()
+        self._client = self._openai.OpenAI(
+            base_url=self.url, api_key=self._key or "none", timeout=_TIMEOUT, max_retries=_RETRIES
+        )
+
+    def ask(self, prompt: str) -> Reply:
+        """The reply to one user message; raises ConfigError or DataError with the remedy where none can be had."""
+        try:
+            completion = self._client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=self._temperature,
+                max_tokens=MAX_TOKENS,
+            )
+        except self._openai.APIError as error:
+            raise self._explain(error) from error
+        except json.JSONDecodeError as error:
+            raise self._not_openai(error.doc) from error
+        choices = getattr(completion, "choices", None)  # the client does not check what a server sent
+        if not choices:
+            raise self._not_openai(
+                completion if isinstance(completion, str) else completion.to_json(indent=None)
+            )
+        text = choices[0].message.content or ""
+        text = text.rpartition("</think>")[2]  # what a reasoning model thought aloud is no part of its answer
+        text = text.encode(errors="ignore").decode()  # half an emoji, which JSON can hold and a file cannot
+        return Reply(text.strip(), choices[0].finish_reason == "length")
+
+    def _not_openai(self, text: str) -> DataError:
+        return DataError(
+            f"the answer is not a chat completion: {self._shorten(text)} Is this the base URL of an OpenAI-compatible "
+            "API? It usually ends with /v1",
+            self.url,
+        )
+
+    def _explain(self, error: APIError) -> UserError:
+        """The error for a person."""
+        if isinstance(error, self._openai.APIStatusError):
+            return self._explain_status(error)
+        if isinstance(error, self._openai.APITimeoutError):
+            return DataError(
+                f"the model {self.model!r} did not reply within {_TIMEOUT:,.0f} seconds. Is the server overloaded?",
+                self.url,
+            )
+        return ConfigError(
+            f"{self.url}: nothing answers there ({self._shorten(str(error.__cause__ or error))}). "
+            "Is the server running? Check --endpoint, and HTTPS_PROXY and NO_PROXY if there is a proxy"
+        )
+
+    def _explain_status(self, error: APIStatusError) -> UserError:
+        said, status = self._said(error), error.status_code
+        if status == 401:  # its text may hold the key
+            known = "is not set" if not self._key else "holds a key that was refused"
+            return ConfigError(
+                f"{self.url} asks for a key (401): the environment variable {self._variable} {known}. "
+                f"export {self._variable}=…, or name another variable with --api-key-env"
+            )
+        if status == 403:
+            return ConfigError(f"{self.url} does not let this key use {self.model!r} (403){said}")
+        if status == 404:
+            return ConfigError(
+                f"{self.url}/chat/completions was not found, or has no model {self.model!r} (404){said}. "
+                f"Check --endpoint (it usually ends with /v1) and --model; {self.url}/models lists the models"
+            )
+        if status == 429:
+            wait = error.response.headers.get("retry-after")
+            when = f"in {wait} seconds" if wait else "later"
+            return DataError(f"the limit of requests is reached (429){said}. Try again {when}", self.url)
+        if status >= 500:
+            return DataError(
+                f"the server failed ({status}), also after {_RETRIES} more tries{said}", self.url
+            )
+        return ConfigError(f"{self.url} refused the request for {self.model!r} ({status}){said}")
+
+    def _said(self, error: APIStatusError) -> str:
+        """What the server says of its error, after a colon; "" where it says nothing."""
+        message = error.body.get("message") if isinstance(error.body, dict) else error.body
+        text = self._shorten(str(message or error.response.text)).rstrip(".")
+        return f": {text}" if text else ""
+
+    def _shorten(self, text: str) -> str:
+        """A server's own words on one line, without the key."""
+        text = " ".join(text.split())
+        text = text.replace(self._key, "…") if self._key else text
+        return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _require_plain(url: str) -> None:
+    """Raise ConfigError unless a URL is http(s) and free of secrets: it is written into every row."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigError(f"--endpoint {url!r} is not a URL such as http://localhost:8000/v1")
+    if "@" in parts.netloc or parts.query:
+        raise ConfigError(
+            "--endpoint holds a password or a query, and it is written into every row. "
+            "Put the key into the environment variable that --api-key-env names"
+        )
+
+
+def _import_openai() -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise MissingExtraError("asking a model behind an endpoint", "client") from error
+    return openai

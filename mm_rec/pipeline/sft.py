@@ -1,0 +1,228 @@
+"""Fine-tuning on conversations, for instructions or chat: base → tokenizer with a chat layout → answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.data.corpus import Corpus
+from mm_rec.data.prepare import PreparedCorpus, open_prepared, plan_sources, prepare_corpus
+from mm_rec.errors import ConfigError
+from mm_rec.evaluation.answers import sample_answers, score_answers
+from mm_rec.evaluation.perplexity import evaluate_corpus
+from mm_rec.models.forward import require_documents_apart
+from mm_rec.models.loading import find_model, load_model_and_tokenizer
+from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
+from mm_rec.pipeline.conversations import RunConversations, base_text, pad_id, read_run_conversations
+from mm_rec.pipeline.derive import batch_shape
+from mm_rec.pipeline.recipe import Recipe, SftSection
+from mm_rec.pipeline.stage import Outcome, Stage, run_stage
+from mm_rec.runs.files import read_json, write_json
+from mm_rec.runtime import Precision
+from mm_rec.tokenizers.chat_template import prepare_for_chat, require_template
+from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
+from mm_rec.training.checkpoint import Checkpoint
+from mm_rec.training.config import TrainingConfig
+from mm_rec.training.loop import Reporter, Validation
+from mm_rec.training.objectives import carried_next_token, next_token
+
+FORGETTING = "forgetting.json"
+SAMPLES = "samples.jsonl"
+_EPOCHS = 3.0
+_TEXT_ROWS = 64  # of the base's held-out text, measured at each validation
+_TEXT_SEQ_LEN = 512
+
+
+def sft(
+    recipe: Recipe,
+    run: Path,
+    reporter: Reporter,
+    on_event: Callable[[str, int], None] | None = None,
+    section: str = "sft",
+) -> Outcome:
+    """Fine-tune in a run folder, or go on where an earlier call of it was stopped or killed.
+
+    `section` is the recipe's: "instruct" or "sft".
+    """
+    chosen: SftSection | None = getattr(recipe, section)
+    if chosen is None or chosen.start_from is None:
+        raise ConfigError(
+            "no model to fine-tune: name one, for example `mmrec sft chats.jsonl --from runs/tiny`"
+        )
+    return run_stage(recipe, section, run, reporter, partial(_prepare, chosen), on_event)
+
+
+def _prepare(
+    section: SftSection, run: Path, reporter: Reporter, device: torch.device, checkpoint: Checkpoint | None
+) -> Stage:
+    """Model, tokenizer with its layout, conversations, and the text that must not be forgotten."""
+    assert section.start_from is not None
+    base = section.start_from
+    if checkpoint is not None:
+        model, tokenizer = load_model_and_tokenizer(checkpoint.model_folder)
+        original = load_tokenizer(find_model(base))
+    else:
+        model, tokenizer = load_model_and_tokenizer(base)
+        original = load_tokenizer(find_model(base))
+        _adopt_layout(model, tokenizer, section, reporter)
+    require_documents_apart(model)
+    text = _text(section, tokenizer, original, run, reporter)
+    data = read_run_conversations(section, tokenizer, model.config, text, reporter)
+    if data.carries:
+        # A whole conversation is read within one step, so that a step is all that a checkpoint must remember.
+        micro, accumulation = batch_shape(section, model.config.hidden_size, data.seq_len)
+        rows = -(-data.longest_conversation // data.seq_len)
+        section = section.changed(
+            batch_size=micro,
+            accumulation=max(accumulation, rows),
+            compile=False,
+            gradient_checkpointing=False,
+        )
+    if (
+        section.steps is None
+        and section.epochs is None
+        and section.minutes is None
+        and section.tokens is None
+    ):
+        section = section.changed(epochs=_EPOCHS)
+    model = model.to(device)  # type: ignore[arg-type]
+
+    def validation(settings: TrainingConfig, precision: Precision) -> Validation:
+        return _Validation(run, reporter, tokenizer, data, text, settings, precision, model)
+
+    return Stage(
+        model=model,
+        tokenizer=tokenizer,
+        data=data,
+        section=section.changed(seq_len=data.seq_len),
+        objective=carried_next_token if data.carries else next_token,
+        validation=validation,
+        base=base,
+        continued=True,
+        inputs={**data.record(), "model": str(find_model(base))},
+        forgetting=lambda: read_json(run / FORGETTING) if (run / FORGETTING).is_file() else None,
+    )
+
+
+def _adopt_layout(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, section: SftSection, reporter: Reporter
+) -> None:
+    """Give tokenizer and model the chat layout that was asked for; the tokenizer's own stays where none was."""
+    layout = section.template
+    if layout == "auto" and tokenizer.chat_template:
+        require_template(tokenizer)
+        layout_tokens: list[str] = []
+    else:
+        layout_tokens = prepare_for_chat(tokenizer, "default" if layout == "auto" else layout)
+    if layout_tokens:
+        reporter.say(f"special tokens of the chat layout added: {' '.join(layout_tokens)}")
+    enlarge_vocabulary(model, tokenizer, reporter.say)
+    adopt_tokenizer(model, tokenizer)
+
+
+def _text(
+    section: SftSection,
+    tokenizer: PreTrainedTokenizerBase,
+    original: PreTrainedTokenizerBase,
+    run: Path,
+    reporter: Reporter,
+) -> PreparedCorpus | None:
+    """Text of the kind that the base was trained on: named, or that of the base's own run where it is there."""
+    if section.text:
+        plan = plan_sources(section.text)
+        return prepare_corpus(plan, tokenizer, run / "data")
+    assert section.start_from is not None
+    found = base_text(section.start_from)
+    if found is not None:
+        prepared = open_prepared(found)
+        # Tokens may have been added since; the ids of those that were there are the same.
+        if prepared.train.header.tokenizer in (fingerprint(tokenizer), fingerprint(original)):
+            reporter.say(f"what the base forgets is measured on the held-out text of {found}")
+            return prepared
+    if section.text_share:
+        raise ConfigError(
+            "a share of pre-training text was asked for, and the base's own text is not beside it. "
+            "Name text with --text FILES"
+        )
+    return None
+
+
+class _Validation:
+    """Validation for the loop: learnt tokens of held-out conversations, the base's text, and answers to look at."""
+
+    def __init__(
+        self,
+        run: Path,
+        reporter: Reporter,
+        tokenizer: PreTrainedTokenizerBase,
+        data: RunConversations,
+        text: PreparedCorpus | None,
+        settings: TrainingConfig,
+        precision: Precision,
+        model: PreTrainedModel,
+    ) -> None:
+        self.run, self.reporter, self.tokenizer, self.data = run, reporter, tokenizer, data
+        self.settings, self.precision = settings, precision
+        self.packed = data.packed_held_out()
+        self.text: Corpus | None = None if text is None else text.validation
+        self.before = self._remember(model)
+
+    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
+        """Measure; `loss` is over learnt tokens alone, `base_bits_per_byte` that of the base's text."""
+        scores = score_answers(
+            model, self.packed, pad_id(self.tokenizer), self.settings.micro_batch, self.precision.dtype
+        )
+        figures = {"loss": scores.loss, "token_accuracy": scores.token_accuracy}
+        if self.text is not None:
+            figures["base_bits_per_byte"] = self._text_bits(model)
+            write_json(self.run / FORGETTING, {"before": self.before, "after": figures["base_bits_per_byte"]})
+        self._show_answers(model)
+        return figures
+
+    def _remember(self, model: PreTrainedModel) -> float | None:
+        """Bits a byte of the base's text before the first step, measured once."""
+        if self.text is None:
+            return None
+        if (self.run / FORGETTING).is_file():
+            return float(read_json(self.run / FORGETTING)["before"])
+        before = self._text_bits(model)
+        write_json(self.run / FORGETTING, {"before": before, "after": None})
+        self.reporter.say(f"held-out text of the base, before: {before:.4f} bits a byte")
+        return before
+
+    def _text_bits(self, model: PreTrainedModel) -> float:
+        assert self.text is not None
+        seq_len = max(2, min(_TEXT_SEQ_LEN, self.text.tokens))
+        batch = max(1, self.settings.micro_batch * self.settings.seq_len // seq_len)
+        return evaluate_corpus(
+            model,
+            self.text,
+            self.tokenizer,
+            seq_len=seq_len,
+            batch=batch,
+            max_batches=-(-_TEXT_ROWS // batch),
+            dtype=self.precision.dtype,
+        ).bits_per_byte
+
+    def _show_answers(self, model: PreTrainedModel) -> None:
+        """Answer a few held-out questions, show them and write them down."""
+        chosen = self.data.held_out_conversations[: self.data.section.samples]
+        answers = sample_answers(model, self.tokenizer, chosen) if chosen else []
+        rows: list[dict[str, Any]] = []
+        for answer in answers:
+            self.reporter.say(f"  {_short(answer.asked)} → {_short(answer.given)}")
+            rows.append({"asked": answer.asked, "given": answer.given, "expected": answer.expected})
+        if rows:
+            with (self.run / SAMPLES).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"answers": rows}, ensure_ascii=False) + "\n")
+
+
+def _short(text: str, length: int = 90) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
