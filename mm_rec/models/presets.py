@@ -143,8 +143,11 @@ def measure(config: PreTrainedConfig, context: int = 2048) -> Size:
     multiplied = parameters if config.tie_word_embeddings else parameters - table
     if isinstance(config, MMRecConfig):
         return Size(parameters, 2 * multiplied + _mmrec_mixer_flops(config), _mmrec_state_bytes(config), 0)
-    width = config.num_attention_heads * config.head_dim
-    cache = 4 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    heads: int = config.num_attention_heads
+    # Families that have no such fields (GPT-2) share the width among their heads, each with its own keys and values.
+    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    width = heads * head_dim
+    cache = 4 * 2 * config.num_hidden_layers * getattr(config, "num_key_value_heads", heads) * head_dim
     attended = 2 * 2 * width * config.num_hidden_layers * context // 2
     return Size(parameters, 2 * multiplied + attended, 0, cache)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from mm_rec.config import load_yaml
 from mm_rec.data.batches import PackedSequences
 from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.faults import REMEDIES as READING_REMEDIES
@@ -19,7 +20,7 @@ from mm_rec.data.conversations.packing import (
     PackedConversations,
     RowSource,
     TextRows,
-    pack,
+    row_length,
 )
 from mm_rec.data.conversations.preflight import REMEDIES, preflight
 from mm_rec.data.conversations.reading import read_conversations
@@ -31,13 +32,12 @@ from mm_rec.errors import ConfigError, DataError
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import Size
 from mm_rec.pipeline.recipe import SftSection
+from mm_rec.runs.directory import RECIPE
 from mm_rec.tokenizers.chat_template import layout_of
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.loop import Batches, Reporter
 
 _TEXT = "text of the base"  # in the mixture; no source of conversations can have a name with spaces
-_LONGEST_ROW = 2048  # tokens, where a model with a state may go on in the next row
-_WASTE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def read_run_conversations(
         held_out=[one for _, one in held],
         held_out_conversations=[conversation for conversation, _ in held],
         text=text,
-        seq_len=section.seq_len or _row_length(lengths, isinstance(config, MMRecConfig)),
+        seq_len=section.seq_len or row_length(lengths, isinstance(config, MMRecConfig)),
     )
 
 
@@ -284,24 +284,6 @@ def _held_out(train: dict[str, Pairs], fraction: float) -> tuple[dict[str, Pairs
     return sides[False], [pair for pairs in sides[True].values() for pair in pairs]
 
 
-def _row_length(lengths: Sequence[int], carries: bool) -> int:
-    """The smallest power of two from 256 on that wastes under 2 %; not below the longest unless a state is carried."""
-    longest = max(lengths)
-    least = min(longest, _LONGEST_ROW) if carries else longest
-    first = 256
-    while first < least:
-        first *= 2
-    best, best_waste = first, 1.0
-    for seq_len in (first, 2 * first, 4 * first, 8 * first):
-        short = [length for length in lengths if length <= seq_len]
-        waste = 1 - sum(short) / (len(pack(short, seq_len)) * seq_len) if short else 0.0
-        if waste < _WASTE:
-            return seq_len
-        if waste < best_waste:
-            best, best_waste = seq_len, waste
-    return best
-
-
 def _digest(rendered: Sequence[Rendered]) -> str:
     digest = hashlib.sha256()
     for one in rendered:
@@ -311,9 +293,15 @@ def _digest(rendered: Sequence[Rendered]) -> str:
 
 
 def base_text(start_from: str) -> Path | None:
-    """The prepared text of the run that a model came from; None where it is not there."""
+    """The prepared text of the run that a model came from, also by way of fine-tuning; None where it is not there."""
     path = Path(start_from)
     for run in (path, path.parent, path.parent.parent):
         if (run / "data" / "split.json").is_file():
             return run / "data"
+        if (run / RECIPE).is_file():
+            values = load_yaml(run / RECIPE)
+            tuned = [values[name] for name in ("instruct", "sft") if values.get(name)]
+            return (
+                base_text(tuned[0]["start_from"]) if len(tuned) == 1 and tuned[0].get("start_from") else None
+            )
     return None

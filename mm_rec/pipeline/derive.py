@@ -168,7 +168,8 @@ def require_memory(size: Size, config: TrainingConfig, model: PreTrainedConfig, 
     """An estimate of the bytes that training needs; raises ConfigError where the machine has less."""
     slots = 12 if config.optimizer == "muon" else 16  # float32 weights, gradients, one or two moments
     layers = 2 if config.gradient_checkpointing else model.num_hidden_layers
-    per_token = 2 * layers * (16 * model.hidden_size + 4 * model.intermediate_size)
+    intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
+    per_token = 2 * layers * (16 * model.hidden_size + 4 * intermediate)
     needed = int(slots * size.parameters + per_token * config.micro_batch * config.seq_len)
     if needed > available:
         raise ConfigError(

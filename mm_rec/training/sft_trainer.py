@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.chat_format import Messages, read_messages
+from mm_rec.data.conversations.checks import check
 from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.faults import FaultError
 from mm_rec.data.conversations.preflight import preflight
@@ -89,6 +90,8 @@ class SFTTrainer:
 
     def _batch(self, conversation: Conversation) -> dict[str, torch.Tensor]:
         """The conversation as one row: `input_ids` and `labels` (1, T) int64."""
+        if faults := check(conversation, self.tokenizer.all_special_tokens):
+            raise FaultError(faults)
         checked = preflight(
             self.tokenizer, [conversation], max_length=self.config.max_length, too_long="turns"
         )

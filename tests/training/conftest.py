@@ -1,6 +1,7 @@
 """A small corpus, as the data layer writes it, and a tokenizer that needs no training."""
 
 import pytest
+from small_models import build_model, tokenizer, tokenizer_folder  # noqa: F401
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -35,10 +36,10 @@ TEXT = [
 def word_tokenizer() -> PreTrainedTokenizerBase:
     """One id a word."""
     words = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", *dict.fromkeys(TEXT)])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<eos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+        tokenizer_object=backend, bos_token="<eos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mm_rec.errors import DataError
 
 _SHOWN = 3  # messages of a kind, and places of a message, that are printed
+_PLACES = 50  # lines that are named at once
 
 # What to do about each kind. Problems of reading (a damaged file …) say so themselves.
 REMEDIES: Mapping[str, str] = {
@@ -92,9 +93,9 @@ def describe(problems: Iterable[Fault], remedies: Mapping[str, str] = REMEDIES) 
             messages.setdefault(fault.message, []).append(fault.place)
         shown = list(messages.items())[:_SHOWN]
         lines += [f"    {message} ({_places(places)})" for message, places in shown]
-        rest = len(found) - sum(len(places) for _, places in shown)
+        rest = [place for places in list(messages.values())[_SHOWN:] for place in places]
         if rest:
-            lines.append(f"    … and {rest:,} more")
+            lines.append(f"    … and {len(rest):,} more ({_places(rest)})")
         if kind in remedies:
             lines.append(f"  → {remedies[kind]}")
     return "\n".join(lines)
@@ -110,14 +111,15 @@ def describe_fixes(fixes: Iterable[Fix]) -> str:
 
 
 def _places(places: Sequence[str]) -> str:
-    """The first few places; the name of a file stands once before its lines."""
+    """The first places, with the file's name where it changes: a.jsonl:7, 12, 30 …"""
+    shown: list[str] = []
+    before = ""
     distinct = list(dict.fromkeys(places))
-    named, before = [], ""
-    for place in distinct[:_SHOWN]:
-        file, colon, line = place.rpartition(":")
-        named.append(line if colon and file == before else place)
+    for place in distinct[:_PLACES]:
+        file, _, line = place.rpartition(":")
+        shown.append(line if file and file == before else place)
         before = file
-    return ", ".join(named) + " …" * (len(distinct) > _SHOWN)
+    return ", ".join(shown) + (" …" if len(distinct) > _PLACES else "")
 
 
 def nearest(name: str, known: Sequence[str], others: Sequence[str] = ()) -> str:

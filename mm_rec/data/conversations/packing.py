@@ -28,6 +28,8 @@ from mm_rec.data.mixing import Mixture, source_seed
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.models.cross_entropy import IGNORED
 
+LONGEST_ROW = 2048  # tokens, where a model with a state may go on in the next row
+MOST_WASTE = 0.02
 PADDING = -1  # the document id of padding; it is a document, so what stands before it is not seen from it
 
 Ids = NDArray[np.int64]
@@ -60,6 +62,24 @@ def pack(lengths: Sequence[int], capacity: int, begun: Sequence[int] = ()) -> li
         by_space.setdefault(space - size, []).append(chosen)
         spaces |= 1 << space - size
     return bins
+
+
+def row_length(lengths: Sequence[int], carries: bool) -> int:
+    """The smallest power of two from 256 on that wastes under 2 %; not below the longest unless a state is carried."""
+    longest = max(lengths)
+    least = min(longest, LONGEST_ROW) if carries else longest
+    first = 256
+    while first < least:
+        first *= 2
+    best, best_waste = first, 1.0
+    for seq_len in (first, 2 * first, 4 * first, 8 * first):
+        short = [length for length in lengths if length <= seq_len]
+        waste = 1 - sum(short) / (len(pack(short, seq_len)) * seq_len) if short else 0.0
+        if waste < MOST_WASTE:
+            return seq_len
+        if waste < best_waste:
+            best, best_waste = seq_len, waste
+    return best
 
 
 @dataclass(frozen=True, slots=True)

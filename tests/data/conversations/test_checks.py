@@ -196,10 +196,10 @@ def test_the_list_of_problems_has_each_kind_once_with_count_places_and_remedy():
     problems += [Fault("empty-answer", f"a.jsonl:{line}", f"message {line} is empty") for line in (7, 8, 9)]
     assert describe(problems).splitlines() == [
         "empty-answer: 8 times",
-        "    message 2 (assistant) is empty (a.jsonl:1, 2, 3 …)",
+        "    message 2 (assistant) is empty (a.jsonl:1, 2, 3, 4, 5)",
         "    message 7 is empty (a.jsonl:7)",
         "    message 8 is empty (a.jsonl:8)",
-        "    … and 1 more",
+        "    … and 1 more (a.jsonl:9)",
         f"  → {REMEDIES['empty-answer']}",
         "not-json: once",
         "    this row is not JSON (b.jsonl:9)",

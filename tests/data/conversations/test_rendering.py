@@ -1,0 +1,191 @@
+"""Ids and mask of a conversation: pinned token by token, and the same whoever asks for them."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from conversations_made import WEATHER, made
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
+from mm_rec.data.conversations.reading import read_conversations
+from mm_rec.data.conversations.rendering import prompt_ids, render, render_many
+from mm_rec.errors import DataError, TokenizerError
+from mm_rec.tokenizers.chat_template import LAYOUTS, parse_reply, prepare_for_chat
+
+END = "<|endoftext|>"
+CALL = '<|tool_call|>{"name": "hava_durumu", "arguments": {"şehir": "Muş"}}'
+
+
+def marked(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, train_on: str = "all") -> str:
+    """The tokens as text, those that are learnt in ⟦ ⟧."""
+    rendered = render(tokenizer, conversation, train_on)
+    runs = groupby(
+        zip(rendered.ids.tolist(), rendered.learnt.tolist(), strict=True), key=lambda pair: pair[1]
+    )
+    texts = ((learnt, tokenizer.decode([token for token, _ in run])) for learnt, run in runs)
+    return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in texts)
+
+
+TALK = Conversation(
+    (
+        ChatMessage("system", "Be kind."),
+        ChatMessage("user", "Hava?"),
+        ChatMessage("assistant", "", (ToolCall("hava_durumu", {"şehir": "Muş"}, "c1"),)),
+        ChatMessage("tool", "3", tool_call_id="c1"),
+        ChatMessage("assistant", "Soğuk."),
+        ChatMessage("user", "Old?"),
+        ChatMessage("assistant", "No.", weight=0),
+    ),
+    (WEATHER,),
+)
+TOOL = json.dumps(WEATHER["function"], ensure_ascii=False)
+MARKED = {
+    "default": f"<|tools|>\n{TOOL}\n{END}\n<|system|>\nBe kind.\n{END}\n<|user|>\nHava?\n{END}\n"
+    f"<|assistant|>\n⟦{CALL}\n{END}⟧\n<|tool|>\n3\n{END}\n<|assistant|>\n⟦Soğuk.\n{END}⟧\n"
+    f"<|user|>\nOld?\n{END}\n<|assistant|>\nNo.\n{END}\n",
+    "chatml": f"{END}<|im_start|>system\nBe kind.\n\nThese functions can be called; each line is one:\n<tools>\n"
+    f'{TOOL}\n</tools>\nA call is written <tool_call>{{"name": the name, "arguments": an object}}</tool_call>.'
+    "<|im_end|>\n<|im_start|>user\nHava?<|im_end|>\n<|im_start|>assistant\n⟦<tool_call>"
+    '{"name": "hava_durumu", "arguments": {"şehir": "Muş"}}</tool_call><|im_end|>⟧\n'
+    "<|im_start|>tool\n3<|im_end|>\n<|im_start|>assistant\n⟦Soğuk.<|im_end|>⟧\n"
+    "<|im_start|>user\nOld?<|im_end|>\n<|im_start|>assistant\nNo.<|im_end|>\n",
+    "llama3": f"{END}<|start_header_id|>system<|end_header_id|>\n\nBe kind.\n\n"
+    f"These functions can be called; each line is one:\n{TOOL}\n"
+    'A call is written {"name": the name, "parameters": an object}.<|eot_id|>'
+    "<|start_header_id|>user<|end_header_id|>\n\nHava?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    '⟦{"name": "hava_durumu", "parameters": {"şehir": "Muş"}}<|eot_id|>⟧'
+    "<|start_header_id|>ipython<|end_header_id|>\n\n3<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n⟦Soğuk.<|eot_id|>⟧"
+    "<|start_header_id|>user<|end_header_id|>\n\nOld?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nNo.<|eot_id|>",
+}
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_each_layout_token_by_token(tokenizer: PreTrainedTokenizerBase, layout: str) -> None:
+    prepare_for_chat(tokenizer, layout)
+    assert marked(tokenizer, TALK) == MARKED[layout]
+
+
+ROWS = {
+    "openai.jsonl": {
+        "messages": [{"role": "user", "content": "Old?"}, {"role": "assistant", "content": "No."}]
+    },
+    "sharegpt.jsonl": {
+        "conversations": [{"from": "human", "value": "Old?"}, {"from": "gpt", "value": "No."}]
+    },
+    "alpaca.jsonl": {"instruction": "Old?", "input": "", "output": "No."},
+    "self.jsonl": {"instruction": "Old?", "instances": [{"input": "", "output": "No."}]},
+    "prompt.jsonl": {"prompt": "Old?", "response": "No."},
+    "prompt.csv": "prompt,response\nOld?,No.\n",
+}
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_every_format_gives_the_same_ids_and_mask(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, name: str
+) -> None:
+    row = ROWS[name]
+    (tmp_path / name).write_text(row if isinstance(row, str) else json.dumps(row) + "\n")
+    (conversation,) = read_conversations([tmp_path / name]).conversations
+    old, no = (tokenizer.encode(text) for text in ("Old?", "No."))
+    ids = {
+        piece: tokenizer.convert_tokens_to_ids(piece) for piece in ("<|user|>", "<|assistant|>", END, "\n")
+    }
+    line, end = ids["\n"], ids[END]
+    rendered = render(tokenizer, conversation)
+    head = [ids["<|user|>"], line, *old, line, end, line, ids["<|assistant|>"], line]
+    assert rendered.ids.tolist() == [*head, *no, line, end, line]
+    assert rendered.learnt.tolist() == [False] * len(head) + [True] * (len(no) + 2) + [False]
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_the_trainer_transformers_and_chat_read_the_same_ids_of_1000_conversations(
+    tokenizer: PreTrainedTokenizerBase, layout: str
+) -> None:
+    prepare_for_chat(tokenizer, layout)
+    conversations = made(1000, seed=5)
+    answers = 0
+    for conversation, rendered in zip(conversations, render_many(tokenizer, conversations), strict=True):
+        messages = [message.to_template() for message in conversation.messages]
+        theirs = tokenizer.apply_chat_template(
+            messages,
+            tools=list(conversation.tools) or None,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        assert theirs["input_ids"] == rendered.ids.tolist()
+        weighted = any(message.weight == 0 for message in conversation.messages)
+        if not weighted:
+            assert theirs["assistant_masks"] == rendered.learnt.astype(int).tolist()
+        for number, message in enumerate(conversation.messages):
+            if message.role == "assistant" and message.weight is None:
+                answers += 1
+                prompt = prompt_ids(tokenizer, conversation.messages[:number], conversation.tools)
+                asked = tokenizer.apply_chat_template(
+                    messages[:number], tools=list(conversation.tools) or None, add_generation_prompt=True
+                )["input_ids"]
+                assert prompt == asked == rendered.ids[: len(prompt)].tolist()
+                # The answer begins right where the prompt ends: what is learnt is what will be generated.
+                assert rendered.learnt[len(prompt)] and not rendered.learnt[len(prompt) - 1]
+    assert answers > 1500
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_a_reply_is_read_back_as_it_was_written(tokenizer: PreTrainedTokenizerBase, layout: str) -> None:
+    prepare_for_chat(tokenizer, layout)
+    read = 0
+    for conversation in made(200, seed=6):
+        message = next(m for m in conversation.messages if m.role == "assistant")
+        rendered = render(tokenizer, conversation.with_messages([ChatMessage("user", "x"), message]))
+        if message.weight == 0:
+            continue
+        said = tokenizer.decode(rendered.ids[rendered.learnt]).removesuffix(tokenizer.eos_token)
+        content, calls = parse_reply(tokenizer, said)
+        assert content == message.content.strip()
+        assert calls == [
+            {"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls
+        ]
+        read += len(calls)
+    assert read > 50
+
+
+def test_only_the_last_answer_where_that_is_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
+    conversation = Conversation(
+        tuple(ChatMessage(role, text) for role, text in zip(("user", "assistant") * 2, "abcd", strict=True))
+    )
+    assert "⟦d\n<|endoftext|>⟧" in marked(tokenizer, conversation, "last")
+    assert "⟦b" not in marked(tokenizer, conversation, "last") and "⟦b" in marked(tokenizer, conversation)
+
+
+def test_a_call_that_is_not_json_is_said(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ValueError, match="a tool call is not JSON"):
+        parse_reply(tokenizer, "<|tool_call|>{name: x}")
+    with pytest.raises(ValueError, match="a tool call is not"):
+        parse_reply(tokenizer, '<|tool_call|>{"name": "x"}')
+
+
+def test_templates_that_cannot_say_what_is_learnt_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(TokenizerError, match=r"does not mark what the assistant writes.*--template default"):
+        render(tokenizer, TALK)
+    tokenizer.chat_template = "{% generation %}{% endgeneration %}{{ raise_exception('no tools here') }}"
+    with pytest.raises(DataError, match="refuses this conversation: no tools here"):
+        render(tokenizer, TALK)
+    tokenizer.chat_template = "{% generation %}{{ messages[-1]['content'] }}{% endgeneration %}"
+    with pytest.raises(TokenizerError, match="marks 1 answers where there are 3"):
+        render(tokenizer, TALK)
+
+
+def test_padding_never_becomes_the_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = None
+    assert prepare_for_chat(tokenizer) == []
+    assert tokenizer.pad_token == "<|pad|>" != tokenizer.eos_token
+    added = prepare_for_chat(tokenizer, "chatml")
+    assert added == ["<|im_start|>", "<|im_end|>"] and tokenizer.eos_token == "<|im_end|>"
