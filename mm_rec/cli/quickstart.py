@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for text, model and results.")] = Path("quickstart"),
-    minutes: Annotated[float | None, typer.Option(help="Minutes of training (default: 3.5).")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of both trainings (default: 3.5).")] = None,
 ) -> None:
-    """Train a small English and Turkish model from nothing in five minutes, measure it, and talk to it."""
+    """Train a small English and Turkish model from nothing, teach it to chat, measure it: five minutes."""
     from mm_rec.pipeline.quickstart import quickstart as run
 
     console = Console(highlight=False)
@@ -55,15 +55,25 @@ def _print_samples(console: Console, result: QuickstartResult) -> None:
 
 
 def _table(result: QuickstartResult) -> Table:
-    log, questions = result.log, result.questions
+    log, tuning, questions = result.log, result.tuning, result.questions
     best = log["best_validation"]
     table = Table(title="What was trained", show_header=False)
     table.add_row("parameters", f"{log['parameters']:,}")
-    table.add_row("tokens read", f"{log['tokens']:,} in {log['train_runtime_seconds']:,.0f} seconds")
-    table.add_row("training loss", f"{log['first_loss']:.3f} → {log['last_loss']:.3f} nats a token")
-    table.add_row("held-out text", f"{best['bits_per_byte']:.3f} bits a byte")
+    table.add_row("pre-training", f"{log['tokens']:,} tokens in {log['train_runtime_seconds']:,.0f} seconds")
+    table.add_row("  loss", f"{log['first_loss']:.3f} → {log['last_loss']:.3f} nats a token")
+    table.add_row("  held-out text", f"{best['bits_per_byte']:.3f} bits a byte")
     table.add_row(
-        "answers right", f"{questions['right']} of {questions['questions']} ({questions['accuracy']:.0%})"
+        "chat tuning", f"{tuning['tokens']:,} tokens in {tuning['train_runtime_seconds']:,.0f} seconds"
+    )
+    table.add_row("  loss", f"{tuning['first_loss']:.3f} → {tuning['last_loss']:.3f} nats a learnt token")
+    if forgetting := tuning["base_text_bits_per_byte"]:
+        table.add_row(
+            "  held-out text", f"{forgetting['before']:.3f} → {forgetting['after']:.3f} bits a byte"
+        )
+    table.add_row(
+        "answers right",
+        f"{questions['right']} of {questions['questions']} ({questions['accuracy']:.0%}); "
+        f"before the tuning {result.before['right']}",
     )
     for name, group in questions["groups"].items():
         language, kind = name.split()

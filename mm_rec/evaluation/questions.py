@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.data.conversations.conversation import ChatMessage
+from mm_rec.data.conversations.rendering import prompt_ids as chat_prompt_ids
 from mm_rec.errors import DataError
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.text_stream import encode, prompt_ids, stop_ids
@@ -26,6 +28,10 @@ class Question(Protocol):
     @property
     def answer(self) -> str:
         """The one right answer."""
+
+    @property
+    def messages(self) -> Sequence[ChatMessage]:
+        """Of a chat: what the prompt says, as messages, which are then what is read; otherwise empty."""
 
     @property
     def language(self) -> str:
@@ -49,7 +55,12 @@ def score_questions(
     """
     if not questions:
         raise DataError("there are no questions to ask. Give at least one")
-    prompts = [prompt_ids(tokenizer, question.prompt) for question in questions]
+    prompts = [
+        chat_prompt_ids(tokenizer, question.messages)
+        if question.messages
+        else prompt_ids(tokenizer, question.prompt)
+        for question in questions
+    ]
     longest = max(len(encode(tokenizer, f" {question.answer}")) for question in questions)
     ends = stop_ids(tokenizer) | _newline_ids(tokenizer)
     # Rows of like length stand together: less padding.

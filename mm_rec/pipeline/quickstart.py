@@ -1,4 +1,4 @@
-"""The main job on an embedded default: from nothing to a small bilingual model that answers, in a few minutes."""
+"""The main job on an embedded default: from nothing to a small bilingual model that chats, in a few minutes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm_rec.data.stories.generator import held_out_questions, stories
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.writing import to_rows, write_rows
+from mm_rec.data.stories.generator import conversations, held_out_questions, stories
 from mm_rec.evaluation.generation import Sample, generate_samples
 from mm_rec.evaluation.questions import score_questions
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
 from mm_rec.models.loading import load_model_and_tokenizer
-from mm_rec.pipeline.pretrain import pretrain
 from mm_rec.pipeline.recipe import Recipe, read_recipe
+from mm_rec.pipeline.run import run_recipe
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import atomic_path, read_json, write_json
 from mm_rec.training.loop import Reporter
 
 DOCUMENTS = 60_000
+CONVERSATIONS = 12_000
+TUNING_SHARE = 0.35  # of the training time that is asked for
 QUESTIONS = 200
 PROMPTS = {
     "en": ["Once upon a time", "One day", "Question: What is the opposite of hot?\nAnswer:"],
@@ -30,31 +35,37 @@ PROMPTS = {
 
 @dataclass(frozen=True, slots=True)
 class QuickstartResult:
-    """What the table at the end shows. `questions` is the report of `score_questions`."""
+    """What the table at the end shows: the logs of both stages, and the reports of `score_questions` after each."""
 
     run: Path
     log: dict[str, Any]
+    tuning: dict[str, Any]
+    before: dict[str, Any]
     questions: dict[str, Any]
     samples: dict[str, list[Sample]]
 
 
 def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -> QuickstartResult | None:
-    """Write the text, train on it, measure; a call that was interrupted goes on where it stopped.
+    """Write the text, train on it, teach it to chat, measure; an interrupted call goes on where it stopped.
 
     Returns None where the training was asked to stop before its end.
     """
-    text = folder / "text" / "stories.jsonl"
-    if not text.is_file():
-        reporter.say(f"writing {DOCUMENTS:,} stories, questions and conversations to {text}")
+    text, chats = folder / "text" / "stories.jsonl", folder / "text" / "conversations.jsonl"
+    if not chats.is_file():
+        reporter.say(
+            f"writing {DOCUMENTS:,} stories and questions and {CONVERSATIONS:,} conversations to {text.parent}"
+        )
         _write_stories(text)
-    run = folder / "run"
-    outcome = pretrain(_recipe(run, text, minutes), run, reporter)
+        rows, _ = to_rows(list(conversations(seed=0, count=CONVERSATIONS)), "openai", chats)
+        write_rows(rows, chats)
+    outcome = run_recipe(_recipe(folder, text, chats, minutes), folder, reporter)
     if outcome.ended == "stopped":
         return None
+    run = outcome.run
     reporter.say(f"asking {QUESTIONS} questions that the training text never asked …")
-    model, tokenizer = load_model_and_tokenizer(run)
-    engine = Engine(model)
     questions = held_out_questions(seed=1, count=QUESTIONS)
+    before = score_questions(*_engine(folder / "pretrain"), questions)
+    engine, tokenizer = _engine(run)
     report = score_questions(engine, tokenizer, questions)
     sampling = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=90, seed=7)
     samples = {
@@ -62,16 +73,25 @@ def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -
         for language, prompts in PROMPTS.items()
     }
     write_json(folder / "questions.json", report)
-    return QuickstartResult(run, read_json(run / "training_log.json"), report, samples)
+    logs = [read_json(stage / "training_log.json") for stage in (folder / "pretrain", run)]
+    return QuickstartResult(run, *logs, before, report, samples)
 
 
-def _recipe(run: Path, text: Path, minutes: float | None) -> Recipe:
-    """The recipe of the package, or the resolved one of a run that was begun."""
-    if (run / RECIPE).is_file():
-        return read_recipe(run / RECIPE)
-    overrides = [f"data.sources={json.dumps([str(text)])}"]
+def _engine(run: Path) -> tuple[Engine, PreTrainedTokenizerBase]:
+    model, tokenizer = load_model_and_tokenizer(run)
+    return Engine(model), tokenizer
+
+
+def _recipe(folder: Path, text: Path, chats: Path, minutes: float | None) -> Recipe:
+    """The recipe of the package, or that of a call that was begun."""
+    if (folder / RECIPE).is_file():
+        return read_recipe(folder / RECIPE)
+    overrides = [f"data.sources={json.dumps([str(text)])}", f"sft.data={json.dumps([str(chats)])}"]
     if minutes is not None:
-        overrides.append(f"pretrain.minutes={minutes}")
+        overrides += [
+            f"pretrain.minutes={minutes * (1 - TUNING_SHARE)}",
+            f"sft.minutes={minutes * TUNING_SHARE}",
+        ]
     return read_recipe(Path(__file__).parent / "recipes" / "quickstart.yaml", overrides)
 
 

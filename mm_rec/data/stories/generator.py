@@ -1,5 +1,7 @@
 """Simple stories, questions with answers and small conversations in English and Turkish, made from patterns.
 
+`stories` gives text to pre-train on, `conversations` messages to fine-tune on.
+
 This is the text behind `make quickstart`: a model of two million parameters learns it in minutes, and
 `held_out_questions` then measures exactly what it learnt. What is held out is a property of the text and
 never chance: of passages, one combination of family and words in twenty, by a stable hash, with all its
@@ -13,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, TypeVar
 
+from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.stories.english import ENGLISH
 from mm_rec.data.stories.patterns import (
     Ask,
@@ -71,6 +74,8 @@ class Question:
     answer: str
     language: LanguageCode
     kind: Literal["question", "chat"]
+    messages: tuple[ChatMessage, ...] = ()
+    """Of a chat: what `prompt` says, as messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,15 @@ def stories(seed: int, count: int) -> Iterator[Story]:
             yield Story(_chat_text(rng, language), language.code, "chat")
 
 
+def conversations(seed: int, count: int) -> Iterator[Conversation]:
+    """Yield `count` conversations of the kind that `stories` writes as text, half of them in either language."""
+    rng = random.Random(f"conversations {seed}")
+    for number in range(count):
+        language = LANGUAGES[rng.random() < 0.5]
+        metadata = {"id": f"{seed}-{number}", "language": language.code}
+        yield Conversation(tuple(_chat_messages(rng, language)), metadata=metadata)
+
+
 def held_out_questions(seed: int, count: int) -> list[Question]:
     """Return `count` different questions that `stories` never writes for any seed.
 
@@ -124,9 +138,10 @@ def _plain_question(asked: Asked, language: Language) -> Question:
 
 
 def _chat_question(rng: random.Random, asked: Asked, language: Language) -> Question:
-    opening = _system(rng, language) + _exchanges(_greeting(rng, language))
-    prompt = f"{opening}{_turn('user', _chat_request(asked, language))}<|assistant|>\n"
-    return Question(prompt, asked.full, language.code, "chat")
+    messages = [*_system(rng, language), *_exchanges(_greeting(rng, language))]
+    messages.append(ChatMessage("user", _chat_request(asked, language)))
+    prompt = f"{_turns(messages)}<|assistant|>\n"
+    return Question(prompt, asked.full, language.code, "chat", tuple(messages))
 
 
 def _plot_text(rng: random.Random, language: Language) -> str:
@@ -148,6 +163,10 @@ def _plain_lines(asked: Asked, language: Language) -> str:
 
 
 def _chat_text(rng: random.Random, language: Language) -> str:
+    return _turns(_chat_messages(rng, language))
+
+
+def _chat_messages(rng: random.Random, language: Language) -> list[ChatMessage]:
     exchanges = _greeting(rng, language)
     if rng.random() < TALE_SHARE:
         exchanges.append(_tale(rng, language))
@@ -156,7 +175,7 @@ def _chat_text(rng: random.Random, language: Language) -> str:
         exchanges += [(_chat_request(one, language), one.full) for one in asked]
     if len(exchanges) < MOST_EXCHANGES and rng.random() < THANKS_SHARE:
         exchanges.append(_pick(rng, language.small_talk.thanks))
-    return _system(rng, language) + _exchanges(exchanges)
+    return [*_system(rng, language), *_exchanges(exchanges)]
 
 
 def _tale(rng: random.Random, language: Language) -> tuple[str, str]:
@@ -166,20 +185,27 @@ def _tale(rng: random.Random, language: Language) -> tuple[str, str]:
     return language.capitalise(request), language.capitalise(reply)
 
 
-def _system(rng: random.Random, language: Language) -> str:
-    return _turn("system", _pick(rng, language.small_talk.systems)) if rng.random() < SYSTEM_SHARE else ""
+def _system(rng: random.Random, language: Language) -> list[ChatMessage]:
+    if rng.random() >= SYSTEM_SHARE:
+        return []
+    return [ChatMessage("system", _pick(rng, language.small_talk.systems))]
 
 
 def _greeting(rng: random.Random, language: Language) -> list[tuple[str, str]]:
     return [_pick(rng, language.small_talk.greetings)] if rng.random() < GREETING_SHARE else []
 
 
-def _exchanges(exchanges: list[tuple[str, str]]) -> str:
-    return "".join(_turn("user", request) + _turn("assistant", reply) for request, reply in exchanges)
+def _exchanges(exchanges: list[tuple[str, str]]) -> list[ChatMessage]:
+    return [
+        message
+        for request, reply in exchanges
+        for message in (ChatMessage("user", request), ChatMessage("assistant", reply))
+    ]
 
 
-def _turn(role: str, content: str) -> str:
-    return f"<|{role}|>\n{content}\n{END_OF_TEXT}\n"
+def _turns(messages: Sequence[ChatMessage]) -> str:
+    """The messages as text, in the default chat layout."""
+    return "".join(f"<|{message.role}|>\n{message.content}\n{END_OF_TEXT}\n" for message in messages)
 
 
 def _chat_request(asked: Asked, language: Language) -> str:
