@@ -52,9 +52,7 @@ def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -
     """
     text, chats = folder / "text" / "stories.jsonl", folder / "text" / "conversations.jsonl"
     if not chats.is_file():
-        reporter.say(
-            f"writing {DOCUMENTS:,} stories and questions and {CONVERSATIONS:,} conversations to {text.parent}"
-        )
+        reporter.say(f"writing {DOCUMENTS:,} documents and {CONVERSATIONS:,} conversations to {text.parent}")
         _write_stories(text)
         rows, _ = to_rows(list(conversations(seed=0, count=CONVERSATIONS)), "openai", chats)
         write_rows(rows, chats)
@@ -73,8 +71,8 @@ def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -
         for language, prompts in PROMPTS.items()
     }
     write_json(folder / "questions.json", report)
-    logs = [read_json(stage / "training_log.json") for stage in (folder / "pretrain", run)]
-    return QuickstartResult(run, *logs, before, report, samples)
+    log, tuning = (read_json(stage / "training_log.json") for stage in (folder / "pretrain", run))
+    return QuickstartResult(run, log, tuning, before, report, samples)
 
 
 def _engine(run: Path) -> tuple[Engine, PreTrainedTokenizerBase]:

@@ -4,9 +4,11 @@ from itertools import islice
 
 import pytest
 
+from mm_rec.data.conversations.checks import check
 from mm_rec.data.stories.english_words import with_article
 from mm_rec.data.stories.generator import (
     LANGUAGES,
+    conversations,
     held_out_phrasing,
     held_out_questions,
     stories,
@@ -243,3 +245,17 @@ def test_turkish_copula_and_capitals() -> None:
         "Ördek",
         "İpek",
     ]
+
+
+def test_conversations_are_made_as_the_text_is_and_hold_no_held_out_question() -> None:
+    made = list(conversations(0, 4000))
+    assert made == list(conversations(0, 4000)) and made[:50] == list(conversations(0, 50))
+    assert not any(check(conversation) for conversation in made)
+    languages = Counter(conversation.metadata["language"] for conversation in made)
+    assert languages["tr"] == pytest.approx(2000, abs=120)
+    asked = {message.content for one in made for message in one.messages if message.role == "user"}
+    held_out = [question for question in held_out_questions(1, 400) if question.kind == "chat"]
+    assert not any(question.messages[-1].content in asked for question in held_out)
+    for question in held_out:
+        turns = "".join(f"<|{m.role}|>\n{m.content}\n<|endoftext|>\n" for m in question.messages)
+        assert question.prompt == f"{turns}<|assistant|>\n"

@@ -13,12 +13,15 @@ from mm_rec.errors import DataError
 from mm_rec.evaluation.questions import score_questions
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import prompt_ids
+from mm_rec.inference.text_stream import encode, prompt_ids
 
 
-def greedy_answer(engine: Engine, tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: int) -> str:
+def greedy_answer(engine: Engine, tokenizer: PreTrainedTokenizerBase, question: Question, tokens: int) -> str:
     session = engine.session()
-    session.feed(prompt_ids(tokenizer, prompt))
+    if question.messages:  # a conversation begins as its template says, and not with bos
+        session.feed(encode(tokenizer, question.prompt))
+    else:
+        session.feed(prompt_ids(tokenizer, question.prompt))
     ids = []
     sampling = Sampling(temperature=0, max_new_tokens=tokens)
     for token in session.generate(sampling, {tokenizer.eos_token_id}):
@@ -34,7 +37,7 @@ def test_in_batches_is_one_by_one(model: PreTrainedModel, tokenizer: PreTrainedT
     result = score_questions(engine, tokenizer, questions, batch_size=4)
     assert [answer["prompt"] for answer in result["answers"]] == [question.prompt for question in questions]
     longest = max(len(tokenizer.encode(f" {q.answer}", add_special_tokens=False)) for q in questions)
-    expected = [greedy_answer(engine, tokenizer, question.prompt, longest + 4) for question in questions]
+    expected = [greedy_answer(engine, tokenizer, question, longest + 4) for question in questions]
     assert [answer["given"] for answer in result["answers"]] == expected
     assert result == score_questions(engine, tokenizer, questions, batch_size=100)
 

@@ -101,11 +101,18 @@ def test_quickstart_from_text_to_answers(
 ) -> None:
     """The whole journey in seconds: less text, fewer questions, a moment of training."""
     monkeypatch.setattr(pipeline_quickstart, "DOCUMENTS", 3000)
+    monkeypatch.setattr(pipeline_quickstart, "CONVERSATIONS", 400)
     monkeypatch.setattr(pipeline_quickstart, "QUESTIONS", 8)
     assert run(["quickstart", "--out", "qs", "--minutes", "0.05"]) == 0
     out = capsys.readouterr().out
-    assert "answers right" in out and "of 8" in out and "chat qs/run" in out and "Türkçe" in out
-    for name in ("questions.json", "run/training_graph.png", "run/README.md", "run/best/config.json"):
+    assert (
+        "answers right" in out
+        and "of 8" in out
+        and "chat qs/sft" in out
+        and "chat tuning" in out
+        and "Türkçe" in out
+    )
+    for name in ("questions.json", "pretrain/README.md", "sft/training_graph.png", "sft/best/config.json"):
         assert Path("qs", name).is_file()
 
 
