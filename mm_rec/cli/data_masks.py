@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from mm_rec.cli.data_convert import FormatChoice, parse_fields
+
 if TYPE_CHECKING:
     from mm_rec.data.conversations.masks import MaskedToken
 
@@ -31,6 +33,12 @@ _PAGE_CONVERSATIONS = 200
 def masks(
     files: Annotated[list[str], typer.Argument(help="Conversations of any format.", show_default=False)],
     tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer, or of a model.")],
+    format: Annotated[
+        FormatChoice | None, typer.Option(help="Format of the files (default: told by their fields).")
+    ] = None,
+    map: Annotated[
+        list[str] | None, typer.Option(help="A field of theirs for one of ours: --map prompt=soru.")
+    ] = None,
     template: Annotated[
         str | None,
         typer.Option(help="Chat layout: default, chatml, llama3 (without it: the tokenizer's own)."),
@@ -62,7 +70,12 @@ def masks(
     if template is not None or not loaded.chat_template:
         prepare_for_chat(loaded, template or "default")
     require_template(loaded)
-    found = read_conversations(files, special_tokens=loaded.all_special_tokens)
+    found = read_conversations(
+        files,
+        format_name=None if format is None else format.value,
+        fields=parse_fields(map or []),
+        special_tokens=loaded.all_special_tokens,
+    )
     checked = preflight(loaded, found.conversations, chosen, max_length, cutting)
     explained = [
         (conversation.place, explain(loaded, conversation, chosen))

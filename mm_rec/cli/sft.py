@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mm_rec.cli.data_convert import FormatChoice, parse_fields
 from mm_rec.progress import RichReporter
 
 _DATA, _TIME, _MACHINE = "Conversations", "Length and learning", "Machine and records"
@@ -22,6 +23,14 @@ def sft(
     ] = None,
     validation: Annotated[
         list[str] | None, typer.Option(help="Files held out, instead of a share.", rich_help_panel=_DATA)
+    ] = None,
+    format: Annotated[
+        FormatChoice | None,
+        typer.Option(help="Format of the files (default: told by their fields).", rich_help_panel=_DATA),
+    ] = None,
+    map: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of theirs for one of ours: --map prompt=soru.", rich_help_panel=_DATA),
     ] = None,
     fix: Annotated[
         bool | None,
@@ -120,7 +129,11 @@ def _asked(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, as sections of a recipe."""
     section = {key: options[key] for key in _OPTIONS if options[key] is not None}
     if options["files"]:
-        section["data"] = options["files"]
+        told = {
+            "format": options["format"] and options["format"].value,
+            "fields": parse_fields(options["map"] or []),
+        }
+        section["data"] = [{"path": file, "name": "conversations", **told} for file in options["files"]]
     asked: dict[str, Any] = {"sft": section}
     if options["seed"] is not None:
         asked["seed"] = options["seed"]
