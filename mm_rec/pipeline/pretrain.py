@@ -32,10 +32,10 @@ def pretrain(
     recipe: Recipe, run: Path, reporter: Reporter, on_event: Callable[[str, int], None] | None = None
 ) -> Outcome:
     """Pre-train in a run folder, or go on where an earlier call of it was stopped or killed."""
-    return run_stage(recipe, "pretrain", run, reporter, partial(_prepare, recipe), on_event)
+    return run_stage(recipe, "pretrain", run, reporter, partial(prepare_pretraining, recipe), on_event)
 
 
-def _prepare(
+def prepare_pretraining(
     recipe: Recipe, run: Path, reporter: Reporter, device: torch.device, checkpoint: Checkpoint | None
 ) -> Stage:
     """Text, tokenizer and model."""

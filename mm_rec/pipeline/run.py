@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from mm_rec.config import dump_yaml
 from mm_rec.errors import ConfigError
-from mm_rec.pipeline.pretrain import pretrain
+from mm_rec.pipeline.pretrain import prepare_pretraining
 from mm_rec.pipeline.recipe import Recipe, SftSection, read_recipe
-from mm_rec.pipeline.sft import sft
-from mm_rec.pipeline.stage import Outcome
+from mm_rec.pipeline.sft import prepare_tuning
+from mm_rec.pipeline.stage import Outcome, Prepare, run_stage
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_text
 from mm_rec.training.loop import Reporter
@@ -24,11 +25,7 @@ def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter) -> Outcome:
     Pre-training is a stage where there is text for it. Raises ConfigError where the folder holds the run of another
     recipe, or where there is no stage.
     """
-    stages = _stages(recipe)
-    if not stages:
-        raise ConfigError(
-            "this recipe has no stage to run: give it data.sources to pre-train on, or a section instruct or sft"
-        )
+    stages = stages_of(recipe)
     _keep(recipe, folder)
     before: Path | None = None
     for number, stage in enumerate(stages, start=1):
@@ -37,20 +34,27 @@ def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter) -> Outcome:
         begun = (
             read_recipe(place / RECIPE) if (place / RECIPE).is_file() else _for_stage(recipe, stage, before)
         )
-        outcome = (
-            pretrain(begun, place, reporter)
-            if stage == PRETRAIN
-            else sft(begun, place, reporter, section=stage)
-        )
+        outcome = run_stage(begun, stage, place, reporter, preparation(begun, stage))
         if outcome.ended == "stopped":
             return outcome
         before = place
     return outcome
 
 
-def _stages(recipe: Recipe) -> list[str]:
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages that a recipe has, in order; raises ConfigError where it has none."""
     first = [PRETRAIN] if recipe.data.sources or recipe.data.prepared else []
-    return first + [name for name in _TUNING if getattr(recipe, name) is not None]
+    stages = first + [name for name in _TUNING if getattr(recipe, name) is not None]
+    if not stages:
+        raise ConfigError(
+            "this recipe has no stage to run: give it data.sources to pre-train on, or a section instruct or sft"
+        )
+    return stages
+
+
+def preparation(recipe: Recipe, stage: str) -> Prepare:
+    """How a stage of a recipe is prepared."""
+    return partial(prepare_pretraining, recipe) if stage == PRETRAIN else prepare_tuning(recipe, stage)
 
 
 def _for_stage(recipe: Recipe, stage: str, before: Path | None) -> Recipe:

@@ -22,7 +22,7 @@ from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
 from mm_rec.pipeline.conversations import RunConversations, base_text, pad_id, read_run_conversations
 from mm_rec.pipeline.derive import batch_shape
 from mm_rec.pipeline.recipe import Recipe, SftSection
-from mm_rec.pipeline.stage import Outcome, Stage, run_stage
+from mm_rec.pipeline.stage import Outcome, Prepare, Stage, run_stage
 from mm_rec.runs.files import read_json, write_json
 from mm_rec.runtime import Precision
 from mm_rec.tokenizers.chat_template import prepare_for_chat, require_template
@@ -50,12 +50,17 @@ def sft(
 
     `section` is the recipe's: "instruct" or "sft".
     """
+    return run_stage(recipe, section, run, reporter, prepare_tuning(recipe, section), on_event)
+
+
+def prepare_tuning(recipe: Recipe, section: str) -> Prepare:
+    """How a fine-tuning section of a recipe is prepared; raises ConfigError where it has no model to begin with."""
     chosen: SftSection | None = getattr(recipe, section)
     if chosen is None or chosen.start_from is None:
         raise ConfigError(
             "no model to fine-tune: name one, for example `mmrec sft chats.jsonl --from runs/tiny`"
         )
-    return run_stage(recipe, section, run, reporter, partial(_prepare, chosen), on_event)
+    return partial(_prepare, chosen)
 
 
 def _prepare(

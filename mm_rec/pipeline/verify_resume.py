@@ -21,9 +21,9 @@ from mm_rec.config import dump_yaml
 from mm_rec.data.mixing import group_sources
 from mm_rec.data.prepare import is_prepared
 from mm_rec.errors import ConfigError, ProofError
-from mm_rec.pipeline.pretrain import pretrain
-from mm_rec.pipeline.recipe import DataSection, Recipe, read_recipe
-from mm_rec.pipeline.text import read_text
+from mm_rec.pipeline.recipe import DataSection, Recipe, TrainingSection, read_recipe
+from mm_rec.pipeline.run import PRETRAIN, preparation, stages_of
+from mm_rec.pipeline.stage import run_stage
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_text
 from mm_rec.runs.log import read_metrics
@@ -49,7 +49,7 @@ class Moment:
 def verify_resume(
     target: Path, reporter: Reporter, steps: int = 12, kills: int = 4, seed: int = 0, keep: Path | None = None
 ) -> None:
-    """Run the proof for a run folder or a recipe; raises ProofError naming the first thing that differs."""
+    """Run the proof for a run folder or a recipe of one stage; raises ProofError that names the first difference."""
     recipe = _trial(target, steps)
     with contextlib.ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -81,7 +81,8 @@ def _trial(target: Path, steps: int) -> Recipe:
         tokenizer = recipe.tokenizer.path or str((target / "tokenizer").resolve())
         data = _prepared_data(recipe.data, (target / "data").resolve())
         recipe = recipe.changed(data=data, tokenizer={"path": tokenizer})
-    section = recipe.pretrain
+    stage = _stage(recipe)
+    section: TrainingSection = getattr(recipe, stage)
     if section.steps is not None and section.steps < 3:
         raise ConfigError("a proof of resuming needs a recipe of 3 steps or more")
     changed = section.changed(
@@ -102,7 +103,17 @@ def _trial(target: Path, steps: int) -> Recipe:
         tensorboard=False,
         threads=section.threads or torch.get_num_threads(),
     )
-    return recipe.changed(pretrain=changed)
+    return recipe.changed(**{stage: changed})
+
+
+def _stage(recipe: Recipe) -> str:
+    """The one stage of a recipe."""
+    stages = stages_of(recipe)
+    if len(stages) > 1:
+        raise ConfigError(
+            f"this recipe has {len(stages)} stages. Prove one: give the folder of its run, like runs/mine/{PRETRAIN}"
+        )
+    return stages[0]
 
 
 def _prepared_data(data: DataSection, folder: Path) -> DataSection:
@@ -165,7 +176,9 @@ def _child(run: str, moment: Moment | None) -> None:
             if seen == moment.count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    pretrain(read_recipe(Path(run) / RECIPE), Path(run), _Silent(), on_event)
+    recipe = read_recipe(Path(run) / RECIPE)
+    stage = _stage(recipe)
+    run_stage(recipe, stage, Path(run), _Silent(), preparation(recipe, stage), on_event)
 
 
 class _Silent:
@@ -232,7 +245,8 @@ def _logged_losses(run: Path) -> list[tuple[str, int, float]]:
 
 def _next_batches(run: Path, checkpoint: Checkpoint, count: int = 3) -> list[dict[str, torch.Tensor]]:
     recipe = read_recipe(run / RECIPE)
-    section = recipe.pretrain
+    stage = _stage(recipe)
+    section: TrainingSection = getattr(recipe, stage)
     assert section.steps and section.seq_len and section.batch_size and section.accumulation
     config = TrainingConfig(
         steps=section.steps,
@@ -242,7 +256,8 @@ def _next_batches(run: Path, checkpoint: Checkpoint, count: int = 3) -> list[dic
         learning_rate=1.0,
         seed=recipe.seed,
     )
-    batches = read_text(recipe, run, _Silent()).batches(config)
+    prepared = preparation(recipe, stage)(run, _Silent(), torch.device("cpu"), checkpoint)
+    batches = prepared.data.batches(config)
     batches.load_state_dict(checkpoint.state["data"], checkpoint.data)
     steps = range(checkpoint.step, checkpoint.step + count)
     return [batches.batch_at(step, micro) for step in steps for micro in range(section.accumulation)]

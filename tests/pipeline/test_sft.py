@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
 from mm_rec.cli.main import run as command
+from mm_rec.config import dump_yaml
 from mm_rec.data.conversations.packing import PackedConversations
 from mm_rec.data.conversations.rendering import render_many
 from mm_rec.data.conversations.writing import to_rows, write_rows
@@ -28,6 +29,8 @@ from mm_rec.pipeline.pretrain import pretrain
 from mm_rec.pipeline.recipe import Recipe, read_recipe
 from mm_rec.pipeline.run import run_recipe
 from mm_rec.pipeline.sft import sft
+from mm_rec.pipeline.verify_resume import verify_resume
+from mm_rec.runs.files import write_text
 from mm_rec.runs.log import read_metrics
 
 TINY = {
@@ -313,3 +316,10 @@ def test_real_conversations_are_learnt(
     sft(given, tmp_path / "run", listener)
     log = json.loads((tmp_path / "run" / "training_log.json").read_text())
     assert log["last_loss"] < log["first_loss"] - 1
+
+
+def test_a_killed_run_loses_nothing(base: Path, chats: Path, listener: Any, tmp_path: Path) -> None:
+    given = recipe(base, str(chats), seq_len=256, text_share=0.3)  # long conversations are carried on
+    write_text(tmp_path / "recipe.yaml", dump_yaml(given))
+    verify_resume(tmp_path / "recipe.yaml", listener, steps=6, kills=2)
+    assert "identical after" in listener.text and listener.text.count("killed:") >= 1
