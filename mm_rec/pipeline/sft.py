@@ -37,6 +37,7 @@ SAMPLES = "samples.jsonl"
 _EPOCHS = 3.0
 _TEXT_ROWS = 64  # of the base's held-out text, measured at each validation
 _TEXT_SEQ_LEN = 512
+_MUCH_LOST = 1.1
 
 
 def sft(
@@ -186,9 +187,19 @@ class _Validation:
         figures = {"loss": scores.loss, "token_accuracy": scores.token_accuracy}
         if self.text is not None:
             figures["base_bits_per_byte"] = self._text_bits(model)
-            write_json(self.run / FORGETTING, {"before": self.before, "after": figures["base_bits_per_byte"]})
+            self._note_forgetting(figures["base_bits_per_byte"])
         self._show_answers(model)
         return figures
+
+    def _note_forgetting(self, after: float) -> None:
+        """Write down what is left of the base, and say it; with a remedy where much is lost."""
+        assert self.before is not None
+        write_json(self.run / FORGETTING, {"before": self.before, "after": after})
+        lost = after > _MUCH_LOST * self.before and not self.data.section.text_share
+        self.reporter.say(
+            f"  held-out text of the base: {self.before:.4f} → {after:.4f} bits a byte"
+            + ("; --text-share 0.2 keeps it" if lost else "")
+        )
 
     def _remember(self, model: PreTrainedModel) -> float | None:
         """Bits a byte of the base's text before the first step, measured once."""
