@@ -76,6 +76,8 @@ def _read_line(console: Console) -> str | None:
     except (EOFError, KeyboardInterrupt):
         console.print()
         return None
+    except UnicodeDecodeError as error:
+        raise UserError(f"what was typed is not UTF-8 ({error}). Set the terminal to UTF-8") from error
     return None if line in ("/exit", "/quit") else line
 
 

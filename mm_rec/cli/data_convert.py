@@ -49,15 +49,18 @@ def convert(
     fix: Annotated[
         bool, typer.Option("--fix", help="Mend what can be mended and leave out the rest.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.")] = False,
 ) -> None:
     """Write conversations in another format; where a row has a problem, all are told and nothing is written."""
     from mm_rec.data.conversations.faults import Fix, describe, describe_fixes
     from mm_rec.data.conversations.reading import read_conversations
     from mm_rec.data.conversations.writing import require_writable, to_rows, write_rows
-    from mm_rec.errors import DataError
+    from mm_rec.errors import ConfigError, DataError
     from mm_rec.tokenizers.special import SPECIAL_TOKENS
 
     console = Console(highlight=False)
+    if out.exists() and not overwrite:
+        raise ConfigError(f"--out {out}: this file exists. Give another name, or --overwrite")
     require_writable(out)
     with console.status("reading the conversations"):
         found = read_conversations(

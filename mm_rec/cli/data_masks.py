@@ -58,12 +58,14 @@ def masks(
     from mm_rec.data.conversations.masks import REASONS, explain, masks_page, shares
     from mm_rec.data.conversations.preflight import REMEDIES, preflight, read_train_on
     from mm_rec.data.conversations.reading import read_conversations
-    from mm_rec.errors import DataError
+    from mm_rec.errors import ConfigError, DataError
     from mm_rec.models.loading import find_model
     from mm_rec.runs.files import write_text
     from mm_rec.tokenizers.chat_template import layout_of, prepare_for_chat, require_template
     from mm_rec.tokenizers.loading import load_tokenizer
 
+    if out is not None and out.suffix != ".html":
+        raise ConfigError(f"--out {out}: the page is written to a file that ends with .html")
     console = Console(highlight=False)
     chosen, cutting = read_train_on(train_on, too_long)
     loaded = load_tokenizer(tokenizer if (tokenizer / "tokenizer.json").is_file() else find_model(tokenizer))

@@ -66,7 +66,8 @@ def _table(result: QuickstartResult) -> Table:
         "chat tuning", f"{tuning['tokens']:,} tokens in {tuning['train_runtime_seconds']:,.0f} seconds"
     )
     table.add_row("  loss", f"{tuning['first_loss']:.3f} → {tuning['last_loss']:.3f} nats a learnt token")
-    if forgetting := tuning["base_text_bits_per_byte"]:
+    forgetting = tuning["base_text_bits_per_byte"]
+    if forgetting and forgetting["after"] is not None:
         table.add_row(
             "  held-out text", f"{forgetting['before']:.3f} → {forgetting['after']:.3f} bits a byte"
         )

@@ -98,20 +98,25 @@ def sft(
 ) -> None:
     """Fine-tune a model on conversations: only the assistant's words are learnt. `mmrec data masks` shows which."""
     from mm_rec.config import merge_options
+    from mm_rec.errors import ConfigError
     from mm_rec.pipeline import sft as pipeline
     from mm_rec.pipeline.recipe import Recipe, read_recipe
     from mm_rec.runs.directory import RECIPE, new_run, require_run
 
+    asked = _asked(locals())
     if resume is not None:
+        if asked != {"sft": {}} or recipe is not None or name is not None:
+            raise ConfigError(
+                "--resume goes on with the run's own settings: leave out files and other options"
+            )
         given, run = read_recipe(require_run(resume) / RECIPE, overrides), resume
     else:
-        asked = _asked(locals())
         base = {} if recipe is None else read_recipe(recipe).model_dump(exclude_unset=True)
-        given = Recipe.read(merge_options(base, asked, overrides or []), where="options")
-        run = new_run(runs, name, "sft")
+        given = Recipe.read(merge_options({"name": "sft", **base}, asked, overrides or []), where="options")
+        run = new_run(runs, name, given.name)
     with RichReporter() as reporter:
         reporter.say(f"run: {run}")
-        outcome = pipeline.sft(given, run, reporter)
+        outcome = pipeline.sft(given, run, reporter, section="sft" if given.sft else "instruct")
         if outcome.ended == "stopped":
             reporter.say(f"stopped at step {outcome.step} and saved. Continue: mmrec sft --resume {run}")
         else:

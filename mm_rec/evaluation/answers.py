@@ -33,11 +33,13 @@ def score_answers(
     pad_id: int,
     batch: int,
     dtype: torch.dtype | None = None,
+    rows: int | None = None,
 ) -> AnswerScores:
-    """Score packed conversations (one row a column), `batch` rows at a time."""
+    """Score packed conversations (one row a column), `batch` rows at a time; the first `rows` of them where given."""
     nats, right, tokens = 0.0, 0, 0
-    for first in range(0, len(packed), batch):
-        shape = (min(batch, len(packed) - first), packed.seq_len)
+    count = len(packed) if rows is None else min(rows, len(packed))
+    for first in range(0, count, batch):
+        shape = (min(batch, count - first), packed.seq_len)
         ids, labels = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)
         documents = np.full(shape, PADDING, np.int64)
         for row in range(shape[0]):
@@ -67,7 +69,19 @@ def sample_answers(
 ) -> list[Answer]:
     """Answer each conversation's last question with the likeliest tokens; the model is in evaluation mode meanwhile."""
     training = model.training
-    engine = Engine(model, model.device)
+    engine = Engine(model, model.device)  # sets the model to evaluation
+    try:
+        return _answers(engine, tokenizer, conversations, max_new_tokens)
+    finally:
+        model.train(training)
+
+
+def _answers(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    max_new_tokens: int,
+) -> list[Answer]:
     limit = engine.context_limit
     asked = []
     for conversation in conversations:
@@ -77,9 +91,6 @@ def sample_answers(
             asked.append((conversation.messages[last - 1].content, ids, conversation.messages[last].content))
     if not asked:
         return []
-    try:
-        replies = engine.continue_greedily([ids for _, ids, _ in asked], max_new_tokens, stop_ids(tokenizer))
-    finally:
-        model.train(training)
+    replies = engine.continue_greedily([ids for _, ids, _ in asked], max_new_tokens, stop_ids(tokenizer))
     texts = [str(tokenizer.decode(reply, clean_up_tokenization_spaces=False)).strip() for reply in replies]
     return [Answer(question, text, right) for (question, _, right), text in zip(asked, texts, strict=True)]

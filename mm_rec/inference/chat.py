@@ -8,8 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage
-from mm_rec.data.conversations.rendering import prompt_text
-from mm_rec.errors import UserError
+from mm_rec.data.conversations.rendering import prompt_text, require_plain
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import TextStream, encode, stop_ids
@@ -29,7 +28,8 @@ class ChatSession:
     ) -> None:
         require_template(tokenizer)
         self.engine, self.tokenizer, self.sampling = engine, tokenizer, sampling
-        self._opening = [] if system is None else [ChatMessage("system", self._plain(system))]
+        require_plain(tokenizer, [system or ""])
+        self._opening = [] if system is None else [ChatMessage("system", system)]
         self.reset()
 
     def reset(self) -> None:
@@ -44,7 +44,8 @@ class ChatSession:
         A reply that is not taken to its end is kept as far as it came. Raises UserError, and changes nothing, where
         the message holds a special token or the conversation would pass the model's context limit.
         """
-        messages = [*self.messages, ChatMessage("user", self._plain(content))]
+        require_plain(self.tokenizer, [content])
+        messages = [*self.messages, ChatMessage("user", content)]
         rendered = prompt_text(self.tokenizer, messages)
         session = self.session
         if session.length == 0 or not rendered.startswith(self._read_text):
@@ -83,12 +84,3 @@ class ChatSession:
         text = str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         self._read_text += text
         self.messages.append(ChatMessage("assistant", text.removesuffix("\n")))
-
-    def _plain(self, content: str) -> str:
-        """The text itself; raises UserError where it holds a special token, which would end the message."""
-        for token in self.tokenizer.all_special_tokens:
-            if token in content:
-                raise UserError(
-                    f"a message cannot hold {token}, which begins or ends messages. Write it otherwise"
-                )
-        return content

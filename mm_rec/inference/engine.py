@@ -64,9 +64,16 @@ class Engine:
             eos_token_id=sorted(stop_ids) or None,
             pad_token_id=0,
         )
-        read = self.model.generate(
-            ids.to(self.device), attention_mask=mask.to(self.device), generation_config=config
-        )
+        stored = self.model.generation_config
+        self.model.generation_config = (
+            GenerationConfig()
+        )  # what a model's folder prefers is not the likeliest
+        try:
+            read = self.model.generate(
+                ids.to(self.device), attention_mask=mask.to(self.device), generation_config=config
+            )
+        finally:
+            self.model.generation_config = stored
         rows: list[list[int]] = read[:, longest:].tolist()
         return [_until(row, stop_ids) for row in rows]
 

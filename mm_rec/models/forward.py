@@ -42,28 +42,37 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     return hidden
 
 
-def require_documents_apart(model: PreTrainedModel) -> None:
-    """Prove, on a few tokens, that packed documents are read as each is read alone, by the model's own attention.
+def require_documents_apart(model: PreTrainedModel, longest: int) -> None:
+    """Prove, on a few tokens, that packed documents are read as each is alone, by the model's own attention and head.
 
-    Raises CheckpointError for a model that cannot be run so (soft caps and other attention that is not ours).
+    `longest`: tokens of the longest document that will be read. Raises CheckpointError for a model that cannot be run
+    so: soft caps, scaled logits, a head with a bias, a window of attention shorter than a document.
     """
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and window < longest:
+        raise CheckpointError(
+            f"this model attends to the last {window:,} tokens only, and a document has {longest:,}. Sliding windows "
+            f"are not supported here: keep documents within {window:,} tokens (--max-length {window})"
+        )
     length, training = 24, model.training
     ids = torch.arange(2 * length, device=model.device).reshape(1, -1) % model.config.vocab_size
     documents = torch.arange(2, device=model.device).repeat_interleave(length)[None]
     model.eval()
     try:
         with torch.no_grad():
-            packed = hidden_states(model, {"input_ids": ids, "document_ids": documents})
+            packed = (
+                hidden_states(model, {"input_ids": ids, "document_ids": documents}) @ head_weight(model).T
+            )
             _use_attention(model, "sdpa")
             alone = torch.cat(
-                [hidden_states(model, {"input_ids": half}) for half in ids.split(length, 1)], dim=1
+                [model(input_ids=half, use_cache=False).logits for half in ids.split(length, 1)], dim=1
             )
     except (TypeError, ValueError) as error:
         raise _not_apart(model) from error
     finally:
         _use_attention(model, attention.NAME)
         model.train(training)
-    if (packed - alone).norm() > 1e-4 * alone.norm():
+    if not (packed - alone).norm() <= 1e-4 * alone.norm():
         raise _not_apart(model)
 
 
@@ -75,7 +84,8 @@ def _use_attention(model: PreTrainedModel, name: str) -> None:
 def _not_apart(model: PreTrainedModel) -> CheckpointError:
     return CheckpointError(
         f"models of the kind {model.config.model_type!r} cannot keep apart conversations that share a row, so they "
-        "cannot be fine-tuned here. MM-Rec, LLaMA, Mistral and Qwen models can"
+        "cannot be fine-tuned here, or their predictions are not their last states times a matrix. MM-Rec, LLaMA, "
+        "Mistral and Qwen models can be"
     )
 
 
@@ -84,14 +94,15 @@ def carried_states(
 ) -> tuple[Tensor, MemoryState]:
     """As `hidden_states`, going on from a state; returns it as it is after the batch, cut off from the gradient.
 
-    A row whose first document is the one that the state has read last goes on with it; all others start anew. For
-    models with a state of constant size.
+    A row whose first document is the one that the state has read last goes on with it; all others start anew. Padding
+    (a negative document) is not read. For models with a state of constant size.
     """
     if not isinstance(model.config, MMRecConfig):
         raise ValueError("only MM-Rec models carry a state from row to row")
     out = model.base_model(
         input_ids=batch["input_ids"],
         document_ids=batch["document_ids"],
+        attention_mask=(batch["document_ids"] >= 0).long(),
         past_key_values=state,
         use_cache=True,
     )
@@ -115,7 +126,8 @@ def compile_layers(model: PreTrainedModel) -> None:
 def head_weight(model: PreTrainedModel) -> Tensor:
     """The weight (V, D) that turns hidden states into logits."""
     head = model.get_output_embeddings()
-    assert isinstance(head, nn.Linear) and head.bias is None
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        raise _not_apart(model)
     return head.weight
 
 

@@ -51,7 +51,12 @@ def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, **_implementation(config)
         )
-    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # KeyError: attention that is not transformers' own
         raise CheckpointError(f"{folder}: the model cannot be read ({error})") from error
     return model.to(device).eval()  # type: ignore[arg-type, no-any-return]
 

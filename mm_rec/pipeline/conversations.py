@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,31 +17,35 @@ from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.faults import REMEDIES as READING_REMEDIES
 from mm_rec.data.conversations.faults import Fault, Fix, describe, describe_fixes
 from mm_rec.data.conversations.packing import (
+    LONGEST_ROW,
     ConversationBatches,
     PackedConversations,
     RowSource,
     TextRows,
     row_length,
+    rows_needed,
 )
 from mm_rec.data.conversations.preflight import REMEDIES, preflight
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.data.conversations.rendering import Rendered
-from mm_rec.data.mixing import Mixture, group_sources
+from mm_rec.data.mixing import Mixture
 from mm_rec.data.prepare import PreparedCorpus
 from mm_rec.data.split import plan_split
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import Size
+from mm_rec.pipeline.derive import batch_shape
 from mm_rec.pipeline.recipe import SftSection
 from mm_rec.runs.directory import RECIPE
 from mm_rec.tokenizers.chat_template import layout_of
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.loop import Batches, Reporter
 
+_MOST_ROWS = 8  # of a conversation where nobody asked for more: it makes the steps of the whole run that long
 _TEXT = "text of the base"  # in the mixture; no source of conversations can have a name with spaces
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunConversations:
     """What a fine-tuning run reads: rendered conversations by source, those held out, and perhaps text of the base."""
 
@@ -51,12 +56,16 @@ class RunConversations:
     held_out_conversations: list[Conversation]
     text: PreparedCorpus | None
     seq_len: int
+    accumulation: int
 
     @property
     def tokens(self) -> dict[str, int]:
         """Positions of an epoch of each source, padding included, so that epochs are counted as they are read."""
-        rows = {name: self._packed(rendered, 1).rows for name, rendered in self.train.items()}
-        tokens = {name: count * self.seq_len for name, count in rows.items()}
+        place = self.accumulation * self.seq_len
+        weights = {source.name: source.weight for source in self.section.data}
+        tokens = {name: len(one) * place for name, one in self._packed.items() if weights[name]}
+        if not tokens:
+            raise ConfigError("every source of conversations weighs 0. Give one of them a weight")
         share = self.section.text_share
         return tokens if not share else {**tokens, _TEXT: round(sum(tokens.values()) * share / (1 - share))}
 
@@ -76,9 +85,10 @@ class RunConversations:
 
     def batches(self, config: TrainingConfig) -> Batches:
         """The run's batches from its first step on."""
-        packed = {name: self._packed(one, config.accumulation) for name, one in self.train.items()}
+        if config.accumulation != self.accumulation:
+            raise ConfigError(f"the rows were packed for steps of {self.accumulation} batches")
         return ConversationBatches(
-            {**packed, **self._text_rows(config)},
+            {**self._packed, **self._text_rows(config)},
             self._mixture(config),
             config.seq_len,
             config.micro_batch,
@@ -92,9 +102,12 @@ class RunConversations:
         """The held-out conversations, each whole in a row."""
         return PackedConversations(self.held_out, max(self.seq_len, *(len(one.ids) for one in self.held_out)))
 
-    def _packed(self, rendered: Sequence[Rendered], accumulation: int) -> PackedConversations:
-        longest = max(len(one.ids) for one in rendered)
-        return PackedConversations(rendered, self.seq_len, max(accumulation, -(-longest // self.seq_len)))
+    @functools.cached_property
+    def _packed(self) -> dict[str, PackedConversations]:
+        return {
+            name: PackedConversations(rendered, self.seq_len, self.accumulation)
+            for name, rendered in self.train.items()
+        }
 
     def _text_rows(self, config: TrainingConfig) -> dict[str, RowSource]:
         if not self.section.text_share or self.text is None:
@@ -104,12 +117,7 @@ class RunConversations:
     def _mixture(self, config: TrainingConfig) -> Mixture:
         """Sources by their rows times their weight; text by its share of all."""
         weights = {source.name: source.weight for source in self.section.data}
-        shares = {
-            name: weights[name] * len(self._packed(rendered, config.accumulation))
-            for name, rendered in self.train.items()
-        }
-        if not any(shares.values()):
-            raise ConfigError("every source of conversations weighs 0. Give one of them a weight")
+        shares = {name: weights[name] * len(packed) for name, packed in self._packed.items()}
         if self.section.text_share:
             share = self.section.text_share
             shares[_TEXT] = sum(shares.values()) * share / (1 - share)
@@ -117,8 +125,7 @@ class RunConversations:
 
     def describe(self, config: TrainingConfig, size: Size) -> list[str]:
         """What is read of each source, and how full the rows are."""
-        packed = {name: self._packed(one, config.accumulation) for name, one in self.train.items()}
-        rows = config.steps * config.micro_batch
+        packed, rows = self._packed, config.steps * config.micro_batch
         lines = []
         if len(packed) + bool(self.section.text_share) > 1:
             lines += [
@@ -182,35 +189,78 @@ def read_run_conversations(
             "no conversations to train on: name files, for example `mmrec sft chats.jsonl --from RUN`"
         )
     reader = _Reader(section, tokenizer, _context(section, config))
-    train = {}
-    for name, paths in group_sources(section.data).items():
-        source = next(one for one in section.data if one.name == name)
-        train[name] = reader.read(paths, source.format, source.fields)
+    train: dict[str, Pairs] = {}
+    for source in section.data:
+        train.setdefault(source.name, []).extend(reader.read([source.path], source.format, source.fields))
+    first = section.data[0]
+    held = reader.read(section.validation, first.format, first.fields) if section.validation else []
+    reader.finish(reporter)
+    train, held = _sides(train, held, section)
+    lengths = [len(one.ids) for pairs in train.values() for _, one in pairs]
+    learnt = sum(int(one.learnt.sum()) for pairs in train.values() for _, one in pairs)
+    reporter.say(
+        f"{len(lengths):,} conversations to train on, {len(held):,} held out; {sum(lengths):,} tokens, "
+        f"{learnt:,} of them learnt; the longest has {max(lengths):,}"
+    )
+    rendered = {name: [one for _, one in pairs] for name, pairs in train.items()}
+    seq_len = section.seq_len or _row_length(section, config, [*lengths, *(len(one.ids) for _, one in held)])
+    return RunConversations(
+        tokenizer=tokenizer,
+        section=section,
+        train=rendered,
+        held_out=[one for _, one in held],
+        held_out_conversations=[conversation for conversation, _ in held],
+        text=text,
+        seq_len=seq_len,
+        accumulation=_accumulation(section, config, rendered, seq_len, reporter),
+    )
+
+
+def _sides(train: dict[str, Pairs], held: Pairs, section: SftSection) -> tuple[dict[str, Pairs], Pairs]:
+    """Training by source, and what is held out: given files, or a share by the hash of the text."""
     if section.validation:
-        held = reader.read(section.validation)
         texts = {one.text for _, one in held}
         train = {name: [pair for pair in pairs if pair[1].text not in texts] for name, pairs in train.items()}
-    reader.finish(reporter)
-    if not section.validation:
+    else:
+        different = {one.text for pairs in train.values() for _, one in pairs}
+        if len(different) < 2:
+            raise DataError(
+                f"{len(different)} conversations are not enough to hold one out and measure by it. Give more"
+            )
         train, held = _held_out(train, section.validation_fraction)
     for name, pairs in train.items():
         if not pairs:
             raise DataError(f"no conversation of {name!r} is left to train on. Give more, or hold out fewer")
-    lengths = [len(one.ids) for pairs in train.values() for _, one in pairs]
+    if not held:
+        raise DataError("no conversation is left to validate on. Name other --validation files")
+    return train, held
+
+
+def _row_length(section: SftSection, config: PreTrainedConfig, lengths: Sequence[int]) -> int:
+    """The row length that fits the conversations; rows of text must be within the model's context."""
+    limit = getattr(config, "max_position_embeddings", None) if section.text_share else None
+    return row_length(lengths, isinstance(config, MMRecConfig), limit)
+
+
+def _accumulation(
+    section: SftSection,
+    config: PreTrainedConfig,
+    train: Mapping[str, list[Rendered]],
+    seq_len: int,
+    reporter: Reporter,
+) -> int:
+    """Micro-batches of a step: as asked for or derived, and enough for the longest conversation to fit in a step."""
+    rows = max(rows_needed(one, seq_len) for rendered in train.values() for one in rendered)
+    if rows == 1:
+        return batch_shape(section, config.hidden_size, seq_len)[1]
+    micro = section.batch_size or 1
+    usual = batch_shape(section.changed(batch_size=None), config.hidden_size, seq_len)
+    accumulation = max(section.accumulation or usual[0] * usual[1] // micro, rows)
     reporter.say(
-        f"{len(lengths):,} conversations to train on, {len(held):,} held out; {sum(lengths):,} tokens, "
-        f"{sum(int(one.learnt.sum()) for pairs in train.values() for _, one in pairs):,} of them learnt; "
-        f"the longest has {max(lengths):,}"
+        f"a conversation is spread over {rows} rows, which are read in one step: a step reads {accumulation} times "
+        f"{micro} rows, {accumulation * micro * seq_len:,} tokens (--max-length makes it less)"
     )
-    return RunConversations(
-        tokenizer=tokenizer,
-        section=section,
-        train={name: [one for _, one in pairs] for name, pairs in train.items()},
-        held_out=[one for _, one in held],
-        held_out_conversations=[conversation for conversation, _ in held],
-        text=text,
-        seq_len=section.seq_len or row_length(lengths, isinstance(config, MMRecConfig)),
-    )
+    return accumulation
 
 
 Pairs = list[tuple[Conversation, Rendered]]
@@ -265,10 +315,11 @@ def _context(section: SftSection, config: PreTrainedConfig) -> int | None:
         raise ConfigError(
             f"--max-length {section.max_length:,} is over this model's context of {limit:,} tokens"
         )
-    if section.max_length is not None or isinstance(config, MMRecConfig):
-        return section.max_length
+    if isinstance(config, MMRecConfig):
+        return section.max_length or _MOST_ROWS * max(LONGEST_ROW, section.seq_len or 0)
     # Without a state a conversation must stand whole in a row.
-    return section.seq_len if limit is None else min(limit, section.seq_len or limit)
+    limits = [one for one in (section.max_length, section.seq_len, limit) if one is not None]
+    return min(limits, default=None)
 
 
 def _held_out(train: dict[str, Pairs], fraction: float) -> tuple[dict[str, Pairs], Pairs]:
@@ -294,14 +345,20 @@ def _digest(rendered: Sequence[Rendered]) -> str:
 
 def base_text(start_from: str) -> Path | None:
     """The prepared text of the run that a model came from, also by way of fine-tuning; None where it is not there."""
-    path = Path(start_from)
-    for run in (path, path.parent, path.parent.parent):
+    seen = set()
+    while start_from not in seen:
+        seen.add(start_from)
+        run = _run_of(Path(start_from))
         if (run / "data" / "split.json").is_file():
             return run / "data"
-        if (run / RECIPE).is_file():
-            values = load_yaml(run / RECIPE)
-            tuned = [values[name] for name in ("instruct", "sft") if values.get(name)]
-            return (
-                base_text(tuned[0]["start_from"]) if len(tuned) == 1 and tuned[0].get("start_from") else None
-            )
+        values = load_yaml(run / RECIPE) if (run / RECIPE).is_file() else {}
+        before = [(values.get(name) or {}).get("start_from") for name in ("instruct", "sft")]
+        start_from = next((name for name in before if name), start_from)
     return None
+
+
+def _run_of(path: Path) -> Path:
+    """The run that a path is or lies in: its final, its best, or the model of one of its checkpoints."""
+    if path.name in ("final", "best"):
+        return path.parent
+    return path.parents[2] if path.name == "model" and path.parent.parent.name == "checkpoints" else path

@@ -144,9 +144,6 @@ class Recipe(Section):
     sft: SftSection | None = None
 
 
-RECIPE_FILE = "recipe.yaml"
-
-
 def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe file, with `section.key=value` overrides; raises ConfigError for what it cannot mean."""
     return Recipe.read(apply_overrides(load_yaml(path), overrides or []), where=str(path))

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from mm_rec.config import dump_yaml
+from mm_rec.data.reading.locations import ROW_KINDS
+from mm_rec.data.sources import find_files
 from mm_rec.errors import ConfigError
 from mm_rec.pipeline.pretrain import prepare_pretraining
 from mm_rec.pipeline.recipe import Recipe, SftSection, read_recipe
@@ -26,7 +28,8 @@ def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter) -> Outcome:
     recipe, or where there is no stage.
     """
     stages = stages_of(recipe)
-    _keep(recipe, folder)
+    _require_files(recipe, stages)
+    _keep(recipe, folder, stages)
     before: Path | None = None
     for number, stage in enumerate(stages, start=1):
         place = folder / stage
@@ -67,12 +70,32 @@ def _for_stage(recipe: Recipe, stage: str, before: Path | None) -> Recipe:
     return Recipe.read({"name": recipe.name, "seed": recipe.seed, stage: section})
 
 
-def _keep(recipe: Recipe, folder: Path) -> None:
-    """Write the recipe into the folder, or see that it is the one that stands there."""
-    text = dump_yaml(recipe)
+def _require_files(recipe: Recipe, stages: list[str]) -> None:
+    """Raise UserError now where a later stage names files that are not there, or the first begins with no model."""
+    for number, stage in enumerate(stages):
+        section: SftSection | None = None if stage == PRETRAIN else getattr(recipe, stage)
+        if section is None:
+            continue
+        if section.start_from is None and number == 0:
+            raise ConfigError(
+                f"{stage} has no model to begin with: add start_from to it, a run or a model folder"
+            )
+        find_files([*(source.path for source in section.data), *section.validation], kinds=ROW_KINDS)
+        if section.text:
+            find_files(section.text)
+
+
+def _keep(recipe: Recipe, folder: Path, stages: list[str]) -> None:
+    """Write the recipe into the folder; what has begun there must be of the same recipe."""
     if (folder / RECIPE).is_file():
-        if (folder / RECIPE).read_text(encoding="utf-8") != text:
-            raise ConfigError(f"{folder} is the run of another recipe. Give this one another --name")
-        return
+        kept = read_recipe(folder / RECIPE)
+        begun = [stage for stage in stages if (folder / stage / RECIPE).is_file()]
+        parts = {"seed", *(("data", "tokenizer", "model") if PRETRAIN in begun else ()), *begun}
+        changed = sorted(part for part in parts if getattr(kept, part) != getattr(recipe, part))
+        if begun and changed:
+            raise ConfigError(
+                f"{folder} is the run of another recipe: {', '.join(changed)} changed after {', '.join(begun)} began. "
+                f"Give this one another --name, or begin with what is there: start_from: {folder / begun[-1]}"
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RECIPE, text)
+    write_text(folder / RECIPE, dump_yaml(recipe))

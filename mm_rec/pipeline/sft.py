@@ -20,13 +20,13 @@ from mm_rec.models.forward import require_documents_apart
 from mm_rec.models.loading import find_model, load_model_and_tokenizer
 from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
 from mm_rec.pipeline.conversations import RunConversations, base_text, pad_id, read_run_conversations
-from mm_rec.pipeline.derive import batch_shape
 from mm_rec.pipeline.recipe import Recipe, SftSection
 from mm_rec.pipeline.stage import Outcome, Prepare, Stage, run_stage
-from mm_rec.runs.files import read_json, write_json
+from mm_rec.runs.files import read_json, write_json, write_text
+from mm_rec.runs.log import read_metrics
 from mm_rec.runtime import Precision
-from mm_rec.tokenizers.chat_template import prepare_for_chat, require_template
-from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
+from mm_rec.tokenizers.chat_template import layout_of, prepare_for_chat, require_padding, require_template
+from mm_rec.tokenizers.loading import load_tokenizer
 from mm_rec.training.checkpoint import Checkpoint
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.loop import Reporter, Validation
@@ -70,26 +70,20 @@ def _prepare(
     """Model, tokenizer with its layout, conversations, and the text that must not be forgotten."""
     assert section.start_from is not None
     base = section.start_from
-    if checkpoint is not None:
-        model, tokenizer = load_model_and_tokenizer(checkpoint.model_folder)
-        original = load_tokenizer(find_model(base))
-    else:
-        model, tokenizer = load_model_and_tokenizer(base)
-        original = load_tokenizer(find_model(base))
+    model, tokenizer = load_model_and_tokenizer(base if checkpoint is None else checkpoint.model_folder)
+    if checkpoint is None:
         _adopt_layout(model, tokenizer, section, reporter)
-    require_documents_apart(model)
-    text = _text(section, tokenizer, original, run, reporter)
+    text = _text(section, tokenizer, run, reporter)
     data = read_run_conversations(section, tokenizer, model.config, text, reporter)
+    require_documents_apart(model, data.longest_conversation)
+    section = section.changed(seq_len=data.seq_len, accumulation=data.accumulation)
     if data.carries:
-        # A whole conversation is read within one step, so that a step is all that a checkpoint must remember.
-        micro, accumulation = batch_shape(section, model.config.hidden_size, data.seq_len)
-        rows = -(-data.longest_conversation // data.seq_len)
-        section = section.changed(
-            batch_size=micro,
-            accumulation=max(accumulation, rows),
-            compile=False,
-            gradient_checkpointing=False,
-        )
+        section = section.changed(batch_size=section.batch_size or 1, compile=False)
+        if section.gradient_checkpointing:
+            raise ConfigError(
+                "gradient checkpointing does not go with conversations that are longer than a row: choose longer "
+                "rows (--seq-len) or shorter conversations (--max-length)"
+            )
     if (
         section.steps is None
         and section.epochs is None
@@ -106,7 +100,7 @@ def _prepare(
         model=model,
         tokenizer=tokenizer,
         data=data,
-        section=section.changed(seq_len=data.seq_len),
+        section=section,
         objective=carried_next_token if data.carries else next_token,
         validation=validation,
         base=base,
@@ -120,43 +114,43 @@ def _adopt_layout(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, section: SftSection, reporter: Reporter
 ) -> None:
     """Give tokenizer and model the chat layout that was asked for; the tokenizer's own stays where none was."""
-    layout = section.template
-    if layout == "auto" and tokenizer.chat_template:
+    known = layout_of(tokenizer)
+    if section.template == "auto" and tokenizer.chat_template and known is None:
         require_template(tokenizer)
-        layout_tokens: list[str] = []
+        added = require_padding(tokenizer)
     else:
-        layout_tokens = prepare_for_chat(tokenizer, "default" if layout == "auto" else layout)
-    if layout_tokens:
-        reporter.say(f"special tokens of the chat layout added: {' '.join(layout_tokens)}")
+        own = known.name if known else "default"
+        added = prepare_for_chat(tokenizer, own if section.template == "auto" else section.template)
+    if added:
+        reporter.say(f"special tokens of the chat layout added: {' '.join(added)}")
     enlarge_vocabulary(model, tokenizer, reporter.say)
     adopt_tokenizer(model, tokenizer)
 
 
 def _text(
-    section: SftSection,
-    tokenizer: PreTrainedTokenizerBase,
-    original: PreTrainedTokenizerBase,
-    run: Path,
-    reporter: Reporter,
+    section: SftSection, tokenizer: PreTrainedTokenizerBase, run: Path, reporter: Reporter
 ) -> PreparedCorpus | None:
     """Text of the kind that the base was trained on: named, or that of the base's own run where it is there."""
     if section.text:
-        plan = plan_sources(section.text)
-        return prepare_corpus(plan, tokenizer, run / "data")
+        return prepare_corpus(plan_sources(section.text), tokenizer, run / "data")
     assert section.start_from is not None
     found = base_text(section.start_from)
-    if found is not None:
-        prepared = open_prepared(found)
-        # Tokens may have been added since; the ids of those that were there are the same.
-        if prepared.train.header.tokenizer in (fingerprint(tokenizer), fingerprint(original)):
-            reporter.say(f"what the base forgets is measured on the held-out text of {found}")
-            return prepared
+    if found is not None and _same_ids(found, tokenizer):
+        reporter.say(f"what the base forgets is measured on the held-out text of {found}")
+        return open_prepared(found)
     if section.text_share:
         raise ConfigError(
             "a share of pre-training text was asked for, and the base's own text is not beside it. "
             "Name text with --text FILES"
         )
     return None
+
+
+def _same_ids(data: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the corpora of a run were made with this tokenizer, or with one that it has only been added to."""
+    own = data.parent / "tokenizer"
+    made_with = load_tokenizer(own if own.is_dir() else find_model(data.parent))
+    return made_with.get_vocab().items() <= tokenizer.get_vocab().items()
 
 
 class _Validation:
@@ -181,8 +175,10 @@ class _Validation:
 
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
         """Measure; `loss` is over learnt tokens alone, `base_bits_per_byte` that of the base's text."""
+        settings = self.settings
+        batch = max(1, settings.micro_batch * settings.seq_len // self.packed.seq_len)
         scores = score_answers(
-            model, self.packed, pad_id(self.tokenizer), self.settings.micro_batch, self.precision.dtype
+            model, self.packed, pad_id(self.tokenizer), batch, self.precision.dtype, settings.validation_rows
         )
         figures = {"loss": scores.loss, "token_accuracy": scores.token_accuracy}
         if self.text is not None:
@@ -214,7 +210,8 @@ class _Validation:
 
     def _text_bits(self, model: PreTrainedModel) -> float:
         assert self.text is not None
-        seq_len = max(2, min(_TEXT_SEQ_LEN, self.text.tokens))
+        limit = getattr(model.config, "max_position_embeddings", None) or _TEXT_SEQ_LEN
+        seq_len = max(2, min(_TEXT_SEQ_LEN, limit, self.text.tokens))
         batch = max(1, self.settings.micro_batch * self.settings.seq_len // seq_len)
         return evaluate_corpus(
             model,
@@ -235,8 +232,15 @@ class _Validation:
             self.reporter.say(f"  {_short(answer.asked)} → {_short(answer.given)}")
             rows.append({"asked": answer.asked, "given": answer.given, "expected": answer.expected})
         if rows:
-            with (self.run / SAMPLES).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"answers": rows}, ensure_ascii=False) + "\n")
+            self._write_samples(rows)
+
+    def _write_samples(self, rows: list[dict[str, Any]]) -> None:
+        """Add a line for this validation; those of validations that a resumed run measures again are replaced."""
+        path, metrics = self.run / SAMPLES, read_metrics(self.run / "metrics.jsonl")
+        measured = [record["step"] for record in metrics if record["kind"] == "validation"]
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = [*lines[: len(measured)], json.dumps({"answers": rows}, ensure_ascii=False)]
+        write_text(path, "\n".join(lines) + "\n")
 
 
 def _short(text: str, length: int = 90) -> str:

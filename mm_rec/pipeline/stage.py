@@ -108,19 +108,17 @@ def run_stage(
     """
     run.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run)
-    known = (run / RECIPE).is_file()
+    known, there = (run / RECIPE).is_file(), set(run.iterdir())
     if not known:
         write_text(run / RECIPE, dump_yaml(recipe))
     try:
         stage, training, size = _begin(recipe, name, run, reporter, prepare, on_event)
     except UserError:
-        if (
-            not known
-        ):  # the same name can be given again, and nothing made for the mistake is taken for its answer
-            for part in (RECIPE, "tokenizer", "data"):
-                remove(run / part)
-            if not any(run.iterdir()):
-                run.rmdir()
+        # The same name can be given again, and nothing made for the mistake is taken for its answer.
+        for made in set() if known else set(run.iterdir()) - there:
+            remove(made)
+        if not any(run.iterdir()):
+            run.rmdir()
         raise
     with StopRequest(reporter.say) as stop:
         ended = training.fit(stop)

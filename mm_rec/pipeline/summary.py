@@ -75,7 +75,8 @@ def _model_card(
             f"Best validation loss {best['loss']:.4f} nats a token, {bits}"
             f"token accuracy {best['token_accuracy']:.1%}, at step {best['step']}."
         )
-    if forgetting := log["base_text_bits_per_byte"]:
+    forgetting = log["base_text_bits_per_byte"]
+    if forgetting and forgetting["after"] is not None:
         measured += (
             f"\n- held-out text of the base: {forgetting['before']:.4f} bits a byte before, "
             f"{forgetting['after']:.4f} after"

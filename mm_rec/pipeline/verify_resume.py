@@ -77,11 +77,11 @@ def _trial(target: Path, steps: int) -> Recipe:
     """The recipe to prove, shortened: a few steps, accumulation, frequent checkpoints, no compilation."""
     path = target / RECIPE if target.is_dir() else target
     recipe = read_recipe(path)
-    if target.is_dir() and (target / "data").is_dir():
+    stage = _stage(recipe)
+    if stage == PRETRAIN and target.is_dir() and (target / "data").is_dir():
         tokenizer = recipe.tokenizer.path or str((target / "tokenizer").resolve())
         data = _prepared_data(recipe.data, (target / "data").resolve())
         recipe = recipe.changed(data=data, tokenizer={"path": tokenizer})
-    stage = _stage(recipe)
     section: TrainingSection = getattr(recipe, stage)
     if section.steps is not None and section.steps < 3:
         raise ConfigError("a proof of resuming needs a recipe of 3 steps or more")

@@ -121,6 +121,15 @@ def prepare_for_chat(tokenizer: PreTrainedTokenizerBase, layout: str = "default"
     return [token for token in dict.fromkeys(wanted) if token not in known]
 
 
+def require_padding(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Give a tokenizer that pads with its eos, or with nothing, a padding token. Returns the tokens added."""
+    if tokenizer.pad_token not in (None, tokenizer.eos_token):
+        return []
+    known = PAD in tokenizer.get_vocab()
+    tokenizer.add_special_tokens({"pad_token": PAD})
+    return [] if known else [PAD]
+
+
 def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout | None:
     """The layout whose template a tokenizer carries; None for a template of its own."""
     return next((one for one in LAYOUTS.values() if one.template == tokenizer.chat_template), None)

@@ -269,7 +269,9 @@ def over_fitting(history: list[tuple[float, float]]) -> bool:
     return valid_a < valid_b < valid_c and train_a > train_b > train_c
 
 
-def _present(batch: dict[str, Tensor]) -> int:
-    """Tokens of a batch that are not padding."""
-    mask = batch.get("attention_mask")
-    return batch["input_ids"].numel() if mask is None else int(mask.sum())
+def _present(batch: Batch) -> int:
+    """Tokens of a batch that are not padding, which is masked or has a negative document."""
+    if (mask := batch.get("attention_mask")) is not None:
+        return int(mask.sum())
+    documents = batch.get("document_ids")
+    return batch["input_ids"].numel() if documents is None else int((documents >= 0).sum())

@@ -22,7 +22,7 @@ from mm_rec.data.conversations.checks import check
 from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.faults import FaultError
 from mm_rec.data.conversations.preflight import preflight
-from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.data.conversations.rendering import prompt_ids, require_plain
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import stop_ids
@@ -92,9 +92,9 @@ class SFTTrainer:
         """The conversation as one row: `input_ids` and `labels` (1, T) int64."""
         if faults := check(conversation, self.tokenizer.all_special_tokens):
             raise FaultError(faults)
-        checked = preflight(
-            self.tokenizer, [conversation], max_length=self.config.max_length, too_long="turns"
-        )
+        limit = getattr(self.model.config, "max_position_embeddings", None) or self.config.max_length
+        most = min(limit, self.config.max_length)
+        checked = preflight(self.tokenizer, [conversation], max_length=most, too_long="turns")
         if checked.faults:
             raise FaultError(checked.faults)
         (rendered,) = checked.rendered
@@ -126,11 +126,16 @@ class ChatCompletionAPI:
     ) -> dict[str, Any]:
         """Answer messages; returns the fields of OpenAI's `chat.completion` as plain values.
 
-        A call that is not well-formed stays in the content as it was written.
+        A call that is not well-formed stays in the content as it was written. Raises UserError where a message holds a
+        special token.
         """
         engine = Engine(self.model, self.model.device if device is None else device)
         session = engine.session()
-        session.feed(prompt_ids(self.tokenizer, read_messages(messages), tools))
+        given = read_messages(messages)
+        require_plain(
+            self.tokenizer, [*(message.content for message in given), json.dumps(list(tools), default=dict)]
+        )
+        session.feed(prompt_ids(self.tokenizer, given, tools))
         prompt_tokens = session.length
         sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
         ids = list(session.generate(sampling, stop_ids(self.tokenizer)))

@@ -113,7 +113,7 @@ def _regions(
             regions.append(((0, len(before)), "tools"))
         else:
             message = conversation.messages[count - 1]
-            place = text.find(message.content, start, len(before)) if message.content else -1
+            place = text.rfind(message.content, start, len(before)) if message.content else -1
             if place >= 0 and message.role in _ROLES:
                 regions.append(((place, place + len(message.content)), _ROLES[message.role]))
         start = len(before)

@@ -64,8 +64,11 @@ def pack(lengths: Sequence[int], capacity: int, begun: Sequence[int] = ()) -> li
     return bins
 
 
-def row_length(lengths: Sequence[int], carries: bool) -> int:
-    """The smallest power of two from 256 on that wastes under 2 %; not below the longest unless a state is carried."""
+def row_length(lengths: Sequence[int], carries: bool, limit: int | None = None) -> int:
+    """The smallest power of two from 256 on that wastes under 2 %; not below the longest unless a state is carried.
+
+    `limit`: the most, where a row may not be longer than the model's context.
+    """
     longest = max(lengths)
     least = min(longest, LONGEST_ROW) if carries else longest
     first = 256
@@ -73,6 +76,8 @@ def row_length(lengths: Sequence[int], carries: bool) -> int:
         first *= 2
     best, best_waste = first, 1.0
     for seq_len in (first, 2 * first, 4 * first, 8 * first):
+        if limit is not None and seq_len > limit:
+            return min(best, limit)
         short = [length for length in lengths if length <= seq_len]
         waste = 1 - sum(short) / (len(pack(short, seq_len)) * seq_len) if short else 0.0
         if waste < MOST_WASTE:
@@ -119,15 +124,16 @@ class PackedConversations:
         lengths = [len(one.ids) for one in rendered]
         self.borders = np.cumsum([0, *lengths])
         self.seq_len, self.accumulation = seq_len, accumulation
-        longest = max(lengths)
-        if longest > seq_len * accumulation:
+        chains = [
+            _chain(number, one.learnt, seq_len)
+            for number, one in enumerate(rendered)
+            if len(one.ids) > seq_len
+        ]
+        if max(map(len, chains), default=1) > accumulation:
             raise DataError(
-                f"a conversation has {longest:,} tokens, and a step reads {accumulation} rows of {seq_len:,} one "
+                f"a conversation has {max(lengths):,} tokens, and a step reads {accumulation} rows of {seq_len:,} one "
                 "behind the other. Choose longer rows, more accumulation, or truncation by turns"
             )
-        chains = [
-            _chain(number, length, seq_len) for number, length in enumerate(lengths) if length > seq_len
-        ]
         short = [number for number, length in enumerate(lengths) if length <= seq_len]
         ends = [chain[-1][0].stop - chain[-1][0].start for chain in chains]
         bins = pack([lengths[number] for number in short], seq_len, begun=ends)
@@ -180,10 +186,32 @@ class PackedConversations:
         return {"conversations": digest.hexdigest(), "columns": len(self)}
 
 
-def _chain(conversation: int, length: int, seq_len: int) -> list[Row]:
+def rows_needed(rendered: Rendered, seq_len: int) -> int:
+    """The rows that a conversation is spread over."""
+    return len(_borders(rendered.learnt, seq_len)) - 1
+
+
+def _chain(conversation: int, learnt: NDArray[np.bool_], seq_len: int) -> list[Row]:
     """A long conversation as rows of one piece each."""
-    borders = [*range(0, length, seq_len), length]
-    return [[Piece(conversation, start, stop)] for start, stop in pairwise(borders)]
+    return [[Piece(conversation, start, stop)] for start, stop in pairwise(_borders(learnt, seq_len))]
+
+
+def _borders(learnt: NDArray[np.bool_], seq_len: int) -> list[int]:
+    """Where a conversation is cut, its beginning and end included.
+
+    A row's first token has none before it there and is not learnt, so a cut is moved back to a token that is not to be
+    learnt anyway; within a long answer, at least never to the end of a turn.
+    """
+    borders = [0]
+    while len(learnt) - borders[-1] > seq_len:
+        latest, earliest = borders[-1] + seq_len, borders[-1] + seq_len // 2
+        free = np.flatnonzero(~learnt[earliest : latest + 1])
+        if len(free):
+            borders.append(earliest + int(free[-1]))
+        else:
+            ends_here = learnt[latest] and not learnt[latest + 1 : latest + 2].any()
+            borders.append(latest - int(ends_here))
+    return [*borders, len(learnt)]
 
 
 class TextRows:
@@ -246,8 +274,9 @@ class ConversationBatches:
         self.rank, self.world_size = rank, world_size
 
     def epoch(self, step: int) -> int:
-        """How often as many columns as all sources have were read before a step."""
-        return step * self.micro_batch * self.world_size // sum(map(len, self.sources))
+        """How often the first source was read to its end before a step."""
+        first = self.mixture.counts(step * self.micro_batch * self.world_size)[0]
+        return int(first) // len(self.sources[0])
 
     def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
         """A micro-batch as int64 tensors (B, T): `input_ids`, `labels`, `document_ids`; with `carries`, also `carried`,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.conversation import Conversation
+from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.faults import Fault, Fix
-from mm_rec.data.conversations.rendering import Rendered, TrainOn, render, render_many
-from mm_rec.errors import ConfigError, DataError
+from mm_rec.data.conversations.rendering import Rendered, TrainOn, prompt_ids, render, render_many
+from mm_rec.errors import ConfigError, DataError, TokenizerError
 
 TooLong = Literal["refuse", "turns"]
 
@@ -47,7 +47,9 @@ def preflight(
     With too_long="turns" the oldest exchanges of a long conversation are cut, and its last one stays.
     """
     result = Preflight()
-    for whole, ids in _rendered(tokenizer, conversations, train_on, result.faults):
+    _require_fitting_layout(tokenizer)
+    tidied = [_tidied(conversation, result.fixes) for conversation in conversations]
+    for whole, ids in _rendered(tokenizer, tidied, train_on, result.faults):
         conversation, rendered = whole, ids
         if max_length is not None and len(ids.ids) > max_length and too_long == "turns":
             conversation, rendered = _cut_turns(tokenizer, whole, train_on, max_length) or (whole, ids)
@@ -69,6 +71,33 @@ def read_train_on(train_on: str, too_long: str) -> tuple[TrainOn, TooLong]:
     if too_long not in get_args(TooLong):
         raise ConfigError(f"--too-long {too_long}: choose {' or '.join(get_args(TooLong))}")
     return cast(TrainOn, train_on), cast(TooLong, too_long)
+
+
+def _require_fitting_layout(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise TokenizerError where the end of a prompt would be other tokens once an answer follows it."""
+    asked = ChatMessage("user", "a")
+    prompt = prompt_ids(tokenizer, [asked])
+    try:
+        whole = render(tokenizer, Conversation((asked, ChatMessage("assistant", "b")))).ids.tolist()
+    except DataError:  # a template of its own that wants other messages
+        return
+    if whole[: len(prompt)] != prompt:
+        raise TokenizerError(
+            "this tokenizer joins the end of a prompt with what follows it in this chat layout, so a model would be "
+            "asked otherwise than it was taught. Choose another layout: --template default"
+        )
+
+
+def _tidied(conversation: Conversation, fixes: list[Fix]) -> Conversation:
+    """Without white space before answers, which a tokenizer may join with the line end of the prompt."""
+    messages = [
+        replace(message, content=message.content.lstrip()) if message.role == "assistant" else message
+        for message in conversation.messages
+    ]
+    if tuple(messages) == conversation.messages:
+        return conversation
+    fixes.append(Fix(conversation.place, "white space before an answer was cut"))
+    return conversation.with_messages(messages)
 
 
 def _rendered(

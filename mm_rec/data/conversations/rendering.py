@@ -5,7 +5,7 @@ Shapes: T tokens of a conversation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.errors import DataError, TokenizerError
+from mm_rec.errors import DataError, TokenizerError, UserError
 from mm_rec.tokenizers.chat_template import require_template
 from mm_rec.tokenizers.loading import encoder
 
@@ -79,6 +79,22 @@ def prompt_ids(
     """The ids of messages up to where the assistant's next answer begins: what chat and the server read."""
     ids: list[int] = encode_texts(tokenizer, [prompt_text(tokenizer, messages, tools)])[0].ids
     return ids
+
+
+def require_plain(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
+    """Raise UserError where a text is no Unicode, or holds a special token, which would end or begin a message."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes that a terminal could not decode arrive so
+            raise UserError(
+                f"a message is not UTF-8 ({error}). Set the terminal to UTF-8, or mend it"
+            ) from error
+        for token in tokenizer.all_special_tokens:
+            if token in text:
+                raise UserError(
+                    f"a message cannot hold {token}, which begins or ends messages. Write it otherwise"
+                )
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:

@@ -21,6 +21,7 @@ from mm_rec.data.conversations.packing import (
     TextRows,
     pack,
     row_length,
+    rows_needed,
 )
 from mm_rec.data.conversations.preflight import preflight
 from mm_rec.data.conversations.reading import read_conversations
@@ -163,8 +164,10 @@ def test_a_conversation_longer_than_a_row_is_carried_on(
             one = rendered[number]
             ids = torch.from_numpy(one.ids.astype("int64"))[None]
             scores = model(input_ids=ids).logits[0].log_softmax(-1)
+            starts = {piece.start for c in range(len(packed)) for row in packed.columns[c] for piece in row
+                      if piece.conversation == number}  # fmt: skip
             for place in np.flatnonzero(one.learnt):
-                if place % length:  # the first token of a row has none before it there
+                if place not in starts:  # the first token of a row has none before it there
                     expected -= float(scores[place - 1, ids[0, place]])
                     learnt += 1
     assert tokens == learnt and nats == pytest.approx(expected, rel=1e-6)
@@ -226,3 +229,21 @@ def test_text_beside_conversations_has_its_share_and_is_all_learnt(
                 of_text += 1
                 assert second[0] != first[-1]  # no row of text goes on in the next micro-batch
     assert of_text == 6 * 8 // 4
+
+
+def test_an_end_of_turn_is_learnt_wherever_a_row_ends(
+    tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
+) -> None:
+    for length in (64, 100, 128, 256):
+        packed = PackedConversations(rendered, length, max(rows_needed(one, length) for one in rendered))
+        data = batches(packed, 1, packed.accumulation)
+        ends = learnt_ends = learnt = 0
+        for step in range(len(packed)):
+            for micro in range(packed.accumulation):
+                labels = data.batch_at(step, micro)["labels"]
+                learnt_ends += int((labels == tokenizer.eos_token_id).sum())
+                learnt += int((labels != IGNORED).sum())
+        for one in rendered:
+            ends += int((one.ids[one.learnt] == tokenizer.eos_token_id).sum())
+        assert learnt_ends == ends
+        assert learnt >= 0.99 * sum(int(one.learnt.sum()) for one in rendered)

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from conversations_made import made
 from playwright.sync_api import Browser
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mm_rec.cli.main import run
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.masks import LEARNT, REASONS, explain, masks_page
 from mm_rec.data.conversations.preflight import preflight
-from mm_rec.data.conversations.rendering import render
+from mm_rec.data.conversations.rendering import prompt_ids, render
+from mm_rec.errors import TokenizerError
 from mm_rec.tokenizers.chat_template import LAYOUTS, prepare_for_chat
 
 
@@ -154,3 +156,22 @@ def test_the_command_shows_a_file_and_lists_what_is_wrong(
     assert f"is learnt ({file}:2)" in capsys.readouterr().err
     assert run([*command, "--train-on", "some"]) == 2
     assert "choose all or last" in capsys.readouterr().err
+
+
+def test_a_layout_that_the_tokenizer_cannot_keep_apart_is_refused_and_white_space_is_cut() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    line = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\n\n")[0][
+        0
+    ]  # two of them, as one piece
+    vocabulary = {piece: index for index, piece in enumerate([*alphabet, line])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[(line[0], line[1])]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    prepare_for_chat(tokenizer, "llama3")
+    with pytest.raises(TokenizerError, match=r"joins the end of a prompt.*--template default"):
+        preflight(tokenizer, [talk("Old?", "No.")])
+    prepare_for_chat(tokenizer, "default")
+    checked = preflight(tokenizer, [talk("Old?", "\n\nNo.")])
+    assert [fix.message for fix in checked.fixes] == ["white space before an answer was cut"]
+    prompt = prompt_ids(tokenizer, checked.conversations[0].messages[:1])
+    assert checked.rendered[0].ids[: len(prompt)].tolist() == prompt
