@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mm_rec.evaluation.judge import JudgeConfig
     from mm_rec.inference.sampling import Sampling
 
+_ACROSS = 5  # figures in one table: as many as 80 columns hold
 _COLUMNS = ("bleu", "chrf", "rouge_l", "exact_match", "calls_right", "token_accuracy", "loss", "judge")
 
 
@@ -95,11 +96,13 @@ def _read(files: Sequence[str], special_tokens: Sequence[str]) -> Sequence[Conve
 
 
 def _print(report: dict[str, Any], console: Console) -> None:
-    from mm_rec.evaluation.chat_report import MANNER, NEARNESS
+    from mm_rec.evaluation.chat_report import MANNER, NEARNESS, measured
 
     near = tuple(column for column in NEARNESS if column[0] in _COLUMNS)
-    console.print(_table("Beside the given answers", report, near))
-    console.print(_table("The replies by themselves", report, MANNER))
+    for title, columns in (("Beside the given answers", near), ("The replies by themselves", MANNER)):
+        shown = measured(report, columns)
+        for first in range(0, len(shown), _ACROSS):
+            console.print(_table("" if first else title, report, shown[first : first + _ACROSS]))
     for fault, count in report["faults"].items():
         console.print(f"{fault}: {count:,}", markup=False)
     if report["too_long"]:
@@ -114,11 +117,10 @@ def _print(report: dict[str, Any], console: Console) -> None:
 
 
 def _table(title: str, report: dict[str, Any], columns: tuple[tuple[str, str, str], ...]) -> Table:
-    """Categories and their sum, with those of the columns that have figures."""
-    from mm_rec.evaluation.chat_report import measured, show
+    """Categories and their sum."""
+    from mm_rec.evaluation.chat_report import show
 
-    columns = measured(report, columns)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title or None, title_justify="left")
     table.add_column("category", overflow="fold")
     for name in ("answers", *(name for _, name, _ in columns)):
         table.add_column(name, justify="right")
