@@ -1,6 +1,6 @@
 """Fine-tuning speed: our loop with packed conversations against TRL's SFTTrainer, on the same LLaMA and conversations.
 
-    python bench/sft_throughput.py [--quick] [--shape 128x4] [--rounds 5]
+    python bench/sft_throughput.py [--quick] [--shape 128x4] [--peer trl] [--rounds 5]
 
 Real conversations (Alpaca and FastChat of the real data), the same tokenizer, chat template, AdamW and learnt answers.
 Peers: `trl`, as it is best run on a CPU (bfloat16, no gradient checkpointing, rows of like length together, no
@@ -23,6 +23,7 @@ import protocol
 SHAPES = {"128x4": (128, 4), "512x8": (512, 8)}
 VOCABULARY, LONGEST, ROWS = 5_000, 1024, 8
 WARM_UP = 20
+PEERS = ("trl", "trl-default")
 DATA = Path(os.environ.get("MMREC_TEST_DATA", "../shared/data"))
 FILES = ("instruct/llamafactory_alpaca_en_demo.json", "instruct/fastchat_dummy_conversation.json")
 
@@ -180,6 +181,7 @@ def main() -> None:
     """Compare, or be a contender (`--child`)."""
     options = protocol.parser(__doc__)
     options.add_argument("--shape", choices=list(SHAPES), action="append")
+    options.add_argument("--peer", choices=PEERS, action="append")
     options.add_argument("--child", nargs=4, metavar=("CONTENDER", "SHAPE", "TOKENIZER", "STEPS"))
     chosen = options.parse_args()
     if chosen.child:
@@ -203,7 +205,7 @@ def main() -> None:
                     __file__, ["--child", name, shape, str(folder), str(steps)], timeout=900
                 )
 
-            names = ("trl",) if chosen.quick else ("trl", "trl-default")
+            names = chosen.peer or (PEERS[:1] if chosen.quick else PEERS)
             facts = {"shape": shape, "vocabulary": VOCABULARY, "longest": LONGEST, "optimizer": "AdamW"}
             rounds = 1 if chosen.quick else chosen.rounds
             protocol.compare(
