@@ -28,7 +28,7 @@ from mm_rec.data.conversations.packing import (
 from mm_rec.data.conversations.preflight import REMEDIES, preflight
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.data.conversations.rendering import Rendered
-from mm_rec.data.mixing import Mixture
+from mm_rec.data.mixing import Mixture, group_sources
 from mm_rec.data.prepare import PreparedCorpus
 from mm_rec.data.split import plan_split
 from mm_rec.errors import ConfigError, DataError
@@ -61,9 +61,9 @@ class RunConversations:
     @property
     def tokens(self) -> dict[str, int]:
         """Positions of an epoch of each source, padding included, so that epochs are counted as they are read."""
-        place = self.accumulation * self.seq_len
+        positions = self.accumulation * self.seq_len  # of a column
         weights = {source.name: source.weight for source in self.section.data}
-        tokens = {name: len(one) * place for name, one in self._packed.items() if weights[name]}
+        tokens = {name: len(one) * positions for name, one in self._packed.items() if weights[name]}
         if not tokens:
             raise ConfigError("every source of conversations weighs 0. Give one of them a weight")
         share = self.section.text_share
@@ -188,6 +188,7 @@ def read_run_conversations(
         raise ConfigError(
             "no conversations to train on: name files, for example `mmrec sft chats.jsonl --from RUN`"
         )
+    group_sources(section.data)  # one name has one weight
     reader = _Reader(section, tokenizer, _context(section, config))
     train: dict[str, Pairs] = {}
     for source in section.data:
