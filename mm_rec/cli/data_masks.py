@@ -53,10 +53,9 @@ def masks(
 
     Problems that would stop a training are listed once each; then the exit status is 2.
     """
-    from mm_rec.data.conversations.faults import REMEDIES as READING
     from mm_rec.data.conversations.faults import describe
     from mm_rec.data.conversations.masks import REASONS, explain, masks_page, shares
-    from mm_rec.data.conversations.preflight import REMEDIES, preflight, read_train_on
+    from mm_rec.data.conversations.preflight import preflight, read_train_on
     from mm_rec.data.conversations.reading import read_conversations
     from mm_rec.errors import ConfigError, DataError
     from mm_rec.models.loading import find_model
@@ -103,9 +102,7 @@ def masks(
         console.print(f"Written: {out}", soft_wrap=True)
     problems = [*found.problems, *checked.faults]
     if problems:
-        raise DataError(
-            f"{len(problems):,} problems would stop a training:\n{describe(problems, {**READING, **REMEDIES})}"
-        )
+        raise DataError(f"{len(problems):,} problems would stop a training:\n{describe(problems)}")
 
 
 def _coloured(tokens: list[MaskedToken]) -> Text:

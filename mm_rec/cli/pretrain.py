@@ -7,9 +7,27 @@ from typing import Annotated, Any
 
 import typer
 
+from mm_rec.cli.training_options import (
+    MACHINE,
+    TIME,
+    Accumulation,
+    BatchSize,
+    LearningRate,
+    Minutes,
+    OptimizerName,
+    Patience,
+    PrecisionChoice,
+    RecipeFile,
+    Resume,
+    RunName,
+    Runs,
+    Seed,
+    SeqLen,
+    Steps,
+)
 from mm_rec.progress import RichReporter
 
-_MODEL, _TIME, _DATA, _MACHINE = "Model", "Length and learning", "Text", "Machine and records"
+_MODEL, _DATA = "Model", "Text"
 
 
 def pretrain(
@@ -32,29 +50,21 @@ def pretrain(
     vocab_size: Annotated[
         int | None, typer.Option(help="Pieces of the tokenizer to train.", rich_help_panel=_MODEL)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=_TIME)] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the text.", rich_help_panel=_TIME)] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=_TIME),
-    ] = None,
+    steps: Steps = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the text.", rich_help_panel=TIME)] = None,
+    minutes: Minutes = None,
     tokens: Annotated[
-        str | None, typer.Option(help="Tokens to read: 300k, 50M, 1.5B.", rich_help_panel=_TIME)
+        str | None, typer.Option(help="Tokens to read: 300k, 50M, 1.5B.", rich_help_panel=TIME)
     ] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Tokens of a row.", rich_help_panel=_TIME)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows at a time.", rich_help_panel=_TIME)] = None,
-    accumulation: Annotated[
-        int | None, typer.Option(help="Batches of one step.", rich_help_panel=_TIME)
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=_TIME)] = None,
-    optimizer: Annotated[str | None, typer.Option(help="muon or adamw.", rich_help_panel=_TIME)] = None,
+    seq_len: SeqLen = None,
+    batch_size: BatchSize = None,
+    accumulation: Accumulation = None,
+    learning_rate: LearningRate = None,
+    optimizer: OptimizerName = None,
     schedule: Annotated[
-        str | None, typer.Option(help="cosine, linear, wsd or constant.", rich_help_panel=_TIME)
+        str | None, typer.Option(help="cosine, linear, wsd or constant.", rich_help_panel=TIME)
     ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="Stop after so many validations without a better one.", rich_help_panel=_TIME),
-    ] = None,
+    patience: Patience = None,
     text_field: Annotated[
         str | None, typer.Option(help="Field of .jsonl rows.", rich_help_panel=_DATA)
     ] = None,
@@ -75,32 +85,28 @@ def pretrain(
             "--stream", help="Read the text while training and write no shards.", rich_help_panel=_DATA
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run.", rich_help_panel=_MACHINE)] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=_MACHINE)] = Path("runs"),
-    resume: Annotated[Path | None, typer.Option(help="Continue this run.", rich_help_panel=_MACHINE)] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="Recipe (YAML) to start from.", rich_help_panel=_MACHINE)
-    ] = None,
+    name: RunName = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = None,
+    recipe: RecipeFile = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting: section.key=value.", rich_help_panel=_MACHINE),
+        typer.Option("--set", help="Any setting: section.key=value.", rich_help_panel=MACHINE),
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=_MACHINE)
-    ] = None,
+    precision: PrecisionChoice = None,
     compile: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the layers.", rich_help_panel=_MACHINE),
+        typer.Option("--compile/--no-compile", help="Compile the layers.", rich_help_panel=MACHINE),
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None,
-        typer.Option("--gradient-checkpointing", help="Less memory, slower.", rich_help_panel=_MACHINE),
+        typer.Option("--gradient-checkpointing", help="Less memory, slower.", rich_help_panel=MACHINE),
     ] = None,
     tensorboard: Annotated[
         bool | None,
-        typer.Option("--tensorboard", help="Also write TensorBoard files.", rich_help_panel=_MACHINE),
+        typer.Option("--tensorboard", help="Also write TensorBoard files.", rich_help_panel=MACHINE),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.", rich_help_panel=_MACHINE)] = None,
+    seed: Seed = None,
 ) -> None:
     """Train a language model from nothing on your text. It needs nothing but data: `mmrec pretrain books/`."""
     from mm_rec.config import merge_options

@@ -8,9 +8,27 @@ from typing import Annotated, Any
 import typer
 
 from mm_rec.cli.data_convert import FormatChoice, parse_fields
+from mm_rec.cli.training_options import (
+    MACHINE,
+    TIME,
+    Accumulation,
+    BatchSize,
+    LearningRate,
+    Minutes,
+    OptimizerName,
+    Patience,
+    PrecisionChoice,
+    RecipeFile,
+    Resume,
+    RunName,
+    Runs,
+    Seed,
+    SeqLen,
+    Steps,
+)
 from mm_rec.progress import RichReporter
 
-_DATA, _TIME, _MACHINE = "Conversations", "Length and learning", "Machine and records"
+_DATA = "Conversations"
 
 
 def sft(
@@ -62,39 +80,27 @@ def sft(
     text_share: Annotated[
         float | None, typer.Option(help="Share of rows that are text of the base.", rich_help_panel=_DATA)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=_TIME)] = None,
+    steps: Steps = None,
     epochs: Annotated[
-        float | None, typer.Option(help="Passes over the conversations (default: 3).", rich_help_panel=_TIME)
+        float | None, typer.Option(help="Passes over the conversations (default: 3).", rich_help_panel=TIME)
     ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=_TIME),
-    ] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Tokens of a row.", rich_help_panel=_TIME)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows at a time.", rich_help_panel=_TIME)] = None,
-    accumulation: Annotated[
-        int | None, typer.Option(help="Batches of one step.", rich_help_panel=_TIME)
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=_TIME)] = None,
-    optimizer: Annotated[str | None, typer.Option(help="muon or adamw.", rich_help_panel=_TIME)] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="Stop after so many validations without a better one.", rich_help_panel=_TIME),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run.", rich_help_panel=_MACHINE)] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=_MACHINE)] = Path("runs"),
-    resume: Annotated[Path | None, typer.Option(help="Continue this run.", rich_help_panel=_MACHINE)] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="Recipe (YAML) to start from.", rich_help_panel=_MACHINE)
-    ] = None,
+    minutes: Minutes = None,
+    seq_len: SeqLen = None,
+    batch_size: BatchSize = None,
+    accumulation: Accumulation = None,
+    learning_rate: LearningRate = None,
+    optimizer: OptimizerName = None,
+    patience: Patience = None,
+    name: RunName = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = None,
+    recipe: RecipeFile = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting: sft.key=value.", rich_help_panel=_MACHINE),
+        typer.Option("--set", help="Any setting: sft.key=value.", rich_help_panel=MACHINE),
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=_MACHINE)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.", rich_help_panel=_MACHINE)] = None,
+    precision: PrecisionChoice = None,
+    seed: Seed = None,
 ) -> None:
     """Fine-tune a model on conversations: only the assistant's words are learnt. `mmrec data masks` shows which."""
     from mm_rec.config import merge_options

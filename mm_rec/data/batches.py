@@ -5,6 +5,7 @@ Notation: B rows of a batch, T tokens of a row.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -149,7 +150,25 @@ class BatchOrder:
         return self._permutations[epoch]
 
 
-class PackedBatches:
+class ComputedBatches(ABC):
+    """Batches that are a function of the step: only what they depend on is saved."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of the data depends on; the position itself is the step."""
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Nothing: the order of the data is computed."""
+        return {}
+
+    def load_state_dict(
+        self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Raise CheckpointError unless these batches continue those of the saved state exactly."""
+        require_same(self.state_dict(), state)
+
+
+class PackedBatches(ComputedBatches):
     """The batches of a training run: packed sequences in seeded order, in micro-batches for accumulation.
 
     A step takes micro_batch · accumulation rows on each rank. M micro-steps of N rows are the same sequences
@@ -199,16 +218,6 @@ class PackedBatches:
             "global_batch": self.order.batch_size * self.order.world_size,
             "seed": self.order.seed,
         }
-
-    def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Nothing: the order of the data is computed."""
-        return {}
-
-    def load_state_dict(
-        self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
-        """Raise CheckpointError unless these batches continue those of the saved state exactly."""
-        require_same(self.state_dict(), state)
 
 
 def require_same(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mm_rec.config import Section
-from mm_rec.data.batches import BatchOrder, PackedSequences, make_batch, require_same
+from mm_rec.data.batches import BatchOrder, ComputedBatches, PackedSequences, make_batch
 from mm_rec.data.corpus import Corpus
 from mm_rec.errors import ConfigError
 
@@ -266,7 +266,7 @@ def source_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-class MixedBatches:
+class MixedBatches(ComputedBatches):
     """The batches of a run on several corpora; each is read in its own seeded order, epoch after epoch.
 
     Step s takes rows s · batch · world_size … of the mixture, rank r the r-th block of them, micro-batches in order: a
@@ -329,13 +329,3 @@ class MixedBatches:
             "global_batch": self.rows_per_step,
             "seed": self.seed,
         }
-
-    def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Nothing: the order of the data is computed."""
-        return {}
-
-    def load_state_dict(
-        self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
-        """Raise CheckpointError unless these batches continue those of the saved state exactly."""
-        require_same(self.state_dict(), state)

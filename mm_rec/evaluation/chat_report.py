@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from mm_rec.runs.files import write_json, write_text
+from mm_rec.runs.pages import page_templates
 
 JSON_NAME, PAGE_NAME = "chat_report.json", "chat_report.html"
 SHOWN = 5  # answers of a category on the page
@@ -49,10 +48,7 @@ def write_chat_report(report: Mapping[str, Any], folder: Path) -> tuple[Path, Pa
 
 def render_page(report: Mapping[str, Any]) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    environment = page_templates(Path(__file__).parent)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     samples: dict[str, list[Any]] = {}
     for answer in report["answers"]:

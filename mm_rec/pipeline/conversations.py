@@ -14,7 +14,6 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from mm_rec.config import load_yaml
 from mm_rec.data.batches import PackedSequences
 from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.faults import REMEDIES as READING_REMEDIES
 from mm_rec.data.conversations.faults import Fault, Fix, describe, describe_fixes
 from mm_rec.data.conversations.packing import (
     LONGEST_ROW,
@@ -25,7 +24,7 @@ from mm_rec.data.conversations.packing import (
     row_length,
     rows_needed,
 )
-from mm_rec.data.conversations.preflight import REMEDIES, preflight
+from mm_rec.data.conversations.preflight import preflight
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.data.conversations.rendering import Rendered
 from mm_rec.data.mixing import Mixture, group_sources
@@ -62,8 +61,7 @@ class RunConversations:
     def tokens(self) -> dict[str, int]:
         """Positions of an epoch of each source, padding included, so that epochs are counted as they are read."""
         positions = self.accumulation * self.seq_len  # of a column
-        weights = {source.name: source.weight for source in self.section.data}
-        tokens = {name: len(one) * positions for name, one in self._packed.items() if weights[name]}
+        tokens = {name: len(one) * positions for name, one in self._packed.items() if self._weights[name]}
         if not tokens:
             raise ConfigError("every source of conversations weighs 0. Give one of them a weight")
         share = self.section.text_share
@@ -102,6 +100,10 @@ class RunConversations:
         """The held-out conversations, each whole in a row."""
         return PackedConversations(self.held_out, max(self.seq_len, *(len(one.ids) for one in self.held_out)))
 
+    @property
+    def _weights(self) -> dict[str, float]:
+        return {source.name: source.weight for source in self.section.data}
+
     @functools.cached_property
     def _packed(self) -> dict[str, PackedConversations]:
         return {
@@ -116,8 +118,7 @@ class RunConversations:
 
     def _mixture(self, config: TrainingConfig) -> Mixture:
         """Sources by their rows times their weight; text by its share of all."""
-        weights = {source.name: source.weight for source in self.section.data}
-        shares = {name: weights[name] * len(packed) for name, packed in self._packed.items()}
+        shares = {name: self._weights[name] * len(packed) for name, packed in self._packed.items()}
         if self.section.text_share:
             share = self.section.text_share
             shares[_TEXT] = sum(shares.values()) * share / (1 - share)
@@ -305,7 +306,7 @@ class _Reader:
         if self.faults:
             raise DataError(
                 f"nothing was trained: there are {len(self.faults):,} problems in the conversations.\n"
-                + describe(self.faults, {**READING_REMEDIES, **REMEDIES})
+                + describe(self.faults)
             )
 
 

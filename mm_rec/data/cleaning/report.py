@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from mm_rec import __version__
 from mm_rec.data.cleaning.corpus import CleanCorpus
 from mm_rec.data.cleaning.measures import MEASURES
@@ -18,6 +16,7 @@ from mm_rec.data.cleaning.steps import CleaningConfig
 from mm_rec.data.cleaning.tally import Flow, Removal
 from mm_rec.data.reading.locations import SourceFile
 from mm_rec.runs.files import hash_file, write_json, write_text
+from mm_rec.runs.pages import page_templates
 
 _MANY = 25  # sources; more are shown by folder
 _CURVE = [step / 50 for step in range(51)]
@@ -28,10 +27,7 @@ def write_report(corpus: CleanCorpus) -> Path:
     """Write the three forms into the corpus's report folder; returns the path of the page."""
     report = numbers(corpus)
     write_json(corpus.report / "report.json", report)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=jinja2.select_autoescape(["html"]), trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    environment = page_templates(_TEMPLATES)
     environment.filters |= {
         "mb": lambda size: f"{size / 1e6:,.1f}" if size >= 1e5 else f"{size / 1e6:.3f}",
         "share": _share,

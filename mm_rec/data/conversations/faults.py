@@ -46,6 +46,13 @@ REMEDIES: Mapping[str, str] = {
     "not-json": "mend or delete the row; --fix leaves it out",
     "bad-row": "mend or delete the row; --fix leaves it out",
     "too-large": "split the row; --fix leaves it out",
+    # Of the preflight, once a conversation is rendered.
+    "refused": "the chat template cannot write it: mend it, or choose another layout with --template; --fix leaves it "
+    "out",
+    "too-long": "raise --max-length where the model allows it, cut the oldest turns with --too-long turns, or split "
+    "it; --fix leaves it out",
+    "nothing-learnt": "it has no answer that counts: give one a weight of 1, or leave it out; --fix leaves it out",
+    "end-not-learnt": "a model trained on it would not know when to stop: choose a layout of ours with --template",
 }
 
 
@@ -80,7 +87,7 @@ class Fix:
     message: str
 
 
-def describe(problems: Iterable[Fault], remedies: Mapping[str, str] = REMEDIES) -> str:
+def describe(problems: Iterable[Fault]) -> str:
     """Each kind of problem once, the most frequent first: how often, the first messages and places, what to do."""
     kinds: dict[str, list[Fault]] = {}
     for problem in problems:
@@ -96,8 +103,8 @@ def describe(problems: Iterable[Fault], remedies: Mapping[str, str] = REMEDIES) 
         rest = [place for places in list(messages.values())[_SHOWN:] for place in places]
         if rest:
             lines.append(f"    … and {len(rest):,} more ({_places(rest)})")
-        if kind in remedies:
-            lines.append(f"  → {remedies[kind]}")
+        if kind in REMEDIES:
+            lines.append(f"  → {REMEDIES[kind]}")
     return "\n".join(lines)
 
 

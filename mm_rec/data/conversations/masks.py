@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
@@ -21,6 +20,7 @@ from mm_rec.data.conversations.rendering import (
     text_and_spans,
 )
 from mm_rec.errors import DataError
+from mm_rec.runs.pages import page_templates
 
 Reason = Literal[
     "answer", "end of turn", "weight 0", "earlier answer", "tools", "system", "developer", "user", "tool result",
@@ -128,10 +128,7 @@ def shares(conversations: Iterable[Sequence[MaskedToken]]) -> dict[Reason, int]:
 
 def masks_page(conversations: Sequence[tuple[str, Sequence[MaskedToken]]], title: str, layout: str) -> str:
     """The page (HTML) of conversations, each with the place that it was read from."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    environment = page_templates(Path(__file__).parent)
     counts = shares(tokens for _, tokens in conversations)
     return environment.get_template("masks.html").render(
         title=title,

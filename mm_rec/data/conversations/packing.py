@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mm_rec.data.batches import BatchOrder, PackedSequences, require_same
+from mm_rec.data.batches import BatchOrder, ComputedBatches, PackedSequences
 from mm_rec.data.conversations.rendering import Rendered
 from mm_rec.data.mixing import Mixture, source_seed
 from mm_rec.errors import ConfigError, DataError
@@ -141,7 +141,6 @@ class PackedConversations:
         for chain, more in zip(chains, rows, strict=False):
             chain[-1] += more
         chains += [[row] for row in rows[len(chains) :]]
-        self.rows = sum(map(len, chains))
         self.columns = [
             [row for index in sorted(column) for row in chains[index]]
             for column in pack([len(chain) for chain in chains], accumulation)
@@ -237,7 +236,7 @@ class TextRows:
         return {"corpus": self.sequences.corpus.fingerprint, "columns": len(self)}
 
 
-class ConversationBatches:
+class ConversationBatches(ComputedBatches):
     """The batches of a fine-tuning run: columns of several sources by weight, each source in a seeded order of its own.
 
     A step takes micro_batch columns on each rank; micro-batch m of the step holds the rows at place m of them. All is a
@@ -307,13 +306,3 @@ class ConversationBatches:
             "batch": [self.micro_batch, self.accumulation, self.world_size],
             "seed": self.seed,
         }
-
-    def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Nothing: the order of the data is computed."""
-        return {}
-
-    def load_state_dict(
-        self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
-        """Raise CheckpointError unless these batches continue those of the saved state exactly."""
-        require_same(self.state_dict(), state)

@@ -15,15 +15,6 @@ from mm_rec.errors import ConfigError, DataError, TokenizerError
 
 TooLong = Literal["refuse", "turns"]
 
-REMEDIES = {
-    "refused": "the chat template cannot write it: mend it, or choose another layout with --template; --fix leaves it "
-    "out",
-    "too-long": "raise --max-length where the model allows it, cut the oldest turns with --too-long turns, or split "
-    "it; --fix leaves it out",
-    "nothing-learnt": "it has no answer that counts: give one a weight of 1, or leave it out; --fix leaves it out",
-    "end-not-learnt": "a model trained on it would not know when to stop: choose a layout of ours with --template",
-}
-
 
 @dataclass(slots=True)
 class Preflight:

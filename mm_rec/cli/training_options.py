@@ -1,0 +1,34 @@
+"""Options that the commands of every training share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TIME, MACHINE = "Length and learning", "Machine and records"
+
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=TIME)]
+Minutes = Annotated[
+    float | None, typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=TIME)
+]
+SeqLen = Annotated[int | None, typer.Option(help="Tokens of a row.", rich_help_panel=TIME)]
+BatchSize = Annotated[int | None, typer.Option(help="Rows at a time.", rich_help_panel=TIME)]
+Accumulation = Annotated[int | None, typer.Option(help="Batches of one step.", rich_help_panel=TIME)]
+LearningRate = Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=TIME)]
+OptimizerName = Annotated[str | None, typer.Option(help="muon or adamw.", rich_help_panel=TIME)]
+Patience = Annotated[
+    int | None,
+    typer.Option(help="Stop after so many validations without a better one.", rich_help_panel=TIME),
+]
+RunName = Annotated[str | None, typer.Option(help="Name of the run.", rich_help_panel=MACHINE)]
+Runs = Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=MACHINE)]
+Resume = Annotated[Path | None, typer.Option(help="Continue this run.", rich_help_panel=MACHINE)]
+RecipeFile = Annotated[
+    Path | None, typer.Option(help="Recipe (YAML) to start from.", rich_help_panel=MACHINE)
+]
+PrecisionChoice = Annotated[
+    str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=MACHINE)
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything.", rich_help_panel=MACHINE)]
