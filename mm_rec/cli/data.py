@@ -16,6 +16,7 @@ from mm_rec.cli.data_cluster import cluster
 from mm_rec.cli.data_convert import convert
 from mm_rec.cli.data_download import download, sources
 from mm_rec.cli.data_inspect import inspect
+from mm_rec.cli.data_list_format import list_format
 from mm_rec.cli.data_masks import masks
 from mm_rec.cli.data_options import Documents, Files, TextField
 from mm_rec.cli.data_self_instruct import self_instruct
@@ -32,6 +33,7 @@ app.command()(calibrate)
 app.command()(cluster)
 app.command()(convert)
 app.command()(masks)
+app.command(name="list-format")(list_format)
 app.command(name="self-instruct")(self_instruct)
 
 
