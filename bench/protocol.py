@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,6 +73,21 @@ def compare(
         }
         print(json.dumps(row), flush=True)
     return results
+
+
+class Clock:
+    """Tokens that each step read, and when it ended, in seconds."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.ends: list[float] = []
+
+    def say(self, text: str) -> None:
+        """Our loop's sentences are of no interest here."""
+
+    def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
+        """A step of our loop ended."""
+        self.ends.append(time.perf_counter())
 
 
 def peak_mb() -> float:

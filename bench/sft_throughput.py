@@ -54,22 +54,7 @@ def model_config(shape: str) -> Any:
     )  # fmt: skip
 
 
-class Clock:
-    """Tokens that each step read, and when it ended, in seconds."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.ends: list[float] = []
-
-    def say(self, text: str) -> None:
-        """Our loop's sentences are of no interest here."""
-
-    def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
-        """A step of our loop ended."""
-        self.ends.append(time.perf_counter())
-
-
-def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple[Clock, float]:
+def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple[protocol.Clock, float]:
     """Our whole loop: packing, objective, clipping, optimizer, logging; returns the clock and the share of padding."""
     import torch
 
@@ -85,8 +70,8 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
 
     tokenizer = load_tokenizer(tokenizer_folder)
     rendered = preflight(tokenizer, conversations(), max_length=LONGEST).rendered
-    packed = PackedConversations(rendered, LONGEST)
-    clock = Clock()
+    packed = PackedConversations(rendered, LONGEST, halves=True)
+    clock = protocol.Clock()
 
     class Counted(ConversationBatches):
         def batch_at(self, step: int, micro_step: int = 0) -> dict[str, Any]:
@@ -110,7 +95,9 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
     return clock, packed.waste
 
 
-def trl(shape: str, tokenizer_folder: Path, steps: int, scratch: Path, default: bool) -> tuple[Clock, float]:
+def trl(
+    shape: str, tokenizer_folder: Path, steps: int, scratch: Path, default: bool
+) -> tuple[protocol.Clock, float]:
     """TRL's SFTTrainer; returns the clock and the share of padding."""
     import torch
     from datasets import Dataset
@@ -124,7 +111,7 @@ def trl(shape: str, tokenizer_folder: Path, steps: int, scratch: Path, default: 
     data = Dataset.from_list(
         [{"messages": [message.to_template() for message in one.messages]} for one in chosen]
     )
-    clock = Clock()
+    clock = protocol.Clock()
 
     class StepEnds(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
@@ -198,7 +185,7 @@ def main() -> None:
         folder = Path(scratch) / "tokenizer"
         write_tokenizer(folder)
         for shape in chosen.shape or (["128x4"] if chosen.quick else list(SHAPES)):
-            steps = WARM_UP + (5 if chosen.quick or shape == "512x8" else 20)
+            steps = WARM_UP + (5 if chosen.quick else 20)
 
             def contender(name: str, shape: str = shape, steps: int = steps) -> Any:
                 return lambda: protocol.run_child(

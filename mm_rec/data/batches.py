@@ -99,10 +99,20 @@ class BatchOrder:
     The epochs' permutations, one after the other, form one endless row of positions; step s takes the
     batch_size · world_size positions from s · batch_size · world_size on, rank r the r-th block of them. So a
     step may span two epochs, and within an epoch nothing is dropped or repeated.
+
+    With `kinds` (N,), sequences of one kind stand together, `group` at a time, as far as they go: in random order, and
+    the groups of both kinds mixed evenly.
     """
 
     def __init__(
-        self, n_sequences: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        n_sequences: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        kinds: NDArray[np.bool_] | None = None,
+        group: int = 1,
     ) -> None:
         if min(n_sequences, batch_size, world_size) < 1:
             raise ConfigError(
@@ -117,6 +127,7 @@ class BatchOrder:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.kinds, self.group = kinds, group
         self._permutations: dict[int, NDArray[np.int64]] = {}
 
     def indices(self, step: int) -> NDArray[np.int64]:
@@ -143,11 +154,19 @@ class BatchOrder:
             # Raw words and a stable sort: numpy promises that these never change, not so for `permutation`.
             random = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64))
             kept = {known: order for known, order in self._permutations.items() if known == epoch - 1}
-            self._permutations = {
-                **kept,
-                epoch: np.argsort(random.random_raw(self.n_sequences), kind="stable"),
-            }
+            self._permutations = {**kept, epoch: self._order(random.random_raw(self.n_sequences))}
         return self._permutations[epoch]
+
+    def _order(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The sequences by random keys (N,), and by kinds where there are any."""
+        order = np.argsort(keys, kind="stable")
+        if self.kinds is None or self.kinds.all() or not self.kinds.any():
+            return order
+        order = order[np.argsort(self.kinds[order], kind="stable")]
+        whole = self.n_sequences - self.n_sequences % self.group  # what is no whole group stays at the end
+        groups = order[:whole].reshape(-1, self.group)
+        # By the keys of their first sequences: both kinds come as evenly as they do one by one.
+        return np.concatenate([groups[np.argsort(keys[groups[:, 0]], kind="stable")].ravel(), order[whole:]])
 
 
 class ComputedBatches(ABC):

@@ -7,6 +7,9 @@ that a model with a state carries it from piece to piece (only the first token o
 Chains and rows are put into columns of A places, one for each of the A micro-batches of a step; a column is what the
 seeded order draws.
 
+Attention costs less in shorter rows. With `halves`, conversations of at most T / 2 tokens never cross the middle of a
+row, columns of such rows alone are drawn together, and a micro-batch in which nothing crosses is folded: (2B, T / 2).
+
 Shapes: B rows of a batch, T tokens of a row, N conversations.
 """
 
@@ -14,8 +17,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, zip_longest
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,11 +92,12 @@ def row_length(lengths: Sequence[int], carries: bool, limit: int | None = None) 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens `start` … `stop` − 1 of a conversation."""
+    """Tokens `start` … `stop` − 1 of a conversation, from place `at` of a row on."""
 
     conversation: int
     start: int
     stop: int
+    at: int = 0
 
 
 Row = list[Piece]
@@ -108,6 +112,9 @@ class RowSource(Protocol):
     def fill(self, column: int, place: int, ids: Ids, labels: Ids, documents: Ids) -> None:
         """Write the row at a place of a column into arrays (T,); labels come as −100, documents as padding."""
 
+    def crossing(self) -> NDArray[np.bool_]:
+        """Which columns (C,) may have a document that crosses the middle of a row."""
+
     def record(self) -> dict[str, Any]:
         """What the rows depend on."""
 
@@ -115,7 +122,9 @@ class RowSource(Protocol):
 class PackedConversations:
     """Rendered conversations in rows of T tokens and columns of A rows; memory holds all of their tokens once."""
 
-    def __init__(self, rendered: Sequence[Rendered], seq_len: int, accumulation: int = 1) -> None:
+    def __init__(
+        self, rendered: Sequence[Rendered], seq_len: int, accumulation: int = 1, halves: bool = False
+    ) -> None:
         """Raises DataError where there is no conversation, or one needs more than A rows."""
         if not rendered:
             raise DataError("there is no conversation to train on")
@@ -123,7 +132,7 @@ class PackedConversations:
         self.learnt = np.concatenate([one.learnt for one in rendered])
         lengths = [len(one.ids) for one in rendered]
         self.borders = np.cumsum([0, *lengths])
-        self.seq_len, self.accumulation = seq_len, accumulation
+        self.seq_len, self.accumulation, self.halves = seq_len, accumulation, halves
         chains = [
             _chain(number, one.learnt, seq_len)
             for number, one in enumerate(rendered)
@@ -134,13 +143,14 @@ class PackedConversations:
                 f"a conversation has {max(lengths):,} tokens, and a step reads {accumulation} rows of {seq_len:,} one "
                 "behind the other. Choose longer rows, more accumulation, or truncation by turns"
             )
-        short = [number for number, length in enumerate(lengths) if length <= seq_len]
-        ends = [chain[-1][0].stop - chain[-1][0].start for chain in chains]
-        bins = pack([lengths[number] for number in short], seq_len, begun=ends)
-        rows = [[Piece(short[item], 0, lengths[short[item]]) for item in sorted(items)] for items in bins]
-        for chain, more in zip(chains, rows, strict=False):
-            chain[-1] += more
-        chains += [[row] for row in rows[len(chains) :]]
+        short = {number: length for number, length in enumerate(lengths) if length <= seq_len}
+        if halves and not chains and seq_len % 2 == 0:
+            chains = [[row] for row in _halved_rows(short, seq_len)]
+        else:
+            rows = _rows(short, seq_len, [chain[-1][0].stop - chain[-1][0].start for chain in chains])
+            for chain, more in zip(chains, rows, strict=False):
+                chain[-1] += more
+            chains += [[row] for row in rows[len(chains) :]]
         self.columns = [
             [row for index in sorted(column) for row in chains[index]]
             for column in pack([len(chain) for chain in chains], accumulation)
@@ -167,15 +177,24 @@ class PackedConversations:
     def fill(self, column: int, place: int, ids: Ids, labels: Ids, documents: Ids) -> None:
         """Write the row at a place of a column; see RowSource."""
         rows = self.columns[column]
-        end = 0
         for piece in rows[place] if place < len(rows) else []:
             first = int(self.borders[piece.conversation])
-            begin, end = end, end + piece.stop - piece.start
+            begin, end = piece.at, piece.at + piece.stop - piece.start
             source = slice(first + piece.start, first + piece.stop)
             ids[begin:end] = self.ids[source]
             labels[begin:end] = np.where(self.learnt[source], ids[begin:end], IGNORED)
             labels[begin] = IGNORED
             documents[begin:end] = piece.conversation
+
+    def crossing(self) -> NDArray[np.bool_]:
+        """Which columns (C,) may have a conversation that crosses the middle of a row."""
+        half = self.seq_len // 2
+        crosses = [
+            not self.halves
+            or any(piece.at < half < piece.at + piece.stop - piece.start for row in column for piece in row)
+            for column in self.columns
+        ]
+        return np.array(crosses)
 
     def record(self) -> dict[str, Any]:
         """The conversations' digest and how they were cut."""
@@ -183,6 +202,40 @@ class PackedConversations:
         for array in (self.ids, self.learnt, self.borders):
             digest.update(np.ascontiguousarray(array).tobytes())
         return {"conversations": digest.hexdigest(), "columns": len(self)}
+
+
+def _rows(lengths: Mapping[int, int], capacity: int, begun: Sequence[int] = ()) -> list[Row]:
+    """Whole conversations, by number, packed one behind the other; the first rows hold `begun` tokens already."""
+    numbers = list(lengths)
+    rows = []
+    for items, used in zip_longest(pack(list(lengths.values()), capacity, begun), begun, fillvalue=0):
+        assert isinstance(items, list)
+        row, at = [], used
+        for number in sorted(numbers[item] for item in items):
+            row.append(Piece(number, 0, lengths[number], at))
+            at += lengths[number]
+        rows.append(row)
+    return rows
+
+
+def _halved_rows(lengths: Mapping[int, int], seq_len: int) -> list[Row]:
+    """Rows with a long conversation, filled up with short ones; then rows of two halves of short ones alone."""
+    half = seq_len // 2
+    long = [number for number, length in lengths.items() if length > half]
+    short = {number: length for number, length in lengths.items() if length <= half}
+    # What is left beside a long one is less than a half: a half that is filled to its length minus a half already.
+    rows = _rows(short, half, [lengths[number] - half for number in long])
+    whole = [
+        [Piece(number, 0, lengths[number]), *(replace(piece, at=piece.at + half) for piece in row)]
+        for number, row in zip(long, rows, strict=False)
+    ]
+    halves = rows[len(long) :]
+    if len(halves) % 2:
+        halves.append([])
+    return whole + [
+        [*first, *(replace(piece, at=piece.at + half) for piece in second)]
+        for first, second in zip(halves[::2], halves[1::2], strict=True)
+    ]
 
 
 def rows_needed(rendered: Rendered, seq_len: int) -> int:
@@ -231,6 +284,10 @@ class TextRows:
         # Other ids in each row of a column: no row goes on where the one before it ended.
         documents[present] = batch["document_ids"][present] + place * len(ids)
 
+    def crossing(self) -> NDArray[np.bool_]:
+        """All of them, as far as anyone knows without reading them."""
+        return np.ones(len(self), dtype=bool)
+
     def record(self) -> dict[str, Any]:
         """The corpus."""
         return {"corpus": self.sequences.corpus.fingerprint, "columns": len(self)}
@@ -260,9 +317,12 @@ class ConversationBatches(ComputedBatches):
         if list(sources) != mixture.names or not 0 <= rank < world_size:
             raise ConfigError("the sources of a fine-tuning run are not those of its mixture")
         self.sources = list(sources.values())
+        crossing = [source.crossing() for source in self.sources]
         self.orders = [
-            BatchOrder(len(source), 1, source_seed(seed, name)) for name, source in sources.items()
+            BatchOrder(len(source), 1, source_seed(seed, name), kinds=kinds, group=micro_batch * world_size)
+            for (name, source), kinds in zip(sources.items(), crossing, strict=True)
         ]
+        self.folds = not all(kinds.all() for kinds in crossing)
         self.mixture, self.seq_len, self.micro_batch, self.accumulation = (
             mixture,
             seq_len,
@@ -278,8 +338,8 @@ class ConversationBatches(ComputedBatches):
         return int(first) // len(self.sources[0])
 
     def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
-        """A micro-batch as int64 tensors (B, T): `input_ids`, `labels`, `document_ids`; with `carries`, also `carried`,
-        a bool that says that rows may go on from the micro-batch before.
+        """A micro-batch as int64 tensors (B, T), or (2B, T / 2) where it is folded: `input_ids`, `labels`,
+        `document_ids`; with `carries`, also `carried`, a bool that says that rows may go on from the one before.
         """
         first = (step * self.world_size + self.rank) * self.micro_batch
         chosen, places = self.mixture.take(first, self.micro_batch)
@@ -293,6 +353,8 @@ class ConversationBatches(ComputedBatches):
             name: torch.from_numpy(array)
             for name, array in (("input_ids", ids), ("labels", labels), ("document_ids", documents))
         }
+        if self.folds and not _crosses_middle(documents):
+            batch = {name: tensor.view(-1, self.seq_len // 2) for name, tensor in batch.items()}
         if self.carries:
             batch["carried"] = torch.tensor(micro_step > 0)
         return batch
@@ -306,3 +368,9 @@ class ConversationBatches(ComputedBatches):
             "batch": [self.micro_batch, self.accumulation, self.world_size],
             "seed": self.seed,
         }
+
+
+def _crosses_middle(documents: Ids) -> bool:
+    """Whether a document, of ids (B, T), has tokens on both sides of a row's middle."""
+    left, right = documents[:, documents.shape[1] // 2 - 1], documents[:, documents.shape[1] // 2]
+    return bool(((left == right) & (left != PADDING)).any())
