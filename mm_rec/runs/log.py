@@ -1,4 +1,8 @@
-"""The metrics of a run: one JSON object a line, in order of steps, also across resumes."""
+"""The metrics of a run: one JSON object a line, in order of steps, also across resumes.
+
+Only a change by the control file (`runs/control.py`) may stand before lines of earlier steps: a run that was killed and
+goes on from a checkpoint before the change has yet to come to it again.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ from typing import Any
 
 from mm_rec.errors import MissingExtraError
 from mm_rec.runs.files import write_text
+
+METRICS = "metrics.jsonl"
+CHANGE = "control"  # the event of a change by the control file
 
 
 class MetricsLog:
@@ -30,8 +37,12 @@ class MetricsLog:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after `step`, which a resumed run does again."""
-        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
+        """Drop what was logged after `step`, which a resumed run does again; changes that people made stay."""
+        kept = [
+            record
+            for record in read_metrics(self.path)
+            if record["step"] <= step or record.get("event") == CHANGE
+        ]
         write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ class TrainingConfig(Section):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
+    lora_plus: float = Field(default=1.0, gt=0)  # times the rate, for an adapter's second matrices
 
     device: str = "auto"
     precision: PrecisionName = "auto"
@@ -42,9 +43,15 @@ class TrainingConfig(Section):
     validate_every: int = Field(default=100, ge=1)
     validation_rows: int = Field(default=256, ge=1)
     patience: int | None = Field(default=None, ge=1)
+    stop_at_loss: float | None = Field(default=None, gt=0)  # this and the next: training/live.py
+    stop_at_epoch: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)
     checkpoint_minutes: float = Field(default=15, gt=0)
     keep_last: int = Field(default=2, ge=1)
+    save_every: int | None = Field(default=None, ge=1)  # this and the next three: training/snapshots.py
+    save_below_loss: float | None = Field(default=None, gt=0)
+    save_loss_step: float = Field(default=0.1, gt=0)
+    save_loss_ratio: float | None = Field(default=None, gt=0, lt=1)
     log_every: int = Field(default=10, ge=1)
     tensorboard: bool = False
 

@@ -17,16 +17,19 @@ from mm_rec.errors import TrainingStopped
 from mm_rec.models.forward import Batch, compile_layers
 from mm_rec.models.loading import save_model
 from mm_rec.runs.files import atomic_path
-from mm_rec.runs.log import MetricsLog
+from mm_rec.runs.log import METRICS, MetricsLog
 from mm_rec.runtime import random_state, restore_random_state
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
+from mm_rec.training.live import LiveControl
 from mm_rec.training.objectives import Objective
 from mm_rec.training.optim import OptimizerSet
 from mm_rec.training.schedule import learning_rate
+from mm_rec.training.snapshots import Snapshots
 
 _RECENT = 20  # steps whose mean stands beside a validation loss: enough to be steady, few enough to be of the same time
+_PAUSE_POLL = 0.2  # seconds between two looks at the control file of a run that pauses
 
 Validation = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -72,6 +75,7 @@ class LoopState:
     worse_in_a_row: int = 0
     recent_losses: list[float] = field(default_factory=list)  # of the last steps, as many as _RECENT
     history: list[tuple[float, float]] = field(default_factory=list)
+    validated_step: int = 0
 
 
 class Training:
@@ -98,9 +102,12 @@ class Training:
         self.on_event = on_event
         self.optimizer = OptimizerSet(model, config)
         self.checkpoints = Checkpoints(run / "checkpoints", config.keep_last)
-        self.log = MetricsLog(run / "metrics.jsonl", run / "tensorboard" if config.tensorboard else None)
+        self.log = MetricsLog(run / METRICS, run / "tensorboard" if config.tensorboard else None)
         self.state = LoopState()
+        self.control = LiveControl(run, config, self.log, reporter.say)
+        self.snapshots = Snapshots(run, config, self.log, reporter.say)
         self._saved_step, self._saved_at = -1, time.monotonic()
+        self._clock = time.perf_counter()
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
         if config.compile:
@@ -112,41 +119,96 @@ class Training:
         self.batches.load_state_dict(checkpoint.state["data"], checkpoint.data)
         self.state = LoopState(**checkpoint.state["loop"])
         self.state.history = [(train, validation) for train, validation in self.state.history]
+        if "control" in checkpoint.state:  # not in those of older versions
+            self.control.load_state_dict(checkpoint.state["control"])
+            self.snapshots.load_state_dict(checkpoint.state["snapshots"])
         restore_random_state(checkpoint.state["random"])
         self.log.rewind(self.state.step)
         self._saved_step = self.state.step
 
     def fit(self, stop: StopRequest) -> str:
-        """Train until the last step, early stopping or a request to stop; returns "finished", "early" or "stopped".
+        """Train until the last step, a limit, early stopping or a request to stop.
 
-        Every way out but a kill leaves a checkpoint of the last step.
+        Returns "finished", "at the loss asked for", "at the epoch asked for", "early" or "stopped". Every way out but
+        a kill leaves a checkpoint of the last step.
         """
-        config, outcome = self.config, "finished"
-        started, before = time.perf_counter(), self.state.seconds
-        self.log.write("event", self.state.step, event="started")
-        while self.state.step < config.steps:
-            self.model.train()
-            values = self._step()
-            self.state.seconds = before + time.perf_counter() - started
-            self._report(values)
-            last = self.state.step == config.steps
-            if self.validate is not None and (last or self.state.step % config.validate_every == 0):
-                self._validate()
-                if config.patience is not None and self.state.worse_in_a_row >= config.patience and not last:
-                    self.reporter.say(
-                        f"stopping early: validation has not improved for {config.patience} measurements; "
-                        f"the best was {self.state.best_loss:.4f} at step {self.state.best_step}"
-                    )
-                    outcome = "early"
-            if stop.requested and not last and outcome == "finished":
-                outcome = "stopped"
-            if outcome != "finished" or last or self._save_is_due():
-                self.save()
-            if outcome != "finished":
-                break
+        self._clock = time.perf_counter()
+        self.log.write("event", self.state.step, event="started", steps=self.config.steps)
+        outcome: str | None = None
+        while outcome is None and self.state.step < self.config.steps:
+            outcome = self._obey(stop) or self._advance(stop)
+        outcome = outcome or "finished"
+        self.save()
         self.log.write("event", self.state.step, event=outcome, seconds=round(self.state.seconds, 3))
         self.log.close()
         return outcome
+
+    def _obey(self, stop: StopRequest) -> str | None:
+        """Do what the control file asks for before a step; returns how the run ends where it ends here."""
+        state = self.state
+        if "pause" in self._take_changes():
+            self._pause(stop)
+            if stop.requested:
+                return "stopped"
+        ended = self.control.limit_reached(state.step, state.recent_losses, self.batches.epoch)
+        if ended is not None and self.validate is not None and state.validated_step < state.step:
+            self._validate()
+        return ended
+
+    def _take_changes(self) -> frozenset[str]:
+        """Take over new limits and save where that is asked for; returns all that was asked for."""
+        asked = self.control.take_changes(self.state.step)
+        if "save" in asked:
+            self.save()
+            name = f"checkpoint-{self.state.step}-user"
+            self.snapshots.save(name, self.state.step, self.model, self.tokenizer)
+        return asked
+
+    def _pause(self, stop: StopRequest) -> None:
+        """Save, and wait until the control file says `resume` or a signal comes; this is not training time."""
+        step = self.state.step
+        self._count_time()
+        self.save()
+        self.log.write("event", step, event="paused")
+        self.reporter.say(
+            f"step {step}: paused and saved. To go on: mmrec runs set {self.run} resume; Ctrl-C ends the run here"
+        )
+        while not stop.requested and "resume" not in self._take_changes():
+            time.sleep(_PAUSE_POLL)
+        self._clock = time.perf_counter()
+        if not stop.requested:
+            self.log.write("event", step, event="continued")
+            self.reporter.say(f"step {step}: going on")
+
+    def _advance(self, stop: StopRequest) -> str | None:
+        """Train a step, measure and save what is due after it; returns how the run ends where it ends here."""
+        config, state = self.config, self.state
+        self.model.train()
+        values = self._step()
+        self._count_time()
+        self._report(values)
+        last = state.step == config.steps
+        measured = self.validate is not None and (last or state.step % config.validate_every == 0)
+        if measured:
+            self._validate()
+        self.snapshots.save_due(state.step, state.recent_losses, self.model, self.tokenizer)
+        if self._save_is_due():
+            self.save()
+        if last:
+            return None
+        if measured and config.patience is not None and state.worse_in_a_row >= config.patience:
+            self.reporter.say(
+                f"stopping early: validation has not improved for {config.patience} measurements; "
+                f"the best was {state.best_loss:.4f} at step {state.best_step}"
+            )
+            return "early"
+        return "stopped" if stop.requested else None
+
+    def _count_time(self) -> None:
+        """Add the time since the last call to the training time, in seconds."""
+        now = time.perf_counter()
+        self.state.seconds += now - self._clock
+        self._clock = now
 
     def _save_is_due(self) -> bool:
         """After every `checkpoint_every` steps or `checkpoint_minutes`, and after the first step of all: a disk that
@@ -181,7 +243,7 @@ class Training:
         loss_mean = total / max(1, count)
         if not (math.isfinite(loss_mean) and math.isfinite(norm)):
             self._stop_at_non_finite(loss_mean, norm)
-        rate = learning_rate(step, config)
+        rate = min(learning_rate(step, config), self.control.limits.max_learning_rate or math.inf)
         self.optimizer.set_learning_rate(rate)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -217,7 +279,7 @@ class Training:
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):  # its shapes would each be compiled for a few batches
             scores = self.validate(self.model)
-        loss = scores["loss"]
+        loss, state.validated_step = scores["loss"], state.step
         train = sum(state.recent_losses) / max(1, len(state.recent_losses))
         state.history.append((train, loss))
         self.log.write("validation", state.step, **scores, train_loss=train)
@@ -244,7 +306,13 @@ class Training:
         """Write a checkpoint of the present step, unless it was written already."""
         if self._saved_step == self.state.step:
             return
-        state = {"loop": asdict(self.state), "data": self.batches.state_dict(), "random": random_state()}
+        state = {
+            "loop": asdict(self.state),
+            "data": self.batches.state_dict(),
+            "random": random_state(),
+            "control": self.control.state_dict(),
+            "snapshots": self.snapshots.state_dict(),
+        }
         self.checkpoints.save(
             self.state.step,
             self.model,

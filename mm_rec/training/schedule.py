@@ -11,7 +11,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     """The rate of a step counted from 0: a linear warm-up, then the schedule down to min_lr_ratio of the peak.
 
     cosine and linear fall from the end of warm-up to the last step; wsd (warm-up, stable, decay: Hu et al. 2024)
-    stays at the peak and falls linearly over the last `decay_fraction` of the steps; constant stays.
+    stays at the peak and falls linearly over the last `decay_fraction` of the steps after warm-up; constant stays.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps

@@ -1,0 +1,120 @@
+"""`mmrec runs`: how a run stands, and steering it while it trains."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True)
+
+_LIMITS = ("stop-at-loss", "stop-at-epoch", "max-learning-rate")
+_REQUESTS = ("save", "pause", "resume")
+
+Run = Annotated[Path, typer.Argument(help="Folder of the run, like runs/tiny.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Look at runs, and steer them while they train."""
+
+
+@app.command("set")
+def set_(
+    run: Run,
+    changes: Annotated[
+        list[str],
+        typer.Argument(
+            help="stop-at-loss=1.0, stop-at-epoch=2, max-learning-rate=1e-4 (=none takes one back); "
+            "save, pause, resume."
+        ),
+    ],
+) -> None:
+    """Steer a training: it obeys before its next step, notes it in its log, and does so again when it is resumed.
+
+    The loss to stop at is the mean training loss of the last 3 steps. `save` writes a snapshot and a checkpoint;
+    `pause` saves and waits.
+    """
+    from mm_rec.runs.control import change_control
+    from mm_rec.runs.status import status
+
+    limits, requests = _parse(changes)
+    control = change_control(run, limits, requests)
+    shown = ", ".join([*_shown(control.set_limits), *requests])
+    found = status(run)
+    when = "before its next step" if found.word in ("training", "paused") else "when it is continued"
+    _say(f"{run} is told: {shown}. It obeys {when} ({found.word}, step {found.step:,})")
+
+
+@app.command()
+def show(run: Run) -> None:
+    """Show how a run stands: step, loss, what was set and saved."""
+    from mm_rec.runs.control import read_control
+    from mm_rec.runs.directory import require_run
+    from mm_rec.runs.status import status
+
+    found = status(require_run(run))
+    steps = "" if found.steps is None else f" of {found.steps:,}"
+    age = "" if found.seconds_ago is None else f"; last heard of {_duration(found.seconds_ago)} ago"
+    _say(f"{run}: {found.word}, step {found.step:,}{steps}{age}")
+    if found.train is not None:
+        train = found.train
+        _say(f"step {train['step']:,}: training loss {train['loss']:.4f}, learning rate {train['lr']:.2e}, "
+             f"epoch {train['epoch'] + 1}, {train['tokens']:,} tokens read")  # fmt: skip
+    if found.validation is not None:
+        _say(f"step {found.validation['step']:,}: validation loss {found.validation['loss']:.4f}")
+    _say("set: " + (", ".join(_shown(read_control(run).set_limits)) or "nothing"))
+    _say("saved: " + (", ".join(found.snapshots) or "no snapshots"))
+
+
+def _parse(changes: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Limits by name and requests; raises ConfigError for a word that is neither."""
+    from mm_rec.errors import ConfigError
+
+    limits: dict[str, Any] = {}
+    requests: list[str] = []
+    for change in changes:
+        name, separator, value = change.partition("=")
+        name = name.strip().replace("_", "-")
+        if name in _LIMITS and separator and value:
+            limits[name.replace("-", "_")] = None if value.strip() == "none" else value.strip()
+        elif name in _REQUESTS and not separator:
+            requests.append(name)
+        else:
+            raise ConfigError(f"{change!r} {_fault(name)}")
+    if {"pause", "resume"} <= set(requests):
+        raise ConfigError("pause and resume contradict each other: give one of them")
+    return limits, requests
+
+
+def _fault(name: str) -> str:
+    """What is wrong with a change of that name."""
+    if name in _LIMITS:
+        return f"has no value: write {name}=1, or {name}=none to take it back"
+    if name in _REQUESTS:
+        return f"takes no value: write {name}"
+    known = [*_LIMITS, *_REQUESTS]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return "is nothing to set; " + (
+        f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    )
+
+
+def _shown(limits: dict[str, float | None]) -> list[str]:
+    return [
+        f"{name.replace('_', '-')} = {'none' if value is None else value}" for name, value in limits.items()
+    ]
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True, markup=False).print(text)

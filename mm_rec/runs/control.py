@@ -1,0 +1,167 @@
+"""Steering a run while it trains: a control file that people change and the training looks at before each step.
+
+RUN/control.json
+    revision               rises with every change, so that nothing is done twice
+    limits                 stop_at_loss, stop_at_epoch, max_learning_rate, those that were set; null takes one back
+    save, pause, resume    the revision in which each was last asked for; 0 where it never was
+
+Limits belong to the result of a run. They are saved with its checkpoints, and each change is in its log with its step:
+a resumed run makes the changes that its checkpoint does not know again, at the same steps. Requests (save, pause,
+resume) change no result and are not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mm_rec.config import Section
+from mm_rec.errors import ConfigError, DataError, UserError
+from mm_rec.runs.directory import RECIPE, require_run
+from mm_rec.runs.files import read_json, write_json
+from mm_rec.runs.log import CHANGE, METRICS, read_metrics
+from mm_rec.runs.status import status
+
+REQUESTS = ("save", "pause", "resume")
+_FILE = "control.json"
+
+
+class Limits(Section):
+    """Where a training is to stop and how fast it may learn; None where there is no limit."""
+
+    stop_at_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    stop_at_epoch: int | None = Field(default=None, ge=1)
+    max_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Control(Section):
+    """What the control file holds."""
+
+    revision: int = Field(default=0, ge=0)
+    limits: Limits = Limits()
+    save: int = Field(default=0, ge=0)
+    pause: int = Field(default=0, ge=0)
+    resume: int = Field(default=0, ge=0)
+
+    @property
+    def set_limits(self) -> dict[str, float | None]:
+        """The limits that were set or taken back, and no others."""
+        return self.limits.model_dump(exclude_unset=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a training is to take over: all limits that were set so far, and what was newly asked for.
+
+    `step` is None for a change that is new, and the step at which it was made for one that is made again.
+    """
+
+    revision: int
+    limits: dict[str, float | None]
+    asked: frozenset[str] = frozenset()
+    step: int | None = None
+
+
+class ControlFile:
+    """The control file as the training sees it. Where nothing was changed, looking costs one `stat`."""
+
+    def __init__(self, run: Path, say: Callable[[str], None]) -> None:
+        self._path = run / _FILE
+        self._say = say
+        self._mark: tuple[int, int, int] | None = None
+        self._content = Control()
+        self._logged: list[Change] = []
+
+    def resume(self, run: Path, revision: int) -> None:
+        """Make the changes that the run's log has after `revision` again."""
+        self._logged = [change for change in logged_changes(run) if change.revision > revision]
+
+    def changes(self, step: int, revision: int) -> list[Change]:
+        """What is to be taken over before a step (from 0) by a training that has done `revision`, in order.
+
+        A change from before an interruption comes at its own step, and what is newer waits until the last of these:
+        so the steps that are done again are those that were done before.
+        """
+        due = [change for change in self._logged if change.step is not None and change.step <= step]
+        self._logged = self._logged[len(due) :]
+        done, control = due[-1].revision if due else revision, self._read()
+        if self._logged or control.revision <= done:
+            return due
+        asked = frozenset(name for name in REQUESTS if getattr(control, name) > done)
+        undone = "pause" if control.pause < control.resume else "resume"  # by the other, asked for later
+        return [*due, Change(control.revision, control.set_limits, asked - {undone})]
+
+    def _read(self) -> Control:
+        """The content; a file that cannot be used is told of once and changes nothing: no run ends by it."""
+        try:
+            found = self._path.stat()
+        except OSError:  # absent, or a network disk that does not answer now
+            return self._content
+        mark = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if mark != self._mark:
+            self._mark = mark
+            try:
+                self._content = _read(self._path)
+            except (UserError, OSError) as error:
+                self._say(f"the control file is ignored: {error}")
+        return self._content
+
+
+def read_control(run: Path) -> Control:
+    """What a run's control file holds; raises DataError or ConfigError where it cannot be used."""
+    path = run / _FILE
+    return _read(path) if path.exists() else Control()
+
+
+def _read(path: Path) -> Control:
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise DataError("a control file is a JSON object with revision and limits; this is not", path)
+        return Control.read(content, where=str(path))
+    except UserError as error:
+        raise ConfigError(f"{error}. Delete it, and set again what is to hold") from error
+
+
+def change_control(run: Path, limits: Mapping[str, Any], requests: Collection[str] = ()) -> Control:
+    """Ask a run for limits by name (None takes one back) and for requests, in one new revision of its control file.
+
+    Raises ConfigError for a limit that cannot be, and where `run` is not one that trains.
+    """
+    require_steerable(run)
+    old = read_control(run)
+    # The log too is asked for the last revision: the file may have been deleted.
+    revision = 1 + max([old.revision, *(change.revision for change in logged_changes(run))])
+    merged = {**old.set_limits, **Limits.read(limits, where="runs set").model_dump(exclude_unset=True)}
+    asked = dict.fromkeys(requests, revision)
+    new = Control.read({**old.model_dump(), **asked, "revision": revision, "limits": merged})
+    write_json(run / _FILE, {**new.model_dump(), "limits": new.set_limits})
+    return new
+
+
+def require_steerable(run: Path) -> None:
+    """Raise ConfigError where no run lies, where it has only stages, or where it has come to its end."""
+    require_run(run)
+    stages = sorted(str(recipe.parent) for recipe in run.glob(f"*/{RECIPE}"))
+    if stages and not (run / METRICS).exists():
+        raise ConfigError(
+            f"{run} is a run of several stages. Give the one that is meant: {', '.join(stages)}"
+        )
+    found = status(run)
+    if found.word in ("finished", "early"):
+        raise ConfigError(
+            f"{run}: this run has come to its end ({found.word}, step {found.step:,}); there is nothing to steer"
+        )
+
+
+def logged_changes(run: Path) -> list[Change]:
+    """The changes that a run has taken over so far, with the steps before which it did, in order."""
+    return [
+        Change(record["revision"], record["limits"], step=record["step"])
+        for record in read_metrics(run / METRICS)
+        if record.get("event") == CHANGE
+    ]
