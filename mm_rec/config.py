@@ -110,7 +110,13 @@ def merge_options(
     base: Mapping[str, Any], options: Mapping[str, Any], overrides: Iterable[str]
 ) -> dict[str, Any]:
     """A recipe's values, then a command's options by section, then `--set`; the later ones win."""
+    return apply_overrides(merge(base, options), overrides)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with changes to some of them."""
     merged = dict(base)
-    for section, values in options.items():
-        merged[section] = {**merged.get(section, {}), **values} if isinstance(values, dict) else values
-    return apply_overrides(merged, overrides)
+    for key, value in changes.items():
+        known = merged.get(key)
+        merged[key] = merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged

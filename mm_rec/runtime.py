@@ -114,6 +114,18 @@ def memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most memory that was used so far: of the GPU, or of this process; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # no such thing on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What a run's record says of the machine that it ran on."""
     return {

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from mm_rec.cli.sampling_options import (
+    Adapter,
     Device,
     MaxNewTokens,
     MinP,
@@ -22,13 +23,18 @@ from mm_rec.cli.sampling_options import (
     TopK,
     TopP,
     read_sampling,
+    warn_of_format,
 )
 from mm_rec.errors import UserError
 
 if TYPE_CHECKING:
     from mm_rec.inference.chat import ChatSession
+    from mm_rec.models.adapters import Adapters
 
 _HELP = "/reset forgets the conversation, /save FILE writes it down, /exit ends. Ctrl-C ends a reply."
+_ADAPTER_HELP = (
+    "/adapters lists adapters, /adapters A B=0.5 applies these alone, /adapters none the plain model."
+)
 
 
 def chat(
@@ -41,6 +47,7 @@ def chat(
     min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
+    adapter: Adapter = None,
     device: Device = "auto",
 ) -> None:
     """Talk to a model. It keeps its state between turns, so each turn costs only its own tokens."""
@@ -54,18 +61,25 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
+    from mm_rec.data.conversations.conversation import ChatMessage
+    from mm_rec.data.conversations.rendering import prompt_text
     from mm_rec.inference.chat import ChatSession
     from mm_rec.inference.engine import Engine
-    from mm_rec.models.loading import load_model_and_tokenizer
+    from mm_rec.models.adapted import load_with_adapters
+    from mm_rec.models.adapters import adapters_of
     from mm_rec.runtime import choose_device
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     place = choose_device(device)
-    loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
+    loaded, tokenizer = load_with_adapters(model, adapter or [], device=str(place))
     conversation = ChatSession(Engine(loaded, place), tokenizer, sampling, system)
-    console.print(_HELP, style="dim")
+    adapters = adapters_of(loaded)
+    warn_of_format(adapter or [], prompt_text(tokenizer, [ChatMessage("user", "…")]), console)
+    console.print(_HELP if adapters is None else f"{_HELP} {_ADAPTER_HELP}", style="dim")
     while (line := _read_line(console)) is not None:
-        if line and not _command(line, conversation, console):
+        if line.startswith("/adapters") and adapters is not None:
+            _switch(line.split()[1:], adapters, conversation, console)
+        elif line and not _command(line, conversation, console):
             _turn(line, conversation, console)
 
 
@@ -100,6 +114,24 @@ def _command(line: str, conversation: ChatSession, console: Console) -> bool:
     else:
         return False
     return True
+
+
+def _switch(wanted: list[str], adapters: Adapters, conversation: ChatSession, console: Console) -> None:
+    """Apply other adapters, or show which are applied; the conversation goes on."""
+    from mm_rec.models.adapted import parse_adapter
+
+    if wanted:
+        try:
+            adapters.apply({} if wanted == ["none"] else dict(map(parse_adapter, wanted)))
+        except UserError as error:
+            console.print(str(error), style="red")
+            return
+        conversation.read_again()
+    shown = [
+        f"{name}={adapters.weights[name]:g}" if name in adapters.weights else f"({name})"
+        for name in adapters.names
+    ]
+    console.print("  ".join(shown), style="dim")
 
 
 def _turn(line: str, conversation: ChatSession, console: Console) -> None:

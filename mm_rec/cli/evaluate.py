@@ -11,8 +11,8 @@ from rich.console import Console
 
 from mm_rec.cli.data_options import DocumentsChoice
 from mm_rec.cli.sampling_options import (
+    Adapter,
     Device,
-    MaxNewTokens,
     MinP,
     ModelPath,
     RepetitionPenalty,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mm_rec.evaluation.report import TextResult
 
 _TEXT, _CHAT, _TASKS = "Text", "Conversations", "Minimal pairs and tasks"
+_LIST = "List format: a sentence for each word"
 
 
 def evaluate(
@@ -88,11 +89,42 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of your own lm-eval tasks (its Python runs).", rich_help_panel=_TASKS),
     ] = None,
+    list_format: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help="Words that sentences are asked for.", rich_help_panel=_LIST),
+    ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option(
+            "--held-out",
+            help="Only the tenth that list-format data holds out (with another share: give held_out_words.csv).",
+            rich_help_panel=_LIST,
+        ),
+    ] = False,
+    level: Annotated[str, typer.Option(help="CEFR level.", rich_help_panel=_LIST)] = "A1",
+    language: Annotated[str, typer.Option(help="Language of the words.", rich_help_panel=_LIST)] = "en",
+    template: Annotated[
+        Path | None,
+        typer.Option(help="Text file with the prompt that the data was made with.", rich_help_panel=_LIST),
+    ] = None,
+    level_list: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Lists of words with their CEFR levels, for the rule of the level.", rich_help_panel=_LIST
+        ),
+    ] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(help="Training files, to find sentences learnt by heart.", rich_help_panel=_LIST),
+    ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Only the first so many conversations, or questions of a task."),
+        typer.Option(min=1, help="Only so many conversations, questions of a task, or lists of words."),
     ] = None,
-    max_new_tokens: MaxNewTokens = 100,
+    adapter: Adapter = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="The most tokens to write (default: 100; for lists of words 400).")
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(help="0: always the likeliest token (default: 0.8; for --chat 0)."),
@@ -107,11 +139,11 @@ def evaluate(
 ) -> None:
     """Measure loss, perplexity, bits per byte and token accuracy; write samples; say what they mean.
 
-    With --chat, --pairs or --tasks those are measured instead (with --text, as well).
+    With --chat, --pairs, --tasks or --list-format those are measured instead (with --text, as well).
     """
     sampling = read_sampling(
         "mmrec evaluate",
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or 100,
         temperature=(0.0 if chat else 0.8) if temperature is None else temperature,
         top_k=top_k,
         top_p=top_p,
@@ -122,41 +154,64 @@ def evaluate(
     )
     if max_mb is not None and max_mb <= 0:
         raise ConfigError(f"--max-mb {max_mb}: give more than 0, or leave it out to read everything")
+    from mm_rec.models.adapted import load_with_adapters
+    from mm_rec.runtime import choose_device
+
+    console, place = Console(), choose_device(device)
+    loaded, tokenizer = load_with_adapters(model, adapter or [], device=str(place))
+    name = " + ".join([model, *(adapter or [])])
     if chat:
         from mm_rec.cli.evaluate_chat import evaluate_chat_files
 
         evaluate_chat_files(
-            model,
+            loaded,
+            tokenizer,
+            name,
             chat,
             sampling,
             out,
-            device=device,
             limit=limit,
             judge_url=judge_url,
             judge_model=judge_model,
             judge_key_env=judge_key_env,
         )
     if pairs or tasks:
-        _evaluate_tasks(model, pairs or [], tasks or [], device, limit, include_path, out)
-    if (chat or pairs or tasks) and not text:
+        _evaluate_tasks(loaded, tokenizer, pairs or [], tasks or [], limit, include_path, out)
+    if list_format:
+        from mm_rec.cli.evaluate_list import evaluate_list
+
+        evaluate_list(
+            loaded,
+            tokenizer,
+            name,
+            list_format,
+            console,
+            held_out=held_out,
+            level=level,
+            language=language,
+            template=template,
+            level_lists=level_list or [],
+            training=training or [],
+            adapter=adapter[0] if adapter else None,
+            prompts=limit,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            out=out,
+        )
+    if (chat or pairs or tasks or list_format) and not text:
         return
     from mm_rec.evaluation.generation import DEFAULT_PROMPTS, generate_samples
     from mm_rec.evaluation.report import make_report
     from mm_rec.evaluation.report_view import rendered
     from mm_rec.inference.engine import Engine
-    from mm_rec.models.loading import load_model_and_tokenizer
-    from mm_rec.runtime import choose_device
 
-    console = Console()
-    place = choose_device(device)
-    loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
     engine = Engine(loaded, place)
     contexts = sorted(set(context or [min(512, engine.context_limit or 512)]))
     sources = _sources(text or [], text_field, None if documents is None else documents.value, max_mb)
     texts = _score(loaded, tokenizer, sources, contexts, console)
     with console.status("writing samples"):
         samples = list(generate_samples(engine, tokenizer, prompt or DEFAULT_PROMPTS, sampling))
-    report = make_report(loaded, model, texts, samples)
+    report = make_report(loaded, name, texts, samples)
     console.print(rendered(report))
     if out is not None:
         for path in report.write(out):
@@ -164,10 +219,10 @@ def evaluate(
 
 
 def _evaluate_tasks(
-    model: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     pairs: list[str],
     tasks: list[str],
-    device: str,
     limit: int | None,
     include_path: Path | None,
     out: Path | None,
@@ -177,18 +232,15 @@ def _evaluate_tasks(
 
     from mm_rec.cli.evaluate_pairs import evaluate_pairs
     from mm_rec.cli.evaluate_tasks import evaluate_tasks
-    from mm_rec.models.loading import load_model_and_tokenizer
     from mm_rec.runs.files import write_json
-    from mm_rec.runtime import choose_device
 
     console = Console()
-    loaded, tokenizer = load_model_and_tokenizer(model, device=str(choose_device(device)))
     results: dict[str, object] = {}
     if pairs:
-        results["pairs.json"] = asdict(evaluate_pairs(loaded, tokenizer, pairs, console))
+        results["pairs.json"] = asdict(evaluate_pairs(model, tokenizer, pairs, console))
     if tasks:
         results["tasks.json"] = evaluate_tasks(
-            loaded, tokenizer, tasks, console, limit=limit, include_path=include_path
+            model, tokenizer, tasks, console, limit=limit, include_path=include_path
         )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ from rich.text import Text
 from mm_rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from mm_rec.data.conversations.conversation import Conversation
     from mm_rec.evaluation.judge import JudgeConfig
     from mm_rec.inference.sampling import Sampling
@@ -25,34 +27,34 @@ _COLUMNS = ("bleu", "chrf", "rouge_l", "exact_match", "calls_right", "token_accu
 
 
 def evaluate_chat_files(
-    model: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
     files: Sequence[str],
     sampling: Sampling,
     out: Path | None,
     *,
-    device: str = "auto",
     limit: int | None = None,
     judge_url: str | None = None,
     judge_model: str | None = None,
     judge_key_env: str = "OPENAI_API_KEY",
 ) -> None:
-    """Answer the conversations of files (the first `limit` of them), print the figures, write the report into `out`."""
+    """Answer the conversations of files (the first `limit` of them), print the figures, write the report into `out`.
+
+    `name` is the model's, for the report.
+    """
     from mm_rec.evaluation.chat import evaluate_chat
     from mm_rec.evaluation.chat_report import write_chat_report
     from mm_rec.evaluation.report import model_facts
     from mm_rec.inference.engine import Engine
-    from mm_rec.models.loading import load_model_and_tokenizer
-    from mm_rec.runtime import choose_device
 
     console = Console(highlight=False)
     judge = _judge(judge_url, judge_model, judge_key_env)
-    place = choose_device(device)
-    loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
     conversations = _read(files, tokenizer.all_special_tokens)[:limit]
     with _bar(console) as progress:
-        engine = Engine(loaded, place)
+        engine = Engine(model, model.device)
         report = evaluate_chat(engine, tokenizer, conversations, sampling, judge=judge, progress=progress)
-    report = {"model": dataclasses.asdict(model_facts(loaded, model)), "files": list(files), **report}
+    report = {"model": dataclasses.asdict(model_facts(model, name)), "files": list(files), **report}
     _print(report, console)
     if out is not None:
         for path in write_chat_report(report, out):

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from mm_rec.cli.sampling_options import (
+    Adapter,
     Device,
     MaxNewTokens,
     MinP,
@@ -20,6 +21,7 @@ from mm_rec.cli.sampling_options import (
     TopK,
     TopP,
     read_sampling,
+    warn_of_format,
 )
 
 
@@ -35,6 +37,7 @@ def generate(
     repetition_penalty: RepetitionPenalty = 1.0,
     stop: Stop = None,
     seed: Seed = None,
+    adapter: Adapter = None,
     device: Device = "auto",
 ) -> None:
     """Continue prompts with a model, as they come; a prompt is read once, however many continuations it gets."""
@@ -51,15 +54,16 @@ def generate(
     )
     from mm_rec.inference.engine import Engine
     from mm_rec.inference.text_stream import prompt_ids, stream_text
-    from mm_rec.models.loading import load_model_and_tokenizer
+    from mm_rec.models.adapted import load_with_adapters
     from mm_rec.runtime import choose_device
 
     console, notes = Console(soft_wrap=True, highlight=False, markup=False), Console(stderr=True)
     place = choose_device(device)
-    loaded, tokenizer = load_model_and_tokenizer(model, device=str(place))
+    loaded, tokenizer = load_with_adapters(model, adapter or [], device=str(place))
     engine = Engine(loaded, place)
     tokens, started = 0, time.perf_counter()
     for text in prompt:
+        warn_of_format(adapter or [], text, notes)
         session = engine.session()
         session.feed(prompt_ids(tokenizer, text))
         for number in range(count):

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from mm_rec import __version__
-from mm_rec.cli import chat, data, evaluate, generate, models, pretrain, quickstart, sft, tokenizer
+from mm_rec.cli import (
+    chat,
+    data,
+    evaluate,
+    generate,
+    lora,
+    merge,
+    models,
+    pretrain,
+    quickstart,
+    runs,
+    sft,
+    tokenizer,
+)
 from mm_rec.terminal import run_app
 
 app = typer.Typer(
@@ -24,7 +37,10 @@ app.add_typer(tokenizer.app, name="tokenizer", help="Train and examine tokenizer
 app.command()(models.models)
 app.command()(pretrain.pretrain)
 app.command()(sft.sft)
+app.command()(lora.lora)
+app.command()(merge.merge)
 app.command()(sft.run)
+app.add_typer(runs.app, name="runs", help="Look at runs, and steer them while they train.")
 app.command(name="verify-resume")(pretrain.verify_resume)
 app.command()(evaluate.evaluate)
 app.command()(generate.generate)

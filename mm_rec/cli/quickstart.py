@@ -59,13 +59,11 @@ def _table(result: QuickstartResult) -> Table:
     best = log["best_validation"]
     table = Table(title="What was trained", show_header=False)
     table.add_row("parameters", f"{log['parameters']:,}")
-    table.add_row("pre-training", f"{log['tokens']:,} tokens in {log['train_runtime_seconds']:,.0f} seconds")
-    table.add_row("  loss", f"{log['first_loss']:.3f} → {log['last_loss']:.3f} nats a token")
+    table.add_row("pre-training", f"{log['tokens']:,} tokens in {log['train_runtime']:,.0f} seconds")
+    table.add_row("  loss", f"{log['first_loss']:.3f} → {log['loss']:.3f} nats a token")
     table.add_row("  held-out text", f"{best['bits_per_byte']:.3f} bits a byte")
-    table.add_row(
-        "chat tuning", f"{tuning['tokens']:,} tokens in {tuning['train_runtime_seconds']:,.0f} seconds"
-    )
-    table.add_row("  loss", f"{tuning['first_loss']:.3f} → {tuning['last_loss']:.3f} nats a learnt token")
+    table.add_row("chat tuning", f"{tuning['tokens']:,} tokens in {tuning['train_runtime']:,.0f} seconds")
+    table.add_row("  loss", f"{tuning['first_loss']:.3f} → {tuning['loss']:.3f} nats a learnt token")
     forgetting = tuning["base_text_bits_per_byte"]
     if forgetting and forgetting["after"] is not None:
         table.add_row(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mm_rec.inference.sampling import Sampling
 
 _PANEL = "How text is written"
@@ -32,7 +34,14 @@ Stop = Annotated[
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.", rich_help_panel=_PANEL)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ModelPath = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, a run folder or a .pt file.")
+    str, typer.Argument(metavar="MODEL", help="A model folder, a run, a .pt file, or owner/name of a hub.")
+]
+
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FOLDER[=WEIGHT]", help="Adapter of the model, perhaps with a weight (several are added)."
+    ),
 ]
 
 
@@ -42,3 +51,16 @@ def read_sampling(command: str, **values: Any) -> Sampling:
 
     values["stop"] = tuple(values.get("stop") or ())
     return Sampling.read(values, where=command)
+
+
+def warn_of_format(adapters: list[str], prompt: str, console: Console) -> None:
+    """Warn where a prompt is not written as those that an adapter was trained on."""
+    from mm_rec.data.prompt_lines import differing_format
+    from mm_rec.models.adapted import parse_adapter
+    from mm_rec.models.adapters import find_adapter
+
+    for text in adapters:
+        if warning := differing_format(find_adapter(parse_adapter(text)[0]), prompt):
+            console.print(
+                f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True
+            )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.packing import PADDING, PackedConversations
-from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.data.conversations.rendering import Rendered, prompt_ids
 from mm_rec.evaluation.perplexity import predict
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.text_stream import stop_ids
@@ -53,44 +53,62 @@ def score_answers(
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What a model is asked: the words that a person sees, the ids up to where it answers, the answer hoped for."""
+
+    asked: str
+    ids: list[int]
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model answered to the messages before a conversation's last answer, and that answer."""
+    """What a model answered to a question."""
 
     asked: str
     given: str
     expected: str
 
 
-def sample_answers(
+def last_question(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Question:
+    """The messages before a conversation's last answer."""
+    messages = conversation.messages
+    last = max(number for number, message in enumerate(messages) if message.role == "assistant")
+    ids = prompt_ids(tokenizer, messages[:last], conversation.tools)
+    return Question(messages[last - 1].content, ids, messages[last].content)
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase, rendered: Rendered) -> Question:
+    """What stands before the part of an example that is learnt; its first half where all of it is."""
+    cut = prompt_length(rendered) or len(rendered.ids) // 2
+    asked, expected = (
+        tokenizer.decode(ids, skip_special_tokens=True) for ids in np.split(rendered.ids, [cut])
+    )
+    return Question(str(asked), rendered.ids[:cut].tolist(), str(expected))
+
+
+def prompt_length(rendered: Rendered) -> int:
+    """Tokens before the first that is learnt; 0 where there is at most a BOS."""
+    first = int(np.flatnonzero(rendered.learnt)[0])
+    return first if first > 1 else 0
+
+
+def answer_questions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Conversation],
+    questions: Sequence[Question],
     max_new_tokens: int = 64,
 ) -> list[Answer]:
-    """Answer each conversation's last question with the likeliest tokens; the model is in evaluation mode meanwhile."""
+    """Answer with the likeliest tokens what fits the context; the model is in evaluation mode meanwhile."""
     training = model.training
     engine = Engine(model, model.device)  # sets the model to evaluation
-    try:
-        return _answers(engine, tokenizer, conversations, max_new_tokens)
-    finally:
-        model.train(training)
-
-
-def _answers(
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Conversation],
-    max_new_tokens: int,
-) -> list[Answer]:
     limit = engine.context_limit
-    asked = []
-    for conversation in conversations:
-        last = max(n for n, message in enumerate(conversation.messages) if message.role == "assistant")
-        ids = prompt_ids(tokenizer, conversation.messages[:last], conversation.tools)
-        if limit is None or len(ids) + max_new_tokens <= limit:
-            asked.append((conversation.messages[last - 1].content, ids, conversation.messages[last].content))
+    asked = [one for one in questions if limit is None or len(one.ids) + max_new_tokens <= limit]
     if not asked:
         return []
-    replies = engine.continue_greedily([ids for _, ids, _ in asked], max_new_tokens, stop_ids(tokenizer))
+    try:
+        replies = engine.continue_greedily([one.ids for one in asked], max_new_tokens, stop_ids(tokenizer))
+    finally:
+        model.train(training)
     texts = [str(tokenizer.decode(reply, clean_up_tokenization_spaces=False)).strip() for reply in replies]
-    return [Answer(question, text, right) for (question, _, right), text in zip(asked, texts, strict=True)]
+    return [Answer(one.asked, text, one.expected) for one, text in zip(asked, texts, strict=True)]

@@ -35,6 +35,10 @@ class ChatSession:
     def reset(self) -> None:
         """Forget everything but the system message."""
         self.messages = list(self._opening)
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Read the conversation anew with the next message: what read it was another model, or had other adapters."""
         self.session = self.engine.session()
         self._read_text = ""
 

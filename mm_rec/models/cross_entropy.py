@@ -75,7 +75,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for _, logits, chosen in _logit_chunks(states, weight, targets, dtype):
                 total += (logits.logsumexp(-1) - logits.gather(1, chosen[:, None])[:, 0]).sum()
             return total
-        states_grad, weight_grad = torch.empty_like(states), torch.zeros_like(weight, dtype=wide)
+        states_grad = torch.empty_like(states)
+        # A frozen head, beside an adapter, needs none of this product.
+        weight_grad = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
         narrow, done = weight.to(dtype), 0
         for part, logits, chosen in _logit_chunks(states, weight, targets, dtype):
             log_sum = logits.logsumexp(-1, keepdim=True)
@@ -84,7 +86,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             slope.scatter_add_(1, chosen[:, None], torch.full_like(log_sum, -1.0))
             slope = slope.to(dtype)
             states_grad[done : done + len(part)] = slope @ narrow
-            weight_grad += slope.T @ part
+            if weight_grad is not None:
+                weight_grad += slope.T @ part
             done += len(part)
         ctx.save_for_backward(states_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
@@ -93,10 +96,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         states_grad, weight_grad = ctx.saved_tensors
-        scale = gradient.to(weight_grad.dtype)
-        return (
-            states_grad * scale.to(states_grad.dtype),
-            (weight_grad * scale).to(ctx.weight_dtype),
-            None,
-            None,
-        )
+        of_states = states_grad * gradient.to(states_grad.dtype)
+        if weight_grad is None:
+            return of_states, None, None, None
+        return of_states, (weight_grad * gradient.to(weight_grad.dtype)).to(ctx.weight_dtype), None, None

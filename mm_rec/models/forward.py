@@ -126,9 +126,13 @@ def compile_layers(model: PreTrainedModel) -> None:
 def head_weight(model: PreTrainedModel) -> Tensor:
     """The weight (V, D) that turns hidden states into logits."""
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
+    # An adapter may have a head of its own, around the model's; its `weight` is then that which is applied.
+    linear = getattr(head, "original_module", head)
+    if not isinstance(linear, nn.Linear) or linear.bias is not None:
         raise _not_apart(model)
-    return head.weight
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def document_positions(document_ids: Tensor) -> Tensor:
@@ -137,3 +141,12 @@ def document_positions(document_ids: Tensor) -> Tensor:
     starts = torch.zeros_like(document_ids, dtype=torch.bool)
     starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
     return column - torch.where(starts, column, 0).cummax(dim=1).values
+
+
+def document_lengths(document_ids: Tensor) -> Tensor:
+    """(B, T): how many tokens the run of equal ids has in which each token stands."""
+    rows = torch.arange(len(document_ids), device=document_ids.device)[:, None]
+    apart = document_ids + rows * (int(document_ids.max()) + 2)  # no run goes on in the next row
+    _, runs, counts = torch.unique_consecutive(apart.flatten(), return_inverse=True, return_counts=True)
+    lengths: Tensor = counts[runs].view_as(document_ids)
+    return lengths

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models import attention, registry
+from mm_rec.models.adapters import CONFIG as ADAPTER_CONFIG
+from mm_rec.models.adapters import adapters_of
+from mm_rec.models.hub import fetch_model, is_hub_name
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.runs.files import atomic_path
 from mm_rec.tokenizers.loading import load_tokenizer, require_fit
@@ -22,22 +31,51 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.ji
 def find_model(path: Path | str) -> Path:
     """The model folder that a path means: itself, or a run's `final`, `best` or newest checkpoint, or a `.pt` file.
 
+    What is no path here and looks like owner/name is fetched from the hub, once.
     Raises CheckpointError with what was looked for.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".pt":
         return path
+    if not path.exists() and is_hub_name(path.as_posix()):
+        path = fetch_model(path.as_posix())
     if not path.exists():
         raise CheckpointError(f"{path}: no model here: there is no such file or folder. Check the name")
+    _refuse_gguf(path)
     candidates = [path, path / "final", path / "best", path / "model"]
     candidates += sorted((path / "checkpoints").glob("step-*/model"), reverse=True)
     for candidate in candidates:
         if (candidate / "config.json").is_file():
             return candidate
+    if (path / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{path}: this is an adapter. Give the model that it belongs to, and --adapter {path}"
+        )
     raise CheckpointError(
         f"{path}: no model here (looked for config.json in it, in final/, best/ and checkpoints/). "
         "Give a model folder, a run folder, or a final_checkpoint.pt"
     )
+
+
+def _refuse_gguf(path: Path) -> None:
+    """Raise CheckpointError for a GGUF file, or a folder that holds nothing else."""
+    found = path if path.suffix == ".gguf" else next(path.glob("*.gguf"), None)
+    if found is not None and not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{found}: GGUF is a format for inference, with weights rounded for llama.cpp. Give the Transformers "
+            "folder that it was made from (config.json, model.safetensors, tokenizer.json)"
+        )
+
+
+def _refuse_quantised(config: PreTrainedConfig, folder: Path) -> None:
+    """Raise CheckpointError for weights that were rounded for inference (GPTQ, AWQ, bitsandbytes …)."""
+    rounded = getattr(config, "quantization_config", None)
+    if rounded is not None:
+        method = rounded.get("quant_method", "unknown") if isinstance(rounded, dict) else "unknown"
+        raise CheckpointError(
+            f"{folder}: its weights are quantised ({method}), a format for inference. Give the Transformers folder of "
+            "the model that it was made from"
+        )
 
 
 def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
@@ -48,6 +86,7 @@ def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str
     registry.register()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        _refuse_quantised(config, folder)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, **_implementation(config)
         )
@@ -78,8 +117,14 @@ def _implementation(config: Any) -> dict[str, str]:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-    """Write a complete Hugging Face folder (not atomic: write to a temporary folder and rename it)."""
-    model.save_pretrained(folder)
+    """Write a complete Hugging Face folder, or that of the adapter which is trained on the model.
+
+    Not atomic: write to a temporary folder and rename it.
+    """
+    if (adapters := adapters_of(model)) is not None:
+        adapters.save(folder)
+    else:
+        model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 

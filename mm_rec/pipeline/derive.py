@@ -164,13 +164,19 @@ def budget_warning(size: Size, tokens: int) -> str | None:
     )
 
 
-def require_memory(size: Size, config: TrainingConfig, model: PreTrainedConfig, available: int) -> int:
-    """An estimate of the bytes that training needs; raises ConfigError where the machine has less."""
+def require_memory(
+    size: Size, config: TrainingConfig, model: PreTrainedConfig, available: int, trained: int
+) -> int:
+    """An estimate of the bytes that training needs; raises ConfigError where the machine has less.
+
+    `trained` of the parameters have a gradient and moments, also those of an adapter, which are none of the model's.
+    """
     slots = 12 if config.optimizer == "muon" else 16  # float32 weights, gradients, one or two moments
     layers = 2 if config.gradient_checkpointing else model.num_hidden_layers
     intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
     per_token = 2 * layers * (16 * model.hidden_size + 4 * intermediate)
-    needed = int(slots * size.parameters + per_token * config.micro_batch * config.seq_len)
+    frozen = 4 * size.parameters if trained < size.parameters else 0
+    needed = int(slots * trained + frozen + per_token * config.micro_batch * config.seq_len)
     if needed > available:
         raise ConfigError(
             f"training would need about {needed / 1e9:.1f} GB of memory and there are {available / 1e9:.1f} GB. "

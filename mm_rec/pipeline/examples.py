@@ -1,4 +1,4 @@
-"""The conversations of a run: read, checked, held out, packed; and the text that keeps its base in memory."""
+"""The examples that a fine-tuning run learns: held out, packed into rows, mixed with text of the base."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from mm_rec.config import load_yaml
 from mm_rec.data.batches import PackedSequences
-from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.faults import Fault, Fix, describe, describe_fixes
 from mm_rec.data.conversations.packing import (
     LONGEST_ROW,
     ConversationBatches,
@@ -24,38 +22,47 @@ from mm_rec.data.conversations.packing import (
     row_length,
     rows_needed,
 )
-from mm_rec.data.conversations.preflight import preflight
-from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.data.conversations.rendering import Rendered
-from mm_rec.data.mixing import Mixture, group_sources
+from mm_rec.data.mixing import Mixture
 from mm_rec.data.prepare import PreparedCorpus
-from mm_rec.data.split import plan_split
-from mm_rec.errors import ConfigError, DataError
+from mm_rec.errors import ConfigError
+from mm_rec.evaluation.answers import Question
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import Size
 from mm_rec.pipeline.derive import batch_shape
 from mm_rec.pipeline.recipe import SftSection
 from mm_rec.runs.directory import RECIPE
-from mm_rec.tokenizers.chat_template import layout_of
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.loop import Batches, Reporter
 
-_MOST_ROWS = 8  # of a conversation where nobody asked for more: it makes the steps of the whole run that long
-_TEXT = "text of the base"  # in the mixture; no source of conversations can have a name with spaces
+_MOST_ROWS = 8  # of an example where nobody asked for more: it makes the steps of the whole run that long
+_TEXT = "text of the base"  # in the mixture; no source of examples can have a name with spaces
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What was read: examples to train on by source, those held out, and questions to ask at each validation.
+
+    `described` says what they are, a line each, for the model card.
+    """
+
+    train: Mapping[str, list[Rendered]]
+    held_out: list[Rendered]
+    questions: list[Question]
+    described: list[str]
 
 
 @dataclass(frozen=True)
-class RunConversations:
-    """What a fine-tuning run reads: rendered conversations by source, those held out, and perhaps text of the base."""
+class RunExamples:
+    """What a fine-tuning run reads: examples, packed into rows, and perhaps text of the base beside them."""
 
     tokenizer: PreTrainedTokenizerBase
     section: SftSection
-    train: Mapping[str, list[Rendered]]
-    held_out: list[Rendered]
-    held_out_conversations: list[Conversation]
+    examples: Examples
     text: PreparedCorpus | None
     seq_len: int
     accumulation: int
+    halves: bool  # whether rows are folded where they can be
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -69,17 +76,17 @@ class RunConversations:
 
     def longest(self, config: TrainingConfig) -> int:
         """Tokens of the longest document that the model reads."""
-        return max(self.longest_conversation, config.seq_len if self.section.text_share else 0)
+        return max(self.longest_example, config.seq_len if self.section.text_share else 0)
 
     @property
-    def longest_conversation(self) -> int:
+    def longest_example(self) -> int:
         """Tokens of the longest conversation."""
-        return max(len(one.ids) for rendered in self.train.values() for one in rendered)
+        return max(len(one.ids) for rendered in self.examples.train.values() for one in rendered)
 
     @property
     def carries(self) -> bool:
         """Whether a conversation goes on from row to row."""
-        return self.longest_conversation > self.seq_len
+        return self.longest_example > self.seq_len
 
     def batches(self, config: TrainingConfig) -> Batches:
         """The run's batches from its first step on."""
@@ -98,7 +105,8 @@ class RunConversations:
 
     def packed_held_out(self) -> PackedConversations:
         """The held-out conversations, each whole in a row."""
-        return PackedConversations(self.held_out, max(self.seq_len, *(len(one.ids) for one in self.held_out)))
+        held_out = self.examples.held_out
+        return PackedConversations(held_out, max(self.seq_len, *(len(one.ids) for one in held_out)))
 
     @property
     def _weights(self) -> dict[str, float]:
@@ -107,8 +115,8 @@ class RunConversations:
     @functools.cached_property
     def _packed(self) -> dict[str, PackedConversations]:
         return {
-            name: PackedConversations(rendered, self.seq_len, self.accumulation)
-            for name, rendered in self.train.items()
+            name: PackedConversations(rendered, self.seq_len, self.accumulation, self.halves)
+            for name, rendered in self.examples.train.items()
         }
 
     def _text_rows(self, config: TrainingConfig) -> dict[str, RowSource]:
@@ -124,6 +132,10 @@ class RunConversations:
             shares[_TEXT] = sum(shares.values()) * share / (1 - share)
         return Mixture(list(shares), [(0, list(shares.values()))])
 
+    def steps_per_epoch(self, config: TrainingConfig) -> float:
+        """Steps in which all examples are read once."""
+        return sum(len(one) for one in self._packed.values()) / config.micro_batch
+
     def describe(self, config: TrainingConfig, size: Size) -> list[str]:
         """What is read of each source, and how full the rows are."""
         packed, rows = self._packed, config.steps * config.micro_batch
@@ -137,20 +149,23 @@ class RunConversations:
             len(one) * config.accumulation * config.seq_len for one in packed.values()
         )
         lines.append(f"rows of {config.seq_len:,} tokens, {waste:.2%} of them padding")
+        if (epoch := self.steps_per_epoch(config)) < 1:
+            lines.append(
+                f"warning: a step reads {1 / epoch:.1f} times all there is. Less --accumulation or --batch-size gives "
+                "more steps to learn in"
+            )
         if self.carries:
             lines.append("conversations longer than a row go on in the next one, with the model's state")
         return lines
 
     def card_lines(self, config: TrainingConfig) -> list[str]:
         """The data in a few lines, for the model card."""
-        layout = layout_of(self.tokenizer)
         lines = [
-            f"{name}: {len(rendered):,} conversations, {sum(len(one.ids) for one in rendered):,} tokens, "
+            f"{name}: {len(rendered):,} examples, {sum(len(one.ids) for one in rendered):,} tokens, "
             f"{sum(int(one.learnt.sum()) for one in rendered):,} of them learnt"
-            for name, rendered in self.train.items()
+            for name, rendered in self.examples.train.items()
         ]
-        lines.append(f"held out: {len(self.held_out):,} conversations")
-        lines.append(f"chat layout: {layout.name if layout else 'the base model’s own'}")
+        lines += [f"held out: {len(self.examples.held_out):,} examples", *self.examples.described]
         if self.section.text_share:
             lines.append(f"{self.section.text_share:.0%} of the rows are text of the base")
         return lines
@@ -164,78 +179,47 @@ class RunConversations:
                     "conversations": len(rendered),
                     "sha256": _digest(rendered),
                 }
-                for name, rendered in self.train.items()
+                for name, rendered in self.examples.train.items()
             },
-            "held_out": {"conversations": len(self.held_out), "sha256": _digest(self.held_out)},
+            "held_out": {
+                "conversations": len(self.examples.held_out),
+                "sha256": _digest(self.examples.held_out),
+            },
             "text": None if self.text is None else self.text.train.fingerprint,
         }
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that fills rows: that of padding, which every tokenizer that was prepared for chat has."""
-    assert tokenizer.pad_token_id is not None
-    return int(tokenizer.pad_token_id)
+    """The id that fills rows: padding, or else the end, or 0; it is masked, so any that the model has will do."""
+    return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
 
 
-def read_run_conversations(
+def plan_rows(
     section: SftSection,
     tokenizer: PreTrainedTokenizerBase,
     config: PreTrainedConfig,
+    examples: Examples,
     text: PreparedCorpus | None,
     reporter: Reporter,
-) -> RunConversations:
-    """Read, check and split everything; raises DataError that lists every problem once, with nothing trained."""
-    if not section.data:
-        raise ConfigError(
-            "no conversations to train on: name files, for example `mmrec sft chats.jsonl --from RUN`"
-        )
-    group_sources(section.data)  # one name has one weight
-    reader = _Reader(section, tokenizer, _context(section, config))
-    train: dict[str, Pairs] = {}
-    for source in section.data:
-        train.setdefault(source.name, []).extend(reader.read([source.path], source.format, source.fields))
-    first = section.data[0]
-    held = reader.read(section.validation, first.format, first.fields) if section.validation else []
-    reader.finish(reporter)
-    train, held = _sides(train, held, section)
-    lengths = [len(one.ids) for pairs in train.values() for _, one in pairs]
-    learnt = sum(int(one.learnt.sum()) for pairs in train.values() for _, one in pairs)
+) -> RunExamples:
+    """Choose the length of rows and how many a step reads, and say how much there is to learn."""
+    lengths = [len(one.ids) for rendered in examples.train.values() for one in rendered]
+    learnt = sum(int(one.learnt.sum()) for rendered in examples.train.values() for one in rendered)
     reporter.say(
-        f"{len(lengths):,} conversations to train on, {len(held):,} held out; {sum(lengths):,} tokens, "
+        f"{len(lengths):,} examples to train on, {len(examples.held_out):,} held out; {sum(lengths):,} tokens, "
         f"{learnt:,} of them learnt; the longest has {max(lengths):,}"
     )
-    rendered = {name: [one for _, one in pairs] for name, pairs in train.items()}
-    seq_len = section.seq_len or _row_length(section, config, [*lengths, *(len(one.ids) for _, one in held)])
-    return RunConversations(
+    held = [len(one.ids) for one in examples.held_out]
+    seq_len = section.seq_len or _row_length(section, config, [*lengths, *held])
+    return RunExamples(
         tokenizer=tokenizer,
         section=section,
-        train=rendered,
-        held_out=[one for _, one in held],
-        held_out_conversations=[conversation for conversation, _ in held],
+        examples=examples,
         text=text,
         seq_len=seq_len,
-        accumulation=_accumulation(section, config, rendered, seq_len, reporter),
+        accumulation=_accumulation(section, config, examples.train, seq_len, reporter),
+        halves=not isinstance(config, MMRecConfig),  # its reading costs the same in rows of any length
     )
-
-
-def _sides(train: dict[str, Pairs], held: Pairs, section: SftSection) -> tuple[dict[str, Pairs], Pairs]:
-    """Training by source, and what is held out: given files, or a share by the hash of the text."""
-    if section.validation:
-        texts = {one.text for _, one in held}
-        train = {name: [pair for pair in pairs if pair[1].text not in texts] for name, pairs in train.items()}
-    else:
-        different = {one.text for pairs in train.values() for _, one in pairs}
-        if len(different) < 2:
-            raise DataError(
-                f"{len(different)} conversations are not enough to hold one out and measure by it. Give more"
-            )
-        train, held = _held_out(train, section.validation_fraction)
-    for name, pairs in train.items():
-        if not pairs:
-            raise DataError(f"no conversation of {name!r} is left to train on. Give more, or hold out fewer")
-    if not held:
-        raise DataError("no conversation is left to validate on. Name other --validation files")
-    return train, held
 
 
 def _row_length(section: SftSection, config: PreTrainedConfig, lengths: Sequence[int]) -> int:
@@ -265,53 +249,8 @@ def _accumulation(
     return accumulation
 
 
-Pairs = list[tuple[Conversation, Rendered]]
-
-
-class _Reader:
-    """Reads sources one after the other and gathers everything that is wrong with them."""
-
-    def __init__(self, section: SftSection, tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
-        self.section, self.tokenizer, self.context = section, tokenizer, context
-        self.faults: list[Fault] = []
-        self.fixes: list[Fix] = []
-
-    def read(
-        self, paths: Sequence[str], format_name: str | None = None, fields: Mapping[str, str] | None = None
-    ) -> Pairs:
-        """The conversations of some paths that can be learnt from."""
-        section = self.section
-        found = read_conversations(
-            paths,
-            format_name=format_name,
-            fields=fields,
-            fix=section.fix,
-            special_tokens=self.tokenizer.all_special_tokens,
-        )
-        checked = preflight(
-            self.tokenizer, found.conversations, section.train_on, self.context, section.too_long
-        )
-        self.faults += found.problems
-        self.fixes += [*found.fixes, *checked.fixes]
-        if section.fix:
-            self.fixes += [Fix(fault.place, f"left out: {fault.message}") for fault in checked.faults]
-        else:
-            self.faults += checked.faults
-        return list(zip(checked.conversations, checked.rendered, strict=True))
-
-    def finish(self, reporter: Reporter) -> None:
-        """Say what was mended; raise DataError where anything is wrong."""
-        if self.fixes:
-            reporter.say(describe_fixes(self.fixes))
-        if self.faults:
-            raise DataError(
-                f"nothing was trained: there are {len(self.faults):,} problems in the conversations.\n"
-                + describe(self.faults)
-            )
-
-
-def _context(section: SftSection, config: PreTrainedConfig) -> int | None:
-    """The most tokens of a conversation: asked for, the model's limit, or none."""
+def longest_allowed(section: SftSection, config: PreTrainedConfig) -> int | None:
+    """The most tokens of an example: asked for, the model's limit, or none."""
     limit: int | None = getattr(config, "max_position_embeddings", None)
     if section.max_length is not None and limit is not None and section.max_length > limit:
         raise ConfigError(
@@ -319,22 +258,9 @@ def _context(section: SftSection, config: PreTrainedConfig) -> int | None:
         )
     if isinstance(config, MMRecConfig):
         return section.max_length or _MOST_ROWS * max(LONGEST_ROW, section.seq_len or 0)
-    # Without a state a conversation must stand whole in a row.
+    # Without a state an example must stand whole in a row.
     limits = [one for one in (section.max_length, section.seq_len, limit) if one is not None]
     return min(limits, default=None)
-
-
-def _held_out(train: dict[str, Pairs], fraction: float) -> tuple[dict[str, Pairs], Pairs]:
-    """Hold out conversations by the hash of their text, over all sources, so that the same one is on one side."""
-    split = plan_split((one.text for pairs in train.values() for _, one in pairs), fraction)
-    sides: dict[bool, dict[str, Pairs]] = {
-        side: {
-            name: [pair for pair in pairs if split.is_validation(pair[1].text) == side]
-            for name, pairs in train.items()
-        }
-        for side in (False, True)
-    }
-    return sides[False], [pair for pairs in sides[True].values() for pair in pairs]
 
 
 def _digest(rendered: Sequence[Rendered]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -13,6 +13,8 @@ from mm_rec.data.conversations.preflight import TooLong
 from mm_rec.data.conversations.rendering import TrainOn
 from mm_rec.data.mixing import Source, Stage
 from mm_rec.data.reading.formats import DocumentsRule
+from mm_rec.data.slicing import Slicing
+from mm_rec.models.lora import LoraConfig
 from mm_rec.runtime import PrecisionName
 from mm_rec.training.config import Optimizer, Schedule
 
@@ -83,9 +85,15 @@ class TrainingSection(Section):
     validate_every: int | None = Field(default=None, ge=1)
     validation_rows: int = Field(default=256, ge=1)
     patience: int | None = Field(default=None, ge=1)
+    stop_at_loss: float | None = Field(default=None, gt=0)  # mean training loss of three steps
+    stop_at_epoch: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     checkpoint_minutes: float = Field(default=15, gt=0)
     keep_last: int = Field(default=2, ge=1)
+    save_every: int | None = Field(default=None, ge=1)  # snapshots every so many steps, kept for good
+    save_below_loss: float | None = Field(default=None, gt=0)  # … and when the loss falls below this,
+    save_loss_step: float = Field(default=0.1, gt=0)  # and then by this much again, or
+    save_loss_ratio: float | None = Field(default=None, gt=0, lt=1)  # by this share of it
     log_every: int = Field(default=10, ge=1)
     tensorboard: bool = False
 
@@ -131,6 +139,30 @@ class SftSection(TrainingSection):
     samples: int = Field(default=3, ge=0)  # answers that are shown at each validation
 
 
+class LoraSection(LoraConfig, SftSection):
+    """Settings of an adapter: what is trained, on conversations, rows by a prompt format, or raw text."""
+
+    start_adapter: str | None = None  # an adapter to go on with, instead of a new one
+    prompt_format: str | None = None  # of JSON rows that are no conversations: a name or file
+    text_slices: Slicing = Slicing()
+    lora_plus: float = Field(default=1.0, gt=0)  # times the rate, for the second matrices
+    neftune_alpha: float = Field(default=0.0, ge=0)
+    optimizer: Optimizer | None = "adamw"
+    learning_rate: float | None = Field(default=2e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    save_below_loss: float | None = Field(default=1.8, gt=0)
+    log_every: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.lora_plus != 1 and self.optimizer == "muon":
+            raise ValueError(
+                "lora_plus is a matter of AdamW: muon gives all matrices one rate. Choose one of the two"
+            )
+        return self
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -142,6 +174,7 @@ class Recipe(Section):
     pretrain: PretrainSection = PretrainSection()
     instruct: SftSection | None = None
     sft: SftSection | None = None
+    lora: LoraSection | None = None
 
 
 def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:

@@ -9,6 +9,7 @@ from mm_rec.config import dump_yaml
 from mm_rec.data.reading.locations import ROW_KINDS
 from mm_rec.data.sources import find_files
 from mm_rec.errors import ConfigError
+from mm_rec.pipeline.lora import prepare_adapter
 from mm_rec.pipeline.pretrain import prepare_pretraining
 from mm_rec.pipeline.recipe import Recipe, SftSection, read_recipe
 from mm_rec.pipeline.sft import prepare_tuning
@@ -19,6 +20,7 @@ from mm_rec.training.loop import Reporter
 
 PRETRAIN = "pretrain"
 _TUNING = ("instruct", "sft")
+_ADAPTER = "lora"
 
 
 def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter) -> Outcome:
@@ -47,23 +49,25 @@ def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter) -> Outcome:
 def stages_of(recipe: Recipe) -> list[str]:
     """The stages that a recipe has, in order; raises ConfigError where it has none."""
     first = [PRETRAIN] if recipe.data.sources or recipe.data.prepared else []
-    stages = first + [name for name in _TUNING if getattr(recipe, name) is not None]
+    stages = first + [name for name in (*_TUNING, _ADAPTER) if getattr(recipe, name) is not None]
     if not stages:
         raise ConfigError(
-            "this recipe has no stage to run: give it data.sources to pre-train on, or a section instruct or sft"
+            "this recipe has no stage to run: give it data.sources to pre-train on, or a section instruct, sft or lora"
         )
     return stages
 
 
 def preparation(recipe: Recipe, stage: str) -> Prepare:
     """How a stage of a recipe is prepared."""
-    return partial(prepare_pretraining, recipe) if stage == PRETRAIN else prepare_tuning(recipe, stage)
+    if stage == PRETRAIN:
+        return partial(prepare_pretraining, recipe)
+    return prepare_adapter(recipe) if stage == _ADAPTER else prepare_tuning(recipe, stage)
 
 
 def _for_stage(recipe: Recipe, stage: str, before: Path | None) -> Recipe:
     """The recipe of one stage: what comes after it is left out, and it starts from the stage before."""
     if stage == PRETRAIN:
-        return recipe.changed(instruct=None, sft=None)
+        return recipe.changed(instruct=None, sft=None, lora=None)
     section: SftSection = getattr(recipe, stage)
     if section.start_from is None and before is not None:
         section = section.changed(start_from=str(before))
@@ -80,7 +84,8 @@ def _require_files(recipe: Recipe, stages: list[str]) -> None:
             raise ConfigError(
                 f"{stage} has no model to begin with: add start_from to it, a run or a model folder"
             )
-        find_files([*(source.path for source in section.data), *section.validation], kinds=ROW_KINDS)
+        kinds = (*ROW_KINDS, "txt") if stage == _ADAPTER else ROW_KINDS
+        find_files([*(source.path for source in section.data), *section.validation], kinds=kinds)
         if section.text:
             find_files(section.text)
 

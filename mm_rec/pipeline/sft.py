@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.corpus import Corpus
-from mm_rec.data.prepare import PreparedCorpus, open_prepared, plan_sources, prepare_corpus
 from mm_rec.errors import ConfigError
-from mm_rec.evaluation.answers import sample_answers, score_answers
-from mm_rec.evaluation.perplexity import evaluate_corpus
-from mm_rec.models.forward import require_documents_apart
-from mm_rec.models.loading import find_model, load_model_and_tokenizer
+from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
-from mm_rec.pipeline.conversations import RunConversations, base_text, pad_id, read_run_conversations
+from mm_rec.pipeline.conversations import read_conversation_examples
 from mm_rec.pipeline.recipe import Recipe, SftSection
 from mm_rec.pipeline.stage import Outcome, Prepare, Stage, run_stage
-from mm_rec.runs.files import read_json, write_json, write_text
-from mm_rec.runs.log import read_metrics
-from mm_rec.runtime import Precision
-from mm_rec.tokenizers.chat_template import layout_of, prepare_for_chat, require_padding, require_template
-from mm_rec.tokenizers.loading import load_tokenizer
+from mm_rec.pipeline.tuning import adopt_chat_layout, tuning_stage
 from mm_rec.training.checkpoint import Checkpoint
-from mm_rec.training.config import TrainingConfig
-from mm_rec.training.loop import Reporter, Validation
-from mm_rec.training.objectives import carried_next_token, next_token
-
-FORGETTING = "forgetting.json"
-SAMPLES = "samples.jsonl"
-_EPOCHS = 3.0
-_TEXT_ROWS = 64  # of the base's held-out text, measured at each validation
-_TEXT_SEQ_LEN = 512
-_MUCH_LOST = 1.1
+from mm_rec.training.loop import Reporter
 
 
 def sft(
@@ -69,180 +48,12 @@ def _prepare(
 ) -> Stage:
     """Model, tokenizer with its layout, conversations, and the text that must not be forgotten."""
     assert section.start_from is not None
-    base = section.start_from
-    model, tokenizer = load_model_and_tokenizer(base if checkpoint is None else checkpoint.model_folder)
-    if checkpoint is None:
-        _adopt_layout(model, tokenizer, section, reporter)
-    text = _text(section, tokenizer, run, reporter)
-    data = read_run_conversations(section, tokenizer, model.config, text, reporter)
-    require_documents_apart(model, data.longest_conversation)
-    section = section.changed(seq_len=data.seq_len, accumulation=data.accumulation)
-    if data.carries:
-        section = section.changed(batch_size=section.batch_size or 1, compile=False)
-        if section.gradient_checkpointing:
-            raise ConfigError(
-                "gradient checkpointing does not go with conversations that are longer than a row: choose longer "
-                "rows (--seq-len) or shorter conversations (--max-length)"
-            )
-    if (
-        section.steps is None
-        and section.epochs is None
-        and section.minutes is None
-        and section.tokens is None
-    ):
-        section = section.changed(epochs=_EPOCHS)
-    model = model.to(device)  # type: ignore[arg-type]
-
-    def validation(settings: TrainingConfig, precision: Precision) -> Validation:
-        return _Validation(run, reporter, tokenizer, data, text, settings, precision, model)
-
-    return Stage(
-        model=model,
-        tokenizer=tokenizer,
-        data=data,
-        section=section,
-        objective=carried_next_token if data.carries else next_token,
-        validation=validation,
-        base=base,
-        continued=True,
-        inputs={**data.record(), "model": str(find_model(base))},
-        forgetting=lambda: read_json(run / FORGETTING) if (run / FORGETTING).is_file() else None,
+    model, tokenizer = load_model_and_tokenizer(
+        section.start_from if checkpoint is None else checkpoint.model_folder
     )
-
-
-def _adopt_layout(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, section: SftSection, reporter: Reporter
-) -> None:
-    """Give tokenizer and model the chat layout that was asked for; the tokenizer's own stays where none was."""
-    known = layout_of(tokenizer)
-    if section.template == "auto" and tokenizer.chat_template and known is None:
-        require_template(tokenizer)
-        added = require_padding(tokenizer)
-    else:
-        own = known.name if known else "default"
-        added = prepare_for_chat(tokenizer, own if section.template == "auto" else section.template)
-    if added:
-        reporter.say(f"special tokens of the chat layout added: {' '.join(added)}")
-    enlarge_vocabulary(model, tokenizer, reporter.say)
-    adopt_tokenizer(model, tokenizer)
-
-
-def _text(
-    section: SftSection, tokenizer: PreTrainedTokenizerBase, run: Path, reporter: Reporter
-) -> PreparedCorpus | None:
-    """Text of the kind that the base was trained on: named, or that of the base's own run where it is there."""
-    if section.text:
-        return prepare_corpus(plan_sources(section.text), tokenizer, run / "data")
-    assert section.start_from is not None
-    found = base_text(section.start_from)
-    if found is not None and _same_ids(found, tokenizer):
-        reporter.say(f"what the base forgets is measured on the held-out text of {found}")
-        return open_prepared(found)
-    if section.text_share:
-        raise ConfigError(
-            "a share of pre-training text was asked for, and the base's own text is not beside it. "
-            "Name text with --text FILES"
-        )
-    return None
-
-
-def _same_ids(data: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the corpora of a run were made with this tokenizer, or with one that it has only been added to."""
-    own = data.parent / "tokenizer"
-    made_with = load_tokenizer(own if own.is_dir() else find_model(data.parent))
-    return made_with.get_vocab().items() <= tokenizer.get_vocab().items()
-
-
-class _Validation:
-    """Validation for the loop: learnt tokens of held-out conversations, the base's text, and answers to look at."""
-
-    def __init__(
-        self,
-        run: Path,
-        reporter: Reporter,
-        tokenizer: PreTrainedTokenizerBase,
-        data: RunConversations,
-        text: PreparedCorpus | None,
-        settings: TrainingConfig,
-        precision: Precision,
-        model: PreTrainedModel,
-    ) -> None:
-        self.run, self.reporter, self.tokenizer, self.data = run, reporter, tokenizer, data
-        self.settings, self.precision = settings, precision
-        self.packed = data.packed_held_out()
-        self.text: Corpus | None = None if text is None else text.validation
-        self.before = self._remember(model)
-
-    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
-        """Measure; `loss` is over learnt tokens alone, `base_bits_per_byte` that of the base's text."""
-        settings = self.settings
-        batch = max(1, settings.micro_batch * settings.seq_len // self.packed.seq_len)
-        scores = score_answers(
-            model, self.packed, pad_id(self.tokenizer), batch, self.precision.dtype, settings.validation_rows
-        )
-        figures = {"loss": scores.loss, "token_accuracy": scores.token_accuracy}
-        if self.text is not None:
-            figures["base_bits_per_byte"] = self._text_bits(model)
-            self._note_forgetting(figures["base_bits_per_byte"])
-        self._show_answers(model)
-        return figures
-
-    def _note_forgetting(self, after: float) -> None:
-        """Write down what is left of the base, and say it; with a remedy where much is lost."""
-        assert self.before is not None
-        write_json(self.run / FORGETTING, {"before": self.before, "after": after})
-        lost = after > _MUCH_LOST * self.before and not self.data.section.text_share
-        self.reporter.say(
-            f"  held-out text of the base: {self.before:.4f} → {after:.4f} bits a byte"
-            + ("; --text-share 0.2 keeps it" if lost else "")
-        )
-
-    def _remember(self, model: PreTrainedModel) -> float | None:
-        """Bits a byte of the base's text before the first step, measured once."""
-        if self.text is None:
-            return None
-        if (self.run / FORGETTING).is_file():
-            return float(read_json(self.run / FORGETTING)["before"])
-        before = self._text_bits(model)
-        write_json(self.run / FORGETTING, {"before": before, "after": None})
-        self.reporter.say(f"held-out text of the base, before: {before:.4f} bits a byte")
-        return before
-
-    def _text_bits(self, model: PreTrainedModel) -> float:
-        assert self.text is not None
-        limit = getattr(model.config, "max_position_embeddings", None) or _TEXT_SEQ_LEN
-        seq_len = max(2, min(_TEXT_SEQ_LEN, limit, self.text.tokens))
-        batch = max(1, self.settings.micro_batch * self.settings.seq_len // seq_len)
-        return evaluate_corpus(
-            model,
-            self.text,
-            self.tokenizer,
-            seq_len=seq_len,
-            batch=batch,
-            max_batches=-(-_TEXT_ROWS // batch),
-            dtype=self.precision.dtype,
-        ).bits_per_byte
-
-    def _show_answers(self, model: PreTrainedModel) -> None:
-        """Answer a few held-out questions, show them and write them down."""
-        chosen = self.data.held_out_conversations[: self.data.section.samples]
-        answers = sample_answers(model, self.tokenizer, chosen) if chosen else []
-        rows: list[dict[str, Any]] = []
-        for answer in answers:
-            self.reporter.say(f"  {_short(answer.asked)} → {_short(answer.given)}")
-            rows.append({"asked": answer.asked, "given": answer.given, "expected": answer.expected})
-        if rows:
-            self._write_samples(rows)
-
-    def _write_samples(self, rows: list[dict[str, Any]]) -> None:
-        """Add a line for this validation; those of validations that a resumed run measures again are replaced."""
-        path, metrics = self.run / SAMPLES, read_metrics(self.run / "metrics.jsonl")
-        measured = [record["step"] for record in metrics if record["kind"] == "validation"]
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        lines = [*lines[: len(measured)], json.dumps({"answers": rows}, ensure_ascii=False)]
-        write_text(path, "\n".join(lines) + "\n")
-
-
-def _short(text: str, length: int = 90) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
+    if checkpoint is None:
+        adopt_chat_layout(tokenizer, section, reporter)
+        enlarge_vocabulary(model, tokenizer, reporter.say)
+        adopt_tokenizer(model, tokenizer)
+    examples = read_conversation_examples(section, tokenizer, model.config, reporter)
+    return tuning_stage(section, run, reporter, device, model, tokenizer, examples)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.config import dump_yaml
 from mm_rec.errors import ConfigError, UserError
+from mm_rec.models.adapters import adapters_of
 from mm_rec.models.forward import compile_layers
 from mm_rec.models.loading import save_model
 from mm_rec.models.presets import Size, measure
@@ -29,6 +30,7 @@ from mm_rec.runtime import (
     machine,
     measure_peak,
     memory_bytes,
+    peak_memory_bytes,
     seed_everything,
 )
 from mm_rec.tokenizers.loading import fingerprint
@@ -44,7 +46,7 @@ _WORTH_COMPILING = 120  # seconds of training below which compilation (10 to 40 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: "finished", "early" or "stopped", and where it lies."""
+    """How a run ended, in the words of `Training.fit`, and where it lies."""
 
     run: Path
     ended: str
@@ -123,11 +125,42 @@ def run_stage(
     with StopRequest(reporter.say) as stop:
         ended = training.fit(stop)
     if ended != "stopped":
+        _save_final(training, run)
+    card = stage.data.card_lines(training.config)
+    config, state = training.config, training.state
+    tokens = stage.data.tokens
+    epochs = None if tokens is None else state.step * config.tokens_per_step / sum(tokens.values())
+    rows = config.micro_batch * config.accumulation
+    write_summary(run, stage.base, training.model, size, card, state, ended, rows, epochs, stage.forgetting())
+    return Outcome(run, ended, training.state.step)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a look at a stage showed: its settings, seconds of a step, and the most memory in bytes, where known."""
+
+    stage: Stage
+    settings: TrainingConfig
+    seconds_per_step: float
+    peak_bytes: int | None
+
+
+def measure_stage(recipe: Recipe, name: str, run: Path, reporter: Reporter, prepare: Prepare) -> Measured:
+    """Prepare and check a stage as `run_stage` does, and measure three steps that change nothing."""
+    stage, training, _ = _begin(recipe, name, run, reporter, prepare, None)
+    settings = training.config
+    dtype = choose_precision(settings.precision, stage.model.device)
+    speed = _measure_speed(settings, stage, dtype, steps=3)
+    return Measured(stage, settings, settings.tokens_per_step / speed, peak_memory_bytes(stage.model.device))
+
+
+def _save_final(training: Training, run: Path) -> None:
+    """Write the model to `final/`; an adapter lies in the run's own folder, with all that tells of it."""
+    if adapters_of(training.model) is not None:
+        save_model(training.model, training.tokenizer, run)
+    else:
         with atomic_path(run / "final") as temporary:
             save_model(training.model, training.tokenizer, temporary)
-    card = stage.data.card_lines(training.config)
-    write_summary(run, stage.base, training.model, size, card, training.state, ended, stage.forgetting())
-    return Outcome(run, ended, training.state.step)
 
 
 def _begin(
@@ -150,9 +183,12 @@ def _begin(
     size = measure(model.config)
     precision = choose_precision(section.precision, device)
     peak = measure_peak(precision.dtype, device)
+    trained = _trained(model)
     reporter.say(
         f"{model.config.model_type} with {size.parameters:,} parameters; {derive.state_text(model.config, size)}"
     )
+    if adapters_of(model) is not None:
+        reporter.say(f"{trained:,} parameters are trained, in an adapter; the model stays as it is")
     reporter.say(f"matrix products in {precision.name}: {precision.reason}; weights in float32")
     settings = _settings(recipe, stage, size, precision, peak, reporter)
     _check(settings, size, stage, device, run, reporter)
@@ -208,8 +244,8 @@ def _compile_pays(config: TrainingConfig, size: Size, peak: float, reporter: Rep
     return True
 
 
-def _measure_speed(config: TrainingConfig, stage: Stage, precision: Precision) -> float:
-    """Tokens a second of whole steps at learning rate 0, which change nothing."""
+def _measure_speed(config: TrainingConfig, stage: Stage, precision: Precision, steps: int = 6) -> float:
+    """Tokens a second of whole steps at learning rate 0, which change nothing; two before them are not counted."""
     model = stage.model
     if config.compile:
         compile_layers(model)
@@ -218,7 +254,7 @@ def _measure_speed(config: TrainingConfig, stage: Stage, precision: Precision) -
     optimizer.set_learning_rate(0.0)
     model.train()
     times = []
-    for step in range(8):
+    for step in range(2 + steps):
         start = time.perf_counter()
         batch = {name: tensor.to(model.device) for name, tensor in batches.batch_at(step).items()}
         loss, count, _ = objective(model, batch)
@@ -226,6 +262,8 @@ def _measure_speed(config: TrainingConfig, stage: Stage, precision: Precision) -
         forward = time.perf_counter() - start
         optimizer.step()
         optimizer.zero_grad()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
         times.append(forward * config.accumulation + time.perf_counter() - start - forward)
     return config.tokens_per_step / sorted(times[2:])[len(times[2:]) // 2]
 
@@ -238,8 +276,9 @@ def _check(
     limit, longest = getattr(config, "max_position_embeddings", None), stage.data.longest(settings)
     if limit is not None and longest > limit:
         raise ConfigError(f"{longest:,} tokens at a time are over this model's context of {limit:,} tokens")
-    needed = derive.require_memory(size, settings, config, memory_bytes(device))
-    on_disk = size.parameters * 4 * (1 + 3 * (settings.keep_last + 1) + 2)
+    trained = _trained(stage.model)
+    needed = derive.require_memory(size, settings, config, memory_bytes(device), trained)
+    on_disk = trained * 4 * (1 + 3 * (settings.keep_last + 1) + 2)
     require_free_space(run, on_disk, "the run's checkpoints")
     tokens = settings.steps * settings.tokens_per_step
     often = "" if stage.data.tokens is None else f", {tokens / sum(stage.data.tokens.values()):.1f} epochs"
@@ -249,6 +288,11 @@ def _check(
     )
     for line in stage.data.describe(settings, size):
         reporter.say(line)
+
+
+def _trained(model: PreTrainedModel) -> int:
+    """How many parameters are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _resolved(recipe: Recipe, name: str, settings: TrainingConfig) -> Recipe:

@@ -111,7 +111,7 @@ def prepare_for_chat(tokenizer: PreTrainedTokenizerBase, layout: str = "default"
     chosen = find_layout(layout)
     known = tokenizer.get_vocab()
     eos = chosen.end or tokenizer.eos_token or ENDOFTEXT
-    pad = PAD if tokenizer.pad_token in (None, eos) else tokenizer.pad_token
+    pad = _padding(tokenizer) if tokenizer.pad_token in (None, eos) else tokenizer.pad_token
     wanted = [*chosen.tokens, eos, pad]
     extra = [token for token in tokenizer.extra_special_tokens if token not in wanted]
     tokenizer.add_special_tokens(
@@ -125,9 +125,21 @@ def require_padding(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Give a tokenizer that pads with its eos, or with nothing, a padding token. Returns the tokens added."""
     if tokenizer.pad_token not in (None, tokenizer.eos_token):
         return []
-    known = PAD in tokenizer.get_vocab()
-    tokenizer.add_special_tokens({"pad_token": PAD})
-    return [] if known else [PAD]
+    pad = _padding(tokenizer)
+    known = pad in tokenizer.get_vocab()
+    tokenizer.add_special_tokens({"pad_token": pad})
+    return [] if known else [pad]
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A token for padding that a tokenizer has without using it, so that the model needs no row more; or else ours.
+
+    LLaMA 3 has <|finetune_right_pad_id|>, LLaMA 2 an <unk> that its byte fallback leaves unused.
+    """
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    known = [PAD] if PAD in tokenizer.get_vocab() else []
+    spare = [token for token in special if "pad" in token.lower() or token == tokenizer.unk_token]
+    return [*known, *spare, PAD][0]
 
 
 def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout | None:

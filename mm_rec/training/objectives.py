@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.models.cross_entropy import IGNORED, chunked_cross_entropy
-from mm_rec.models.forward import Batch, carried_states, head_weight, hidden_states
+from mm_rec.models.forward import Batch, carried_states, document_lengths, head_weight, hidden_states
 from mm_rec.models.mmrec.state import MemoryState
 
 Objective = Callable[[PreTrainedModel, Batch], tuple[Tensor, int, dict[str, float]]]
@@ -27,6 +27,28 @@ def next_token(dtype: torch.dtype) -> Objective:
         return total, int((batch["labels"][:, 1:] != IGNORED).sum()), {}
 
     return objective
+
+
+def with_embedding_noise(objective: Objective, alpha: float) -> Objective:
+    """The objective with uniform noise on the embeddings, of alpha / √(L · D) at most (NEFTune, Jain et al. 2023).
+
+    L is the length of the document that a token stands in, D the width of the model.
+    """
+
+    def noisy(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+        lengths = document_lengths(batch["document_ids"])
+
+        def add_noise(module: torch.nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+            most = alpha / (lengths * embedded.shape[-1]).sqrt()
+            return embedded + (2 * torch.rand_like(embedded) - 1) * most[..., None].to(embedded.dtype)
+
+        hook = model.get_input_embeddings().register_forward_hook(add_noise)
+        try:
+            return objective(model, batch)
+        finally:
+            hook.remove()
+
+    return noisy
 
 
 def carried_next_token(dtype: torch.dtype) -> Objective:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from mm_rec.errors import CheckpointError
 from mm_rec.training.config import TrainingConfig
 
+_FACTOR = "rate_factor"  # of a parameter group, times the learning rate
 _SMALLEST_MATRIX = 16  # a projection to a handful of gates is no matrix that orthogonalising would help
 
 
@@ -22,8 +23,11 @@ class OptimizerSet:
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         matrices, decayed, plain = _groups(model, config)
+        second = [parameter for parameter in decayed if ".lora_B." in self.names[parameter]]
+        first = [parameter for parameter in decayed if ".lora_B." not in self.names[parameter]]
         groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": first, "weight_decay": config.weight_decay},
+            {"params": second, "weight_decay": config.weight_decay, _FACTOR: config.lora_plus},
             {"params": plain, "weight_decay": 0.0},
         ]
         betas = (config.beta1, config.beta2)
@@ -46,10 +50,13 @@ class OptimizerSet:
         return list(self.names)
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of the next step (Muon's is matched to AdamW's root mean square: Liu et al. 2025)."""
+        """Set the rate of the next step (Muon's is matched to AdamW's root mean square: Liu et al. 2025).
+
+        An adapter's second matrices may learn faster (LoRA+, Hayou et al. 2024).
+        """
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get(_FACTOR, 1.0)
 
     def step(self) -> None:
         """Change the parameters by their gradients."""

@@ -22,7 +22,6 @@ from mm_rec.evaluation.chat_report import write_chat_report
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import encode
-from mm_rec.models.loading import save_model
 
 GREEDY = Sampling(temperature=0, max_new_tokens=20)
 END = "\n<|endoftext|>"
@@ -251,7 +250,7 @@ def test_command(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save_model(build_model("mmrec").float(), tokenizer, tmp_path / "model")
+    model = build_model("mmrec").float()
     rows = [
         {
             "messages": [
@@ -263,15 +262,16 @@ def test_command(
     ]
     file = tmp_path / "konuşmalar.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    evaluate_chat_files(str(tmp_path / "model"), [str(file)], GREEDY, tmp_path / "out", device="cpu", limit=4)
+    evaluate_chat_files(model, tokenizer, "a model", [str(file)], GREEDY, tmp_path / "out", limit=4)
     shown = capsys.readouterr().out
     assert "Beside the given answers" in shown and "ROUGE-L" in shown and "Written: " in shown
     values = json.loads((tmp_path / "out" / "chat_report.json").read_text("utf-8"))
     assert values["total"]["answers"] == 4 and values["model"]["family"] == "mmrec"
+    assert "a model" in json.dumps(values["model"])
     assert [answer["place"] for answer in values["answers"]] == [f"{file}:{n}" for n in range(1, 5)]
     assert (tmp_path / "out" / "chat_report.html").is_file()
     file.write_text('{"messages": [{"role": "user", "content": "Ne?"}]}\n', encoding="utf-8")
     with pytest.raises(DataError, match=f"(?s)mmrec data convert.*{file.name}:1"):
-        evaluate_chat_files(str(tmp_path / "model"), [str(file)], GREEDY, None, device="cpu")
+        evaluate_chat_files(model, tokenizer, "a model", [str(file)], GREEDY, None)
     with pytest.raises(ConfigError, match="--judge-model"):
         evaluate_chat_files(str(tmp_path / "model"), [str(file)], GREEDY, None, judge_url="http://x/v1")

@@ -29,7 +29,7 @@ def test_a_run_leaves_everything_that_was_promised(
         assert (run / name).stat().st_size > 0, name
     assert (run / "training_graph.png").read_bytes().startswith(b"\x89PNG")
     log = json.loads((run / "training_log.json").read_text())
-    assert log["steps"] == 6 and log["tokens"] == 6 * 4 * 32 and log["last_loss"] < log["first_loss"]
+    assert log["total_steps"] == 6 and log["tokens"] == 6 * 4 * 32 and log["loss"] < log["first_loss"]
     resolved = read_recipe(run / "recipe.yaml").pretrain
     assert resolved.steps == 6 and resolved.learning_rate and resolved.threads and resolved.warmup_steps == 0
     lineage = json.loads((run / "lineage.json").read_text())

@@ -100,7 +100,7 @@ def test_a_run_leaves_everything_and_says_what_the_base_forgot(
     ):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
     log = json.loads((run / "training_log.json").read_text())
-    assert log["last_loss"] < log["first_loss"] and log["base_model_name"] == str(base)
+    assert log["loss"] < log["first_loss"] and log["base_model_name"] == str(base)
     model, tokenizer = load_model_and_tokenizer(run / "final")
     figures = json.loads((run / "forgetting.json").read_text())
     validation = Corpus.open(base / "data" / "validation")
@@ -322,7 +322,7 @@ def test_real_conversations_are_learnt(
     given = recipe(base, *(str(real_data(name)) for name in names), fix=True, steps=30, batch_size=4)
     sft(given, tmp_path / "run", listener)
     log = json.loads((tmp_path / "run" / "training_log.json").read_text())
-    assert log["last_loss"] < log["first_loss"] - 1
+    assert log["loss"] < log["first_loss"] - 1
 
 
 def test_a_killed_run_loses_nothing(base: Path, chats: Path, listener: Any, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_an_epoch_is_every_conversation_once(
         listener,
     )
     log = json.loads((tmp_path / "r" / "training_log.json").read_text())
-    lengths = next(line for line in listener.said if "conversations to train on" in line)
+    lengths = next(line for line in listener.said if "examples to train on" in line)
     tokens = int(lengths.split("held out; ")[1].split(" tokens")[0].replace(",", ""))
     # Every position counts once in a step, padding left out.
     assert log["tokens"] == pytest.approx(2 * tokens, rel=0.12)
@@ -414,7 +414,7 @@ def test_too_few_conversations_and_a_model_that_cannot_be_trained(
 ) -> None:
     one = tmp_path / "one.jsonl"
     one.write_text(chats.read_text().splitlines()[0] + "\n")
-    with pytest.raises(DataError, match="1 conversations are not enough to hold one out"):
+    with pytest.raises(DataError, match="1 examples are not enough to hold one out"):
         sft(recipe(base, str(one)), tmp_path / "a", listener)
     tokenizer = load_model_and_tokenizer(base)[1]
     shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}

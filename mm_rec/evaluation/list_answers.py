@@ -1,0 +1,55 @@
+"""Answers of a model to list-format prompts, and the sentences that it may have learnt by heart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.conversation import ChatMessage
+from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.data.sources import read_documents
+from mm_rec.data.wordlists.entries import read_entries
+from mm_rec.data.wordlists.prompts import instruction_text
+from mm_rec.evaluation.list_format import Answer
+from mm_rec.inference.engine import Engine
+from mm_rec.inference.text_stream import encode, stop_ids
+
+_ANSWERS = re.compile(r"### Response:\n(.*?)(?:\n\n|\Z)", re.DOTALL)
+_NUMBERED = re.compile(r"^\d{1,3}\. (.+)$", re.MULTILINE)
+_NEXT_EXAMPLE = "\n\n\n"  # where a model that never learnt an end goes on with another example
+
+
+def greedy_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, instruction: bool, max_new_tokens: int
+) -> Answer:
+    """What answers prompts with the likeliest tokens, a batch at a time.
+
+    `instruction`: written as in the user's documents, "### Instruction: … ### Response:"; else as a chat.
+    """
+    engine = Engine(model, model.device)
+
+    def read(prompt: str) -> list[int]:
+        if not instruction:
+            return prompt_ids(tokenizer, [ChatMessage("user", prompt)])
+        begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return [*begin, *encode(tokenizer, instruction_text(prompt, ""))]
+
+    def answer(prompts: list[str]) -> list[str]:
+        replies = engine.continue_greedily(list(map(read, prompts)), max_new_tokens, stop_ids(tokenizer))
+        texts = (str(tokenizer.decode(reply, skip_special_tokens=True)) for reply in replies)
+        return [text.split(_NEXT_EXAMPLE)[0].strip() for text in texts]
+
+    return answer
+
+
+def read_training_sentences(paths: Sequence[str]) -> Iterable[str]:
+    """The sentences of training files: the answers of list-format text (.txt), or the sentences of a list of words."""
+    for path in paths:
+        if path.endswith(".txt"):
+            for document in read_documents([path], documents="file"):
+                for answer in _ANSWERS.findall(document.text):
+                    yield from _NUMBERED.findall(answer)
+        else:
+            yield from (entry.sentence for entry in read_entries(path))

@@ -1,0 +1,336 @@
+"""Adapters: small trained matrices beside a model that stays as it is.
+
+An adapter folder is PEFT's (`adapter_config.json`, `adapter_model.safetensors`), with `base.json` beside it, which says
+what model it belongs to. The model's own object is changed in place, so all that runs a model runs an adapted one;
+`Adapters` trains, loads, weighs, switches, removes and merges them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mm_rec.errors import CheckpointError, ConfigError
+from mm_rec.models.lora import (
+    START,
+    TRAINED,
+    LoraConfig,
+    begin_with_singular_vectors,
+    join_with_start,
+    joined_alpha,
+    lora_layers,
+    peft_config,
+    split_from_start,
+)
+from mm_rec.runs.files import read_json, write_json
+
+BASE = "base.json"
+_OURS = "adapter_"  # before the names in PEFT, which takes those that are a part of "lora_" amiss
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_SAMPLED = 1024  # numbers of each tensor that the fingerprint looks at
+
+
+class Adapters:
+    """The adapters of one model, by name. Several are applied at once: their effects are added, each times its weight.
+
+    Make it before anything else is changed in the model: it notes what model this is.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str) -> None:
+        """`name` is that of the base, for people."""
+        self.model = model
+        self.base = {
+            "name": name,
+            "class": type(model).__name__,
+            "vocabulary": model.config.get_text_config().vocab_size,
+            "fingerprint": fingerprint(model),
+        }
+        self.weights: dict[str, float] = {}
+        self._training: LoraConfig | None = None
+        self._peft: Any = None
+        model.adapters = self  # type: ignore[assignment]  # no module: it is found by `adapters_of`
+
+    @property
+    def names(self) -> list[str]:
+        """All that are loaded, applied or not."""
+        return [] if self._peft is None else [name.removeprefix(_OURS) for name in self._peft.peft_config]
+
+    @property
+    def description(self) -> str:
+        """The trained adapter in a line."""
+        assert self._training is not None
+        config = self._training
+        extras = [name for name in ("rslora", "dora", "train_head") if getattr(config, name)]
+        extras += ["pissa"] if config.init == "pissa" else []
+        return (
+            f"Rank {config.rank}, alpha {config.scale:g}, dropout {config.dropout:g}, on {config.targets}"
+            + (f" ({', '.join(extras)})" if extras else "")
+            + "."
+        )
+
+    def train(self, config: LoraConfig, seed: int) -> None:
+        """Put a new adapter on the model, to be trained; all the rest is frozen."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._inject(TRAINED, peft_config(self.model, config))
+            if config.init == "pissa":
+                self._inject_start()
+                begin_with_singular_vectors(self.model)
+        self._training = config
+        self._apply([TRAINED, START] if config.init == "pissa" else [TRAINED], trained=True)
+
+    def continue_training(self, config: LoraConfig, folder: Path) -> None:
+        """As `train`, going on from a saved adapter; raises CheckpointError where its shape is another."""
+        tensors = self._read(folder, rank=config.rank * (2 if config.init == "pissa" else 1))
+        self.train(config.changed(init="zero"), seed=0)
+        if config.init == "pissa":
+            self._inject_start()
+            tensors, start = split_from_start(tensors)
+            self._set(START, start, folder)
+            for _, layer in lora_layers(self.model):
+                layer.scaling[START] = -layer.scaling[TRAINED]
+            self._apply([TRAINED, START], trained=True)
+        self._set(TRAINED, tensors, folder)
+        self._training = config
+
+    def load(self, name: str, folder: Path, weight: float = 1.0) -> None:
+        """Read a finished adapter and apply it, times a weight, beside those that are.
+
+        Raises CheckpointError where it is damaged or of another base, ConfigError where it cannot be added to others.
+        """
+        import peft
+
+        tensors = self._read(folder)
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        config.inference_mode, config.base_model_name_or_path = True, None
+        try:
+            self._inject(_OURS + name, config)
+        except ValueError as error:  # of projections that the model has not
+            raise CheckpointError(
+                f"{folder}: it does not fit the model {self.base['name']} ({error})"
+            ) from error
+        try:
+            self._set(_OURS + name, tensors, folder)
+            self.apply({**self.weights, name: weight})
+        except (CheckpointError, ConfigError):
+            self.remove(name)
+            raise
+
+    def apply(self, weights: dict[str, float]) -> None:
+        """Apply these and no others, each times its weight; none at all is the base. Nothing is read again."""
+        for name in weights:
+            if name not in self.names:
+                raise ConfigError(
+                    f"there is no adapter {name!r}; loaded are {', '.join(self.names) or 'none'}"
+                )
+        configs = {name: self._peft.peft_config[_OURS + name] for name in weights}
+        whole = [name for name, config in configs.items() if config.modules_to_save or config.use_dora]
+        if whole and (len(weights) > 1 or weights[whole[0]] != 1):
+            raise ConfigError(
+                f"the adapter {whole[0]!r} has an embedding of its own (train_head) or is a DoRA, whose effect is no "
+                "sum: it is applied alone and whole, not with others, and with no weight but 1"
+            )
+        self.weights = dict(weights)
+        self._apply([_OURS + name for name in weights])
+        for _, layer in lora_layers(self.model):
+            for name, weight in weights.items():
+                layer.set_scale(_OURS + name, weight)
+
+    def remove(self, name: str) -> None:
+        """Take an adapter off the model for good."""
+        self.weights.pop(name, None)
+        self._peft.delete_adapter(_OURS + name)
+        if self.names:
+            self.apply(self.weights)
+        else:
+            self.unload()
+
+    def unload(self) -> None:
+        """Take every adapter off: the model is the base again, the same bits."""
+        if self._peft is not None:
+            for name in list(self._peft.peft_config):  # or a trained head would be left in place
+                self._peft.base_model.delete_adapter(name)
+            self._peft.unload()
+        self._forget()
+
+    def merge(self) -> None:
+        """Add what is applied to the weights; the model is then an ordinary one."""
+        if not self.weights:
+            self.unload()
+        else:
+            self._peft.merge_and_unload(
+                safe_merge=True, adapter_names=[_OURS + name for name in self.weights]
+            )
+            self._forget()
+
+    def save(self, folder: Path) -> None:
+        """Write the trained adapter as PEFT reads it; each file is replaced at once."""
+        import peft
+
+        assert self._training is not None
+        config = deepcopy(self._peft.peft_config[TRAINED])
+        tensors = peft.get_peft_model_state_dict(
+            self._peft, adapter_name=TRAINED, save_embedding_layers=False
+        )
+        if self._training.init == "pissa":
+            start = peft.get_peft_model_state_dict(
+                self._peft, adapter_name=START, save_embedding_layers=False
+            )
+            tensors = join_with_start(tensors, start)
+            config.r, config.lora_alpha = 2 * self._training.rank, joined_alpha(self._training)
+        config.inference_mode, config.base_model_name_or_path = True, self.base["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".adapter-", suffix=".tmp") as temporary:
+            # A copy of each: embedding and head may be one tensor, and PEFT reads both.
+            whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+            save_file(whole, Path(temporary) / WEIGHTS, metadata={"format": "pt"})
+            config.save_pretrained(temporary)
+            for name in (WEIGHTS, CONFIG):
+                (Path(temporary) / name).replace(folder / name)
+        write_json(folder / BASE, {**self.base, "lora": self._training.model_dump()})
+
+    def _inject(self, name: str, config: Any) -> None:
+        import peft
+
+        if self._peft is None:
+            with warnings.catch_warnings():  # PEFT asks for an attribute that transformers has renamed
+                warnings.simplefilter("ignore", FutureWarning)
+                self._peft = peft.get_peft_model(self.model, config, adapter_name=name)
+        else:
+            self._peft.add_adapter(name, config)
+
+    def _inject_start(self) -> None:
+        """A second adapter on the same projections, which is to stay as it is."""
+        config = deepcopy(self._peft.peft_config[TRAINED])
+        config.lora_dropout, config.modules_to_save = 0.0, None
+        self._inject(START, config)
+
+    def _apply(self, names: list[str], trained: bool = False) -> None:
+        """Let PEFT apply these; with `trained`, gradients flow to the trained one and to nothing else."""
+        if self._peft is None:
+            return
+        tuner = self._peft.base_model
+        if not names:
+            tuner.disable_adapter_layers()
+            return
+        tuner.enable_adapter_layers()
+        tuner.set_adapter(names if len(names) > 1 else names[0], inference_mode=not trained)
+        if START in names:
+            for name, parameter in self.model.named_parameters():
+                if f".{START}." in name:
+                    parameter.requires_grad_(False)
+
+    def _read(self, folder: Path, rank: int | None = None) -> dict[str, Tensor]:
+        """An adapter's tensors, after it was seen to be of this base (and of this rank)."""
+        try:
+            tensors = load_file(folder / WEIGHTS)
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{folder}: this is no whole adapter ({error})") from error
+        if config.get("peft_type") != "LORA":
+            raise CheckpointError(f"{folder}: an adapter of the kind {config.get('peft_type')}, and not LoRA")
+        if rank is not None and config["r"] != rank:
+            raise CheckpointError(
+                f"{folder}: this adapter has rank {config['r']}, and rank {rank} was asked for. A rank cannot change: "
+                f"give --rank {config['r']}, or begin a new adapter"
+            )
+        if (folder / BASE).is_file():
+            self._require_same_base(folder, read_json(folder / BASE))
+        return tensors
+
+    def _require_same_base(self, folder: Path, base: dict[str, Any]) -> None:
+        if base["fingerprint"] != self.base["fingerprint"]:
+            raise CheckpointError(
+                f"{folder}: this adapter was trained on {_described(base)}, and this model is {_described(self.base)} "
+                "with other weights. Give the adapter its own base"
+            )
+
+    def _set(self, name: str, tensors: dict[str, Tensor], folder: Path) -> None:
+        """Fill an injected adapter; raises CheckpointError where the tensors are not those that it has."""
+        import peft
+
+        try:
+            result: Any = peft.set_peft_model_state_dict(self._peft, tensors, adapter_name=name)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder}: it does not fit the model {self.base['name']} ({error})"
+            ) from error
+        missing = [key for key in result.missing_keys if f".{name}." in key]
+        if missing or result.unexpected_keys:
+            one = (missing + list(result.unexpected_keys))[0]
+            raise CheckpointError(f"{folder}: it does not fit the model {self.base['name']}: {one}")
+
+    def _forget(self) -> None:
+        self._peft, self._training, self.weights = None, None, {}
+        if hasattr(self.model, "peft_config"):
+            del self.model.peft_config
+
+
+def _described(base: dict[str, Any]) -> str:
+    return f"{base['name']} ({base['class']}, vocabulary {base['vocabulary']:,})"
+
+
+def adapters_of(model: PreTrainedModel) -> Adapters | None:
+    """The adapters that were put on a model; None for a plain one."""
+    found = getattr(model, "adapters", None)
+    return found if isinstance(found, Adapters) and found.names else None
+
+
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The settings that an adapter was trained with; of another tool's those that its configuration tells."""
+    if (folder / BASE).is_file() and "lora" in (values := read_json(folder / BASE)):
+        settings: dict[str, Any] = values["lora"]
+        return settings
+    values = read_json(folder / CONFIG)
+    return {
+        "rank": values["r"],
+        "alpha": values["lora_alpha"],
+        "targets": "+".join(sorted(values["target_modules"])),
+        "rslora": bool(values.get("use_rslora")),
+        "dora": bool(values.get("use_dora")),
+        "train_head": bool(values.get("modules_to_save")),
+    }
+
+
+def find_adapter(path: Path | str) -> Path:
+    """The adapter folder that a path means: itself, or a run's `best` or newest checkpoint where it is not finished.
+
+    Raises CheckpointError with what was looked for.
+    """
+    path = Path(path)
+    if path.suffix == ".gguf":
+        raise CheckpointError(f"{path}: GGUF is a format for inference. Give the adapter's own folder")
+    candidates = [path, path / "best", path / "model"]
+    candidates += sorted((path / "checkpoints").glob("step-*/model"), reverse=True)
+    for candidate in candidates:
+        if (candidate / CONFIG).is_file():
+            return candidate
+    raise CheckpointError(
+        f"{path}: no adapter here (looked for {CONFIG} in it, in best/ and checkpoints/). Give the folder of a "
+        "`mmrec lora` run, or another folder that PEFT wrote"
+    )
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """What tells a model's weights from others': a digest of names, shapes and about 1,024 numbers of each tensor.
+
+    The numbers are rounded to bfloat16, so a model read in half precision has the fingerprint of the whole one.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().flatten()
+        picked = flat[:: max(1, flat.numel() // _SAMPLED)].to(torch.bfloat16).cpu()
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(picked.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,128 @@
+"""The conversations of a run: read, checked and held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.conversation import Conversation
+from mm_rec.data.conversations.faults import Fault, Fix, describe, describe_fixes
+from mm_rec.data.conversations.preflight import preflight
+from mm_rec.data.conversations.reading import read_conversations
+from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.mixing import group_sources
+from mm_rec.data.split import plan_split
+from mm_rec.errors import ConfigError, DataError
+from mm_rec.evaluation.answers import last_question
+from mm_rec.pipeline.examples import Examples, longest_allowed
+from mm_rec.pipeline.recipe import SftSection
+from mm_rec.tokenizers.chat_template import layout_of
+from mm_rec.training.loop import Reporter
+
+Pairs = list[tuple[Conversation, Rendered]]
+Pair = TypeVar("Pair", bound=tuple[object, Rendered])  # what was read, and what the model reads
+
+
+def read_conversation_examples(
+    section: SftSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, reporter: Reporter
+) -> Examples:
+    """Read, check and split everything; raises DataError that lists every problem once, with nothing trained."""
+    if not section.data:
+        raise ConfigError(
+            "no conversations to train on: name files, for example `mmrec sft chats.jsonl --from RUN`"
+        )
+    group_sources(section.data)  # one name has one weight
+    reader = _Reader(section, tokenizer, longest_allowed(section, config))
+    train: dict[str, Pairs] = {}
+    for source in section.data:
+        train.setdefault(source.name, []).extend(reader.read([source.path], source.format, source.fields))
+    first = section.data[0]
+    held = reader.read(section.validation, first.format, first.fields) if section.validation else []
+    reader.finish(reporter)
+    train, held = sides(train, held, section)
+    layout = layout_of(tokenizer)
+    return Examples(
+        train={name: [one for _, one in pairs] for name, pairs in train.items()},
+        held_out=[one for _, one in held],
+        questions=[last_question(tokenizer, conversation) for conversation, _ in held[: section.samples]],
+        described=[f"chat layout: {layout.name if layout else 'the base model’s own'}"],
+    )
+
+
+def sides(
+    train: dict[str, list[Pair]], held: list[Pair], section: SftSection
+) -> tuple[dict[str, list[Pair]], list[Pair]]:
+    """Training by source, and what is held out: given files, or a share by the hash of the text."""
+    if section.validation:
+        texts = {one.text for _, one in held}
+        train = {name: [pair for pair in pairs if pair[1].text not in texts] for name, pairs in train.items()}
+    else:
+        different = {one.text for pairs in train.values() for _, one in pairs}
+        if len(different) < 2:
+            raise DataError(
+                f"{len(different)} examples are not enough to hold one out and measure by it. Give more"
+            )
+        train, held = _held_out(train, section.validation_fraction)
+    for name, pairs in train.items():
+        if not pairs:
+            raise DataError(f"no example of {name!r} is left to train on. Give more, or hold out fewer")
+    if not held:
+        raise DataError("no example is left to validate on. Name other --validation files")
+    return train, held
+
+
+class _Reader:
+    """Reads sources one after the other and gathers everything that is wrong with them."""
+
+    def __init__(self, section: SftSection, tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
+        self.section, self.tokenizer, self.context = section, tokenizer, context
+        self.faults: list[Fault] = []
+        self.fixes: list[Fix] = []
+
+    def read(
+        self, paths: Sequence[str], format_name: str | None = None, fields: Mapping[str, str] | None = None
+    ) -> Pairs:
+        """The conversations of some paths that can be learnt from."""
+        section = self.section
+        found = read_conversations(
+            paths,
+            format_name=format_name,
+            fields=fields,
+            fix=section.fix,
+            special_tokens=self.tokenizer.all_special_tokens,
+        )
+        checked = preflight(
+            self.tokenizer, found.conversations, section.train_on, self.context, section.too_long
+        )
+        self.faults += found.problems
+        self.fixes += [*found.fixes, *checked.fixes]
+        if section.fix:
+            self.fixes += [Fix(fault.place, f"left out: {fault.message}") for fault in checked.faults]
+        else:
+            self.faults += checked.faults
+        return list(zip(checked.conversations, checked.rendered, strict=True))
+
+    def finish(self, reporter: Reporter) -> None:
+        """Say what was mended; raise DataError where anything is wrong."""
+        if self.fixes:
+            reporter.say(describe_fixes(self.fixes))
+        if self.faults:
+            raise DataError(
+                f"nothing was trained: there are {len(self.faults):,} problems in the conversations.\n"
+                + describe(self.faults)
+            )
+
+
+def _held_out(train: dict[str, list[Pair]], fraction: float) -> tuple[dict[str, list[Pair]], list[Pair]]:
+    """Hold out conversations by the hash of their text, over all sources, so that the same one is on one side."""
+    split = plan_split((one.text for pairs in train.values() for _, one in pairs), fraction)
+    both: dict[bool, dict[str, list[Pair]]] = {
+        side: {
+            name: [pair for pair in pairs if split.is_validation(pair[1].text) == side]
+            for name, pairs in train.items()
+        }
+        for side in (False, True)
+    }
+    return both[False], [pair for pairs in both[True].values() for pair in pairs]

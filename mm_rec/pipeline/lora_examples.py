@@ -1,0 +1,227 @@
+"""What an adapter learns: conversations, rows written by a prompt format, and raw text in slices, alone or together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.faults import Fault
+from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.mixing import group_sources
+from mm_rec.data.slicing import Slices, read_text_files, slice_documents
+from mm_rec.data.sources import Document
+from mm_rec.data.split import plan_split
+from mm_rec.data.templated import find_format, render_rows
+from mm_rec.errors import ConfigError, DataError
+from mm_rec.evaluation.answers import beginning
+from mm_rec.pipeline.conversations import read_conversation_examples, sides
+from mm_rec.pipeline.examples import Examples, longest_allowed
+from mm_rec.pipeline.recipe import ChatSource, LoraSection
+from mm_rec.training.loop import Reporter
+
+_KINDS = ("chat", "rows", "text")
+_PARAGRAPH = "\n\n"
+
+
+def learns_conversations(section: LoraSection) -> bool:
+    """Whether a chat layout is needed."""
+    return any(_kind(source, section) == "chat" for source in section.data)
+
+
+def learns_rows(section: LoraSection) -> bool:
+    """Whether anything but raw text is learnt."""
+    return any(not holds_text(source.path) for source in section.data)
+
+
+def read_lora_examples(
+    section: LoraSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, reporter: Reporter
+) -> Examples:
+    """Read every source by its kind; raises DataError where something in it cannot be learnt."""
+    if not section.data:
+        raise ConfigError(
+            "nothing to learn: name files, for example `mmrec lora words.txt --from RUN` (.txt is raw text; "
+            ".json, .jsonl and .csv are conversations, or rows of a --prompt-format)"
+        )
+    group_sources(section.data)  # one name has one weight
+    _require_known_validation(section)
+    found = [_read(kind, section, tokenizer, config, reporter) for kind in _KINDS]
+    parts = [one for one in found if one is not None]
+    train: dict[str, list[Rendered]] = {}
+    for one in parts:
+        for name, rendered in one.train.items():
+            train.setdefault(name, []).extend(rendered)
+    return Examples(
+        train=train,
+        held_out=[rendered for one in parts for rendered in one.held_out],
+        questions=[question for one in parts for question in one.questions][: section.samples],
+        described=[line for one in parts for line in one.described],
+    )
+
+
+def _kind(source: ChatSource, section: LoraSection) -> str:
+    """What a source holds: raw text, rows of a prompt format, or conversations, which may be named by their format."""
+    if holds_text(source.path):
+        return "text"
+    return "chat" if section.prompt_format is None or source.format is not None else "rows"
+
+
+def _require_known_validation(section: LoraSection) -> None:
+    """Raise ConfigError for a file to validate on of which nothing like it is learnt: it would be passed over."""
+    kinds = {_kind(source, section) for source in section.data}
+    for path in section.validation:
+        if _kind(ChatSource(path=path, name="held"), section) not in kinds:
+            raise ConfigError(
+                f"--validation {path}: nothing of its kind is learnt here. Give others, or leave it out"
+            )
+
+
+def holds_text(path: str) -> bool:
+    """Whether a path is raw text by its name: .txt, perhaps compressed, or a folder with such files."""
+    plain = path.removesuffix(".gz").removesuffix(".zst")
+    return plain.endswith(".txt") or (Path(path).is_dir() and any(Path(path).glob("*.txt*")))
+
+
+def _read(
+    kind: str,
+    section: LoraSection,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    reporter: Reporter,
+) -> Examples | None:
+    """The sources of one kind; None where there are none."""
+    data = [source for source in section.data if _kind(source, section) == kind]
+    if not data:
+        return None
+    held = [path for path in section.validation if _kind(ChatSource(path=path, name="held"), section) == kind]
+    own = section.changed(data=data, validation=held)
+    if kind == "chat":
+        return read_conversation_examples(own, tokenizer, config, reporter)
+    reader = _Rows(own, tokenizer, config) if kind == "rows" else _Text(own, tokenizer, config)
+    examples = reader.examples()
+    for line in reader.notes:
+        reporter.say(line)
+    return examples
+
+
+class _Rows:
+    """Rows of JSON, written by a prompt format."""
+
+    def __init__(
+        self, section: LoraSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    ) -> None:
+        assert section.prompt_format is not None
+        self.section, self.tokenizer = section, tokenizer
+        self.format = find_format(section.prompt_format)
+        self.limit = longest_allowed(section, config)
+        self.notes: list[str] = []
+
+    def examples(self) -> Examples:
+        """All of them, split."""
+        train: dict[str, list[tuple[None, Rendered]]] = {}
+        for source in self.section.data:
+            train.setdefault(source.name, []).extend(self._rendered(source.path))
+        held = [pair for path in self.section.validation for pair in self._rendered(path)]
+        kept, held = sides(train, held, self.section)
+        held_out = [one for _, one in held]
+        return Examples(
+            train={name: [one for _, one in pairs] for name, pairs in kept.items()},
+            held_out=held_out,
+            questions=[beginning(self.tokenizer, one) for one in held_out[: self.section.samples]],
+            described=[f"prompt format: {self.section.prompt_format}"],
+        )
+
+    def _rendered(self, path: str) -> list[tuple[None, Rendered]]:
+        left_out: list[Fault] | None = [] if self.section.fix else None
+        rows = render_rows(path, self.format, self.tokenizer, max_length=self.limit, left_out=left_out)
+        self.notes += [f"left out: {fault.place}: {fault.message}" for fault in left_out or []]
+        return [(None, one) for one in rows]
+
+
+class _Text:
+    """Raw text, split into sides at its hard cuts, or at its paragraphs where it has none, and then sliced."""
+
+    def __init__(
+        self, section: LoraSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    ) -> None:
+        self.section, self.tokenizer = section, tokenizer
+        limit = longest_allowed(section, config)
+        self.slicing = section.text_slices
+        if limit is not None and self.slicing.chunk_length > limit:
+            raise ConfigError(
+                f"text_slices.chunk_length {self.slicing.chunk_length:,} is over this model's {limit:,} tokens"
+            )
+        self.notes: list[str] = []
+
+    def examples(self) -> Examples:
+        """All blocks of training and validation; no part of a text is in both."""
+        train: dict[str, list[Document]] = {}
+        for source in self.section.data:
+            train.setdefault(source.name, []).extend(read_text_files([source.path]))
+        held = list(read_text_files(self.section.validation)) if self.section.validation else []
+        if held:
+            known = set(_parts(held, self.slicing.hard_cut))
+            train = {
+                name: _without(documents, known, self.slicing.hard_cut) for name, documents in train.items()
+            }
+        else:
+            train, held = self._held_out(train)
+        sliced = {
+            name: slice_documents(documents, self.tokenizer, self.slicing)
+            for name, documents in train.items()
+        }
+        held_out = slice_documents(held, self.tokenizer, self.slicing).blocks
+        for name, slices in sliced.items():
+            self.notes += [describe_slices(name, slices), *slices.notes()]
+        return Examples(
+            train={name: slices.blocks for name, slices in sliced.items()},
+            held_out=held_out,
+            questions=[beginning(self.tokenizer, one) for one in held_out[: self.section.samples]],
+            described=[f"raw text in blocks of {self.slicing.chunk_length} tokens at most"],
+        )
+
+    def _held_out(self, train: dict[str, list[Document]]) -> tuple[dict[str, list[Document]], list[Document]]:
+        fraction = self.section.validation_fraction
+        cut = self.slicing.hard_cut
+        parts = {name: _parts(documents, cut) for name, documents in train.items()}
+        if sum(map(len, parts.values())) < 1 / fraction:  # so few that a part would be far too much
+            cut = _PARAGRAPH
+            parts = {name: _parts(documents, cut) for name, documents in train.items()}
+        if sum(map(len, parts.values())) < 2:
+            raise DataError(
+                "the text is one paragraph, and none can be held out. Name --validation files, or give more"
+            )
+        split = plan_split((text for texts in parts.values() for text in texts), fraction)
+        both: dict[bool, dict[str, list[Document]]] = {True: {}, False: {}}
+        for name, documents in train.items():
+            for document in documents:
+                for held in (False, True):
+                    kept = [text for text in _parts([document], cut) if split.is_validation(text) == held]
+                    both[held].setdefault(name, []).append(replace(document, text=cut.join(kept)))
+        return both[False], [document for documents in both[True].values() for document in documents]
+
+
+def _parts(documents: Sequence[Document], cut: str) -> list[str]:
+    """What stands between the cuts of some texts."""
+    texts = (
+        text for document in documents for text in (document.text.split(cut) if cut else [document.text])
+    )
+    return [text for text in texts if text.strip()]
+
+
+def _without(documents: Sequence[Document], parts: set[str], cut: str) -> list[Document]:
+    """The texts without some of their parts."""
+    kept = [[text for text in _parts([document], cut) if text not in parts] for document in documents]
+    return [replace(document, text=cut.join(texts)) for document, texts in zip(documents, kept, strict=True)]
+
+
+def describe_slices(name: str, slices: Slices) -> str:
+    """Blocks, their lengths, and the chunk length that would suit them, in a line."""
+    lengths, chunk = slices.lengths, slices.suggested_chunk_length
+    fits = f"; a chunk of {chunk:,} would hold every part" if slices.longest_part <= chunk else ""
+    return (
+        f"{name}: {len(lengths):,} blocks of {slices.parts:,} parts ({slices.overlapping:,} overlapping), "
+        f"{slices.tokens:,} tokens; the longest have {lengths[0]:,} and {lengths[min(1, len(lengths) - 1)]:,}{fits}"
+    )

@@ -1,0 +1,114 @@
+"""The text of the recipe a1_sentences.yaml, made of real sentences: simple English to pre-train on, lists to adapt to.
+
+    python recipes/a1_sentences.py ../shared/data a1
+
+The folder of real test data (or one with the same files) has Tatoeba's English sentences, OneStopEnglish's elementary
+articles, and A1 words with sentences. What is written: a1/simple_english.jsonl (articles, loose sentences, and pages of
+a workbook: some words, numbered, and then a short sentence for each) and a1/lists (the training data of the user's
+document). The choice is seeded.
+
+The lists hold out a tenth of the words from the adapter. The base has met them on its pages, as a model of the hub has
+met every word; --strict leaves them out of the pages too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from mm_rec.data.wordlists.examples import HELD_OUT, is_held_out
+
+WORKBOOK_CHARACTERS = 24_000_000
+SHORTEST = 10  # sentences of a word
+LOOSE_PAGES = 1_500
+HEADINGS = (
+    "", "", "# Words", "### Exercise {number}:", "Unit {number}: {count} words", "Use these {count} words:",
+    "Write a sentence for each of these {count} words:", "## Level A{number}", "New words of this lesson:",
+)  # fmt: skip
+BETWEEN = (
+    "", "", "### Answers:", "Sentences (1-{count}):", "Use each word in a sentence, please.\n",
+    "Here is a sentence with each word (1-{count}).\n\n# Answers:", "Answer:", "Now the sentences.\n",
+    "Write the numbered sentences (1-{count}) simply and naturally.\n\n### Sentences:",
+)  # fmt: skip
+_WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
+
+
+def tatoeba(data: Path) -> list[str]:
+    """The different English sentences."""
+    lines = (data / "cefr/tatoeba_eng_tur.tsv").read_text(encoding="utf-8").splitlines()
+    return sorted({line.split("\t")[0] for line in lines})
+
+
+def articles(data: Path) -> Iterator[str]:
+    """The elementary articles."""
+    for line in (data / "en/onestop_english.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["level"] == "ele":
+            yield row["text"].lstrip("\ufeff").strip()
+
+
+def workbook(sentences: list[str], chance: random.Random, strict: bool) -> Iterator[str]:
+    """Pages of 5 to 11 words and a sentence for each; rare words come more often than in text.
+
+    What stands before the words and between them and the sentences differs from page to page, so that a word is found
+    by its number and not by its place.
+    """
+    known: dict[str, list[str]] = defaultdict(list)
+    for sentence in sentences:
+        for word in dict.fromkeys(found.lower() for found in _WORD.findall(sentence)):
+            if "'" not in word and not (strict and is_held_out(word, HELD_OUT)):
+                known[word].append(sentence)
+    words = sorted(known)
+    weights = [len(known[word]) ** 0.5 for word in words]
+    short = {word: sorted(found, key=len)[:SHORTEST] for word, found in known.items()}
+    written = 0
+    while written < WORKBOOK_CHARACTERS:
+        count = chance.randint(5, 11)
+        chosen = list(dict.fromkeys(chance.choices(words, weights, k=count + 3)))[:count]
+        asked = "\n".join(f"{number}. {word}" for number, word in enumerate(chosen, 1))
+        answers = "\n".join(
+            f"{number}. {chance.choice(short[word])}" for number, word in enumerate(chosen, 1)
+        )
+        before, after = chance.choice(HEADINGS), chance.choice(BETWEEN)
+        loose = [chance.choice(sentences) for _ in range(chance.choice((0, 0, 1, 2)))]
+        heading = before.format(number=chance.randint(1, 99), count=len(chosen))
+        page = "\n".join([*loose, *([heading] if heading else []), asked])
+        page += f"\n\n{after.format(count=len(chosen))}\n{answers}" if after else f"\n\n{answers}"
+        written += len(page)
+        yield page
+
+
+def main() -> None:
+    """Write everything."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("data", type=Path, help="folder of real data")
+    options.add_argument("out", type=Path, help="folder to write into")
+    options.add_argument("--strict", action="store_true", help="no page asks for a word that is held out")
+    chosen = options.parse_args()
+    data, out = chosen.data, chosen.out
+    chance, sentences = random.Random(1), tatoeba(data)
+    documents = [*articles(data), *("\n".join(chance.sample(sentences, 20)) for _ in range(LOOSE_PAGES))]
+    kinds = Counter(articles_and_sentences=len(documents))
+    documents += workbook(sentences, chance, chosen.strict)
+    kinds["workbook pages"] = len(documents) - kinds["articles_and_sentences"]
+    chance.shuffle(documents)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)
+    (out / "simple_english.jsonl").write_text("".join(rows), encoding="utf-8")
+    sys.stdout.write(f"{out / 'simple_english.jsonl'}: {dict(kinds)}\n")
+    words = str(data / "cefr/a1_examples_en_tr.tsv")
+    lists = ["data", "list-format", words, "--out", str(out / "lists"), "--overwrite"]
+    subprocess.run([sys.executable, "-c", "from mm_rec.cli.main import main; main()", *lists], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""The small tokenizer."""
+
+from small_models import tokenizer_folder  # noqa: F401
