@@ -135,3 +135,17 @@ def test_a_state_is_taken_back_only_by_the_same_batches(
     other = write_corpus(["x" * 500, "y" * 500], byte_tokenizer, tmp_path, threads=1)
     with pytest.raises(CheckpointError, match="corpus was"):
         PackedBatches(other, 32, micro_batch=8, seed=5).load_state_dict(state)
+
+
+def test_an_order_by_kinds_keeps_groups_of_one_kind_and_every_sequence() -> None:
+    kinds = np.arange(47) % 5 == 0
+    order = BatchOrder(47, 1, seed=3, kinds=kinds, group=4)
+    for epoch in range(3):
+        drawn = order.at(np.arange(47 * epoch, 47 * (epoch + 1)))
+        assert sorted(drawn.tolist()) == list(range(47))
+        groups = kinds[drawn[:44]].reshape(11, 4)
+        assert (groups.all(axis=1) | ~groups.any(axis=1)).sum() >= 10  # one may hold the last of both kinds
+    plain = BatchOrder(47, 1, seed=3)
+    same = BatchOrder(47, 1, seed=3, kinds=np.ones(47, dtype=bool), group=4)
+    assert same.at(np.arange(47)).tolist() == plain.at(np.arange(47)).tolist()
+    assert order.at(np.arange(47)).tolist() != plain.at(np.arange(47)).tolist()

@@ -120,6 +120,18 @@ def test_chunked_cross_entropy_equals_the_plain_one(monkeypatch: pytest.MonkeyPa
     assert len(right) == int((labels[:, 1:] != -100).sum())
 
 
+def test_chunked_cross_entropy_of_a_frozen_head_gives_the_states_the_same_gradient() -> None:
+    hidden, weight = torch.randn(2, 9, 8), torch.randn(30, 8)
+    labels = torch.randint(30, (2, 9))
+    gradients = []
+    for trained in (True, False):
+        states, head = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trained)
+        (2 * chunked_cross_entropy(states, head, labels)).backward()
+        gradients.append(states.grad)
+        assert (head.grad is not None) == trained
+    assert torch.equal(*gradients)
+
+
 def test_a_batch_without_a_label_costs_nothing() -> None:
     model = build(preset("tiny").config(60, num_hidden_layers=2), seed=0)
     ids = torch.zeros(1, 8, dtype=torch.int64)

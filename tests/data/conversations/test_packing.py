@@ -123,6 +123,50 @@ def test_packed_logits_and_loss_are_those_of_each_conversation_alone(
     assert float(total) == pytest.approx(nats, rel=1e-6)  # the loss is summed in float32
 
 
+def test_rows_of_short_conversations_are_folded_and_nothing_is_lost_or_read_twice(
+    rendered: list[Rendered],
+) -> None:
+    longest = max(len(one.ids) for one in rendered)
+    length = 1 << (longest - 1).bit_length()
+    packed = PackedConversations(rendered, length, halves=True)
+    plain = PackedConversations(rendered, length)
+    long = sum(len(one.ids) > length // 2 for one in rendered)
+    assert 0 < packed.crossing().sum() <= long and plain.crossing().all()
+    assert packed.waste < plain.waste + 0.05
+    data = batches(packed, 2)
+    shapes, seen = [], []
+    for step in range(len(packed) // 2):
+        batch = data.batch_at(step)
+        shapes.append(tuple(batch["input_ids"].shape))
+        for row in range(len(batch["document_ids"])):
+            for number in batch["document_ids"][row].unique().tolist():
+                if number == PADDING:
+                    continue
+                here = batch["document_ids"][row] == number
+                one = rendered[number]
+                assert batch["input_ids"][row][here].tolist() == one.ids.tolist()
+                labels = np.where(one.learnt, one.ids, IGNORED)
+                labels[0] = IGNORED
+                assert batch["labels"][row][here].tolist() == labels.tolist()
+                seen.append(number)
+    assert set(shapes) == {(2, length), (4, length // 2)}
+    assert len(seen) == len(set(seen)) >= len(rendered) - 2 * 40  # all but those of a last, odd column
+
+
+def test_a_folded_batch_has_the_loss_of_one_that_is_not(
+    build_model: Callable[[str], PreTrainedModel], rendered: list[Rendered]
+) -> None:
+    model = build_model("llama")
+    length = 1 << (max(len(one.ids) for one in rendered) - 1).bit_length()
+    data = batches(PackedConversations(rendered, length, halves=True), 2)
+    folded = next(batch for step in range(20) if (batch := data.batch_at(step))["input_ids"].shape[0] == 4)
+    whole = {name: tensor.view(2, length) for name, tensor in folded.items()}
+    with torch.no_grad():
+        results = [next_token(torch.float32)(model, batch) for batch in (folded, whole)]
+    assert results[0][1] == results[1][1] > 0
+    assert float(results[0][0]) == pytest.approx(float(results[1][0]), rel=1e-6)
+
+
 def test_what_one_conversation_says_changes_no_other(
     model: PreTrainedModel, rendered: list[Rendered]
 ) -> None:
