@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from mm_rec.data.prompt_lines import write_prompt_lines
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.answers import prompt_length
 from mm_rec.models.adapters import Adapters, find_adapter, saved_settings
-from mm_rec.models.loading import find_model, load_model_and_tokenizer
+from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.models.lora import LoraConfig
 from mm_rec.models.resize import enlarge_vocabulary
 from mm_rec.pipeline.examples import Examples, RunExamples
@@ -61,24 +61,12 @@ def _prepare(
     """The base as it is, an adapter on it, and what it is to learn."""
     assert section.start_from is not None
     model, own = load_model_and_tokenizer(section.start_from)
-    adapters, tokenizer = Adapters(model, section.start_from), own
-    settings = {name: getattr(section, name) for name in LoraConfig.model_fields}
-    folder = None
-    if checkpoint is not None:
-        folder = checkpoint.model_folder
-    elif section.start_adapter is not None:
-        folder = find_adapter(section.start_adapter)
-        settings |= _settings_of(folder, section)
-    if folder is not None and (folder / "tokenizer_config.json").is_file():
-        tokenizer = load_tokenizer(folder)
-    elif learns_conversations(section):
-        tokenizer = load_tokenizer(find_model(section.start_from))
-        adopt_chat_layout(tokenizer, section, reporter)
-    config = LoraConfig(**settings)
+    adapters = Adapters(model, section.start_from)
+    config, folder = _settings(section, checkpoint)
+    tokenizer = _tokenizer(section, own, folder, reporter)
     enlarge_vocabulary(model, tokenizer, reporter.say)
-    if not config.train_head and tokenizer.get_vocab().keys() - own.get_vocab().keys() - {
-        tokenizer.pad_token
-    }:
+    added = tokenizer.get_vocab().keys() - own.get_vocab().keys() - {tokenizer.pad_token}
+    if added and not config.train_head:
         config = config.changed(train_head=True)
         reporter.say("embedding and head are trained too: the new tokens would else mean nothing")
     if folder is None:
@@ -86,9 +74,8 @@ def _prepare(
     else:
         adapters.continue_training(config, folder)
     if section.seq_len is None and not (section.text_share or learns_rows(section)):
-        section = section.changed(
-            seq_len=section.text_slices.chunk_length
-        )  # a batch is then of so many blocks
+        # A batch is then of so many blocks.
+        section = section.changed(seq_len=section.text_slices.chunk_length)
     examples = read_lora_examples(section, tokenizer, model.config, reporter)
     _note_format(run, tokenizer, examples)
     stage = tuning_stage(section, run, reporter, device, model, tokenizer, examples)
@@ -98,16 +85,38 @@ def _prepare(
     return replace(stage, objective=lambda dtype: with_embedding_noise(plain(dtype), section.neftune_alpha))
 
 
-def _settings_of(folder: Path, section: LoraSection) -> dict[str, Any]:
-    """What the adapter that is gone on with was trained with; raises ConfigError where something else was asked for."""
-    saved = saved_settings(folder)
+def _settings(section: LoraSection, checkpoint: Checkpoint | None) -> tuple[LoraConfig, Path | None]:
+    """What is trained, and the saved adapter that is gone on with, whose settings are kept but for the dropout.
+
+    Raises ConfigError where others were asked for.
+    """
+    settings = {name: getattr(section, name) for name in LoraConfig.model_fields}
+    if checkpoint is not None:
+        folder = checkpoint.model_folder
+    elif section.start_adapter is not None:
+        folder = find_adapter(section.start_adapter)
+    else:
+        return LoraConfig(**settings), None
+    saved = {name: value for name, value in saved_settings(folder).items() if name != "dropout"}
     for name, value in saved.items():
-        asked = getattr(section, name)
-        if name in section.model_fields_set and asked != value and name != "dropout":
+        if checkpoint is None and name in section.model_fields_set and settings[name] != value:
             raise ConfigError(
-                f"{folder} has {name} {value}, and {asked} was asked for. Leave {name} out, or begin a new adapter"
+                f"{folder} has {name} {value}, and {settings[name]} was asked for. Leave {name} out, or begin a new "
+                "adapter"
             )
-    return {name: value for name, value in saved.items() if name != "dropout"}
+    return LoraConfig(**{**settings, **saved}), folder
+
+
+def _tokenizer(
+    section: LoraSection, own: PreTrainedTokenizerBase, folder: Path | None, reporter: Reporter
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved with an adapter, or the base's own, with a chat layout where one is needed."""
+    if folder is not None and (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(folder)
+    tokenizer = deepcopy(own)
+    if learns_conversations(section):
+        adopt_chat_layout(tokenizer, section, reporter)
+    return tokenizer
 
 
 def _note_format(run: Path, tokenizer: PreTrainedTokenizerBase, examples: Examples) -> None:

@@ -368,7 +368,7 @@ def test_all_files_hold_the_same_examples(tmp_path: Path) -> None:
         found = read_conversations([path])
         assert not found.problems
         assert [tuple(message.content for message in one.messages) for one in found.conversations] == pairs
-    assert paths[3].read_text() == "bird\n"
+    assert paths[3].read_text() == "word\nbird\n"
     write_list_format(examples, tmp_path, "A1", load_template("en"))
     assert not paths[3].exists(), "held-out words of an earlier call would mislead"
 

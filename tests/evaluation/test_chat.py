@@ -274,4 +274,4 @@ def test_command(
     with pytest.raises(DataError, match=f"(?s)mmrec data convert.*{file.name}:1"):
         evaluate_chat_files(model, tokenizer, "a model", [str(file)], GREEDY, None)
     with pytest.raises(ConfigError, match="--judge-model"):
-        evaluate_chat_files(str(tmp_path / "model"), [str(file)], GREEDY, None, judge_url="http://x/v1")
+        evaluate_chat_files(model, tokenizer, "a model", [str(file)], GREEDY, None, judge_url="http://x/v1")

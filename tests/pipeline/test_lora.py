@@ -607,6 +607,20 @@ def test_going_on_with_an_adapter_keeps_its_settings_and_refuses_others(
         True,
         "q+k",
     )
+
+    def stop(moment: str, step: int) -> None:
+        if (moment, step) == ("micro", 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lora(
+            Recipe.read({"lora": {**values, "checkpoint_every": 1}}),
+            tmp_path / "broken",
+            listener,
+            on_event=stop,
+        )
+    lora(read_recipe(tmp_path / "broken" / "recipe.yaml"), tmp_path / "broken", listener)
+    assert bits(tmp_path / "broken") == bits(tmp_path / "two")
     with pytest.raises(ConfigError, match=r"has alpha 16.0, and 8.0 was asked for"):
         lora(Recipe.read({"lora": {**values, "alpha": 8.0}}), tmp_path / "three", listener)
 
