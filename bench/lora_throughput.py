@@ -78,7 +78,9 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     from mm_rec.training.loop import Training
     from mm_rec.training.objectives import next_token
 
-    packed = PackedConversations(blocks(load_tokenizer(tokenizer_folder)), CHUNK)
+    rendered = blocks(load_tokenizer(tokenizer_folder))
+    length = -(-max(len(one.ids) for one in rendered) // 32) * 32  # as `mmrec lora` chooses it
+    packed = PackedConversations(rendered, length)
     clock = protocol.Clock()
 
     class Counted(ConversationBatches):
@@ -87,9 +89,9 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
             clock.tokens.append(int((batch["document_ids"] >= 0).sum()))
             return batch
 
-    batches = Counted({"all": packed}, Mixture(["all"], [(0, [1.0])]), CHUNK, ROWS, 1, 0, 2)
+    batches = Counted({"all": packed}, Mixture(["all"], [(0, [1.0])]), length, ROWS, 1, 0, 2)
     config = TrainingConfig(
-        steps=steps, seq_len=CHUNK, micro_batch=ROWS, learning_rate=RATE, optimizer="adamw", weight_decay=0.0,
+        steps=steps, seq_len=length, micro_batch=ROWS, learning_rate=RATE, optimizer="adamw", weight_decay=0.0,
         compile=True, checkpoint_every=10**9, seed=0,
     )  # fmt: skip
     model = build(model_config(shape), seed=0)

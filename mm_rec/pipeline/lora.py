@@ -31,6 +31,8 @@ from mm_rec.training.checkpoint import Checkpoint
 from mm_rec.training.loop import Reporter
 from mm_rec.training.objectives import with_embedding_noise
 
+_ROUND = 32  # tokens
+
 
 def lora(
     recipe: Recipe, run: Path, reporter: Reporter, on_event: Callable[[str, int], None] | None = None
@@ -73,10 +75,9 @@ def _prepare(
         adapters.train(config, seed)
     else:
         adapters.continue_training(config, folder)
-    if section.seq_len is None and not (section.text_share or learns_rows(section)):
-        # A batch is then of so many blocks.
-        section = section.changed(seq_len=section.text_slices.chunk_length)
     examples = read_lora_examples(section, tokenizer, model.config, reporter)
+    if section.seq_len is None and not (section.text_share or learns_rows(section)):
+        section = section.changed(seq_len=_block_row(examples))
     _note_format(run, tokenizer, examples)
     stage = tuning_stage(section, run, reporter, device, model, tokenizer, examples)
     if not section.neftune_alpha:
@@ -117,6 +118,12 @@ def _tokenizer(
     if learns_conversations(section):
         adopt_chat_layout(tokenizer, section, reporter)
     return tokenizer
+
+
+def _block_row(examples: Examples) -> int:
+    """A row for one block of text: the longest and a little more, so that a batch is of so many blocks."""
+    blocks = [*examples.held_out, *(block for blocks in examples.train.values() for block in blocks)]
+    return -(-max(len(block.ids) for block in blocks) // _ROUND) * _ROUND
 
 
 def _note_format(run: Path, tokenizer: PreTrainedTokenizerBase, examples: Examples) -> None:

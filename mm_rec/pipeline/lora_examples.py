@@ -147,11 +147,11 @@ class _Text:
         self, section: LoraSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
     ) -> None:
         self.section, self.tokenizer = section, tokenizer
-        limit = longest_allowed(section, config)
+        limit = getattr(config, "max_position_embeddings", None)
         self.slicing = section.text_slices
         if limit is not None and self.slicing.chunk_length > limit:
             raise ConfigError(
-                f"text_slices.chunk_length {self.slicing.chunk_length:,} is over this model's {limit:,} tokens"
+                f"chunk_length {self.slicing.chunk_length:,} is over the model's context of {limit:,} tokens"
             )
         self.notes: list[str] = []
 
