@@ -67,7 +67,7 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     """Our whole loop: adapter, packing, objective, clipping, optimizer, logging."""
     import torch
 
-    from mm_rec.data.conversations.packing import ConversationBatches, PackedConversations
+    from mm_rec.data.conversations.packing import ConversationBatches, PackedConversations, block_row
     from mm_rec.data.mixing import Mixture
     from mm_rec.models.adapters import Adapters
     from mm_rec.models.lora import LoraConfig
@@ -79,7 +79,7 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     from mm_rec.training.objectives import next_token
 
     rendered = blocks(load_tokenizer(tokenizer_folder))
-    length = -(-max(len(one.ids) for one in rendered) // 32) * 32  # as `mmrec lora` chooses it
+    length = block_row(len(one.ids) for one in rendered)  # as in `mmrec lora`
     packed = PackedConversations(rendered, length)
     clock = protocol.Clock()
 

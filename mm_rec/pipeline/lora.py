@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.data.conversations.packing import block_row
 from mm_rec.data.conversations.rendering import Rendered
 from mm_rec.data.prompt_lines import write_prompt_lines
 from mm_rec.errors import ConfigError
@@ -30,8 +31,6 @@ from mm_rec.tokenizers.loading import load_tokenizer
 from mm_rec.training.checkpoint import Checkpoint
 from mm_rec.training.loop import Reporter
 from mm_rec.training.objectives import with_embedding_noise
-
-_ROUND = 32  # tokens
 
 
 def lora(
@@ -77,7 +76,8 @@ def _prepare(
         adapters.continue_training(config, folder)
     examples = read_lora_examples(section, tokenizer, model.config, reporter)
     if section.seq_len is None and not (section.text_share or learns_rows(section)):
-        section = section.changed(seq_len=_block_row(examples))
+        blocks = [*examples.held_out, *(block for blocks in examples.train.values() for block in blocks)]
+        section = section.changed(seq_len=block_row(len(block.ids) for block in blocks))
     _note_format(run, tokenizer, examples)
     stage = tuning_stage(section, run, reporter, device, model, tokenizer, examples)
     if not section.neftune_alpha:
@@ -118,12 +118,6 @@ def _tokenizer(
     if learns_conversations(section):
         adopt_chat_layout(tokenizer, section, reporter)
     return tokenizer
-
-
-def _block_row(examples: Examples) -> int:
-    """A row for one block of text: the longest and a little more, so that a batch is of so many blocks."""
-    blocks = [*examples.held_out, *(block for blocks in examples.train.values() for block in blocks)]
-    return -(-max(len(block.ids) for block in blocks) // _ROUND) * _ROUND
 
 
 def _note_format(run: Path, tokenizer: PreTrainedTokenizerBase, examples: Examples) -> None:

@@ -19,7 +19,7 @@ from mm_rec.errors import ConfigError, DataError
 from mm_rec.evaluation.answers import beginning
 from mm_rec.pipeline.conversations import read_conversation_examples, sides
 from mm_rec.pipeline.examples import Examples, longest_allowed
-from mm_rec.pipeline.recipe import ChatSource, LoraSection
+from mm_rec.pipeline.recipe import LoraSection
 from mm_rec.training.loop import Reporter
 
 _KINDS = ("chat", "rows", "text")
@@ -28,7 +28,7 @@ _PARAGRAPH = "\n\n"
 
 def learns_conversations(section: LoraSection) -> bool:
     """Whether a chat layout is needed."""
-    return any(_kind(source, section) == "chat" for source in section.data)
+    return any(_kind(section, source.path, source.format) == "chat" for source in section.data)
 
 
 def learns_rows(section: LoraSection) -> bool:
@@ -61,18 +61,18 @@ def read_lora_examples(
     )
 
 
-def _kind(source: ChatSource, section: LoraSection) -> str:
-    """What a source holds: raw text, rows of a prompt format, or conversations, which may be named by their format."""
-    if holds_text(source.path):
+def _kind(section: LoraSection, path: str, format_name: str | None = None) -> str:
+    """What a path holds: raw text, rows of a prompt format, or conversations, which may be named by their format."""
+    if holds_text(path):
         return "text"
-    return "chat" if section.prompt_format is None or source.format is not None else "rows"
+    return "chat" if section.prompt_format is None or format_name is not None else "rows"
 
 
 def _require_known_validation(section: LoraSection) -> None:
     """Raise ConfigError for a file to validate on of which nothing like it is learnt: it would be passed over."""
-    kinds = {_kind(source, section) for source in section.data}
+    kinds = {_kind(section, source.path, source.format) for source in section.data}
     for path in section.validation:
-        if _kind(ChatSource(path=path, name="held"), section) not in kinds:
+        if _kind(section, path) not in kinds:
             raise ConfigError(
                 f"--validation {path}: nothing of its kind is learnt here. Give others, or leave it out"
             )
@@ -92,10 +92,10 @@ def _read(
     reporter: Reporter,
 ) -> Examples | None:
     """The sources of one kind; None where there are none."""
-    data = [source for source in section.data if _kind(source, section) == kind]
+    data = [source for source in section.data if _kind(section, source.path, source.format) == kind]
     if not data:
         return None
-    held = [path for path in section.validation if _kind(ChatSource(path=path, name="held"), section) == kind]
+    held = [path for path in section.validation if _kind(section, path) == kind]
     own = section.changed(data=data, validation=held)
     if kind == "chat":
         return read_conversation_examples(own, tokenizer, config, reporter)
@@ -184,16 +184,17 @@ class _Text:
 
     def _held_out(self, train: dict[str, list[Document]]) -> tuple[dict[str, list[Document]], list[Document]]:
         fraction = self.section.validation_fraction
+        everything = [document for documents in train.values() for document in documents]
         cut = self.slicing.hard_cut
-        parts = {name: _parts(documents, cut) for name, documents in train.items()}
-        if sum(map(len, parts.values())) < 1 / fraction:  # so few that a part would be far too much
+        parts = _parts(everything, cut)
+        if len(parts) < 1 / fraction:  # so few that a part would be far too much
             cut = _PARAGRAPH
-            parts = {name: _parts(documents, cut) for name, documents in train.items()}
-        if sum(map(len, parts.values())) < 2:
+            parts = _parts(everything, cut)
+        if len(parts) < 2:
             raise DataError(
                 "the text is one paragraph, and none can be held out. Name --validation files, or give more"
             )
-        split = plan_split((text for texts in parts.values() for text in texts), fraction)
+        split = plan_split(parts, fraction)
         both: dict[bool, dict[str, list[Document]]] = {True: {}, False: {}}
         for name, documents in train.items():
             for document in documents:

@@ -16,7 +16,7 @@ Shapes: B rows of a batch, T tokens of a row, N conversations.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import Any, Protocol
@@ -88,6 +88,11 @@ def row_length(lengths: Sequence[int], carries: bool, limit: int | None = None) 
         if waste < best_waste:
             best, best_waste = seq_len, waste
     return best
+
+
+def block_row(lengths: Iterable[int]) -> int:
+    """The smallest multiple of 32 that holds the longest: a row for one block of text; a batch is then of so many."""
+    return -(-max(lengths) // 32) * 32
 
 
 @dataclass(frozen=True, slots=True)
