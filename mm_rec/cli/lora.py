@@ -8,11 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from mm_rec.cli.training_options import (
+    EXAMPLES,
     MACHINE,
     TIME,
     Accumulation,
+    BaseText,
     BatchSize,
+    Fix,
     LearningRate,
+    MaxLength,
     Minutes,
     OptimizerName,
     Patience,
@@ -24,10 +28,14 @@ from mm_rec.cli.training_options import (
     Seed,
     SeqLen,
     Steps,
+    Template,
+    TextShare,
+    TrainOn,
+    Validation,
 )
 from mm_rec.progress import RichReporter
 
-_DATA, _TEXT, _ADAPTER, _SAVING = "Examples", "Raw text (.txt)", "The adapter", "Saving and stopping"
+_TEXT, _ADAPTER, _SAVING = "Raw text (.txt)", "The adapter", "Saving and stopping"
 
 
 def lora(
@@ -86,35 +94,16 @@ def lora(
     prompt_format: Annotated[
         str | None,
         typer.Option(
-            help="Of JSON rows: alpaca, instruction, or a file of templates.", rich_help_panel=_DATA
+            help="Of JSON rows: alpaca, instruction, or a file of templates.", rich_help_panel=EXAMPLES
         ),
     ] = None,
-    template: Annotated[
-        str | None, typer.Option(help="Chat layout: default, chatml or llama3.", rich_help_panel=_DATA)
-    ] = None,
-    train_on: Annotated[
-        str | None,
-        typer.Option(help="Answers of a conversation to learn: all or last.", rich_help_panel=_DATA),
-    ] = None,
-    validation: Annotated[
-        list[str] | None, typer.Option(help="Files held out, instead of a share.", rich_help_panel=_DATA)
-    ] = None,
-    fix: Annotated[
-        bool | None,
-        typer.Option("--fix", help="Mend rows with problems, or leave them out.", rich_help_panel=_DATA),
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Most tokens of a conversation.", rich_help_panel=_DATA)
-    ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Text of the base, for --text-share and for what it forgets.", rich_help_panel=_DATA
-        ),
-    ] = None,
-    text_share: Annotated[
-        float | None, typer.Option(help="Share of rows that are text of the base.", rich_help_panel=_DATA)
-    ] = None,
+    template: Template = None,
+    train_on: TrainOn = None,
+    validation: Validation = None,
+    fix: Fix = None,
+    max_length: MaxLength = None,
+    text: BaseText = None,
+    text_share: TextShare = None,
     chunk_length: Annotated[
         int | None, typer.Option(help="Tokens of a block (default: 256).", rich_help_panel=_TEXT)
     ] = None,

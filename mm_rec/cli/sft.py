@@ -9,11 +9,15 @@ import typer
 
 from mm_rec.cli.data_convert import FormatChoice, parse_fields
 from mm_rec.cli.training_options import (
+    EXAMPLES,
     MACHINE,
     TIME,
     Accumulation,
+    BaseText,
     BatchSize,
+    Fix,
     LearningRate,
+    MaxLength,
     Minutes,
     OptimizerName,
     Patience,
@@ -25,10 +29,12 @@ from mm_rec.cli.training_options import (
     Seed,
     SeqLen,
     Steps,
+    Template,
+    TextShare,
+    TrainOn,
+    Validation,
 )
 from mm_rec.progress import RichReporter
-
-_DATA = "Conversations"
 
 
 def sft(
@@ -39,47 +45,25 @@ def sft(
     start_from: Annotated[
         str | None, typer.Option("--from", help="The run or model folder to fine-tune.")
     ] = None,
-    validation: Annotated[
-        list[str] | None, typer.Option(help="Files held out, instead of a share.", rich_help_panel=_DATA)
-    ] = None,
+    validation: Validation = None,
     format: Annotated[
         FormatChoice | None,
-        typer.Option(help="Format of the files (default: told by their fields).", rich_help_panel=_DATA),
+        typer.Option(help="Format of the files (default: told by their fields).", rich_help_panel=EXAMPLES),
     ] = None,
     map: Annotated[
         list[str] | None,
-        typer.Option(help="A field of theirs for one of ours: --map prompt=soru.", rich_help_panel=_DATA),
+        typer.Option(help="A field of theirs for one of ours: --map prompt=soru.", rich_help_panel=EXAMPLES),
     ] = None,
-    fix: Annotated[
-        bool | None,
-        typer.Option("--fix", help="Mend rows with problems, or leave them out.", rich_help_panel=_DATA),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            help="Chat layout: default, chatml or llama3 (without it: the model's own).",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    train_on: Annotated[
-        str | None, typer.Option(help="Answers to learn: all or last.", rich_help_panel=_DATA)
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Most tokens of a conversation.", rich_help_panel=_DATA)
-    ] = None,
+    fix: Fix = None,
+    template: Template = None,
+    train_on: TrainOn = None,
+    max_length: MaxLength = None,
     too_long: Annotated[
         str | None,
-        typer.Option(help="Longer ones: refuse, or turns (cut the oldest).", rich_help_panel=_DATA),
+        typer.Option(help="Longer ones: refuse, or turns (cut the oldest).", rich_help_panel=EXAMPLES),
     ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Text of the base, for --text-share and for what it forgets.", rich_help_panel=_DATA
-        ),
-    ] = None,
-    text_share: Annotated[
-        float | None, typer.Option(help="Share of rows that are text of the base.", rich_help_panel=_DATA)
-    ] = None,
+    text: BaseText = None,
+    text_share: TextShare = None,
     steps: Steps = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the conversations (default: 3).", rich_help_panel=TIME)

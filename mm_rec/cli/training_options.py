@@ -7,7 +7,40 @@ from typing import Annotated
 
 import typer
 
-TIME, MACHINE = "Length and learning", "Machine and records"
+EXAMPLES, TIME, MACHINE = "Examples", "Length and learning", "Machine and records"
+
+# Of fine-tuning, of all weights or of an adapter.
+Validation = Annotated[
+    list[str] | None, typer.Option(help="Files held out, instead of a share.", rich_help_panel=EXAMPLES)
+]
+Fix = Annotated[
+    bool | None,
+    typer.Option("--fix", help="Mend rows with problems, or leave them out.", rich_help_panel=EXAMPLES),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help="Chat layout: default, chatml or llama3 (without it: the model's own).", rich_help_panel=EXAMPLES
+    ),
+]
+TrainOn = Annotated[
+    str | None,
+    typer.Option(help="Answers of a conversation to learn: all or last.", rich_help_panel=EXAMPLES),
+]
+MaxLength = Annotated[
+    int | None, typer.Option(help="Most tokens of a conversation.", rich_help_panel=EXAMPLES)
+]
+BaseText = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Text of the base, for --text-share and for what it forgets.", rich_help_panel=EXAMPLES
+    ),
+]
+TextShare = Annotated[
+    float | None, typer.Option(help="Share of rows that are text of the base.", rich_help_panel=EXAMPLES)
+]
+
+# Of every training.
 
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=TIME)]
 Minutes = Annotated[

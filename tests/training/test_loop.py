@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import relative
+from small_trainings import Said
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.batches import PackedBatches, PackedSequences
@@ -35,19 +36,6 @@ BASE = {
 }
 
 
-class Quiet:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
-        pass
-
-
 def tiny(name: str = "tiny", vocabulary: int = 24) -> PreTrainedModel:
     changes = {"num_hidden_layers": 2, "hidden_size": 64}
     if name.startswith("llama"):
@@ -66,7 +54,7 @@ def training(
     config = TrainingConfig(**{**BASE, **changes})
     batches = PackedBatches(corpus, config.seq_len, config.micro_batch, config.accumulation, config.seed)
     objective = extra.pop("objective", next_token(torch.float32))
-    reporter = extra.pop("reporter", Quiet())
+    reporter = extra.pop("reporter", Said())
     return Training(model or tiny(), tokenizer, batches, objective, config, run, reporter, **extra)
 
 
@@ -232,7 +220,7 @@ def test_best_model_early_stopping_and_over_fitting(
     corpus: Corpus, word_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     losses = iter([3.0, 2.0, 2.1, 2.2, 2.3])
-    reporter = Quiet()
+    reporter = Said()
     run = training(
         corpus, tmp_path, word_tokenizer, steps=50, validate_every=2, patience=2, reporter=reporter,
         learning_rate=0.001, validate=lambda model: {"loss": next(losses)},
