@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mm_rec.data.wordlists.examples import HELD_OUT, is_held_out
 
-WORKBOOK_CHARACTERS = 24_000_000
+WORKBOOK_CHARACTERS = 36_000_000
 SHORTEST = 10  # sentences of a word
 LOOSE_PAGES = 1_500
 HEADINGS = (
@@ -33,8 +33,8 @@ HEADINGS = (
     "Write a sentence for each of these {count} words:", "## Level A{number}", "New words of this lesson:",
 )  # fmt: skip
 BETWEEN = (
-    "", "", "### Answers:", "Sentences (1-{count}):", "Use each word in a sentence, please.\n",
-    "Here is a sentence with each word (1-{count}).\n\n# Answers:", "Answer:", "Now the sentences.\n",
+    "", "", "### Answers:", "Sentences (1-{count}):", "Use each word in a sentence, please.",
+    "Here is a sentence with each word (1-{count}).\n\n# Answers:", "Answer:", "Now the sentences.",
     "Write the numbered sentences (1-{count}) simply and naturally.\n\n### Sentences:",
 )  # fmt: skip
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
@@ -57,8 +57,8 @@ def articles(data: Path) -> Iterator[str]:
 def workbook(sentences: list[str], chance: random.Random, strict: bool) -> Iterator[str]:
     """Pages of 5 to 11 words and a sentence for each; rare words come more often than in text.
 
-    What stands before the words and between them and the sentences differs from page to page, so that a word is found
-    by its number and not by its place.
+    What stands before the words and between them and the sentences differs in words and length from page to page, so
+    that a word is found by its number and not by its place.
     """
     known: dict[str, list[str]] = defaultdict(list)
     for sentence in sentences:
@@ -70,19 +70,24 @@ def workbook(sentences: list[str], chance: random.Random, strict: bool) -> Itera
     short = {word: sorted(found, key=len)[:SHORTEST] for word, found in known.items()}
     written = 0
     while written < WORKBOOK_CHARACTERS:
-        count = chance.randint(5, 11)
-        chosen = list(dict.fromkeys(chance.choices(words, weights, k=count + 3)))[:count]
+        chosen = list(dict.fromkeys(chance.choices(words, weights, k=14)))[: chance.randint(5, 11)]
+        count = len(chosen)
         asked = "\n".join(f"{number}. {word}" for number, word in enumerate(chosen, 1))
         answers = "\n".join(
             f"{number}. {chance.choice(short[word])}" for number, word in enumerate(chosen, 1)
         )
-        before, after = chance.choice(HEADINGS), chance.choice(BETWEEN)
-        loose = [chance.choice(sentences) for _ in range(chance.choice((0, 0, 1, 2)))]
-        heading = before.format(number=chance.randint(1, 99), count=len(chosen))
-        page = "\n".join([*loose, *([heading] if heading else []), asked])
-        page += f"\n\n{after.format(count=len(chosen))}\n{answers}" if after else f"\n\n{answers}"
+        before, after = (around(kind, sentences, count, chance) for kind in (HEADINGS, BETWEEN))
+        page = f"{before}\n{asked}\n\n{after}\n{answers}".replace("\n\n\n", "\n\n").lstrip()
         written += len(page)
         yield page
+
+
+def around(lines: tuple[str, ...], sentences: list[str], count: int, chance: random.Random) -> str:
+    """What stands before or between the lists: one of the lines, and up to three sentences of no matter."""
+    text = [chance.choice(sentences) for _ in range(chance.choice((0, 0, 1, 2, 3)))]
+    line = chance.choice(lines).format(number=chance.randint(1, 99), count=count)
+    text.insert(chance.randint(0, len(text)), line)
+    return chance.choice((" ", "\n", "\n\n")).join(filter(None, text))
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError, ConfigError
+from mm_rec.models.dropout import Dropout
 from mm_rec.models.lora import (
     START,
     TRAINED,
@@ -84,6 +85,9 @@ class Adapters:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._inject(TRAINED, peft_config(self.model, config))
+            for _, layer in lora_layers(self.model):
+                if config.dropout:
+                    layer.lora_dropout[TRAINED] = Dropout(config.dropout)
             if config.init == "pissa":
                 self._inject_start()
                 begin_with_singular_vectors(self.model)
@@ -209,6 +213,9 @@ class Adapters:
                 self._peft = peft.get_peft_model(self.model, config, adapter_name=name)
         else:
             self._peft.add_adapter(name, config)
+        self.model.train(
+            self.model.training
+        )  # what is new too: its dropout would else be at work in evaluation
 
     def _inject_start(self) -> None:
         """A second adapter on the same projections, which is to stay as it is."""

@@ -80,10 +80,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
         narrow, done = weight.to(dtype), 0
         for part, logits, chosen in _logit_chunks(states, weight, targets, dtype):
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            total += (log_sum - logits.gather(1, chosen[:, None])).sum()
-            slope = logits.sub_(log_sum).exp_()
-            slope.scatter_add_(1, chosen[:, None], torch.full_like(log_sum, -1.0))
+            log_chances = logits.log_softmax(-1)  # one pass, where logsumexp and a difference are five
+            right = chosen[:, None]
+            total -= log_chances.gather(1, right).sum()
+            slope = log_chances.exp_()
+            slope.scatter_add_(1, right, slope.new_full(right.shape, -1.0))
             slope = slope.to(dtype)
             states_grad[done : done + len(part)] = slope @ narrow
             if weight_grad is not None:

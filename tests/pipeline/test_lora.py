@@ -651,9 +651,9 @@ def test_the_conversation_in_the_terminal_switches_adapters(
     forgotten = [number for number, line in enumerate(shown) if line == "The conversation is forgotten."]
     switched = shown.index("(run)")
     replies = [
-        "\n".join(part) for part in (shown[2:switched], shown[forgotten[0] + 1 : shown.index("run=1")])
+        "\n".join(part) for part in (shown[1:switched], shown[forgotten[0] + 1 : shown.index("run=1")])
     ]
-    again = "\n".join(shown[forgotten[1] + 1 : -2])
+    again = "\n".join(shown[forgotten[1] + 1 : -1])
     assert replies[0] == again != replies[1]
     assert "(run)" in shown and "run=1" in shown and "no adapter 'other'" in " ".join(shown)
 
