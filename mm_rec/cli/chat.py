@@ -17,11 +17,14 @@ from mm_rec.cli.sampling_options import (
     MaxNewTokens,
     MinP,
     ModelPath,
+    Precision,
+    PrecisionChoice,
     RepetitionPenalty,
     Seed,
     Temperature,
     TopK,
     TopP,
+    open_engine,
     read_sampling,
     warn_of_format,
 )
@@ -49,6 +52,7 @@ def chat(
     seed: Seed = None,
     adapter: Adapter = None,
     device: Device = "auto",
+    precision: Precision = PrecisionChoice.FLOAT32,
 ) -> None:
     """Talk to a model. It keeps its state between turns, so each turn costs only its own tokens."""
     sampling = read_sampling(
@@ -64,16 +68,12 @@ def chat(
     from mm_rec.data.conversations.conversation import ChatMessage
     from mm_rec.data.conversations.rendering import prompt_text
     from mm_rec.inference.chat import ChatSession
-    from mm_rec.inference.engine import Engine
-    from mm_rec.models.adapted import load_with_adapters
     from mm_rec.models.adapters import adapters_of
-    from mm_rec.runtime import choose_device
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    place = choose_device(device)
-    loaded, tokenizer = load_with_adapters(model, adapter or [], device=str(place))
-    conversation = ChatSession(Engine(loaded, place), tokenizer, sampling, system)
-    adapters = adapters_of(loaded)
+    engine, tokenizer = open_engine(model, adapter or [], device, precision, console)
+    conversation = ChatSession(engine, tokenizer, sampling, system)
+    adapters = adapters_of(engine.model)
     warn_of_format(adapter or [], prompt_text(tokenizer, [ChatMessage("user", "…")]), console)
     console.print(_HELP if adapters is None else f"{_HELP} {_ADAPTER_HELP}", style="dim")
     while (line := _read_line(console)) is not None:

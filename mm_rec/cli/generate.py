@@ -14,12 +14,15 @@ from mm_rec.cli.sampling_options import (
     MaxNewTokens,
     MinP,
     ModelPath,
+    Precision,
+    PrecisionChoice,
     RepetitionPenalty,
     Seed,
     Stop,
     Temperature,
     TopK,
     TopP,
+    open_engine,
     read_sampling,
     warn_of_format,
 )
@@ -39,6 +42,7 @@ def generate(
     seed: Seed = None,
     adapter: Adapter = None,
     device: Device = "auto",
+    precision: Precision = PrecisionChoice.FLOAT32,
 ) -> None:
     """Continue prompts with a model, as they come; a prompt is read once, however many continuations it gets."""
     sampling = read_sampling(
@@ -52,15 +56,10 @@ def generate(
         stop=stop,
         seed=seed,
     )
-    from mm_rec.inference.engine import Engine
     from mm_rec.inference.text_stream import prompt_ids, stream_text
-    from mm_rec.models.adapted import load_with_adapters
-    from mm_rec.runtime import choose_device
 
     console, notes = Console(soft_wrap=True, highlight=False, markup=False), Console(stderr=True)
-    place = choose_device(device)
-    loaded, tokenizer = load_with_adapters(model, adapter or [], device=str(place))
-    engine = Engine(loaded, place)
+    engine, tokenizer = open_engine(model, adapter or [], device, precision, notes)
     tokens, started = 0, time.perf_counter()
     for text in prompt:
         warn_of_format(adapter or [], text, notes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
 
+    from mm_rec.inference.engine import Engine
     from mm_rec.inference.sampling import Sampling
 
 _PANEL = "How text is written"
@@ -33,6 +36,22 @@ Stop = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.", rich_help_panel=_PANEL)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+class PrecisionChoice(StrEnum):
+    """In what numbers the weights are held while text is written."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+Precision = Annotated[
+    PrecisionChoice,
+    typer.Option(
+        help="Numbers of the weights: bfloat16 is twice as fast as float32, int8 faster and less exact."
+    ),
+]
 ModelPath = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, a run, a .pt file, or owner/name of a hub.")
 ]
@@ -51,6 +70,28 @@ def read_sampling(command: str, **values: Any) -> Sampling:
 
     values["stop"] = tuple(values.get("stop") or ())
     return Sampling.read(values, where=command)
+
+
+def open_engine(
+    model: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console
+) -> tuple[Engine, PreTrainedTokenizerBase]:
+    """Read a model with its adapters, and say where it will be slower than it could be."""
+    import torch
+
+    from mm_rec.errors import ConfigError
+    from mm_rec.inference.engine import Engine
+    from mm_rec.models.adapted import load_with_adapters
+    from mm_rec.runtime import choose_device
+
+    place, int8 = choose_device(device), precision is PrecisionChoice.INT8
+    dtype = torch.float32 if precision is PrecisionChoice.FLOAT32 else torch.bfloat16
+    loaded, tokenizer = load_with_adapters(model, adapters, dtype, str(place))
+    engine = Engine(loaded, place, int8=int8)
+    if engine.slow and int8:
+        raise ConfigError(f"--precision int8 cannot be used here: {engine.slow}. Choose bfloat16")
+    if engine.slow and place.type == "cpu":
+        notes.print(f"note: {engine.slow}", style="dim")
+    return engine, tokenizer
 
 
 def warn_of_format(adapters: list[str], prompt: str, console: Console) -> None:

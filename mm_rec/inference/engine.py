@@ -1,32 +1,53 @@
 """The engine: a model that reads token ids and says which come next. It knows nothing of text.
 
 What a session has read is its state, whatever the family: MM-Rec's memories of constant size, or LLaMA's keys and
-values. It is carried from call to call, so nothing is ever read twice.
+values. It is carried from call to call, so nothing is ever read twice. Many tokens of one session are read by the model
+itself, in segments; few tokens, of many sessions at once, by the kernels of `native` where they know the model.
 """
 
 from __future__ import annotations
 
-import copy
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from mm_rec.errors import UserError
+from mm_rec.inference.native.decoder import Decoder, decoder_for
 from mm_rec.inference.sampling import Sampling, sample
+from mm_rec.models.adapters import adapters_of
+from mm_rec.models.states import State, new_state
 
 SEGMENT_TOKENS = 512
+FEW_TOKENS = 32  # up to here the kernels are the faster form of reading
 RECENT_TOKENS = 256
 
 
 class Engine:
-    """A model made ready for decoding; its sessions share the weights and nothing else."""
+    """A model made ready for decoding; its sessions share the weights and nothing else.
 
-    def __init__(self, model: PreTrainedModel, device: torch.device | str = "cpu") -> None:
+    `int8`: the kernels keep the matrices as bytes, with a scale for every 64 weights. `slow` says why the kernels are
+    not used, and is empty where they are.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, device: torch.device | str = "cpu", *, int8: bool = False, native: bool = True
+    ) -> None:  # fmt: skip
         self.model = model.to(device).eval()  # type: ignore[arg-type]
         self.device = torch.device(device)
+        self._int8, self._native = int8, native
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make the kernels ready for the model as it is now, with the adapters that are on it."""
+        adapters = adapters_of(self.model)
+        self._known = [] if adapters is None else adapters.names
+        self._decoder: Decoder | None = None
+        self.slow = "not wanted"
+        if self._native:
+            self._decoder, self.slow = decoder_for(self.model, self._int8)
 
     @property
     def context_limit(self) -> int | None:
@@ -34,9 +55,51 @@ class Engine:
         limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
         return limit
 
-    def session(self) -> Session:
-        """An empty session."""
-        return Session(self)
+    def session(self, adapters: Mapping[str, float] | None = None) -> Session:
+        """An empty session that reads with these adapters, by name and weight (default: those applied now)."""
+        on_model = adapters_of(self.model)
+        if self._known != ([] if on_model is None else on_model.names):
+            self._prepare()
+        if adapters is None:
+            adapters = {} if on_model is None else on_model.weights
+        return Session(self, dict(adapters))
+
+    @torch.inference_mode()
+    def read(self, sessions: Sequence[Session]) -> None:
+        """Read what has not been read of each session; all that have few tokens to read share one pass."""
+        few = []
+        for session in sessions:
+            place = self._place(session) if len(session.unread) <= FEW_TOKENS else None
+            if place is None:
+                self._read_segments(session)
+            elif session.unread:
+                few.append((session, place))
+        if few and self._decoder is not None:
+            logits = self._decoder.read(
+                [one.state for one, _ in few], [one.unread for one, _ in few], [place for _, place in few]
+            )
+            for (session, _), row in zip(few, logits, strict=True):
+                session.logits, session.unread = row, []
+
+    def _place(self, session: Session) -> int | None:
+        """How the kernels know a session's adapters; None where they do not."""
+        if self._decoder is None:
+            return None
+        return self._decoder.place_of(session.adapters, lambda: self._apply(session.adapters))
+
+    def _apply(self, wanted: dict[str, float]) -> None:
+        on_model = adapters_of(self.model)
+        if on_model is not None and on_model.weights != wanted:
+            on_model.apply(wanted)
+
+    def _read_segments(self, session: Session) -> None:
+        """Read by the model itself, in segments that bound the memory needed."""
+        self._apply(session.adapters)
+        while session.unread:
+            ids = torch.tensor([session.unread[:SEGMENT_TOKENS]], device=self.device)
+            out = self.model(input_ids=ids, past_key_values=session.state, use_cache=True, logits_to_keep=1)
+            session.logits = out.logits[0, -1].float().cpu()
+            del session.unread[:SEGMENT_TOKENS]
 
     def require_room(self, tokens: int) -> None:
         """Raise UserError where a session cannot hold that many tokens."""
@@ -53,6 +116,28 @@ class Engine:
         """The likeliest continuation of each prompt, all decoded together; a stop token ends it, left out."""
         longest = max(len(prompt) for prompt in prompts)
         self.require_room(longest + max_new_tokens)
+        if self._decoder is None:
+            return self._generate(prompts, longest, max_new_tokens, stop_ids)
+        sessions = [self.session() for _ in prompts]
+        for session, prompt in zip(sessions, prompts, strict=True):
+            session.unread = list(prompt)
+        replies: list[list[int]] = [[] for _ in prompts]
+        going = list(zip(sessions, replies, strict=True))
+        for _ in range(max_new_tokens):
+            self.read([session for session, _ in going])
+            for session, reply in going:
+                assert session.logits is not None
+                session.unread = [int(session.logits.argmax())]
+                reply.extend(session.unread)
+            going = [(session, reply) for session, reply in going if reply[-1] not in stop_ids]
+            if not going:
+                break
+        return [_until(reply, stop_ids) for reply in replies]
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], longest: int, max_new_tokens: int, stop_ids: Collection[int]
+    ) -> list[list[int]]:
+        """The same by transformers, in one batch."""
         ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
@@ -84,13 +169,13 @@ class Session:
     `length` counts its tokens. `ended` says whether the last `generate` met a stop token.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, adapters: dict[str, float]) -> None:
+        self.engine, self.adapters = engine, adapters
         self.length = 0
         self.ended = False
-        self._state: Cache | None = None
-        self._logits: Tensor | None = None
-        self._unread: list[int] = []  # chosen tokens are read only when something follows them
+        self.state: State = new_state(engine.model, engine.model.dtype, engine.device)
+        self.logits: Tensor | None = None  # (V,) float32 on the CPU, after the last token that was read
+        self.unread: list[int] = []  # chosen tokens are read only when something follows them
         self._recent: deque[int] = deque(maxlen=RECENT_TOKENS)
 
     def feed(self, ids: Sequence[int]) -> None:
@@ -100,7 +185,7 @@ class Session:
         """
         self.engine.require_room(self.length + len(ids))
         self._append(ids)
-        self._read()
+        self.engine.read([self])
 
     def generate(self, sampling: Sampling, stop_ids: Collection[int] = ()) -> Iterator[int]:
         """Yield the tokens that follow, each chosen when it is asked for; they belong to the session from then on.
@@ -123,36 +208,24 @@ class Session:
 
     def next_logits(self) -> Tensor:
         """Logits (V,) of the next token, float32 on the CPU; raises ValueError where nothing was fed."""
-        self._read()
-        if self._logits is None:
+        self.engine.read([self])
+        if self.logits is None:
             raise ValueError("nothing has been read yet: feed a token first, for example the tokenizer's bos")
-        return self._logits
+        return self.logits
 
     def fork(self) -> Session:
         """An independent session that has read the same."""
-        other = Session(self.engine)
-        other.length, other._logits = self.length, self._logits
-        other._unread, other._recent = list(self._unread), self._recent.copy()
+        other = Session(self.engine, self.adapters)
+        other.length, other.logits = self.length, self.logits
+        other.unread, other._recent = list(self.unread), self._recent.copy()
         with torch.inference_mode():
-            other._state = copy.deepcopy(self._state)
+            other.state = self.state.copy()
         return other
 
     def _append(self, ids: Sequence[int]) -> None:
-        self._unread += ids
+        self.unread += ids
         self._recent.extend(ids)
         self.length += len(ids)
-
-    @torch.inference_mode()
-    def _read(self) -> None:
-        """Read what has not been read, and keep the state and the last logits."""
-        while self._unread:
-            segment = torch.tensor([self._unread[:SEGMENT_TOKENS]], device=self.engine.device)
-            out = self.engine.model(
-                input_ids=segment, past_key_values=self._state, use_cache=True, logits_to_keep=1
-            )
-            self._state = out.past_key_values
-            self._logits = out.logits[0, -1].float().cpu()
-            del self._unread[:SEGMENT_TOKENS]
 
 
 def _until(ids: list[int], stop_ids: Collection[int]) -> list[int]:

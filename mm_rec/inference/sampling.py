@@ -5,6 +5,7 @@ Shapes: V vocabulary, C candidates that are left of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from mm_rec.config import Section
 from mm_rec.errors import CheckpointError
 
+_FEW = 256  # candidates that are looked at first
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 
@@ -53,30 +55,50 @@ def sample(
 
     Raises CheckpointError where the logits are not numbers, as those of damaged weights are.
     """
-    if not torch.isfinite(logits.max()):
+    if not math.isfinite(logits.max()):
         raise CheckpointError(
             "the model's predictions are not finite numbers: its weights are damaged or its training went "
             "astray. Use an earlier checkpoint"
         )
     if sampling.temperature == 0:
         return int(_penalised(logits, sampling.repetition_penalty, recent_ids).argmax())
+    if (
+        sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0
+    ):  # all may be chosen: no need to sort
+        return _draw(_scores(logits, sampling, recent_ids).softmax(0), generator)
     ids, probabilities = candidates(logits, sampling, recent_ids)
-    return int(ids[torch.multinomial(probabilities, 1, generator=generator)])
+    return int(ids[_draw(probabilities, generator)])
 
 
 def candidates(logits: Tensor, sampling: Sampling, recent_ids: Collection[int] = ()) -> tuple[Tensor, Tensor]:
     """The tokens (C,) that may be chosen at a temperature above 0, likeliest first, and their probabilities (C,)."""
-    scores = _penalised(logits, sampling.repetition_penalty, recent_ids)
-    # Off the largest first: dividing by a tiny temperature would overflow, and must only sharpen.
-    scores = (scores - scores.max()) / sampling.temperature
+    scores = _scores(logits, sampling, recent_ids)
     count = len(scores) if sampling.top_k == 0 else min(sampling.top_k, len(scores))
-    scores, ids = scores.topk(count)
-    probabilities = scores.softmax(0)
-    likelier = probabilities.cumsum(0) - probabilities
-    kept = (likelier < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
+    total = (scores if count == len(scores) else scores.topk(count).values).logsumexp(0)
+    for few in (min(_FEW, count), count):  # most often few are left: sorting a whole vocabulary takes long
+        likeliest, ids = scores.topk(few)
+        probabilities = (likeliest - total).exp()
+        likelier = probabilities.cumsum(0) - probabilities
+        kept = (likelier < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
+        if not kept[-1]:
+            break
     kept[0] = True  # the running sum may round a tiny top_p away
     probabilities = probabilities[kept]
     return ids[kept], probabilities / probabilities.sum()
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator) -> int:
+    """An index at random; one random number is taken, however many there are to choose from."""
+    bounds = probabilities.double().cumsum(0)
+    point = torch.rand(1, generator=generator, dtype=torch.float64) * bounds[-1]
+    return min(int(torch.searchsorted(bounds, point, right=True)), len(bounds) - 1)
+
+
+def _scores(logits: Tensor, sampling: Sampling, recent_ids: Collection[int]) -> Tensor:
+    """Logits (V,) with the penalty and divided by the temperature."""
+    scores = _penalised(logits, sampling.repetition_penalty, recent_ids)
+    # Off the largest first: dividing by a tiny temperature would overflow, and must only sharpen.
+    return (scores - scores.max()) / sampling.temperature
 
 
 def _penalised(logits: Tensor, penalty: float, recent_ids: Collection[int]) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.errors import UserError
@@ -26,6 +27,12 @@ def uncached(model: PreTrainedModel, ids: list[int], count: int) -> list[int]:
     return ids[-count:]
 
 
+def assert_equal_logits(ours: Tensor, theirs: Tensor, model: PreTrainedModel) -> None:
+    """To the last digits of the numbers that the model computes with."""
+    rounding = {} if model.dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}
+    torch.testing.assert_close(ours, theirs, **rounding)
+
+
 def fed(engine: Engine, ids: list[int]) -> Session:
     session = engine.session()
     session.feed(ids)
@@ -40,11 +47,11 @@ def test_segments_of_a_prompt_change_nothing(model: PreTrainedModel, monkeypatch
     engine = Engine(model)
     whole = fed(engine, PROMPT * 4).next_logits()
     monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 5)
-    torch.testing.assert_close(fed(engine, PROMPT * 4).next_logits(), whole)
+    assert_equal_logits(fed(engine, PROMPT * 4).next_logits(), whole, model)
     session = engine.session()
     for token in PROMPT * 4:
         session.feed([token])
-    torch.testing.assert_close(session.next_logits(), whole)
+    assert_equal_logits(session.next_logits(), whole, model)
 
 
 def test_state_kept_between_turns_is_re_reading_everything(model: PreTrainedModel) -> None:
@@ -58,7 +65,7 @@ def test_state_kept_between_turns_is_re_reading_everything(model: PreTrainedMode
         assert reply == list(fed(engine, said).generate(GREEDY))
         said += reply
     assert session.length == len(said)
-    torch.testing.assert_close(session.next_logits(), fed(engine, said).next_logits())
+    assert_equal_logits(session.next_logits(), fed(engine, said).next_logits(), model)
 
 
 def test_forks_do_not_touch_each_other(model: PreTrainedModel) -> None:
@@ -83,7 +90,7 @@ def test_a_stop_token_is_neither_yielded_nor_read(model: PreTrainedModel) -> Non
     assert session.length == len(PROMPT) + place
     session.feed([3])
     expected = fed(engine, [*PROMPT, *tokens[:place], 3]).next_logits()
-    torch.testing.assert_close(session.next_logits(), expected)
+    assert_equal_logits(session.next_logits(), expected, model)
 
 
 def test_a_reply_broken_off_keeps_what_was_yielded(model: PreTrainedModel) -> None:
@@ -95,13 +102,18 @@ def test_a_reply_broken_off_keeps_what_was_yielded(model: PreTrainedModel) -> No
             break
     assert not session.ended
     assert session.length == len(PROMPT) + 3
-    torch.testing.assert_close(session.next_logits(), fed(engine, PROMPT + taken).next_logits())
+    assert_equal_logits(session.next_logits(), fed(engine, PROMPT + taken).next_logits(), model)
 
 
-def test_the_last_token_is_read_only_when_something_follows(model: PreTrainedModel) -> None:
-    calls: list[int] = []
+def test_the_last_token_is_read_only_when_something_follows(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, calls = Engine(model), []
     model.register_forward_hook(lambda *_: calls.append(1))
-    session = fed(Engine(model), PROMPT)
+    if engine._decoder is not None:
+        by_kernels = engine._decoder.read
+        monkeypatch.setattr(engine._decoder, "read", lambda *args: (calls.append(1), by_kernels(*args))[1])
+    session = fed(engine, PROMPT)
     list(session.generate(GREEDY.changed(max_new_tokens=3)))
     assert len(calls) == 3
     session.feed([5])
@@ -144,10 +156,9 @@ def test_mmrec_has_no_limit_and_a_constant_state(build_model: Callable[..., PreT
     engine = Engine(build_model("mmrec"))
     assert engine.context_limit is None
     session = fed(engine, PROMPT)
-    assert session._state is not None
-    before = session._state.nbytes
+    before = session.state.nbytes
     session.feed(PROMPT * 100)
-    assert session._state.nbytes == before
+    assert session.state.nbytes == before
 
 
 def test_nothing_read_yet(model: PreTrainedModel) -> None:

@@ -21,6 +21,7 @@ from mm_rec.cli import chat, evaluate, generate
 from mm_rec.errors import CheckpointError, ConfigError, TokenizerError
 from mm_rec.inference.chat import ChatSession
 from mm_rec.inference.engine import Engine
+from mm_rec.inference.native.library import library
 from mm_rec.inference.sampling import Sampling
 from mm_rec.models.loading import save_model, save_portable
 
@@ -45,6 +46,11 @@ def run(*arguments: object, typed: str = "") -> str:
     return result.stdout
 
 
+def run_both(*arguments: object) -> str:
+    """As `run`, with what is said beside the text."""
+    return str(CliRunner().invoke(app, [str(argument) for argument in arguments]).output)
+
+
 def test_generate_continues_each_prompt(folder: Path) -> None:
     options = ("--count", 2, "--max-new-tokens", 8, "--seed", 5)
     output = run("generate", folder, "--prompt", "Ayşe", "--prompt", "She [sees]", *options)
@@ -52,6 +58,29 @@ def test_generate_continues_each_prompt(folder: Path) -> None:
     assert first.startswith("Ayşe") and second.startswith("Ayşe") and first != second
     assert "She [sees]" in "".join(others)
     assert run("generate", folder, "--prompt", "Ayşe", "--prompt", "She [sees]", *options) == output
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_weights_in_fewer_bits_write_too(folder: Path, precision: str) -> None:
+    options = ("--max-new-tokens", 6, "--temperature", 0, "--precision", precision)
+    output = run("generate", folder, "--prompt", "Ayşe", *options)
+    assert output.startswith("Ayşe") and len(output.strip()) > len("Ayşe")
+    assert run("generate", folder, "--prompt", "Ayşe", *options) == output
+    assert "The conversation is forgotten." in run("chat", folder, *options, typed="Ayşe\n/reset\n")
+
+
+def test_bytes_need_the_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    library.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    try:
+        with pytest.raises(ConfigError, match="--precision int8 cannot be used here: false refused"):
+            run("generate", folder, "--prompt", "Ayşe", "--precision", "int8")
+        assert "several times slower" in run_both(
+            "generate", folder, "--prompt", "Ayşe", "--max-new-tokens", 2
+        )
+    finally:
+        library.cache_clear()
 
 
 def test_generate_reads_the_single_file(

@@ -72,6 +72,23 @@ class MemoryState(Cache):
         """Size in bytes: a function of configuration, batch size and dtype, never of the tokens read."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    @property
+    def length(self) -> int:
+        """Tokens read, where the state is that of one sequence."""
+        return int(self.tensors["lengths"])
+
+    def tensors_for(self, tokens: int) -> list[Tensor]:
+        """The tensors of each layer in turn, contiguous and no part of a larger one: room for any number of tokens."""
+        for name, tensor in self.tensors.items():
+            if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
+                self.tensors[name] = tensor.contiguous().clone()
+        return [x for name, x in self.tensors.items() if name not in ("lengths", "document")]
+
+    def advance(self, tokens: int) -> None:
+        """Note that so many tokens were written into the tensors."""
+        self.tensors["lengths"] += tokens
+        self.seen += tokens
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of tokens read so far (for transformers)."""
         return self.seen

@@ -1,0 +1,582 @@
+// Decoding on a CPU: a list of operations over rows of float32, run by a few threads in one call.
+//
+// The kernels know nothing of models: describe.py writes a model down as such a list. A row is one token of one sequence;
+// `states` has, for each row, pointers to the tensors that its sequence remembers, `positions` how many tokens stand before
+// it there. Rows of one sequence stand in the order of time. What is computed for a row does not depend on the other rows,
+// to the last bit: each sum is taken in one order, however many rows share it.
+//
+// Plain C++20 with GCC's and Clang's vector types; it is compiled for the machine at hand when it is first used.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <omp.h>
+#include <type_traits>
+#include <vector>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int LANES = 16;
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
+
+enum Kind : int32_t { EMBED, NORM, LINEAR, ANGLES, ROTATE, ATTEND, GATE, CONVOLVE, RECUR, LORA_IN, LORA_OUT, ADD };
+enum Type : int32_t { FLOAT32, BFLOAT16, INT8 };
+
+// Flags of an operation.
+constexpr int32_t ACCUMULATE = 1;  // add to what is in `out`
+constexpr int32_t UNORDERED = 2;   // the next operation needs nothing of this one
+
+struct Bfloat16 {
+    uint16_t bits;
+};
+
+float widen(float x) { return x; }
+float widen(Bfloat16 x) {
+    uint32_t word = uint32_t(x.bits) << 16;
+    float out;
+    std::memcpy(&out, &word, 4);
+    return out;
+}
+void narrow(float x, float* out) { *out = x; }
+void narrow(float x, Bfloat16* out) {
+    uint32_t word;
+    std::memcpy(&word, &x, 4);
+    if ((word & 0x7fffffff) > 0x7f800000) word |= 0x400000;  // a NaN stays one
+    else word += 0x7fff + ((word >> 16) & 1);                 // to the nearest, ties to even
+    out->bits = uint16_t(word >> 16);
+}
+
+Floats load(const float* from) {
+    Floats out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+Floats load(const Bfloat16* from) {
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
+#if defined(__AVX512F__)  // GCC 12 makes four instructions of what is one
+    Words words = (Words)_mm512_cvtepu16_epi32((__m256i)halves) << 16;
+#else
+    Words words = __builtin_convertvector(halves, Words) << 16;
+#endif
+    Floats out;
+    std::memcpy(&out, &words, sizeof out);
+    return out;
+}
+Floats load(const int8_t* from) {
+    Bytes bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
+#else
+    return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
+#endif
+}
+void store(Floats x, float* to) { std::memcpy(to, &x, sizeof x); }
+float sum(Floats x) {
+    typedef float Eight __attribute__((vector_size(32)));
+    typedef float Four __attribute__((vector_size(16)));
+    Eight eights[2];
+    std::memcpy(eights, &x, sizeof x);
+    Eight eight = eights[0] + eights[1];
+    Four fours[2];
+    std::memcpy(fours, &eight, sizeof eight);
+    Four four = fours[0] + fours[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// e to the x to 2 units in the last place: 2 to a whole number times a polynomial (Cephes' expf). One form for vectors and
+// single numbers, so that a value never depends on its place in a vector.
+Floats exponential(Floats x) {
+    x = x < -87.3f ? -87.3f + 0.0f * x : x;
+    x = x > 88.3f ? 88.3f + 0.0f * x : x;
+    Floats scaled = x * 1.44269504088896341f;
+    Ints whole = __builtin_convertvector(scaled + (scaled < 0.0f ? -0.5f + 0.0f * x : 0.5f + 0.0f * x), Ints);
+    Floats part = __builtin_convertvector(whole, Floats);
+    Floats rest = x - part * 0.693359375f + part * 2.12194440e-4f;
+    Floats p = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * rest + 8.3334519073e-3f;
+    p = p * rest + 4.1665795894e-2f;
+    p = p * rest + 1.6666665459e-1f;
+    p = p * rest + 5.0000001201e-1f;
+    p = p * rest * rest + rest + 1.0f;
+    Ints power = (whole + 127) << 23;
+    Floats two;
+    std::memcpy(&two, &power, sizeof two);
+    return p * two;
+}
+Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+float exponential(float x) {
+    Floats all = {};
+    return exponential(all + x)[0];
+}
+float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// The first `count` of LANES numbers, the others 0, and back.
+template <typename T>
+Floats load_some(const T* from, int64_t count) {
+    if (count >= LANES) return load(from);
+    T some[LANES] = {};
+    std::memcpy(some, from, count * sizeof(T));
+    return load(some);
+}
+void store_some(Floats x, float* to, int64_t count) {
+    if (count >= LANES) return store(x, to);
+    float some[LANES];
+    store(x, some);
+    std::memcpy(to, some, count * sizeof(float));
+}
+
+}  // namespace
+
+extern "C" {
+
+// One operation. What the fields mean to each kind stands at its function below; unused ones are 0.
+struct Op {
+    int32_t kind, flags;
+    int32_t n[6];
+    int64_t strides[3];
+    float f[2];
+    void *in, *out, *weight, *extra[4];
+};
+
+struct Rows {
+    int64_t count;
+    const int64_t *tokens, *positions, *adapters;  // an adapter below 0 is none
+    void* const* const* states;
+};
+
+// A low-rank adapter of one projection: out += B (A x), factors included in B. Float32, A (rank, K), B (N, rank).
+struct Factors {
+    const float *a, *b;
+    int64_t rank;
+};
+}
+
+namespace {
+
+// The share of `count` things that thread `id` of `threads` does, in whole steps.
+struct Share {
+    int64_t begin, end;
+    Share(int64_t count, int64_t step, int id, int threads) {
+        int64_t steps = (count + step - 1) / step;
+        begin = std::min(count, steps * id / threads * step);
+        end = std::min(count, steps * (id + 1) / threads * step);
+    }
+};
+
+// --- matrix products --------------------------------------------------------------------------------------------------
+
+constexpr int WEIGHTS = 4;  // rows of a weight that are read side by side
+
+template <typename T, int ROWS, int COLUMNS>
+void dot_block(const T* weight, int64_t weight_stride, const float* in, int64_t in_stride, int64_t size,
+               float (*sums)[COLUMNS]) {
+    Floats acc[ROWS][COLUMNS] = {};
+    int64_t k = 0;
+    for (; k + LANES <= size; k += LANES) {
+        Floats w[COLUMNS];
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) {
+            w[c] = load(weight + c * weight_stride + k);
+            __builtin_prefetch(weight + (WEIGHTS + c) * weight_stride + k);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) {
+            Floats x = load(in + r * in_stride + k);
+#pragma GCC unroll 16
+            for (int c = 0; c < COLUMNS; ++c) acc[r][c] += w[c] * x;
+        }
+    }
+    if (k < size)
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+            for (int c = 0; c < COLUMNS; ++c)
+                acc[r][c] += load_some(weight + c * weight_stride + k, size - k) * load_some(in + r * in_stride + k, size - k);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) sums[r][c] = sum(acc[r][c]);
+}
+
+float dot(const float* a, const float* b, int64_t size) {
+    float total[1][1];
+    dot_block<float, 1, 1>(a, 0, b, 0, size, total);
+    return total[0][0];
+}
+
+// As above for weights of a byte, each group of them times its scale.
+template <int ROWS, int COLUMNS>
+void dot_groups(const int8_t* weight, const float* scales, int64_t group, const float* in, int64_t size,
+                int64_t in_stride, float (*sums)[COLUMNS]) {
+    Floats acc[ROWS][COLUMNS] = {};
+    int64_t groups = size / group;
+    for (int64_t g = 0; g < groups; ++g) {
+        Floats part[ROWS][COLUMNS] = {};
+        for (int64_t k = g * group; k < (g + 1) * group; k += LANES) {
+            Floats w[COLUMNS];
+    #pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) {
+                w[c] = load(weight + c * size + k);
+                __builtin_prefetch(weight + (WEIGHTS + c) * size + k);
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r) {
+                Floats x = load(in + r * in_stride + k);
+#pragma GCC unroll 16
+                for (int c = 0; c < COLUMNS; ++c) part[r][c] += w[c] * x;
+            }
+        }
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) {
+            float scale = scales[c * groups + g];
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r) acc[r][c] += part[r][c] * scale;
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) sums[r][c] = sum(acc[r][c]);
+}
+
+template <typename T, int ROWS, int COLUMNS>
+void linear_block(const Op& op, int64_t row, int64_t column) {
+    int64_t in_size = op.n[1], group = op.n[3];
+    const T* weight = static_cast<const T*>(op.weight) + column * in_size;
+    const float* in = static_cast<const float*>(op.in) + row * op.strides[0];
+    const float* bias = static_cast<const float*>(op.extra[1]);
+    float* out = static_cast<float*>(op.out) + row * op.strides[1] + column;
+    float sums[ROWS][COLUMNS];
+    if constexpr (std::is_same_v<T, int8_t>) {
+        const float* scales = static_cast<const float*>(op.extra[0]) + column * (in_size / group);
+        dot_groups<ROWS, COLUMNS>(weight, scales, group, in, in_size, op.strides[0], sums);
+    } else {
+        dot_block<T, ROWS, COLUMNS>(weight, in_size, in, op.strides[0], in_size, sums);
+    }
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < COLUMNS; ++c) {
+            float* place = out + r * op.strides[1] + c;
+            float value = sums[r][c] + (bias ? bias[column + c] : 0.0f);
+            *place = op.flags & ACCUMULATE ? *place + value : value;
+        }
+}
+
+template <typename T, int COLUMNS>
+void linear_rows(const Op& op, int64_t rows, int64_t column) {
+    int64_t row = 0;
+    for (; row + 8 <= rows; row += 8) {
+        constexpr int HALF = COLUMNS > 1 ? COLUMNS / 2 : 1;
+        for (int c = 0; c < COLUMNS; c += HALF) linear_block<T, 8, HALF>(op, row, column + c);
+    }
+    for (; row + 4 <= rows; row += 4) linear_block<T, 4, COLUMNS>(op, row, column);
+    for (; row + 2 <= rows; row += 2) linear_block<T, 2, COLUMNS>(op, row, column);
+    for (; row < rows; ++row) linear_block<T, 1, COLUMNS>(op, row, column);
+}
+
+// out (R, N) = in (R, K) · weight (N, K)ᵀ + bias. n: N, K, type, group; strides: of a row of in and of out;
+// extra: scales (N, K / group) of INT8, bias (N) or null.
+template <typename T>
+void linear(const Op& op, const Rows& rows, int id, int threads) {
+    Share share(op.n[0], WEIGHTS, id, threads);
+    int64_t column = share.begin;
+    for (; column + WEIGHTS <= share.end; column += WEIGHTS) linear_rows<T, WEIGHTS>(op, rows.count, column);
+    for (; column < share.end; ++column) linear_rows<T, 1>(op, rows.count, column);
+}
+
+// Low-rank adapters, a row's own: LORA_IN writes A x (R, rank), LORA_OUT adds B times it. weight: table of Factors;
+// n: K or N; strides: of a row of in and of out.
+void lora_in(const Op& op, const Rows& rows, int id, int threads) {
+    for (int64_t r = 0; r < rows.count; ++r) {
+        if (rows.adapters[r] < 0) continue;
+        const Factors& one = static_cast<const Factors*>(op.weight)[rows.adapters[r]];
+        const float* in = static_cast<const float*>(op.in) + r * op.strides[0];
+        Share share(one.rank, 1, id, threads);
+        for (int64_t i = share.begin; i < share.end; ++i)
+            static_cast<float*>(op.out)[r * op.strides[1] + i] = dot(one.a + i * op.n[0], in, op.n[0]);
+    }
+}
+
+void lora_out(const Op& op, const Rows& rows, int id, int threads) {
+    for (int64_t r = 0; r < rows.count; ++r) {
+        if (rows.adapters[r] < 0) continue;
+        const Factors& one = static_cast<const Factors*>(op.weight)[rows.adapters[r]];
+        const float* in = static_cast<const float*>(op.in) + r * op.strides[0];
+        Share share(one.rank ? op.n[0] : 0, 1, id, threads);
+        for (int64_t i = share.begin; i < share.end; ++i)
+            static_cast<float*>(op.out)[r * op.strides[1] + i] += dot(one.b + i * one.rank, in, one.rank);
+    }
+}
+
+// --- what works on each row by itself ---------------------------------------------------------------------------------
+
+// out (R, D) = the rows of weight (V, D) that the tokens name. n: D, type.
+template <typename T>
+void embed(const Op& op, const Rows& rows, int id, int threads) {
+    Share share(op.n[0], LANES, id, threads);
+    for (int64_t r = 0; r < rows.count; ++r) {
+        const T* from = static_cast<const T*>(op.weight) + rows.tokens[r] * op.n[0];
+        float* to = static_cast<float*>(op.out) + r * op.n[0];
+        for (int64_t i = share.begin; i < share.end; ++i) to[i] = widen(from[i]);
+    }
+}
+
+float inverse_root_mean_square(const float* x, int64_t size, float eps) {
+    return 1.0f / std::sqrt(dot(x, x, size) / size + eps);
+}
+
+// out = in / rms(in) · weight for each of n[0] parts of n[1] features of a row. f: epsilon; strides: rows of in and out.
+void norm(const Op& op, const Rows& rows, int id, int threads) {
+    int64_t parts = op.n[0], size = op.n[1];
+    const float* weight = static_cast<const float*>(op.weight);
+    Share share(rows.count * parts, 1, id, threads);
+    for (int64_t i = share.begin; i < share.end; ++i) {
+        const float* in = static_cast<const float*>(op.in) + i / parts * op.strides[0] + i % parts * size;
+        float* out = static_cast<float*>(op.out) + i / parts * op.strides[1] + i % parts * size;
+        float factor = inverse_root_mean_square(in, size, op.f[0]);
+        for (int64_t j = 0; j < size; ++j) out[j] = in[j] * factor * weight[j];
+    }
+}
+
+// Cosines (R, n[0]) to out and sines to extra[0] of position times weight (n[0], float64), times f[0]; reduced mod 2π, so
+// that position 100,000 is as exact as position 1.
+void angles(const Op& op, const Rows& rows, int id, int threads) {
+    int64_t half = op.n[0];
+    Share share(rows.count * half, 1, id, threads);
+    for (int64_t i = share.begin; i < share.end; ++i) {
+        double angle = std::fmod(rows.positions[i / half] * static_cast<const double*>(op.weight)[i % half],
+                                 6.283185307179586476925286766559);
+        static_cast<float*>(op.out)[i] = float(std::cos(angle) * op.f[0]);
+        static_cast<float*>(op.extra[0])[i] = float(std::sin(angle) * op.f[0]);
+    }
+}
+
+// Turn the first 2·n[2] features of each head of out (R, n[0] heads, n[1]) by cosines `in` and sines extra[0]; the halves
+// are pairs, as in LLaMA. strides[1]: a row of out.
+void rotate(const Op& op, const Rows& rows, int id, int threads) {
+    int64_t heads = op.n[0], size = op.n[1], half = op.n[2];
+    Share share(rows.count * heads, 1, id, threads);
+    for (int64_t i = share.begin; i < share.end; ++i) {
+        int64_t r = i / heads;
+        float* x = static_cast<float*>(op.out) + r * op.strides[1] + i % heads * size;
+        const float* cosine = static_cast<const float*>(op.in) + r * half;
+        const float* sine = static_cast<const float*>(op.extra[0]) + r * half;
+        for (int64_t j = 0; j < half; ++j) {
+            float first = x[j], second = x[j + half];
+            x[j] = first * cosine[j] - second * sine[j];
+            x[j + half] = second * cosine[j] + first * sine[j];
+        }
+    }
+}
+
+// out (R, n[0]) = SiLU(in) · extra[0] (SwiGLU, Shazeer 2020).
+void gate(const Op& op, const Rows& rows, int id, int threads) {
+    Share share(rows.count * op.n[0], LANES, id, threads);
+    const float *in = static_cast<const float*>(op.in), *up = static_cast<const float*>(op.extra[0]);
+    float* out = static_cast<float*>(op.out);
+    for (int64_t i = share.begin; i < share.end; i += LANES) {
+        int64_t count = share.end - i;
+        Floats x = load_some(in + i, count);
+        store_some(x * sigmoid(x) * load_some(up + i, count), out + i, count);
+    }
+}
+
+// out (R, n[0]) += in.
+void add(const Op& op, const Rows& rows, int id, int threads) {
+    Share share(rows.count * op.n[0], LANES, id, threads);
+    for (int64_t i = share.begin; i < share.end; ++i)
+        static_cast<float*>(op.out)[i] += static_cast<const float*>(op.in)[i];
+}
+
+// --- what remembers ---------------------------------------------------------------------------------------------------
+
+// Attention of each row over the tokens of its sequence up to itself, at most n[3] of them; its key and value are written
+// first, at place position mod n[3]. in: queries (R, n[0] heads, n[2]), extra[0], extra[1]: new keys and values
+// (R, n[1] groups, n[2]); tensors n[5] and n[5] + 1 of the state: keys and values of type n[4], (places, groups, n[2]);
+// f[0]: scale; strides: rows of in, of out, of the new keys and values. out (R, n[0], n[2]).
+template <typename T>
+void attend(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
+    int64_t heads = op.n[0], groups = op.n[1], size = op.n[2], most = op.n[3], per_group = heads / groups;
+    Share share(groups, 1, id, threads);
+    for (int64_t group = share.begin; group < share.end; ++group)
+        for (int64_t r = 0; r < rows.count; ++r) {
+            T* keys = static_cast<T*>(rows.states[r][op.n[5]]) + group * size;
+            T* values = static_cast<T*>(rows.states[r][op.n[5] + 1]) + group * size;
+            int64_t stride = groups * size, place = rows.positions[r] % most * stride;
+            const float* key = static_cast<const float*>(op.extra[0]) + r * op.strides[2] + group * size;
+            const float* value = static_cast<const float*>(op.extra[1]) + r * op.strides[2] + group * size;
+            for (int64_t j = 0; j < size; ++j) {
+                narrow(key[j], keys + place + j);
+                narrow(value[j], values + place + j);
+            }
+            int64_t count = std::min(rows.positions[r] + 1, most);
+            if (int64_t(scratch.size()) < count) scratch.resize(count + 1024);
+            for (int64_t head = group * per_group; head < (group + 1) * per_group; ++head) {
+                const float* query = static_cast<const float*>(op.in) + r * op.strides[0] + head * size;
+                float* out = static_cast<float*>(op.out) + r * op.strides[1] + head * size;
+                float highest = -INFINITY, total = 0.0f;
+                int64_t t = 0;
+                for (; t + WEIGHTS <= count; t += WEIGHTS) {
+                    float scores[1][WEIGHTS];
+                    dot_block<T, 1, WEIGHTS>(keys + t * stride, stride, query, 0, size, scores);
+                    std::memcpy(&scratch[t], scores, sizeof scores);
+                }
+                for (; t < count; ++t) {
+                    float score[1][1];
+                    dot_block<T, 1, 1>(keys + t * stride, 0, query, 0, size, score);
+                    scratch[t] = score[0][0];
+                }
+                for (t = 0; t < count; ++t) highest = std::max(highest, scratch[t]);
+                for (t = 0; t < count; t += LANES)
+                    store_some(exponential((load_some(&scratch[t], count - t) - highest) * op.f[0]), &scratch[t], count - t);
+                for (t = 0; t < count; ++t) total += scratch[t];
+                for (int64_t j = 0; j < size; j += WEIGHTS * LANES) {
+                    Floats mean[WEIGHTS] = {};
+                    if (size - j >= WEIGHTS * LANES)
+                        for (t = 0; t < count; ++t)
+                            for (int c = 0; c < WEIGHTS; ++c)
+                                mean[c] += load(values + t * stride + j + c * LANES) * scratch[t];
+                    else
+                        for (t = 0; t < count; ++t)
+                            for (int c = 0; c < WEIGHTS && j + c * LANES < size; ++c)
+                                mean[c] += load_some(values + t * stride + j + c * LANES, size - j - c * LANES) * scratch[t];
+                    for (int c = 0; c < WEIGHTS && j + c * LANES < size; ++c)
+                        store_some(mean[c] / total, out + j + c * LANES, size - j - c * LANES);
+                }
+            }
+        }
+}
+
+// MM-Rec's causal depthwise convolution over the last n[1] inputs of a sequence, then SiLU. in, out (R, n[0]);
+// weight (n[1], n[0]) float32, newest tap last; tensor n[5] of the state: the inputs before, (n[1] − 1, n[0]) of type
+// n[4], moved on.
+template <typename T>
+void convolve(const Op& op, const Rows& rows, int id, int threads) {
+    int64_t channels = op.n[0], taps = op.n[1];
+    const float* weight = static_cast<const float*>(op.weight);
+    Share share(channels, LANES, id, threads);
+    for (int64_t r = 0; r < rows.count; ++r) {
+        T* past = static_cast<T*>(rows.states[r][op.n[5]]);
+        const float* in = static_cast<const float*>(op.in) + r * channels;
+        float* out = static_cast<float*>(op.out) + r * channels;
+        for (int64_t c = share.begin; c < share.end; c += LANES) {
+            int64_t count = std::min<int64_t>(LANES, share.end - c);
+            Floats mixed = load_some(in + c, count) * load_some(weight + (taps - 1) * channels + c, count);
+            for (int64_t back = 1; back < taps; ++back) {
+                if (rows.positions[r] < back) break;
+                int64_t tap = (taps - 1 - back) * channels + c;
+                mixed += load_some(past + tap, count) * load_some(weight + tap, count);
+            }
+            store_some(mixed * sigmoid(mixed), out + c, count);
+            for (int64_t tap = 0; tap + 2 < taps; ++tap)
+                std::memcpy(past + tap * channels + c, past + (tap + 1) * channels + c, count * sizeof(T));
+            for (int64_t i = 0; taps > 1 && i < count; ++i) narrow(in[c + i], past + (taps - 2) * channels + c + i);
+        }
+    }
+}
+
+// MM-Rec's gated recurrence, step form, with its norm and output gate. in: q, k, v (R, M·K + M·K + M·V); extra[0],
+// extra[1]: write and decay logits (R, M); extra[2]: output gate (R, M·V); extra[3]: write bias, decay bias and decay
+// rate (3, M); weight: of the norm (V); tensor n[5] of the state: (M, K, V) float32. n: M, K, V, 1 for the delta rule;
+// f: epsilon of the norm. out (R, M·V).
+void recur(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
+    int64_t memories = op.n[0], keys = op.n[1], values = op.n[2];
+    const float* biases = static_cast<const float*>(op.extra[3]);
+    if (int64_t(scratch.size()) < 2 * keys + 2 * values) scratch.resize(2 * keys + 2 * values);
+    float *q = scratch.data(), *k = q + keys, *written = k + keys, *y = written + values;
+    Share share(memories, 1, id, threads);
+    for (int64_t m = share.begin; m < share.end; ++m)
+        for (int64_t r = 0; r < rows.count; ++r) {
+            const float* in = static_cast<const float*>(op.in) + r * memories * (2 * keys + values);
+            const float *query = in + m * keys, *key = in + (memories + m) * keys;
+            const float* value = in + 2 * memories * keys + m * values;
+            float* state = static_cast<float*>(rows.states[r][op.n[5]]) + m * keys * values;
+            float query_factor = 1.0f / std::max(std::sqrt(dot(query, query, keys)), 1e-12f);
+            float key_factor = 1.0f / std::max(std::sqrt(dot(key, key, keys)), 1e-12f);
+            for (int64_t j = 0; j < keys; ++j) q[j] = query[j] * query_factor, k[j] = key[j] * key_factor;
+            float beta = sigmoid(static_cast<const float*>(op.extra[0])[r * memories + m] + biases[m]);
+            float wish = static_cast<const float*>(op.extra[1])[r * memories + m] + biases[memories + m];
+            float softplus = wish > 20.0f ? wish : std::log1p(std::exp(wish));
+            float decay = rows.positions[r] == 0 ? 0.0f : exponential(-biases[2 * memories + m] * softplus);
+            for (int64_t j = 0; j < values; ++j) written[j] = value[j], y[j] = 0.0f;
+            if (rows.positions[r] == 0) std::memset(state, 0, keys * values * sizeof(float));
+            if (op.n[3])  // the delta rule writes what the memory does not hold yet
+                for (int64_t i = 0; i < keys; ++i)
+                    for (int64_t j = 0; j < values; ++j) written[j] -= decay * state[i * values + j] * k[i];
+            for (int64_t i = 0; i < keys; ++i) {
+                float strength = beta * k[i], asked = q[i];
+                float* line = state + i * values;
+                for (int64_t j = 0; j < values; ++j) {
+                    line[j] = decay * line[j] + strength * written[j];
+                    y[j] += line[j] * asked;
+                }
+            }
+            float factor = inverse_root_mean_square(y, values, op.f[0]);
+            const float* gates = static_cast<const float*>(op.extra[2]) + r * memories * values + m * values;
+            float* out = static_cast<float*>(op.out) + r * memories * values + m * values;
+            for (int64_t j = 0; j < values; j += LANES) {
+                Floats x = load_some(gates + j, values - j);
+                Floats scaled = load_some(y + j, values - j) * factor;
+                scaled *= load_some(static_cast<const float*>(op.weight) + j, values - j);
+                store_some(scaled * x * sigmoid(x), out + j, values - j);
+            }
+        }
+}
+
+void run_op(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
+    switch (op.kind) {
+        case EMBED: op.n[1] == BFLOAT16 ? embed<Bfloat16>(op, rows, id, threads) : embed<float>(op, rows, id, threads); break;
+        case NORM: norm(op, rows, id, threads); break;
+        case LINEAR:
+            if (op.n[2] == FLOAT32) linear<float>(op, rows, id, threads);
+            else if (op.n[2] == BFLOAT16) linear<Bfloat16>(op, rows, id, threads);
+            else linear<int8_t>(op, rows, id, threads);
+            break;
+        case ANGLES: angles(op, rows, id, threads); break;
+        case ROTATE: rotate(op, rows, id, threads); break;
+        case ATTEND:
+            op.n[4] == BFLOAT16 ? attend<Bfloat16>(op, rows, id, threads, scratch)
+                                : attend<float>(op, rows, id, threads, scratch);
+            break;
+        case GATE: gate(op, rows, id, threads); break;
+        case CONVOLVE:
+            op.n[4] == BFLOAT16 ? convolve<Bfloat16>(op, rows, id, threads) : convolve<float>(op, rows, id, threads);
+            break;
+        case RECUR: recur(op, rows, id, threads, scratch); break;
+        case LORA_IN: lora_in(op, rows, id, threads); break;
+        case LORA_OUT: lora_out(op, rows, id, threads); break;
+        case ADD: add(op, rows, id, threads); break;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Run the operations one after the other, each by all threads. They are those of OpenMP that torch has too: threads of our
+// own would fight with those for the processors, as both wait actively.
+void run(const Op* ops, int64_t count, const Rows* rows, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local std::vector<float> scratch;
+        int id = omp_get_thread_num(), all = omp_get_num_threads();
+        for (int64_t i = 0; i < count; ++i) {
+            run_op(ops[i], *rows, id, all, scratch);
+            if (!(ops[i].flags & UNORDERED)) {
+#pragma omp barrier
+            }
+        }
+    }
+}
+
+int64_t op_size() { return sizeof(Op); }
+}

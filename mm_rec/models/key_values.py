@@ -1,0 +1,108 @@
+"""The state of a LLaMA-like model: keys and values of every token that one sequence has read.
+
+Shapes: T tokens read, G key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+_FIRST_ROOM = 256  # tokens; doubled whenever it is full, so that a token is copied twice at most
+
+
+class _Room(CacheLayerMixin):
+    """Keys and values of one layer, (room, G, D), of which the first `length` places are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.length = 0
+        self.parts: list[Tensor] = []
+
+    def reserve(self, tokens: int, heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Make room for so many tokens in all."""
+        room = self.parts[0].shape[0] if self.parts else 0
+        if tokens <= room:
+            return
+        room = max(_FIRST_ROOM, room)
+        while room < tokens:
+            room *= 2
+        wider = [torch.empty(room, heads, size, dtype=dtype, device=device) for _ in range(2)]
+        for new, old in zip(wider, self.parts, strict=False):
+            new[: self.length] = old[: self.length]
+        self.parts = wider
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing: room is made when it is needed."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add new keys and values (1, G, N, D); returns all of them, (1, G, T, D)."""
+        _, heads, new, size = key_states.shape
+        self.reserve(self.length + new, heads, size, key_states.dtype, key_states.device)
+        start, self.length = self.length, self.length + new
+        for part, states in zip(self.parts, (key_states, value_states), strict=True):
+            part[start : self.length] = states[0].transpose(0, 1)
+        keys, values = (part[: self.length].transpose(0, 1)[None] for part in self.parts)
+        return keys, values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that there will be, and the place of the first."""
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens read."""
+        return self.length
+
+    def get_max_length(self) -> int:
+        """−1: there is no longest sequence."""
+        return -1
+
+
+class KeyValueState(Cache):
+    """A transformers cache of one sequence that grows by doubling and can be copied, saved and read by the kernels."""
+
+    def __init__(self, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.rooms = [_Room() for _ in range(config.num_hidden_layers)]
+        super().__init__(layers=list(self.rooms))
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._shape = (heads, size, dtype, torch.device(device))
+
+    @property
+    def length(self) -> int:
+        """Tokens read."""
+        return self.rooms[0].length
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes: it grows with the tokens read."""
+        return sum(part.nbytes for room in self.rooms for part in room.parts)
+
+    def tensors_for(self, tokens: int) -> list[Tensor]:
+        """Keys and values of each layer in turn, (room, G, D), with room for so many more tokens."""
+        for room in self.rooms:
+            room.reserve(room.length + tokens, *self._shape)
+        return [part for room in self.rooms for part in room.parts]
+
+    def advance(self, tokens: int) -> None:
+        """Note that so many tokens were written into the tensors."""
+        for room in self.rooms:
+            room.length += tokens
+
+    def copy(self) -> KeyValueState:
+        """An independent copy."""
+        other = object.__new__(KeyValueState)
+        other.__dict__.update(self.__dict__)
+        other.rooms = [_Room() for _ in self.rooms]
+        other.layers = list(other.rooms)
+        for new, old in zip(other.rooms, self.rooms, strict=True):
+            new.length, new.is_initialized = old.length, old.is_initialized
+            new.parts = [part.clone() for part in old.parts]
+        return other

@@ -1,0 +1,309 @@
+"""The kernels: the model's own predictions, the same bits whoever else is in the batch; and decoding without them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from mm_rec.inference.engine import FEW_TOKENS, Engine
+from mm_rec.inference.native import library as library_module
+from mm_rec.inference.native.decoder import MAX_ROWS, Decoder, decoder_for
+from mm_rec.inference.native.program import GROUP, quantised
+from mm_rec.inference.sampling import Sampling
+from mm_rec.models import attention
+from mm_rec.models.adapters import Adapters
+from mm_rec.models.lora import LoraConfig, lora_layers
+from mm_rec.models.presets import build, preset
+from mm_rec.models.states import new_state
+
+VOCABULARY, THREADS = 300, 2
+SHAPE = {
+    "vocab_size": VOCABULARY, "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 200, "max_position_embeddings": 2048, "bos_token_id": None,
+    "eos_token_id": None, "pad_token_id": None,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+FAMILIES: dict[str, Any] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "tied": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)),
+    "odd": lambda: LlamaForCausalLM(
+        LlamaConfig(**{**SHAPE, "hidden_size": 52, "intermediate_size": 75, "num_key_value_heads": 1, "head_dim": 10})
+    ),
+    "biases": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True)),
+    "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=LLAMA3)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=None)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=24)),
+    "mmrec": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=4), seed=1),
+    "delta": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=2, memory_update="delta"), seed=1),
+    "small window": lambda: build(
+        preset("tiny").config(VOCABULARY, num_hidden_layers=2, window=5, conv_taps=3, num_key_value_heads=1,
+                              memory_key_dim=20, memory_value_dim=36, num_memories=3), seed=1
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return make(request.param)
+
+
+def make(name: str) -> PreTrainedModel:
+    """A random model whose norms and biases are random too."""
+    torch.manual_seed(3)
+    model: PreTrainedModel = FAMILIES[name]()
+    attention.register()
+    if model.config.model_type != "mmrec":
+        model.set_attn_implementation(attention.NAME)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return torch.randint(VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@torch.inference_mode()
+def whole(model: PreTrainedModel, ids: list[int]) -> Tensor:
+    """The model's own logits (T, V)."""
+    logits: Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+    return logits
+
+
+@torch.inference_mode()
+def one_by_one(decoder: Decoder, model: PreTrainedModel, ids: list[int], place: int = -1) -> Tensor:
+    state = new_state(model, model.dtype, "cpu")
+    return torch.cat([decoder.read([state], [[token]], [place]) for token in ids])
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def test_the_kernels_say_what_the_model_says(family: PreTrainedModel) -> None:
+    ids = tokens(150)  # beyond the windows
+    assert relative(one_by_one(Decoder(family, THREADS), family, ids), whole(family, ids)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "mmrec"])
+def test_in_bfloat16_they_are_nearer_to_the_exact_ones_than_the_model_is(name: str) -> None:
+    model, ids = make(name).to(torch.bfloat16), tokens(60)
+    ours, theirs = one_by_one(Decoder(model, THREADS), model, ids), whole(model, ids)
+    exact = whole(model.float(), ids)
+    assert relative(ours, exact) < min(relative(theirs, exact), 0.02)
+
+
+def test_what_the_model_has_read_the_kernels_go_on_with(family: PreTrainedModel) -> None:
+    """And the other way round, past the first room of a growing state."""
+    ids = tokens(600)
+    decoder, state = Decoder(family, THREADS), new_state(family, family.dtype, "cpu")
+    expected = whole(family, ids)
+    with torch.inference_mode():
+        family(input_ids=torch.tensor([ids[:250]]), past_key_values=state, use_cache=True)
+        for token in ids[250:270]:
+            logits = decoder.read([state], [[token]], [-1])
+        assert relative(logits[0], expected[269]) < 1e-5
+        out = family(input_ids=torch.tensor([ids[270:]]), past_key_values=state, use_cache=True)
+    assert relative(out.logits[0, -1], expected[-1]) < 1e-5
+    assert state.length == 600
+
+
+def test_others_in_the_batch_change_no_bit(family: PreTrainedModel) -> None:
+    decoder = Decoder(family, THREADS)
+    sequences = [tokens(count, seed=count) for count in (1, 3, 40, 7, 64, 2, 11, 5, 9, 20, 31, 8)]
+    alone = [one_by_one(decoder, family, ids)[-1] for ids in sequences]
+    states = [new_state(family, family.dtype, "cpu") for _ in sequences]
+    with torch.inference_mode():
+        for state, ids in zip(states, sequences, strict=True):
+            if len(ids) > 1:
+                decoder.read(
+                    [state], [ids[:-1]], [-1]
+                )  # several tokens at a time, over several calls of the kernels
+        together = decoder.read(states, [ids[-1:] for ids in sequences], [-1] * len(sequences))
+    for row, lone in zip(together, alone, strict=True):
+        assert torch.equal(row, lone)
+
+
+def test_several_tokens_of_several_sequences_in_one_call(family: PreTrainedModel) -> None:
+    decoder = Decoder(family, THREADS)
+    sequences = [tokens(count, seed=count) for count in (2 * MAX_ROWS + 3, 1, 5)]
+    states = [new_state(family, family.dtype, "cpu") for _ in sequences]
+    with torch.inference_mode():
+        together = decoder.read(states, sequences, [-1] * 3)
+    for row, ids in zip(together, sequences, strict=True):
+        assert torch.equal(row, one_by_one(decoder, family, ids)[-1])
+
+
+@pytest.mark.parametrize("name", ["odd", "small window"])
+def test_the_number_of_threads_changes_no_bit(name: str) -> None:
+    model, ids = make(name), tokens(20)
+    expected = one_by_one(Decoder(model, 1), model, ids)
+    for threads in (2, 3, 8):
+        assert torch.equal(one_by_one(Decoder(model, threads), model, ids), expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "mmrec"])
+def test_bytes_are_the_model_with_rounded_matrices(name: str) -> None:
+    changes = {"hidden_size": 128, "num_hidden_layers": 2}
+    if name == "llama":
+        torch.manual_seed(0)
+        model: PreTrainedModel = LlamaForCausalLM(
+            LlamaConfig(**{**SHAPE, **changes, "intermediate_size": 192})
+        )
+        model.set_attn_implementation(attention.NAME)
+    else:
+        model = build(preset("tiny").config(VOCABULARY, intermediate_size=192, **changes), seed=1)
+    model.eval()
+    ids = tokens(30)
+    exact, ours = whole(model, ids), one_by_one(Decoder(model, THREADS, int8=True), model, ids)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                values, scales = quantised(module.weight)
+                rounded = (values.unflatten(1, (-1, GROUP)) * scales[..., None]).flatten(1)
+                module.weight = torch.nn.Parameter(rounded)  # of a tied head too, and not of its embedding
+    assert relative(ours, whole(model, ids)) < 1e-5
+    assert 1e-4 < relative(ours, exact) < 0.05
+
+
+def with_adapters(model: PreTrainedModel, tmp_path: Path, names: str = "ab", **changes: Any) -> Adapters:
+    """Trained adapters on a model, loaded under these names."""
+    for number, name in enumerate(names):
+        made = Adapters(model, "base")
+        made.train(
+            LoraConfig(rank=4 + 3 * number, alpha=8, targets=("q+v", "all-linear")[number], **changes), number
+        )
+        with torch.no_grad():
+            for _, layer in lora_layers(model):
+                for matrix in layer.lora_B.values():
+                    matrix.weight.add_(0.2 * torch.randn_like(matrix.weight))
+        made.save(tmp_path / name)
+        made.unload()
+    adapters = Adapters(model, "base")
+    for name in names:
+        adapters.load(name, tmp_path / name)
+    return adapters
+
+
+@pytest.mark.parametrize("name", ["tied", "mmrec"])
+def test_each_session_of_a_batch_has_its_own_adapters(name: str, tmp_path: Path) -> None:
+    model, ids = make(name), tokens(20)
+    adapters = with_adapters(model, tmp_path)
+    engine = Engine(model)
+    assert not engine.slow
+    choices: list[dict[str, float]] = [{}, {"a": 1.0}, {"b": 1.0}, {"a": 0.5, "b": -2.0}, {"a": 1.0}]
+    sessions = [engine.session(choice) for choice in choices]
+    for token in ids:
+        for session in sessions:
+            session.unread.append(token)
+        engine.read(sessions)
+    for session, choice in zip(sessions, choices, strict=True):
+        adapters.apply(choice)
+        assert session.logits is not None
+        assert relative(session.logits, whole(model, ids)[-1]) < 1e-5
+    plain, adapted = sessions[0].logits, sessions[1].logits
+    assert plain is not None and adapted is not None and relative(plain, adapted) > 0.01
+    assert torch.equal(adapted, sessions[4].logits)
+
+
+def test_adapters_that_are_no_sum_are_read_by_the_model_itself(tmp_path: Path) -> None:
+    model, ids = make("tied"), tokens(20)
+    adapters = with_adapters(model, tmp_path, "a", dora=True)
+    assert adapters.weights == {"a": 1.0}
+    engine = Engine(model)
+    session = engine.session()
+    session.feed(ids)
+    assert relative(session.next_logits(), whole(model, ids)[-1]) < 1e-5
+
+
+def test_adapters_that_come_later_are_seen(tmp_path: Path) -> None:
+    model, ids = make("tied"), tokens(20)
+    engine = Engine(model)
+    with_adapters(model, tmp_path).apply({"b": 1.0})
+    session = engine.session()
+    session.feed(ids)
+    assert relative(session.next_logits(), whole(model, ids)[-1]) < 1e-5
+
+
+def test_what_the_kernels_do_not_know_is_said_and_decoded_by_the_model() -> None:
+    torch.manual_seed(0)
+    unknown = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2))
+    decoder, why = decoder_for(unknown.eval())
+    assert decoder is None and "'gpt2'" in why
+    sliding = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
+    assert "sliding window" in decoder_for(sliding)[1]
+    scaled = LlamaForCausalLM(LlamaConfig(**SHAPE, hidden_act="gelu"))
+    assert "gelu" in decoder_for(scaled)[1]
+
+
+def test_a_model_that_computes_otherwise_is_found_out() -> None:
+    model = make("llama")
+    model.model.layers[0].register_forward_hook(lambda module, inputs, out: out * 1.5)
+    decoder, why = decoder_for(model)
+    assert decoder is None and "changes its predictions" in why
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    library_module.library.cache_clear()
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    yield
+    library_module.library.cache_clear()
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_the_model_decodes() -> None:
+    model, ids = make("mmrec"), tokens(20)
+    engine = Engine(model)
+    assert "C++ compiler" in engine.slow
+    session = engine.session()
+    session.feed(ids)
+    reply = list(session.generate(Sampling(temperature=0, max_new_tokens=5)))
+    for place, token in enumerate(reply):
+        assert int(whole(model, ids + reply[:place])[-1].argmax()) == token
+
+
+def test_a_compiler_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library_module.library.cache_clear()
+    monkeypatch.setenv("CXX", "false")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        assert "refused" in Engine(make("mmrec")).slow
+        assert not list(tmp_path.rglob("*.so"))
+    finally:
+        library_module.library.cache_clear()
+
+
+def test_short_and_long_prompts_are_read_alike() -> None:
+    model, ids = make("mmrec"), tokens(2 * FEW_TOKENS)
+    engine = Engine(model)
+    in_parts, at_once = engine.session(), engine.session()
+    for start in range(0, len(ids), FEW_TOKENS):
+        in_parts.feed(ids[start : start + FEW_TOKENS])
+    at_once.feed(ids)
+    assert relative(in_parts.next_logits(), at_once.next_logits()) < 1e-5
