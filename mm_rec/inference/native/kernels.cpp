@@ -25,6 +25,8 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef float Eight __attribute__((vector_size(32)));
+typedef float Four __attribute__((vector_size(16)));
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 enum Kind : int32_t { EMBED, NORM, LINEAR, ANGLES, ROTATE, ATTEND, GATE, CONVOLVE, RECUR, LORA_IN, LORA_OUT, ADD };
@@ -81,16 +83,26 @@ Floats load(const int8_t* from) {
 #endif
 }
 void store(Floats x, float* to) { std::memcpy(to, &x, sizeof x); }
-float sum(Floats x) {
-    typedef float Eight __attribute__((vector_size(32)));
-    typedef float Four __attribute__((vector_size(16)));
+// The sum of the lanes, in one order: halves are added until four are left, then 0 + 2 and 1 + 3.
+Four fold(Floats x) {
     Eight eights[2];
     std::memcpy(eights, &x, sizeof x);
     Eight eight = eights[0] + eights[1];
     Four fours[2];
     std::memcpy(fours, &eight, sizeof eight);
-    Four four = fours[0] + fours[1];
+    return fours[0] + fours[1];
+}
+float sum(Floats x) {
+    Four four = fold(x);
     return (four[0] + four[2]) + (four[1] + four[3]);
+}
+// Four such sums at once.
+void sum(const Floats (&x)[4], float (&out)[4]) {
+    Four a = fold(x[0]), b = fold(x[1]), c = fold(x[2]), d = fold(x[3]);
+    Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    Four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    Four all = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    std::memcpy(out, &all, sizeof all);
 }
 
 // e to the x to 2 units in the last place: 2 to a whole number times a polynomial (Cephes' expf). One form for vectors and
@@ -204,8 +216,10 @@ void dot_block(const T* weight, int64_t weight_stride, const float* in, int64_t 
                 acc[r][c] += load_some(weight + c * weight_stride + k, size - k) * load_some(in + r * in_stride + k, size - k);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r)
+        if constexpr (COLUMNS == 4) sum(acc[r], sums[r]);
+        else
 #pragma GCC unroll 16
-        for (int c = 0; c < COLUMNS; ++c) sums[r][c] = sum(acc[r][c]);
+            for (int c = 0; c < COLUMNS; ++c) sums[r][c] = sum(acc[r][c]);
 }
 
 float dot(const float* a, const float* b, int64_t size) {
@@ -245,8 +259,10 @@ void dot_groups(const int8_t* weight, const float* scales, int64_t group, const 
     }
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r)
+        if constexpr (COLUMNS == 4) sum(acc[r], sums[r]);
+        else
 #pragma GCC unroll 16
-        for (int c = 0; c < COLUMNS; ++c) sums[r][c] = sum(acc[r][c]);
+            for (int c = 0; c < COLUMNS; ++c) sums[r][c] = sum(acc[r][c]);
 }
 
 template <typename T, int ROWS, int COLUMNS>
