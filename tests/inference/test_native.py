@@ -117,6 +117,16 @@ def test_in_bfloat16_they_are_nearer_to_the_exact_ones_than_the_model_is(name: s
     assert relative(ours, exact) < min(relative(theirs, exact), 0.02)
 
 
+def test_huge_numbers_are_no_trap() -> None:
+    """Gates far beyond what e to the x can hold saturate, as the model's do."""
+    model, ids = make("mmrec"), tokens(10)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate_proj.weight *= 1e20
+            layer.mlp.up_proj.weight *= 1e-20
+    assert relative(one_by_one(Decoder(model, THREADS), model, ids), whole(model, ids)) < 1e-5
+
+
 def test_what_the_model_has_read_the_kernels_go_on_with(family: PreTrainedModel) -> None:
     """And the other way round, past the first room of a growing state."""
     ids = tokens(600)

@@ -108,10 +108,11 @@ void sum(const Floats (&x)[4], float (&out)[4]) {
 // e to the x to 2 units in the last place: 2 to a whole number times a polynomial (Cephes' expf). One form for vectors and
 // single numbers, so that a value never depends on its place in a vector.
 Floats exponential(Floats x) {
-    x = x < -87.3f ? -87.3f + 0.0f * x : x;
-    x = x > 88.3f ? 88.3f + 0.0f * x : x;
+    const Floats zero = {}, lowest = zero - 87.3f, highest = zero + 88.3f, half = zero + 0.5f;
+    x = x < lowest ? lowest : x;
+    x = x > highest ? highest : x;
     Floats scaled = x * 1.44269504088896341f;
-    Ints whole = __builtin_convertvector(scaled + (scaled < 0.0f ? -0.5f + 0.0f * x : 0.5f + 0.0f * x), Ints);
+    Ints whole = __builtin_convertvector(scaled + (scaled < zero ? -half : half), Ints);
     Floats part = __builtin_convertvector(whole, Floats);
     Floats rest = x - part * 0.693359375f + part * 2.12194440e-4f;
     Floats p = rest * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -127,8 +128,8 @@ Floats exponential(Floats x) {
 }
 Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 float exponential(float x) {
-    Floats all = {};
-    return exponential(all + x)[0];
+    const Floats zero = {};
+    return exponential(zero + x)[0];
 }
 float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
