@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from mm_rec.errors import UserError
+from mm_rec.errors import ConfigError, UserError
 from mm_rec.inference.native.decoder import Decoder, decoder_for
-from mm_rec.inference.sampling import Sampling, sample
+from mm_rec.inference.sampling import RECENT_TOKENS, Sampler, Sampling
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.states import State, new_state
 
 SEGMENT_TOKENS = 512
 FEW_TOKENS = 32  # up to here the kernels are the faster form of reading
-RECENT_TOKENS = 256
 
 
 class Engine:
@@ -66,13 +65,13 @@ class Engine:
 
     @torch.inference_mode()
     def read(self, sessions: Sequence[Session]) -> None:
-        """Read what has not been read of each session; all that have few tokens to read share one pass."""
+        """Read what has not been read of each session; the last few tokens of all are read in one pass."""
         few = []
         for session in sessions:
-            place = self._place(session) if len(session.unread) <= FEW_TOKENS else None
-            if place is None:
-                self._read_segments(session)
-            elif session.unread:
+            place = self._place(session)
+            while len(session.unread) > (0 if place is None else FEW_TOKENS):
+                self.read_segment(session)
+            if place is not None and session.unread:
                 few.append((session, place))
         if few and self._decoder is not None:
             logits = self._decoder.read(
@@ -92,14 +91,14 @@ class Engine:
         if on_model is not None and on_model.weights != wanted:
             on_model.apply(wanted)
 
-    def _read_segments(self, session: Session) -> None:
-        """Read by the model itself, in segments that bound the memory needed."""
+    @torch.inference_mode()
+    def read_segment(self, session: Session) -> None:
+        """Read the next part of what has not been read, by the model itself; its length bounds the memory needed."""
         self._apply(session.adapters)
-        while session.unread:
-            ids = torch.tensor([session.unread[:SEGMENT_TOKENS]], device=self.device)
-            out = self.model(input_ids=ids, past_key_values=session.state, use_cache=True, logits_to_keep=1)
-            session.logits = out.logits[0, -1].float().cpu()
-            del session.unread[:SEGMENT_TOKENS]
+        ids = torch.tensor([session.unread[:SEGMENT_TOKENS]], device=self.device)
+        out = self.model(input_ids=ids, past_key_values=session.state, use_cache=True, logits_to_keep=1)
+        session.logits = out.logits[0, -1].float().cpu()
+        del session.unread[:SEGMENT_TOKENS]
 
     def require_room(self, tokens: int) -> None:
         """Raise UserError where a session cannot hold that many tokens."""
@@ -176,7 +175,7 @@ class Session:
         self.state: State = new_state(engine.model, engine.model.dtype, engine.device)
         self.logits: Tensor | None = None  # (V,) float32 on the CPU, after the last token that was read
         self.unread: list[int] = []  # chosen tokens are read only when something follows them
-        self._recent: deque[int] = deque(maxlen=RECENT_TOKENS)
+        self.recent: deque[int] = deque(maxlen=RECENT_TOKENS)
 
     def feed(self, ids: Sequence[int]) -> None:
         """Read tokens, in segments that bound the memory needed.
@@ -184,7 +183,7 @@ class Session:
         Raises UserError, with nothing read, where they pass the model's context limit.
         """
         self.engine.require_room(self.length + len(ids))
-        self._append(ids)
+        self.append(ids)
         self.engine.read([self])
 
     def generate(self, sampling: Sampling, stop_ids: Collection[int] = ()) -> Iterator[int]:
@@ -193,18 +192,12 @@ class Session:
         A stop token is neither yielded nor read. Ends with `max_new_tokens` or at the context limit; raises
         UserError where there is no room for one token.
         """
-        self.ended = False
-        self.engine.require_room(self.length + 1)
-        generator = sampling.generator()
-        for _ in range(sampling.max_new_tokens):
-            if self.length == self.engine.context_limit:
-                return
-            token = sample(self.next_logits(), generator, sampling, self._recent)
-            if token in stop_ids:
-                self.ended = True
-                return
-            self._append([token])
-            yield token
+        continuation = Continuation(self, sampling, stop_ids)
+        while not continuation.ended_by:
+            self.engine.read([self])
+            token = continuation.advance()
+            if token is not None:
+                yield token
 
     def next_logits(self) -> Tensor:
         """Logits (V,) of the next token, float32 on the CPU; raises ValueError where nothing was fed."""
@@ -217,15 +210,50 @@ class Session:
         """An independent session that has read the same."""
         other = Session(self.engine, self.adapters)
         other.length, other.logits = self.length, self.logits
-        other.unread, other._recent = list(self.unread), self._recent.copy()
+        other.unread, other.recent = list(self.unread), self.recent.copy()
         with torch.inference_mode():
             other.state = self.state.copy()
         return other
 
-    def _append(self, ids: Sequence[int]) -> None:
+    def append(self, ids: Sequence[int]) -> None:
+        """Take tokens that will be read when something follows them."""
         self.unread += ids
-        self._recent.extend(ids)
+        self.recent.extend(ids)
         self.length += len(ids)
+
+
+class Continuation:
+    """What follows a session, one token at a time, for whoever sees to it that the session has read all before it.
+
+    `ended_by` is "" while it goes on, then "stop" after a stop token and "length" after the last that may be written.
+    """
+
+    def __init__(self, session: Session, sampling: Sampling, stop_ids: Collection[int] = ()) -> None:
+        """Raises UserError where there is no room for one token, or a bias names no token."""
+        session.engine.require_room(session.length + 1)
+        vocabulary = session.engine.model.config.vocab_size
+        for token in sampling.logit_bias:
+            if not 0 <= token < vocabulary:
+                raise ConfigError(
+                    f"logit_bias: there is no token {token}; this model's go from 0 to {vocabulary - 1}"
+                )
+        session.ended = False
+        self.session, self.ended_by = session, ""
+        self._sampler = Sampler(sampling, session.recent)
+        self._left, self._stop_ids = sampling.max_new_tokens, stop_ids
+
+    def advance(self) -> int | None:
+        """Choose the next token and give it to the session; None where that was a stop token."""
+        session, limit = self.session, self.session.engine.context_limit
+        token = self._sampler.choose(session.next_logits())
+        if token in self._stop_ids:
+            self.ended_by, session.ended = "stop", True
+            return None
+        session.append([token])
+        self._left -= 1
+        if not self._left or session.length == limit:
+            self.ended_by = "length"
+        return token
 
 
 def _until(ids: list[int], stop_ids: Collection[int]) -> list[int]:

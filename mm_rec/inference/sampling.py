@@ -6,7 +6,8 @@ Shapes: V vocabulary, C candidates that are left of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Annotated
 
 import pydantic
@@ -16,6 +17,7 @@ from torch import Tensor
 from mm_rec.config import Section
 from mm_rec.errors import CheckpointError
 
+RECENT_TOKENS = 256
 _FEW = 256  # candidates that are looked at first
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
@@ -26,7 +28,9 @@ class Sampling(Section):
     `temperature` 0 always takes the likeliest token. `top_k` keeps that many of the likeliest tokens (0: all),
     `top_p` the fewest that together have this probability, `min_p` those with at least this share of the
     likeliest one's probability. `repetition_penalty` above 1 makes the tokens of the last 256 less likely
-    (Keskar et al. 2019). Text ends before any of the `stop` strings. Without a `seed` every run differs.
+    (Keskar et al. 2019). `frequency_penalty` is taken off a token's logit for each time that it was written so far,
+    `presence_penalty` once, and `logit_bias` is added to the logits of the tokens that it names (all three as OpenAI
+    defines them). Text ends before any of the `stop` strings. Without a `seed` every run differs.
     """
 
     temperature: Finite = pydantic.Field(default=0.8, ge=0, le=100)
@@ -34,6 +38,9 @@ class Sampling(Section):
     top_p: Finite = pydantic.Field(default=0.95, gt=0, le=1)
     min_p: Finite = pydantic.Field(default=0.0, ge=0, le=1)
     repetition_penalty: Finite = pydantic.Field(default=1.0, gt=0, le=100)
+    frequency_penalty: Finite = pydantic.Field(default=0.0, ge=-2, le=2)
+    presence_penalty: Finite = pydantic.Field(default=0.0, ge=-2, le=2)
+    logit_bias: dict[int, Annotated[Finite, pydantic.Field(ge=-100, le=100)]] = {}
     max_new_tokens: int = pydantic.Field(default=200, ge=1)
     stop: tuple[Annotated[str, pydantic.Field(min_length=1)], ...] = ()
     seed: int | None = pydantic.Field(default=None, ge=0, lt=2**63)
@@ -48,31 +55,67 @@ class Sampling(Section):
         return generator
 
 
-def sample(
-    logits: Tensor, generator: torch.Generator, sampling: Sampling, recent_ids: Collection[int] = ()
-) -> int:
-    """Choose a token from logits (V,) float32 on the CPU; only `generator` changes.
+class Sampler:
+    """The choices of one continuation: its random numbers, and the tokens that its penalties count.
 
-    Raises CheckpointError where the logits are not numbers, as those of damaged weights are.
+    `read`: the tokens before it, for the repetition penalty.
     """
-    if not math.isfinite(logits.max()):
-        raise CheckpointError(
-            "the model's predictions are not finite numbers: its weights are damaged or its training went "
-            "astray. Use an earlier checkpoint"
-        )
-    if sampling.temperature == 0:
-        return int(_penalised(logits, sampling.repetition_penalty, recent_ids).argmax())
-    if (
-        sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0
-    ):  # all may be chosen: no need to sort
-        return _draw(_scores(logits, sampling, recent_ids).softmax(0), generator)
-    ids, probabilities = candidates(logits, sampling, recent_ids)
-    return int(ids[_draw(probabilities, generator)])
+
+    def __init__(self, sampling: Sampling, read: Iterable[int] = ()) -> None:
+        self._sampling, self._generator = sampling, sampling.generator()
+        self._recent: deque[int] = deque(read, maxlen=RECENT_TOKENS)
+        self._written: Counter[int] = Counter()
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token, from logits (V,) float32 on the CPU, which are not changed; −∞ rules a token out.
+
+        Raises CheckpointError where the logits are not numbers, as those of damaged weights are.
+        """
+        if not math.isfinite(logits.max()):
+            raise CheckpointError(
+                "the model's predictions are not finite numbers: its weights are damaged or its training went "
+                "astray. Use an earlier checkpoint"
+            )
+        sampling, scores = self._sampling, self._adjusted(logits)
+        if sampling.temperature == 0:
+            token = int(scores.argmax())
+        elif sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:  # no need to sort
+            token = self._draw(_tempered(scores, sampling).softmax(0))
+        else:
+            ids, probabilities = candidates(scores, sampling)
+            token = int(ids[self._draw(probabilities)])
+        self._recent.append(token)
+        self._written[token] += 1
+        return token
+
+    def _adjusted(self, logits: Tensor) -> Tensor:
+        """Logits (V,) with the penalties and biases."""
+        sampling = self._sampling
+        if sampling.repetition_penalty != 1 and self._recent:
+            ids = torch.tensor(sorted(set(self._recent)))
+            known = logits[ids]
+            penalty = sampling.repetition_penalty  # divided where positive, multiplied where not
+            logits = logits.index_put((ids,), torch.where(known > 0, known / penalty, known * penalty))
+        changes = dict(sampling.logit_bias)
+        if sampling.frequency_penalty or sampling.presence_penalty:
+            for token, count in self._written.items():
+                penalty = sampling.frequency_penalty * count + sampling.presence_penalty
+                changes[token] = changes.get(token, 0.0) - penalty
+        if changes:
+            ids, amounts = torch.tensor(list(changes)), torch.tensor(list(changes.values()))
+            logits = logits.index_add(0, ids, amounts.to(logits.dtype))
+        return logits
+
+    def _draw(self, probabilities: Tensor) -> int:
+        """An index at random; one random number is taken, however many there are to choose from."""
+        bounds = probabilities.double().cumsum(0)
+        point = torch.rand(1, generator=self._generator, dtype=torch.float64) * bounds[-1]
+        return min(int(torch.searchsorted(bounds, point, right=True)), len(bounds) - 1)
 
 
-def candidates(logits: Tensor, sampling: Sampling, recent_ids: Collection[int] = ()) -> tuple[Tensor, Tensor]:
+def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """The tokens (C,) that may be chosen at a temperature above 0, likeliest first, and their probabilities (C,)."""
-    scores = _scores(logits, sampling, recent_ids)
+    scores = _tempered(scores, sampling)
     count = len(scores) if sampling.top_k == 0 else min(sampling.top_k, len(scores))
     total = (scores if count == len(scores) else scores.topk(count).values).logsumexp(0)
     for few in (min(_FEW, count), count):  # most often few are left: sorting a whole vocabulary takes long
@@ -87,24 +130,7 @@ def candidates(logits: Tensor, sampling: Sampling, recent_ids: Collection[int] =
     return ids[kept], probabilities / probabilities.sum()
 
 
-def _draw(probabilities: Tensor, generator: torch.Generator) -> int:
-    """An index at random; one random number is taken, however many there are to choose from."""
-    bounds = probabilities.double().cumsum(0)
-    point = torch.rand(1, generator=generator, dtype=torch.float64) * bounds[-1]
-    return min(int(torch.searchsorted(bounds, point, right=True)), len(bounds) - 1)
-
-
-def _scores(logits: Tensor, sampling: Sampling, recent_ids: Collection[int]) -> Tensor:
-    """Logits (V,) with the penalty and divided by the temperature."""
-    scores = _penalised(logits, sampling.repetition_penalty, recent_ids)
+def _tempered(scores: Tensor, sampling: Sampling) -> Tensor:
+    """Scores (V,) divided by the temperature, the largest 0."""
     # Off the largest first: dividing by a tiny temperature would overflow, and must only sharpen.
     return (scores - scores.max()) / sampling.temperature
-
-
-def _penalised(logits: Tensor, penalty: float, recent_ids: Collection[int]) -> Tensor:
-    """Logits (V,) in which each recent token's is made smaller: divided where positive, multiplied where not."""
-    if penalty == 1 or not recent_ids:
-        return logits
-    ids = torch.tensor(sorted(set(recent_ids)))
-    chosen = logits[ids]
-    return logits.index_put((ids,), torch.where(chosen > 0, chosen / penalty, chosen * penalty))

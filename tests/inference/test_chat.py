@@ -13,10 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids
 from mm_rec.errors import DataError, TokenizerError, UserError
-from mm_rec.inference import engine as engine_module
 from mm_rec.inference.chat import ChatSession
 from mm_rec.inference.engine import Engine, Session
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.sampling import Sampler, Sampling
 from mm_rec.inference.text_stream import encode
 
 SAMPLING = Sampling(temperature=0, max_new_tokens=12)
@@ -27,13 +26,13 @@ END = "<|endoftext|>"
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every token that any session takes, in order."""
     taken: list[int] = []
-    append = Session._append
+    append = Session.append
 
     def spy(self: Session, ids: list[int]) -> None:
         taken.extend(ids)
         append(self, ids)
 
-    monkeypatch.setattr(Session, "_append", spy)
+    monkeypatch.setattr(Session, "append", spy)
     return taken
 
 
@@ -45,7 +44,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase) 
     def scripted(*_: object) -> int:
         return waiting.pop(0)
 
-    monkeypatch.setattr(engine_module, "sample", scripted)
+    monkeypatch.setattr(Sampler, "choose", scripted)
     return lambda text: waiting.extend(encode(tokenizer, text))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mm_rec.errors import CheckpointError, ConfigError
-from mm_rec.inference.sampling import Sampling, candidates, sample
+from mm_rec.inference.sampling import Sampler, Sampling, candidates
 
 PROBABILITIES = [0.1, 0.4, 0.2, 0.3]
 LOGITS = torch.tensor(PROBABILITIES).log() + 5
@@ -41,33 +41,73 @@ def test_candidates_by_hand(options: dict[str, Any], expected: dict[int, float])
 
 def test_repetition_penalty_by_hand() -> None:
     logits = torch.tensor([2.0, -1.0, 0.5])
-    ids, probabilities = candidates(logits, Sampling(**EVERYTHING, repetition_penalty=2.0), [0, 1, 1])
-    weights = {0: math.exp(1.0), 2: math.exp(0.5), 1: math.exp(-2.0)}
-    assert ids.tolist() == list(weights)
-    assert probabilities.tolist() == pytest.approx([w / sum(weights.values()) for w in weights.values()])
+    counts = drawn(logits, Sampling(**EVERYTHING, repetition_penalty=2.0, seed=2), 5000, read=[0, 1, 1])
+    weights = [math.exp(1.0), math.exp(-2.0), math.exp(0.5)]
+    assert_follow(counts, [weight / sum(weights) for weight in weights])
+
+
+def test_biases_and_penalties_by_hand() -> None:
+    logits = torch.tensor([2.0, 1.5, 1.0, 0.0])
+    greedy = {"temperature": 0}
+    choices = Sampler(Sampling(**greedy, frequency_penalty=0.4))
+    # 2.0, 1.6, then 1.2 against 1.5, then 1.2 against 1.1, 1.0 against 1.1, …
+    assert [choices.choose(logits) for _ in range(5)] == [0, 0, 1, 0, 1]
+    choices = Sampler(Sampling(**greedy, presence_penalty=1.2))
+    assert [choices.choose(logits) for _ in range(4)] == [0, 1, 2, 0]  # 0.8, 0.3 and −0.2 from then on
+    choices = Sampler(Sampling(**greedy, presence_penalty=-2.0), read=[3] * 9)  # what was read does not count
+    assert [choices.choose(logits) for _ in range(2)] == [0, 0]
+    assert Sampler(Sampling(**greedy, logit_bias={3: 2.5})).choose(logits) == 3
+    assert Sampler(Sampling(temperature=5.0, logit_bias={2: 100.0}, seed=0)).choose(logits) == 2
+    never = Sampler(Sampling(**EVERYTHING, logit_bias={0: -100.0, 1: -100.0}, seed=0))
+    assert {never.choose(logits) for _ in range(100)} == {2, 3}
 
 
 def test_penalty_counts_for_greedy_too() -> None:
     greedy = Sampling(temperature=0, repetition_penalty=3.0)
     logits = torch.tensor([2.0, 1.0])
-    assert sample(logits, greedy.generator(), greedy) == 0
-    assert sample(logits, greedy.generator(), greedy, [0]) == 1
+    assert Sampler(greedy).choose(logits) == 0
+    assert Sampler(greedy, [0]).choose(logits) == 1
+
+
+def drawn(logits: torch.Tensor, sampling: Sampling, draws: int, read: list[int] | None = None) -> list[float]:
+    """How often each token is drawn, as a share."""
+    counts = [0] * len(logits)
+    for seed in range(draws):
+        counts[Sampler(sampling.changed(seed=seed), read or []).choose(logits)] += 1
+    return [count / draws for count in counts]
+
+
+def assert_follow(shares: list[float], probabilities: list[float], draws: int = 5000) -> None:
+    for share, probability in zip(shares, probabilities, strict=True):
+        assert abs(share - probability) < 5 * math.sqrt(probability * (1 - probability) / draws)
 
 
 def test_frequencies_follow_the_probabilities() -> None:
-    sampling = Sampling(**EVERYTHING, seed=1)
-    generator, draws = sampling.generator(), 5000
-    counts = [0] * 4
-    for _ in range(draws):
-        counts[sample(LOGITS, generator, sampling)] += 1
-    for count, probability in zip(counts, PROBABILITIES, strict=True):
-        assert abs(count / draws - probability) < 5 * math.sqrt(probability * (1 - probability) / draws)
+    for options in ({}, {"top_k": 4}, {"min_p": 1e-9}):  # the short way, and through the candidates
+        assert_follow(drawn(LOGITS, Sampling(**EVERYTHING, **options), 5000), PROBABILITIES)
+    choices, counts = Sampler(Sampling(**EVERYTHING, seed=1)), [0] * 4
+    for _ in range(5000):
+        counts[choices.choose(LOGITS)] += 1
+    assert_follow([count / 5000 for count in counts], PROBABILITIES)
+
+
+def test_few_candidates_are_those_of_the_whole_order() -> None:
+    """Of a vocabulary larger than what is looked at first: a flat one, of which all are needed, and a steep one."""
+    for width in (1e-3, 3.0):
+        logits = width * torch.randn(2000, generator=torch.Generator().manual_seed(0))
+        ids, probabilities = candidates(logits, Sampling(temperature=1.0, top_p=0.9))
+        whole, order = logits.double().softmax(0).sort(descending=True)
+        count = int((whole.cumsum(0) - whole < 0.9).sum())
+        assert ids.tolist() == order[:count].tolist()
+        torch.testing.assert_close(
+            probabilities.double(), whole[:count] / whole[:count].sum(), rtol=1e-4, atol=1e-7
+        )
 
 
 def test_a_seed_repeats_and_no_seed_does_not() -> None:
     def draw(sampling: Sampling) -> list[int]:
-        generator = sampling.generator()
-        return [sample(LOGITS, generator, sampling) for _ in range(60)]
+        choices = Sampler(sampling)
+        return [choices.choose(LOGITS) for _ in range(60)]
 
     assert draw(Sampling(seed=7)) == draw(Sampling(seed=7)) != draw(Sampling(seed=8))
     assert draw(Sampling()) != draw(Sampling())
@@ -75,8 +115,8 @@ def test_a_seed_repeats_and_no_seed_does_not() -> None:
 
 def test_sampling_changes_neither_logits_nor_torchs_own_state() -> None:
     logits, state = LOGITS.clone(), torch.get_rng_state()
-    sampling = Sampling(repetition_penalty=1.5, top_k=2, seed=0)
-    sample(logits, sampling.generator(), sampling, [1])
+    sampling = Sampling(repetition_penalty=1.5, top_k=2, logit_bias={0: 3.0}, frequency_penalty=1.0, seed=0)
+    Sampler(sampling, [1]).choose(logits)
     assert torch.equal(logits, LOGITS)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -91,7 +131,7 @@ def test_tiny_temperature_is_greedy_and_huge_is_even() -> None:
 def test_tokens_ruled_out_are_never_drawn() -> None:
     logits = torch.tensor([-math.inf, 1.0, -math.inf])
     sampling = Sampling(**EVERYTHING, seed=0)
-    assert sample(logits, sampling.generator(), sampling) == 1
+    assert Sampler(sampling).choose(logits) == 1
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -99,7 +139,7 @@ def test_tokens_ruled_out_are_never_drawn() -> None:
 def test_logits_that_are_no_numbers(value: float, temperature: float) -> None:
     sampling = Sampling(temperature=temperature)
     with pytest.raises(CheckpointError, match="not finite numbers"):
-        sample(torch.tensor([0.0, value]), sampling.generator(), sampling)
+        Sampler(sampling).choose(torch.tensor([0.0, value]))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +154,9 @@ def test_logits_that_are_no_numbers(value: float, temperature: float) -> None:
         ("min_p", -0.1),
         ("min_p", 1.5),
         ("repetition_penalty", 0),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("logit_bias", {1: 101}),
         ("max_new_tokens", 0),
         ("stop", ("",)),
         ("seed", -1),

@@ -1,0 +1,197 @@
+"""Continuous batching: each continuation is what it is alone, bit for bit, whatever happens to the others."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from mm_rec.errors import CheckpointError, ConfigError
+from mm_rec.inference import engine as engine_module
+from mm_rec.inference.batching import Batcher, QueueFullError, Work
+from mm_rec.inference.engine import FEW_TOKENS, Continuation, Engine
+from mm_rec.inference.sampling import Sampler, Sampling
+
+LONGEST_WAIT = 60  # seconds
+
+
+class Told:
+    """What a work's owner is told, from the engine's thread."""
+
+    def __init__(
+        self, engine: Engine, prompt: list[int], sampling: Sampling, stop_ids: frozenset[int] = frozenset()
+    ):
+        session = engine.session()
+        session.append(prompt)
+        self.tokens: list[int] = []
+        self.times: list[float] = []
+        self._ended = threading.Event()
+        self.came: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self.work = Work(Continuation(session, sampling, stop_ids), self._take)
+
+    def _take(self, token: int | None) -> None:
+        if token is None:
+            self._ended.set()
+        else:
+            self.tokens.append(token)
+            self.times.append(time.perf_counter())
+        self.came.put(token)
+
+    def wait(self) -> list[int]:
+        assert self._ended.wait(LONGEST_WAIT), "nothing came for a long time"
+        return self.tokens
+
+
+def prompt_of(length: int, seed: int) -> list[int]:
+    return torch.randint(400, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.fixture
+def engine(model: PreTrainedModel) -> Engine:
+    return Engine(model)
+
+
+@pytest.fixture
+def batcher(engine: Engine) -> Iterator[Batcher]:
+    made = Batcher(engine, most=4, queue=40)
+    yield made
+    made.close()
+    assert not made._thread.is_alive()
+
+
+def alone(
+    engine: Engine, prompt: list[int], sampling: Sampling, stop: frozenset[int] = frozenset()
+) -> list[int]:
+    session = engine.session()
+    session.feed(prompt)
+    return list(session.generate(sampling, stop))
+
+
+def mixed(count: int) -> list[tuple[list[int], Sampling, frozenset[int]]]:
+    """Prompts short and long, greedy and sampled, some with a stop token."""
+    chance = random.Random(1)
+    return [
+        (
+            prompt_of(chance.choice((1, 5, 20, FEW_TOKENS, FEW_TOKENS + 1, 90)), seed),
+            Sampling(
+                temperature=chance.choice((0.0, 0.9)), seed=seed, max_new_tokens=chance.randint(1, 25),
+                top_p=chance.choice((1.0, 0.8)), frequency_penalty=chance.choice((0.0, 0.5)),
+            ),
+            frozenset(chance.sample(range(400), 20)),
+        )
+        for seed in range(count)
+    ]  # fmt: skip
+
+
+def test_each_writes_what_it_writes_alone(
+    engine: Engine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 30)
+    asked = mixed(24)
+    expected = [alone(engine, *one) for one in asked]
+    told = [Told(engine, *one) for one in asked]
+    for one in told:
+        batcher.submit(one.work)
+    assert [one.wait() for one in told] == expected
+    for one, (_, sampling, _) in zip(told, asked, strict=True):
+        ended_by = one.work.continuation.ended_by
+        assert ended_by == ("length" if len(one.tokens) == sampling.max_new_tokens else "stop")
+        assert one.work.error is None
+    assert batcher.active == batcher.waiting == 0
+
+
+def test_those_that_leave_change_nothing_for_those_that_stay(engine: Engine, batcher: Batcher) -> None:
+    long = Sampling(temperature=0, max_new_tokens=60)
+    expected = alone(engine, prompt_of(12, 1), long)
+    stays = Told(engine, prompt_of(12, 1), long)
+    batcher.submit(stays.work)
+    for seed in range(2, 12):
+        leaves = Told(engine, prompt_of(10 * seed, seed), long)
+        batcher.submit(leaves.work)
+        if seed % 2:
+            leaves.came.get(timeout=LONGEST_WAIT)  # one token was written, or it is over
+        leaves.work.cancel()
+        leaves.wait()
+        assert len(leaves.tokens) < 60
+    assert stays.wait() == expected
+    assert batcher.active == batcher.waiting == 0
+
+
+def test_an_error_ends_only_its_own(
+    engine: Engine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose = Sampler.choose
+    damaged = Sampling(temperature=0, max_new_tokens=7, seed=99)
+
+    def failing(self: Sampler, logits: torch.Tensor) -> int:
+        if self._sampling is damaged:
+            raise CheckpointError("not finite numbers")
+        return choose(self, logits)
+
+    monkeypatch.setattr(Sampler, "choose", failing)
+    greedy = Sampling(temperature=0, max_new_tokens=20)
+    well, badly = Told(engine, prompt_of(9, 1), greedy), Told(engine, prompt_of(9, 2), damaged)
+    for one in (well, badly):
+        batcher.submit(one.work)
+    assert badly.wait() == []
+    assert isinstance(badly.work.error, CheckpointError)
+    assert well.wait() == alone(engine, prompt_of(9, 1), greedy)
+
+
+def test_a_full_queue_refuses(engine: Engine) -> None:
+    batcher = Batcher(engine, most=1, queue=2)
+    try:
+        endless = Sampling(temperature=0, max_new_tokens=10**6)
+        told = [Told(engine, prompt_of(3, 0), endless)]
+        batcher.submit(told[0].work)
+        told[0].came.get(timeout=LONGEST_WAIT)  # it has its place, so the queue is empty
+        for seed in (1, 2):
+            told.append(Told(engine, prompt_of(3, seed), endless))
+            batcher.submit(told[-1].work)
+        with pytest.raises(QueueFullError, match="2 requests wait already"):
+            batcher.submit(Told(engine, [1], endless).work)
+    finally:
+        batcher.close()
+    for one in told:
+        one.wait()  # closing tells everyone
+    with pytest.raises(QueueFullError, match="stopping"):
+        batcher.submit(Told(engine, [1], endless).work)
+
+
+def test_a_long_prompt_delays_the_others_by_a_segment(
+    build_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two tokens of another, at most one segment is read; of two prompts the shorter is read first."""
+    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 40)
+    engine, seen = Engine(build_model("mmrec").float()), []
+    read_segment = engine.read_segment
+    monkeypatch.setattr(
+        engine, "read_segment", lambda session: (seen.append(len(session.unread)), read_segment(session))
+    )
+    batcher = Batcher(engine)
+    try:
+        writes = Told(engine, prompt_of(5, 0), Sampling(temperature=0, max_new_tokens=10**6))
+        batcher.submit(writes.work)
+        writes.came.get(timeout=LONGEST_WAIT)
+        one = Sampling(temperature=0, max_new_tokens=1)
+        long, short = Told(engine, prompt_of(1600, 1), one), Told(engine, prompt_of(100, 2), one)
+        before = len(writes.tokens)
+        for told in (long, short):
+            batcher.submit(told.work)
+        long.wait()
+        assert len(writes.tokens) - before >= len(seen) - 1
+        assert short.times[0] < long.times[0]
+        writes.work.cancel()
+    finally:
+        batcher.close()
+
+
+def test_biases_of_tokens_that_are_none(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="no token 400"):
+        Told(engine, [1], Sampling(logit_bias={400: 1.0}))
