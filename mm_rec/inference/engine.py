@@ -7,18 +7,20 @@ itself, in segments; few tokens, of many sessions at once, by the kernels of `na
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from mm_rec.errors import ConfigError, UserError
+from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference.native.decoder import Decoder, decoder_for
 from mm_rec.inference.sampling import RECENT_TOKENS, Sampler, Sampling
 from mm_rec.models.adapters import adapters_of
-from mm_rec.models.states import State, new_state
+from mm_rec.models.states import State, new_state, read_state, write_state
 
 SEGMENT_TOKENS = 512
 FEW_TOKENS = 32  # up to here the kernels are the faster form of reading
@@ -62,6 +64,21 @@ class Engine:
         if adapters is None:
             adapters = {} if on_model is None else on_model.weights
         return Session(self, dict(adapters))
+
+    def load_session(self, path: Path, belongs_to: Mapping[str, str]) -> Session:
+        """A session that was saved; raises CheckpointError where it belongs to something else or to an adapter that is
+        not loaded.
+        """
+        state = new_state(self.model, self.model.dtype, self.device)
+        notes, more = read_state(path, state, belongs_to)
+        session = self.session(json.loads(notes["adapters"]))
+        missing = [name for name in session.adapters if name not in self._known]
+        if missing:
+            raise CheckpointError(f"{path}: it was read with the adapter {missing[0]!r}, which is not loaded")
+        session.state, session.length = state, int(notes["length"])
+        session.unread, session.logits = json.loads(notes["unread"]), more.get("logits")
+        session.recent.extend(json.loads(notes["recent"]))
+        return session
 
     @torch.inference_mode()
     def read(self, sessions: Sequence[Session]) -> None:
@@ -214,6 +231,16 @@ class Session:
         with torch.inference_mode():
             other.state = self.state.copy()
         return other
+
+    def save(self, path: Path, belongs_to: Mapping[str, str]) -> None:
+        """Write what was read to a file, to go on there later; `belongs_to`: fingerprints of model, layout, ….
+
+        MM-Rec's file has one size, however much was read.
+        """
+        notes = {"adapters": json.dumps(self.adapters, sort_keys=True), "length": str(self.length)}
+        notes |= {"unread": json.dumps(self.unread), "recent": json.dumps(list(self.recent))}
+        more = {} if self.logits is None else {"logits": self.logits}
+        write_state(path, self.state, {**belongs_to, **notes}, more)
 
     def append(self, ids: Sequence[int]) -> None:
         """Take tokens that will be read when something follows them."""

@@ -106,3 +106,21 @@ class KeyValueState(Cache):
             new.length, new.is_initialized = old.length, old.is_initialized
             new.parts = [part.clone() for part in old.parts]
         return other
+
+    def saved(self) -> dict[str, Tensor]:
+        """What `restore` needs, by name: of what was read and no more."""
+        names = (f"{layer}.{kind}" for layer in range(len(self.rooms)) for kind in ("keys", "values"))
+        return {name: part[: self.length] for name, part in zip(names, self.tensors_for(0), strict=True)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what was saved; raises ValueError where the shapes are those of another model."""
+        heads, size, dtype, device = self._shape
+        names = [f"{layer}.{kind}" for layer in range(len(self.rooms)) for kind in ("keys", "values")]
+        read = len(next(iter(tensors.values()), ()))
+        if set(tensors) != set(names) or any(x.shape != (read, heads, size) for x in tensors.values()):
+            raise ValueError("this state has other shapes than the model's configuration")
+        for room in self.rooms:
+            room.length = 0
+        for part, name in zip(self.tensors_for(read), names, strict=True):
+            part[:read] = tensors[name].to(device, dtype)
+        self.advance(read)

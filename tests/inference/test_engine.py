@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mm_rec.errors import UserError
+from mm_rec.errors import CheckpointError, UserError
 from mm_rec.inference import engine as engine_module
 from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.sampling import Sampling
@@ -77,6 +78,29 @@ def test_forks_do_not_touch_each_other(model: PreTrainedModel) -> None:
     assert session.length == len(PROMPT)
     assert list(session.generate(GREEDY)) == expected
     assert other.length == len(PROMPT) + 3 + 24
+
+
+def test_a_saved_session_goes_on_as_if_it_had_not_been(model: PreTrainedModel, tmp_path: Path) -> None:
+    engine, path = Engine(model), tmp_path / "session.safetensors"
+    session = fed(engine, PROMPT * 30)
+    list(session.generate(GREEDY.changed(max_new_tokens=4)))
+    session.save(path, {"model": "m", "template": "t"})
+    loaded = Engine(model).load_session(path, {"model": "m", "template": "t"})
+    assert (loaded.length, loaded.unread, loaded.recent) == (session.length, session.unread, session.recent)
+    assert loaded.length == 30 * len(PROMPT) + 4
+    assert torch.equal(loaded.next_logits(), session.next_logits())
+    assert list(loaded.generate(GREEDY)) == list(session.generate(GREEDY))
+    with pytest.raises(CheckpointError, match=r"another template \(t, not other\)"):
+        engine.load_session(path, {"model": "m", "template": "other"})
+
+
+def test_a_file_of_mmrec_has_one_size(build_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
+    engine = Engine(build_model("mmrec"))
+    sizes = []
+    for times in (30, 600):
+        fed(engine, PROMPT * times).save(tmp_path / "s", {})
+        sizes.append((tmp_path / "s").stat().st_size)
+    assert abs(sizes[0] - sizes[1]) < 16  # a digit more of the length
 
 
 def test_a_stop_token_is_neither_yielded_nor_read(model: PreTrainedModel) -> None:

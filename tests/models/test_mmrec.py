@@ -10,11 +10,13 @@ import torch
 from comparing import relative
 from transformers import AutoModelForCausalLM
 
+from mm_rec.errors import CheckpointError
 from mm_rec.models.loading import load_model, save_model
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.modeling_mmrec import MMRecForCausalLM
 from mm_rec.models.mmrec.state import MemoryState
 from mm_rec.models.presets import build
+from mm_rec.models.states import read_state, write_state
 
 VOCABULARY, LENGTH = 97, 45
 
@@ -219,15 +221,20 @@ def test_state_survives_a_file_and_is_bound_to_its_model(tmp_path: Path) -> None
     path = tmp_path / "state.safetensors"
     with torch.no_grad():
         state = model(tokens(), use_cache=True).past_key_values
-        state.save(path, {"model": "a", "tokenizer": "b"})
-        loaded = MemoryState.load(path, model.config, {"model": "a", "tokenizer": "b"})
+        write_state(path, state, {"model": "a", "tokenizer": "b"}, {"more": torch.ones(2)})
+        loaded = MemoryState(model.config, state.batch_size, torch.float64, "cpu")
+        notes, more = read_state(path, loaded, {"model": "a", "tokenizer": "b"})
+        assert notes == {"model": "a", "tokenizer": "b"} and more["more"].tolist() == [1, 1]
         assert torch.equal(
             model(following, past_key_values=loaded).logits, model(following, past_key_values=state).logits
         )
-    with pytest.raises(ValueError, match="another model"):
-        MemoryState.load(path, model.config, {"model": "other"})
-    with pytest.raises(ValueError, match="other shapes"):
-        MemoryState.load(path, make(window=8).config, {})
+    with pytest.raises(CheckpointError, match="another model"):
+        read_state(path, loaded, {"model": "other"})
+    with pytest.raises(CheckpointError, match="other shapes"):
+        read_state(path, MemoryState(make(window=8).config, state.batch_size, torch.float64, "cpu"), {})
+    path.write_bytes(b"no such thing")
+    with pytest.raises(CheckpointError, match="no saved state"):
+        read_state(path, loaded, {})
 
 
 def test_positions_far_away_are_exact() -> None:

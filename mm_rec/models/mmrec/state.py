@@ -5,12 +5,7 @@ Shapes: B sequences, M memories, K key size, V value size, W window, G key/value
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -140,26 +135,17 @@ class MemoryState(Cache):
             "an MM-Rec state cannot forget its last tokens; keep a copy() to go back to"
         )
 
-    def save(self, path: Path | str, fingerprints: dict[str, str]) -> None:
-        """Write the state to a safetensors file, with the fingerprints (model, adapter, tokenizer) it belongs to."""
-        metadata = {**fingerprints, "seen": str(self.seen)}
-        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, str(path), metadata)
+    def saved(self) -> dict[str, Tensor]:
+        """What `restore` needs, by name."""
+        return {**self.tensors, "seen": torch.tensor(self.seen)}
 
-    @classmethod
-    def load(cls, path: Path | str, config: MMRecConfig, fingerprints: dict[str, str]) -> MemoryState:
-        """Read a state; raises ValueError where it belongs to another model, adapter, tokenizer or shape."""
-        with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        for name, value in fingerprints.items():
-            if metadata.get(name) != value:
-                raise ValueError(
-                    f"{path}: this state belongs to another {name} ({metadata.get(name)}, not {value})"
-                )
-        dtype = next((t.dtype for n, t in tensors.items() if n.endswith((".conv", ".keys"))), torch.float32)
-        state = cls(config, tensors["lengths"].shape[0], dtype, "cpu")
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what was saved; raises ValueError where the shapes are those of another model."""
+        seen, tensors = tensors.get("seen"), {name: x for name, x in tensors.items() if name != "seen"}
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        if shapes != {name: tensor.shape for name, tensor in state.tensors.items()}:
-            raise ValueError(f"{path}: this state has other shapes than the model's configuration")
-        state.tensors, state.seen = tensors, int(metadata["seen"])
-        return state
+        if seen is None or shapes != {name: tensor.shape for name, tensor in self.tensors.items()}:
+            raise ValueError("this state has other shapes than the model's configuration")
+        self.tensors = {
+            name: tensors[name].to(own) for name, own in self.tensors.items()
+        }  # in the order of layers
+        self.seen = int(seen)
