@@ -136,14 +136,14 @@ class Engine:
             return self._generate(prompts, longest, max_new_tokens, stop_ids)
         sessions = [self.session() for _ in prompts]
         for session, prompt in zip(sessions, prompts, strict=True):
-            session.unread = list(prompt)
+            session.append(prompt)
         replies: list[list[int]] = [[] for _ in prompts]
         going = list(zip(sessions, replies, strict=True))
         for _ in range(max_new_tokens):
             self.read([session for session, _ in going])
             for session, reply in going:
                 assert session.logits is not None
-                session.unread = [int(session.logits.argmax())]
+                session.append([int(session.logits.argmax())])
                 reply.extend(session.unread)
             going = [(session, reply) for session, reply in going if reply[-1] not in stop_ids]
             if not going:
@@ -243,7 +243,11 @@ class Session:
         write_state(path, self.state, {**belongs_to, **notes}, more)
 
     def append(self, ids: Sequence[int]) -> None:
-        """Take tokens that will be read when something follows them."""
+        """Take tokens that will be read when something follows them; raises ConfigError for ids that are none."""
+        vocabulary = self.engine.model.config.vocab_size
+        for token in (min(ids, default=0), max(ids, default=0)):  # the kernels look at no bounds
+            if not 0 <= token < vocabulary:
+                raise ConfigError(f"there is no token {token}: this model's go from 0 to {vocabulary - 1:,}")
         self.unread += ids
         self.recent.extend(ids)
         self.length += len(ids)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mm_rec.errors import CheckpointError, UserError
+from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference import engine as engine_module
 from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.sampling import Sampling
@@ -101,6 +101,14 @@ def test_a_file_of_mmrec_has_one_size(build_model: Callable[..., PreTrainedModel
         fed(engine, PROMPT * times).save(tmp_path / "s", {})
         sizes.append((tmp_path / "s").stat().st_size)
     assert abs(sizes[0] - sizes[1]) < 16  # a digit more of the length
+
+
+@pytest.mark.parametrize("ids", [[5, -1], [400], [2**40, 3]])
+def test_ids_that_are_no_tokens_are_refused(model: PreTrainedModel, ids: list[int]) -> None:
+    session = fed(Engine(model), PROMPT)
+    with pytest.raises(ConfigError, match="this model's go from 0 to 399"):
+        session.feed(ids)
+    assert (session.length, session.unread) == (len(PROMPT), [])
 
 
 def test_a_stop_token_is_neither_yielded_nor_read(model: PreTrainedModel) -> None:

@@ -33,7 +33,6 @@ class Kind(IntEnum):
     RECUR = 8
     LORA_IN = 9
     LORA_OUT = 10
-    ADD = 11
 
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}

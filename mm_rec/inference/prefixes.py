@@ -1,0 +1,69 @@
+"""Texts that were read and are kept, so that what continues one of them reads only what is new.
+
+Kept are sessions with the text that they have read. A text is looked up by the longest kept one that it begins with:
+what a client sends again at every turn of a conversation is thus read once. MM-Rec's state can only be gone on with as
+it is, so a text is kept where a turn ends: after the prompt and after the reply. It must end where a tokenizer cuts
+whatever follows, at a special token, or the tokens would not be those of the whole text.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from threading import Lock
+
+from mm_rec.inference.engine import Session
+
+
+class Prefixes:
+    """Kept sessions, at most `most_bytes` of state; those not used for longest go first.
+
+    `key` says what a session belongs to: model, adapters, layout. Sessions of another key are never found.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.bytes = 0
+        self._kept: OrderedDict[tuple[Hashable, str], Session] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, key: Hashable, text: str, session: Session) -> None:
+        """Keep a session that has read this text; it belongs to the prefixes from then on."""
+        with self._lock:
+            self._drop((key, text))
+            size = session.state.nbytes
+            if not text or size > self.most_bytes:
+                return
+            self._kept[key, text] = session
+            self.bytes += size
+            while self.bytes > self.most_bytes:
+                self._drop(next(iter(self._kept)))
+
+    def find(self, key: Hashable, text: str) -> tuple[str, Session] | None:
+        """The longest kept text that this one begins with and goes beyond, and a session that has read it, a copy."""
+        with self._lock:
+            known = [
+                (length, read)
+                for kept_key, read in self._kept
+                if kept_key == key and (length := len(read)) < len(text) and text.startswith(read)
+            ]
+            if not known:
+                return None
+            read = max(known)[1]
+            self._kept.move_to_end((key, read))
+            session = self._kept[key, read]
+        return read, session.fork()
+
+    def forget(self, key: Hashable) -> None:
+        """Drop everything that belongs to a key, for example when an adapter is taken away."""
+        with self._lock:
+            for name in [name for name in self._kept if name[0] == key]:
+                self._drop(name)
+
+    def _drop(self, name: tuple[Hashable, str]) -> None:
+        session = self._kept.pop(name, None)
+        if session is not None:
+            self.bytes -= session.state.nbytes

@@ -1,0 +1,68 @@
+"""Kept prefixes: the longest of the right key is found, a copy is given, and memory has a limit."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedModel
+
+from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.prefixes import Prefixes
+
+WORDS = {"Once ": [7, 30, 121], "Once there ": [7, 30, 121, 45, 9], "Twice ": [3, 2]}
+
+
+@pytest.fixture
+def engine(model: PreTrainedModel) -> Engine:
+    return Engine(model)
+
+
+def read(engine: Engine, text: str) -> Session:
+    session = engine.session()
+    session.feed(WORDS[text])
+    return session
+
+
+def test_the_longest_that_a_text_begins_with_goes_on_as_if_read_anew(engine: Engine) -> None:
+    prefixes = Prefixes(10**9)
+    for text in WORDS:
+        prefixes.keep("a", text, read(engine, text))
+    found = prefixes.find("a", "Once there was")
+    assert found is not None and found[0] == "Once there "
+    session = found[1]
+    assert session.length == 5
+    session.feed([11, 12])
+    again = engine.session()
+    again.feed([*WORDS["Once there "], 11, 12])
+    assert int(session.next_logits().argmax()) == int(again.next_logits().argmax())
+    second = prefixes.find("a", "Once there was")  # what was given is a copy
+    assert second is not None and second[1].length == 5
+
+
+def test_nothing_is_found_of_another_key_or_that_is_the_whole_text(engine: Engine) -> None:
+    prefixes = Prefixes(10**9)
+    prefixes.keep(("m", "adapter 1"), "Once ", read(engine, "Once "))
+    assert prefixes.find(("m", "adapter 2"), "Once there") is None
+    assert prefixes.find(("m", "adapter 1"), "Once ") is None  # nothing would be left to read
+    assert prefixes.find(("m", "adapter 1"), "Onc") is None
+    prefixes.forget(("m", "adapter 2"))
+    assert prefixes.find(("m", "adapter 1"), "Once there") is not None
+    prefixes.forget(("m", "adapter 1"))
+    assert prefixes.find(("m", "adapter 1"), "Once there") is None
+    assert (len(prefixes), prefixes.bytes) == (0, 0)
+
+
+def test_those_not_used_for_longest_make_room(engine: Engine) -> None:
+    size = read(engine, "Once ").state.nbytes
+    prefixes = Prefixes(2 * size)
+    prefixes.keep("a", "Once ", read(engine, "Once "))
+    prefixes.keep("a", "Twice ", read(engine, "Twice "))
+    assert prefixes.find("a", "Once more") is not None  # used, so the other is the oldest
+    prefixes.keep("a", "Once there ", read(engine, "Once there "))
+    assert prefixes.find("a", "Twice more") is None
+    assert prefixes.find("a", "Once more") is not None
+    assert prefixes.bytes == 2 * size
+    prefixes.keep("a", "Once ", read(engine, "Once "))  # again: in place of the one before
+    assert (len(prefixes), prefixes.bytes) == (2, 2 * size)
+    small = Prefixes(size - 1)
+    small.keep("a", "Once ", read(engine, "Once "))
+    assert (len(small), small.bytes) == (0, 0)
