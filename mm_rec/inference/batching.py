@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mm_rec.errors import MMRecError
-from mm_rec.inference.engine import FEW_TOKENS, Continuation, Engine
+from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Engine
 
 
 class QueueFullError(MMRecError):
@@ -26,7 +26,7 @@ class Work:
     why, or `error` what went wrong. It is called by the engine's thread and must return at once.
     """
 
-    def __init__(self, continuation: Continuation, on_token: Callable[[int | None], None]) -> None:
+    def __init__(self, continuation: Continuation, on_token: Callable[[Chosen | None], None]) -> None:
         self.continuation, self.on_token = continuation, on_token
         self.error: Exception | None = None
         self._cancelled = False
@@ -119,9 +119,9 @@ class Batcher:
 
     def _advance(self, work: Work) -> None:
         if not work.done:
-            token = work.continuation.advance()
-            if token is not None:
-                work.on_token(token)
+            chosen = work.continuation.advance()
+            if chosen is not None:
+                work.on_token(chosen)
 
     def _guarded(self, concerned: list[Work], do: Callable[[], None]) -> None:
         """Do something; an error ends those concerned and nobody else."""

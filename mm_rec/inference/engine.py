@@ -8,9 +8,12 @@ itself, in segments; few tokens, of many sessions at once, by the kernels of `na
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -212,9 +215,9 @@ class Session:
         continuation = Continuation(self, sampling, stop_ids)
         while not continuation.ended_by:
             self.engine.read([self])
-            token = continuation.advance()
-            if token is not None:
-                yield token
+            chosen = continuation.advance()
+            if chosen is not None:
+                yield chosen.token
 
     def next_logits(self) -> Tensor:
         """Logits (V,) of the next token, float32 on the CPU; raises ValueError where nothing was fed."""
@@ -253,13 +256,43 @@ class Session:
         self.length += len(ids)
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A token that was chosen, its log-probability by the model, and the likeliest tokens with theirs, where asked for.
+
+    They are the model's own (nats), before penalties, temperature and constraints.
+    """
+
+    token: int
+    logprob: float | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+class Constraint(Protocol):
+    """What a continuation must keep to, such as a grammar."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more may follow."""
+
+    def allowed(self) -> Tensor:
+        """The tokens that may come next: (V,) bool on the CPU."""
+
+    def take(self, token: int) -> None:
+        """Note the token that was chosen."""
+
+
 class Continuation:
     """What follows a session, one token at a time, for whoever sees to it that the session has read all before it.
 
-    `ended_by` is "" while it goes on, then "stop" after a stop token and "length" after the last that may be written.
+    `ended_by` is "" while it goes on, then "stop" after a stop token or the end of a constraint, and "length" after the
+    last that may be written. `logprobs`: so many of the likeliest tokens come with each, None for no probabilities.
     """
 
-    def __init__(self, session: Session, sampling: Sampling, stop_ids: Collection[int] = ()) -> None:
+    def __init__(
+        self, session: Session, sampling: Sampling, stop_ids: Collection[int] = (),
+        constraint: Constraint | None = None, logprobs: int | None = None,
+    ) -> None:  # fmt: skip
         """Raises UserError where there is no room for one token, or a bias names no token."""
         session.engine.require_room(session.length + 1)
         vocabulary = session.engine.model.config.vocab_size
@@ -272,19 +305,40 @@ class Continuation:
         self.session, self.ended_by = session, ""
         self._sampler = Sampler(sampling, session.recent)
         self._left, self._stop_ids = sampling.max_new_tokens, stop_ids
+        self._constraint, self._logprobs = constraint, logprobs
 
-    def advance(self) -> int | None:
-        """Choose the next token and give it to the session; None where that was a stop token."""
-        session, limit = self.session, self.session.engine.context_limit
-        token = self._sampler.choose(session.next_logits())
-        if token in self._stop_ids:
-            self.ended_by, session.ended = "stop", True
+    def advance(self) -> Chosen | None:
+        """Choose the next token and give it to the session; None where nothing follows."""
+        session, limit, constraint = self.session, self.session.engine.context_limit, self._constraint
+        if constraint is not None and constraint.ended:
+            self._stop()
             return None
+        logits = scores = session.next_logits()
+        if constraint is not None:
+            scores = logits.masked_fill(~constraint.allowed(), -math.inf)
+        token = self._sampler.choose(scores)
+        if token in self._stop_ids:
+            self._stop()
+            return None
+        if constraint is not None:
+            constraint.take(token)
         session.append([token])
         self._left -= 1
         if not self._left or session.length == limit:
             self.ended_by = "length"
-        return token
+        return self._described(token, logits)
+
+    def _stop(self) -> None:
+        self.ended_by, self.session.ended = "stop", True
+
+    def _described(self, token: int, logits: Tensor) -> Chosen:
+        if self._logprobs is None:
+            return Chosen(token)
+        values = logits.log_softmax(0)
+        top = values.topk(self._logprobs)
+        return Chosen(
+            token, float(values[token]), tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+        )
 
 
 def _until(ids: list[int], stop_ids: Collection[int]) -> list[int]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
 from mm_rec.inference.batching import Batcher, QueueFullError, Work
-from mm_rec.inference.engine import FEW_TOKENS, Continuation, Engine
+from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Engine
 from mm_rec.inference.sampling import Sampler, Sampling
 
 LONGEST_WAIT = 60  # seconds
@@ -32,16 +32,16 @@ class Told:
         self.tokens: list[int] = []
         self.times: list[float] = []
         self._ended = threading.Event()
-        self.came: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self.came: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
         self.work = Work(Continuation(session, sampling, stop_ids), self._take)
 
-    def _take(self, token: int | None) -> None:
-        if token is None:
+    def _take(self, chosen: Chosen | None) -> None:
+        if chosen is None:
             self._ended.set()
         else:
-            self.tokens.append(token)
+            self.tokens.append(chosen.token)
             self.times.append(time.perf_counter())
-        self.came.put(token)
+        self.came.put(chosen)
 
     def wait(self) -> list[int]:
         assert self._ended.wait(LONGEST_WAIT), "nothing came for a long time"

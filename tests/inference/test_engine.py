@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference import engine as engine_module
-from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.engine import Continuation, Engine, Session
 from mm_rec.inference.sampling import Sampling
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
@@ -150,6 +150,49 @@ def test_the_last_token_is_read_only_when_something_follows(
     assert len(calls) == 3
     session.feed([5])
     assert len(calls) == 4
+
+
+class Evens:
+    """Allows even tokens, and ends after five of them."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    @property
+    def ended(self) -> bool:
+        return len(self.taken) == 5
+
+    def allowed(self) -> Tensor:
+        return torch.arange(400) % 2 == 0
+
+    def take(self, token: int) -> None:
+        self.taken.append(token)
+
+
+def test_a_constraint_is_kept_and_ends_the_continuation(model: PreTrainedModel) -> None:
+    session, constraint = fed(Engine(model), PROMPT), Evens()
+    hot = Sampling(temperature=3.0, top_p=1.0, seed=1, max_new_tokens=50)
+    continuation, tokens = Continuation(session, hot, constraint=constraint), []
+    while not continuation.ended_by:
+        chosen = continuation.advance()
+        tokens += [] if chosen is None else [chosen.token]
+    assert tokens == constraint.taken and len(tokens) == 5
+    assert not any(token % 2 for token in tokens)
+    assert continuation.ended_by == "stop" and session.ended
+
+
+def test_probabilities_are_the_models_own(model: PreTrainedModel) -> None:
+    session = fed(Engine(model), PROMPT)
+    expected = session.next_logits().log_softmax(0)
+    bent = Sampling(temperature=0, logit_bias={9: 100.0}, max_new_tokens=1)
+    chosen = Continuation(session, bent, constraint=None, logprobs=3).advance()
+    assert chosen is not None and chosen.token == 9
+    assert chosen.logprob == pytest.approx(float(expected[9]))
+    best = expected.topk(3)
+    assert [token for token, _ in chosen.likeliest] == best.indices.tolist()
+    assert [value for _, value in chosen.likeliest] == pytest.approx(best.values.tolist())
+    plain = Continuation(session, bent.changed(max_new_tokens=2)).advance()
+    assert plain is not None and (plain.logprob, plain.likeliest) == (None, ())
 
 
 def test_sampling_repeats_with_its_seed(model: PreTrainedModel) -> None:

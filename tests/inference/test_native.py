@@ -250,6 +250,21 @@ def test_adapters_that_are_no_sum_are_read_by_the_model_itself(tmp_path: Path) -
     assert relative(session.next_logits(), whole(model, ids)[-1]) < 1e-5
 
 
+def test_an_adapter_that_is_being_trained_is_read_by_the_model_itself() -> None:
+    """Even where it changes nothing yet, as at its start."""
+    model, ids = make("tied"), tokens(20)
+    Adapters(model, "base").train(LoraConfig(rank=4, dropout=0.0), seed=0)
+    engine = Engine(model)
+    assert "being trained" in engine.slow
+    with torch.no_grad():
+        for _, layer in lora_layers(model):
+            for matrix in layer.lora_B.values():
+                matrix.weight.add_(0.2 * torch.randn_like(matrix.weight))
+    session = engine.session()
+    session.feed(ids)
+    assert relative(session.next_logits(), whole(model, ids)[-1]) < 1e-5
+
+
 def test_adapters_that_come_later_are_seen(tmp_path: Path) -> None:
     model, ids = make("tied"), tokens(20)
     engine = Engine(model)

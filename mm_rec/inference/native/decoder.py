@@ -92,8 +92,11 @@ class Decoder:
         """Compare a few tokens with the model itself; raises NotDescribedError where they differ."""
         model, adapters = self._model, adapters_of(self._model)
         place = self.place_of({} if adapters is None else adapters.weights, lambda: None)
-        if place is None:
-            raise NotDescribedError("an adapter of this kind")
+        trained = place == -1 and any(_applied(layer) for layer, _ in self._description.adapted)
+        if place is None or trained:
+            raise NotDescribedError(
+                "an adapter that is being trained" if trained else "an adapter of this kind"
+            )
         ids = [(7 * place + 1) % model.config.vocab_size for place in range(8)]
         state = new_state(model, model.dtype, "cpu")
         ours = torch.cat([self.read([state], [[token]], [place]) for token in ids])
