@@ -1,0 +1,379 @@
+"""What the server keeps in a database: API keys, usage by day, stored responses, sessions.
+
+SQLite in a file, or PostgreSQL by URL. Every function runs one short transaction and may be called from any thread.
+What it returns are plain rows, detached from the database: changing one changes nothing there.
+
+A row belongs to the API key that made it, its owner; None is the owner of everything on a server without keys. Nobody
+sees the rows of another owner: to them, these do not exist.
+
+Texts of a request are values of bound parameters, never a part of an SQL statement.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from mm_rec.errors import ConfigError, MissingExtraError
+
+try:
+    from sqlalchemy import (
+        URL,
+        ColumnElement,
+        Connection,
+        Engine,
+        create_engine,
+        delete,
+        event,
+        func,
+        insert,
+        inspect,
+        make_url,
+        select,
+        update,
+    )
+    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.exc import ArgumentError, DBAPIError
+    from sqlalchemy.orm import sessionmaker
+except ImportError as missing:
+    raise MissingExtraError("the server's store", "serve") from missing
+
+from mm_rec.serving.tables import (
+    ID_FORM,
+    SCHEMA_VERSION,
+    SESSION_FILE_FORM,
+    ApiKey,
+    Base,
+    Owned,
+    SavedSession,
+    Schema,
+    StoredResponse,
+    Usage,
+    new_id,
+)
+
+_WAIT = 30  # seconds for another writer of a SQLite file
+_CONNECT_WAIT = 10  # seconds for a PostgreSQL server to answer
+_SCHEMA_LOCK = 0x6D6D726563  # "mmrec": the advisory lock of PostgreSQL under which tables are made
+
+_Row = TypeVar("_Row", bound=Owned)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[_Row]):
+    """Some rows, newest first, and whether there are older ones."""
+
+    rows: list[_Row]
+    has_more: bool
+
+
+def today() -> date:
+    """The day that usage is counted on, in UTC."""
+    return datetime.now(UTC).date()
+
+
+class Store:
+    """The database of a server; raises ConfigError where it cannot be opened or is newer than this program.
+
+    `url` is sqlite:///FILE (made where it is absent) or postgresql://USER:PASSWORD@HOST/DATABASE.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _make_engine(url)
+        self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+        try:
+            _prepare(self._engine)
+        except (DBAPIError, OSError) as error:
+            self.close()
+            raise ConfigError(f"the store {self} cannot be opened: {_reason(error)}") from error
+        except ConfigError:
+            self.close()
+            raise
+
+    def __str__(self) -> str:
+        """Its URL without the password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    # API keys
+
+    def add_key(self, key: ApiKey) -> None:
+        """Store a new key."""
+        with self._sessions.begin() as session:
+            session.add(key)
+
+    def find_key(self, prefix: str) -> ApiKey | None:
+        """The key whose text begins so, revoked and expired ones too."""
+        with self._sessions() as session:
+            return session.scalar(select(ApiKey).where(ApiKey.prefix == prefix))
+
+    def list_keys(self) -> list[ApiKey]:
+        """All keys, newest first."""
+        with self._sessions() as session:
+            return list(session.scalars(select(ApiKey).order_by(ApiKey.number.desc())))
+
+    def revoke_key(self, key_id: str) -> ApiKey | None:
+        """End a key for good; a key that was revoked before keeps the time of that. None where there is no such key."""
+        revoked = func.coalesce(ApiKey.revoked, _now())
+        statement = update(ApiKey).where(ApiKey.id == _id(key_id)).values(revoked=revoked).returning(ApiKey)
+        with self._sessions.begin() as session:
+            return session.scalar(statement)
+
+    # Usage
+
+    def count_usage(self, owner: str | None, day: date, prompt_tokens: int, completion_tokens: int) -> None:
+        """Add one request and its tokens to a day of a key."""
+        added = {"requests": 1, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        statement = sqlite.insert(Usage) if is_sqlite else postgresql.insert(Usage)
+        statement = statement.values(key_id=owner or "", day=day, **added)
+        sums = {name: getattr(Usage, name) + getattr(statement.excluded, name) for name in added}
+        with self._sessions.begin() as session:
+            session.execute(statement.on_conflict_do_update(index_elements=["key_id", "day"], set_=sums))
+            if owner is not None:
+                session.execute(update(ApiKey).where(ApiKey.id == owner).values(last_used=_now()))
+
+    def usage(self, owner: str | None, day: date) -> Usage:
+        """What a key used on a day; zeros where it did nothing."""
+        with self._sessions() as session:
+            return session.get(Usage, (owner or "", day)) or Usage(
+                key_id=owner or "", day=day, requests=0, prompt_tokens=0, completion_tokens=0
+            )
+
+    # Responses
+
+    def create_response(
+        self,
+        owner: str | None,
+        response_id: str,
+        *,
+        model: str,
+        input_items: list[Any],
+        output_items: list[Any],
+        previous_response_id: str | None = None,
+        session_id: str | None = None,
+    ) -> StoredResponse:
+        """Store a response under an id from `new_id`; the items are JSON."""
+        return self._create(
+            StoredResponse(
+                id=response_id,
+                key_id=owner,
+                created=_now(),
+                previous_response_id=previous_response_id,
+                model=model,
+                input_items=input_items,
+                output_items=output_items,
+                session_id=session_id,
+            )
+        )
+
+    def get_response(self, owner: str | None, response_id: str) -> StoredResponse | None:
+        """One response of an owner's."""
+        return self._get(StoredResponse, owner, response_id)
+
+    def response_chain(self, owner: str | None, response_id: str) -> list[StoredResponse]:
+        """A response and all that it goes back to, oldest first; empty where there is no such response.
+
+        Where one of them was deleted, the first of the list still has a `previous_response_id`.
+        """
+        step = select(StoredResponse.number, StoredResponse.previous_response_id)
+        step = step.where(_is_of(StoredResponse, owner))
+        chain = step.where(StoredResponse.id == _id(response_id)).cte(recursive=True)
+        chain = chain.union(step.join(chain, StoredResponse.id == chain.c.previous_response_id))
+        query = select(StoredResponse).join(chain, StoredResponse.number == chain.c.number)
+        with self._sessions() as session:
+            return list(session.scalars(query.order_by(StoredResponse.number)))
+
+    def list_responses(
+        self, owner: str | None, after: str | None = None, limit: int = 20
+    ) -> Page[StoredResponse]:
+        """An owner's responses, newest first, from the one after the id `after` on."""
+        return self._list(StoredResponse, owner, after, limit)
+
+    def delete_response(self, owner: str | None, response_id: str) -> StoredResponse | None:
+        """Delete a response and return what it was; None where there is none."""
+        return self._delete(StoredResponse, owner, response_id)
+
+    # Sessions
+
+    def create_session(
+        self,
+        owner: str | None,
+        *,
+        model: str,
+        adapter: str | None,
+        template: str,
+        length: int,
+        file_name: str,
+    ) -> SavedSession:
+        """Store a session whose file is written already, under a name from `new_session_file`."""
+        return self._create(
+            SavedSession(
+                id=new_id("sess"),
+                key_id=owner,
+                created=_now(),
+                model=model,
+                adapter=adapter,
+                template=template,
+                length=length,
+                file_name=_checked(file_name),
+                used=_now(),
+            )
+        )
+
+    def get_session(self, owner: str | None, session_id: str) -> SavedSession | None:
+        """One session of an owner's."""
+        return self._get(SavedSession, owner, session_id)
+
+    def list_sessions(
+        self, owner: str | None, after: str | None = None, limit: int = 20
+    ) -> Page[SavedSession]:
+        """An owner's sessions, newest first, from the one after the id `after` on."""
+        return self._list(SavedSession, owner, after, limit)
+
+    def update_session(
+        self, owner: str | None, session_id: str, length: int, file_name: str
+    ) -> SavedSession | None:
+        """Note that a session was continued and its state is in a new file; None where there is none."""
+        statement = update(SavedSession).where(*_named(SavedSession, owner, session_id))
+        values = {"length": length, "file_name": _checked(file_name), "used": _now()}
+        with self._sessions.begin() as session:
+            return session.scalar(statement.values(values).returning(SavedSession))
+
+    def delete_session(self, owner: str | None, session_id: str) -> SavedSession | None:
+        """Delete a session and return what it was, for its file; None where there is none."""
+        return self._delete(SavedSession, owner, session_id)
+
+    def session_files(self) -> set[str]:
+        """The file names of all sessions of all owners: any other file was left by a killed server."""
+        with self._sessions() as session:
+            return set(session.scalars(select(SavedSession.file_name)))
+
+    def _create(self, row: _Row) -> _Row:
+        with self._sessions.begin() as session:
+            session.add(row)
+        return row
+
+    def _get(self, table: type[_Row], owner: str | None, row_id: str) -> _Row | None:
+        with self._sessions() as session:
+            return session.scalar(select(table).where(*_named(table, owner, row_id)))
+
+    def _list(self, table: type[_Row], owner: str | None, after: str | None, limit: int) -> Page[_Row]:
+        query = select(table).where(_is_of(table, owner))
+        if after is not None:
+            last = self._get(table, owner, after)
+            if last is None:
+                raise ConfigError(f"after: there is no {after!r}; give the last id of the page before")
+            query = query.where(table.number < last.number)
+        with self._sessions() as session:
+            rows = list(session.scalars(query.order_by(table.number.desc()).limit(limit + 1)))
+        return Page(rows[:limit], has_more=len(rows) > limit)
+
+    def _delete(self, table: type[_Row], owner: str | None, row_id: str) -> _Row | None:
+        statement = delete(table).where(*_named(table, owner, row_id)).returning(table)
+        with self._sessions.begin() as session:
+            return session.scalar(statement)
+
+
+def _is_of(table: type[Owned], owner: str | None) -> ColumnElement[bool]:
+    return table.key_id == owner  # SQLAlchemy writes IS NULL for None
+
+
+def _named(table: type[Owned], owner: str | None, row_id: str) -> tuple[ColumnElement[bool], ...]:
+    return _is_of(table, owner), table.id == _id(row_id)
+
+
+def _id(text: str) -> str:
+    """An id as it is, and "" for what can be none: PostgreSQL fails at a zero byte or a lone surrogate."""
+    return text if ID_FORM.fullmatch(text) else ""
+
+
+def _checked(file_name: str) -> str:
+    if not SESSION_FILE_FORM.fullmatch(file_name):
+        raise ValueError(f"{file_name!r} is not a name of new_session_file()")
+    return file_name
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+def _make_engine(url: str) -> Engine:
+    forms = "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:  # without its value, which may have a password in it
+        raise ConfigError(f"the URL of the store cannot be read; {forms}") from error
+    if parsed.get_backend_name() == "postgresql":
+        return _make_postgresql_engine(parsed)
+    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return _make_sqlite_engine(parsed)
+    raise ConfigError(f"a store cannot be in {parsed.render_as_string(hide_password=True)}; {forms}")
+
+
+def _make_postgresql_engine(url: URL) -> Engine:
+    try:
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,  # the database may have been restarted
+            connect_args={"connect_timeout": _CONNECT_WAIT},
+        )
+    except ImportError as error:
+        raise MissingExtraError("a store in PostgreSQL", "postgres") from error
+
+
+def _make_sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": _WAIT})
+
+    @event.listens_for(engine, "connect")
+    def enforce_foreign_keys(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    return engine
+
+
+def _prepare(engine: Engine) -> None:
+    """Make the tables where they are absent, one process at a time; raises ConfigError for a newer schema."""
+    if engine.dialect.name == "sqlite":
+        _prepare_file(engine)
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+        version = _schema_version(connection)
+        if version is None:
+            Base.metadata.create_all(connection)
+            connection.execute(insert(Schema).values(version=SCHEMA_VERSION))
+        elif version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"the store {engine.url.render_as_string(hide_password=True)} was written by a newer mmrec (schema "
+                f"{version}; this one knows {SCHEMA_VERSION}). Update mm-rec, or give another store with --store"
+            )
+
+
+def _prepare_file(engine: Engine) -> None:
+    """A SQLite file that only its user may read, in WAL mode, where readers and a writer do not wait for each other."""
+    path = Path(engine.url.database or "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+
+
+def _schema_version(connection: Connection) -> int | None:
+    if not inspect(connection).has_table(Schema.__tablename__):
+        return None
+    return connection.scalar(select(Schema.version))
+
+
+def _reason(error: DBAPIError | OSError) -> str:
+    """What the database said, in one line, without SQLAlchemy's own remarks."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(said).split())

@@ -1,0 +1,127 @@
+"""The tables of the server's store, and the names of what is in them.
+
+A row belongs to the API key that made it, its owner; None is the owner of everything on a server without keys.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from datetime import date
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, Text, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA_VERSION = 1
+ID_FORM = re.compile(r"[a-z]+_[0-9a-f]{32}")
+SESSION_FILE_FORM = re.compile(r"[0-9a-f]{32}\.safetensors")
+
+
+def new_id(kind: str) -> str:
+    """An id like resp_0f3c…, which nobody can guess."""
+    return f"{kind}_{uuid.uuid4().hex}"
+
+
+def new_session_file() -> str:
+    """A name for the file of a session; a client never names a file."""
+    return f"{uuid.uuid4().hex}.safetensors"
+
+
+class _Json(TypeDecorator[Any]):
+    """JSON in a text column: unlike PostgreSQL's jsonb it keeps the order of keys, \\u0000 and lone surrogates."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str:
+        return json.dumps(value)
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return json.loads(value)
+
+
+class Base(DeclarativeBase):
+    """The base of all tables of the store."""
+
+    type_annotation_map = {int: BigInteger().with_variant(Integer, "sqlite")}  # 64 bits in both
+
+
+class Schema(Base):
+    """One row: the version of these tables."""
+
+    __tablename__ = "mmrec_schema"
+
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class ApiKey(Base):
+    """A key, without its text; times are seconds since 1970, limits are None where there is none."""
+
+    __tablename__ = "mmrec_api_keys"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    hash: Mapped[str]
+    prefix: Mapped[str] = mapped_column(unique=True)  # the beginning of its text, which people may see
+    created: Mapped[int]
+    expires: Mapped[int | None]
+    revoked: Mapped[int | None]
+    last_used: Mapped[int | None]
+    requests_per_minute: Mapped[int | None]
+    tokens_per_day: Mapped[int | None]
+
+
+class Usage(Base):
+    """What one key used on one day (UTC)."""
+
+    __tablename__ = "mmrec_usage"
+
+    key_id: Mapped[str] = mapped_column(primary_key=True)  # "" without keys: no null in a primary key
+    day: Mapped[date] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Owned:
+    """Columns of what belongs to a key; `number` rises, so it is the order of creation."""
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("mmrec_api_keys.id"), index=True)
+    created: Mapped[int]
+
+
+class SavedSession(Owned, Base):
+    """A conversation's state in a file, and what it is bound to; `length` is in tokens."""
+
+    __tablename__ = "mmrec_sessions"
+
+    model: Mapped[str]
+    adapter: Mapped[str | None]
+    template: Mapped[str]  # fingerprint of the chat template
+    length: Mapped[int]
+    file_name: Mapped[str]
+    used: Mapped[int]
+
+
+class StoredResponse(Owned, Base):
+    """A response with the input that was new in it; what came before is in `previous_response_id`."""
+
+    __tablename__ = "mmrec_responses"
+
+    previous_response_id: Mapped[str | None]
+    model: Mapped[str]
+    input_items: Mapped[list[Any]] = mapped_column(_Json)
+    output_items: Mapped[list[Any]] = mapped_column(_Json)
+    session_id: Mapped[str | None] = mapped_column(
+        ForeignKey("mmrec_sessions.id", ondelete="SET NULL"), index=True
+    )

@@ -1,0 +1,99 @@
+"""Stores in both databases: a new SQLite file, and a real PostgreSQL server of the tests' own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from mm_rec.serving.store import Store
+
+START = "postgresql+psycopg://postgres@/postgres?host="  # followed by the folder of its socket
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server on a socket in a temporary folder; skipped where it is not installed."""
+    programs = _programs()
+    with tempfile.TemporaryDirectory(prefix="mmrec-pg-") as folder:  # pytest's own are closed to other users
+        user = _other_user(Path(folder))
+        make = [f"{programs}/initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        subprocess.run(
+            [*make, "--no-locale", "--no-sync"], cwd=folder, check=True, stdout=subprocess.DEVNULL, user=user
+        )
+        serve = [f"{programs}/postgres", "-D", "data", "-k", folder, "-c", "listen_addresses="]
+        with (Path(folder) / "log").open("wb") as log:
+            server = subprocess.Popen([*serve, "-c", "fsync=off"], cwd=folder, stderr=log, user=user)
+        try:
+            _wait_until_ready(folder, server)
+            yield START + folder
+        finally:
+            server.send_signal(signal.SIGINT)  # its fast way to stop: connections are closed, not waited for
+            server.wait(30)
+
+
+def _programs() -> Path:
+    """The folder of PostgreSQL's programs, which Debian keeps out of the path."""
+    for program in (*Path("/usr/lib/postgresql").glob("*/bin/postgres"), shutil.which("postgres")):
+        if program is not None:
+            return Path(program).parent
+    pytest.skip("there is no PostgreSQL server; on Debian and Ubuntu: apt install postgresql")
+
+
+def _other_user(folder: Path) -> int | None:
+    """Who runs PostgreSQL, which refuses root; None for the user of the tests."""
+    if os.getuid() != 0:
+        return None
+    try:
+        user = pwd.getpwnam("postgres").pw_uid
+    except KeyError:
+        pytest.skip("PostgreSQL refuses to run as root, and there is no user postgres to run it")
+    os.chown(folder, user, -1)
+    return user
+
+
+def _wait_until_ready(folder: str, server: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and server.poll() is None:
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(f"host={folder} user=postgres dbname=postgres").close()
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"PostgreSQL did not start: {(Path(folder) / 'log').read_text()}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/kept/store.db"
+        return
+    server: str = request.getfixturevalue("postgresql")
+    yield server
+    folder = server.removeprefix(START)
+    with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], Store]]:
+    """Open a store that is closed at the end of the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda url: stack.enter_context(contextlib.closing(Store(url)))
+
+
+@pytest.fixture
+def store(url: str, opened: Callable[[str], Store]) -> Store:
+    """An empty store in each kind of database."""
+    return opened(url)
