@@ -3,9 +3,9 @@
     python recipes/a1_sentences.py ../shared/data a1
 
 The folder of real test data (or one with the same files) has Tatoeba's English sentences, OneStopEnglish's elementary
-articles, and A1 words with sentences. What is written: a1/simple_english.jsonl (articles, loose sentences, and pages of
-a workbook: some words, numbered, and then a short sentence for each) and a1/lists (the training data of the user's
-document). The choice is seeded.
+articles, the words of CEFR-J, and A1 words with sentences. What is written: a1/simple_english.jsonl (articles, loose
+sentences, and pages of a workbook: some words, numbered, and then a short sentence for each) and a1/lists (the training
+data of the user's document). The choice is seeded.
 
 The lists hold out a tenth of the words from the adapter. The base has met them on its pages, as a model of the hub has
 met every word; --strict leaves them out of the pages too.
@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mm_rec.data.wordlists.examples import HELD_OUT, is_held_out
+from mm_rec.data.wordlists.rows import list_file, read_words
+from mm_rec.text.inflection import WordIndex
 
 WORKBOOK_CHARACTERS = 36_000_000
 SHORTEST = 10  # sentences of a word
@@ -54,16 +56,28 @@ def articles(data: Path) -> Iterator[str]:
             yield row["text"].lstrip("\ufeff").strip()
 
 
-def workbook(sentences: list[str], chance: random.Random, strict: bool) -> Iterator[str]:
+def headwords(data: Path) -> list[str]:
+    """The words of the CEFR-J vocabulary, all levels, as a dictionary has them."""
+    rows = read_words(list_file(data / "cefr/cefrj-vocabulary-profile-1.5.csv"))
+    return [row.spellings[0] for row in rows if _WORD.fullmatch(row.spellings[0])]
+
+
+def workbook(
+    sentences: list[str], dictionary: list[str], chance: random.Random, strict: bool
+) -> Iterator[str]:
     """Pages of 5 to 11 words and a sentence for each; rare words come more often than in text.
+
+    A word is one of a sentence as it stands there, or one of the dictionary in any of its forms.
 
     What stands before the words and between them and the sentences differs in words and length from page to page, so
     that a word is found by its number and not by its place.
     """
     known: dict[str, list[str]] = defaultdict(list)
+    index = WordIndex(dictionary)
     for sentence in sentences:
-        for word in dict.fromkeys(found.lower() for found in _WORD.findall(sentence)):
-            if "'" not in word and not (strict and is_held_out(word, HELD_OUT)):
+        surface = {found.lower() for found in _WORD.findall(sentence) if "'" not in found}
+        for word in sorted(surface | {found.lower() for found in index.find(sentence)}):
+            if not (strict and is_held_out(word, HELD_OUT)):
                 known[word].append(sentence)
     words = sorted(known)
     weights = [len(known[word]) ** 0.5 for word in words]
@@ -103,7 +117,7 @@ def main() -> None:
     chance, sentences = random.Random(1), tatoeba(data)
     documents = [*articles(data), *("\n".join(chance.sample(sentences, 20)) for _ in range(LOOSE_PAGES))]
     kinds = Counter(articles_and_sentences=len(documents))
-    documents += workbook(sentences, chance, chosen.strict)
+    documents += workbook(sentences, headwords(data), chance, chosen.strict)
     kinds["workbook pages"] = len(documents) - kinds["articles_and_sentences"]
     chance.shuffle(documents)
     out.mkdir(parents=True, exist_ok=True)
