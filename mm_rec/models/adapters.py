@@ -213,9 +213,8 @@ class Adapters:
                 self._peft = peft.get_peft_model(self.model, config, adapter_name=name)
         else:
             self._peft.add_adapter(name, config)
-        self.model.train(
-            self.model.training
-        )  # what is new too: its dropout would else be at work in evaluation
+        # What is new too, or its dropout would be at work in evaluation.
+        self.model.train(self.model.training)
 
     def _inject_start(self) -> None:
         """A second adapter on the same projections, which is to stay as it is."""

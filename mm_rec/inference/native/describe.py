@@ -39,8 +39,7 @@ class Description:
         hidden, vocabulary = self.config.hidden_size, self.config.vocab_size
         self._x, self._normed = self.program.buffer(hidden), self.program.buffer(hidden)
         self.logits = self.program.buffer(vocabulary)
-        self._inner = self.config.intermediate_size
-        self._gate, self._up = self.program.buffer(self._inner), self.program.buffer(self._inner)
+        self._gate, self._up = (self.program.buffer(self.config.intermediate_size) for _ in range(2))
         self._tensors = 0  # of the state, so far
         body: Any = model.base_model
         if type(body.embed_tokens) is not nn.Embedding:
