@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from mm_rec.errors import CheckpointError, ConfigError, UserError
-from mm_rec.inference.native.decoder import Decoder, decoder_for
+from mm_rec.inference.native.decoder import decoder_for
 from mm_rec.inference.sampling import RECENT_TOKENS, Sampler, Sampling
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.states import State, new_state, read_state, write_state
@@ -37,21 +37,18 @@ class Engine:
     """
 
     def __init__(
-        self, model: PreTrainedModel, device: torch.device | str = "cpu", *, int8: bool = False, native: bool = True
-    ) -> None:  # fmt: skip
+        self, model: PreTrainedModel, device: torch.device | str = "cpu", *, int8: bool = False
+    ) -> None:
         self.model = model.to(device).eval()  # type: ignore[arg-type]
         self.device = torch.device(device)
-        self._int8, self._native = int8, native
+        self._int8 = int8
         self._prepare()
 
     def _prepare(self) -> None:
         """Make the kernels ready for the model as it is now, with the adapters that are on it."""
         adapters = adapters_of(self.model)
         self._known = [] if adapters is None else adapters.names
-        self._decoder: Decoder | None = None
-        self.slow = "not wanted"
-        if self._native:
-            self._decoder, self.slow = decoder_for(self.model, self._int8)
+        self._decoder, self.slow = decoder_for(self.model, self._int8)
 
     @property
     def context_limit(self) -> int | None:
@@ -119,6 +116,15 @@ class Engine:
         out = self.model(input_ids=ids, past_key_values=session.state, use_cache=True, logits_to_keep=1)
         session.logits = out.logits[0, -1].float().cpu()
         del session.unread[:SEGMENT_TOKENS]
+
+    def require_tokens(self, ids: Collection[int], where: str = "") -> None:
+        """Raise ConfigError for ids that are no tokens of the model: the kernels look at no bounds."""
+        vocabulary = self.model.config.vocab_size
+        for token in (min(ids, default=0), max(ids, default=0)):
+            if not 0 <= token < vocabulary:
+                raise ConfigError(
+                    f"{where}there is no token {token}: this model's go from 0 to {vocabulary - 1:,}"
+                )
 
     def require_room(self, tokens: int) -> None:
         """Raise UserError where a session cannot hold that many tokens."""
@@ -247,10 +253,7 @@ class Session:
 
     def append(self, ids: Sequence[int]) -> None:
         """Take tokens that will be read when something follows them; raises ConfigError for ids that are none."""
-        vocabulary = self.engine.model.config.vocab_size
-        for token in (min(ids, default=0), max(ids, default=0)):  # the kernels look at no bounds
-            if not 0 <= token < vocabulary:
-                raise ConfigError(f"there is no token {token}: this model's go from 0 to {vocabulary - 1:,}")
+        self.engine.require_tokens(ids)
         self.unread += ids
         self.recent.extend(ids)
         self.length += len(ids)
@@ -295,12 +298,7 @@ class Continuation:
     ) -> None:  # fmt: skip
         """Raises UserError where there is no room for one token, or a bias names no token."""
         session.engine.require_room(session.length + 1)
-        vocabulary = session.engine.model.config.vocab_size
-        for token in sampling.logit_bias:
-            if not 0 <= token < vocabulary:
-                raise ConfigError(
-                    f"logit_bias: there is no token {token}; this model's go from 0 to {vocabulary - 1}"
-                )
+        session.engine.require_tokens(sampling.logit_bias, "logit_bias: ")
         session.ended = False
         self.session, self.ended_by = session, ""
         self._sampler = Sampler(sampling, session.recent)
