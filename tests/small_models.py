@@ -35,33 +35,24 @@ def tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(tokenizer_folder)
 
 
+def build_small(family: str, context_limit: int = 4096, vocabulary: int = VOCABULARY) -> PreTrainedModel:
+    """Build a small model; weights larger than usual, so that its predictions differ clearly from each other."""
+    shape = {"vocab_size": vocabulary, "hidden_size": 64, "num_hidden_layers": 2, "initializer_range": 0.2}
+    if family == "mmrec":
+        sizes = {"head_dim": 16, "memory_key_dim": 16, "memory_value_dim": 16}
+        config = MMRecConfig(**shape, **sizes, window=8, chunk_size=8)
+    else:
+        config = LlamaConfig(
+            **shape, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
+            max_position_embeddings=context_limit, bos_token_id=None, eos_token_id=None,
+        )  # fmt: skip
+    return build(config, seed=3).double().eval()
+
+
 @pytest.fixture
 def build_model() -> BuildModel:
-    """Build a small model; weights larger than usual, so that its predictions differ clearly from each other."""
-
-    def make(family: str, context_limit: int = 4096) -> PreTrainedModel:
-        shape = {
-            "vocab_size": VOCABULARY,
-            "hidden_size": 64,
-            "num_hidden_layers": 2,
-            "initializer_range": 0.2,
-        }
-        if family == "mmrec":
-            sizes = {"head_dim": 16, "memory_key_dim": 16, "memory_value_dim": 16}
-            config = MMRecConfig(**shape, **sizes, window=8, chunk_size=8)
-        else:
-            config = LlamaConfig(
-                **shape,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                intermediate_size=96,
-                max_position_embeddings=context_limit,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        return build(config, seed=3).double().eval()
-
-    return make
+    """What builds a small model."""
+    return build_small
 
 
 @pytest.fixture(params=["mmrec", "llama"])

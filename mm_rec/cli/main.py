@@ -13,12 +13,14 @@ from mm_rec.cli import (
     data,
     evaluate,
     generate,
+    keys,
     lora,
     merge,
     models,
     pretrain,
     quickstart,
     runs,
+    serve,
     sft,
     tokenizer,
 )
@@ -45,6 +47,8 @@ app.command(name="verify-resume")(pretrain.verify_resume)
 app.command()(evaluate.evaluate)
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(serve.serve)
+app.add_typer(keys.app, name="keys", help="Make, list and revoke the API keys of the server.")
 
 
 def _show_version(value: bool) -> None:

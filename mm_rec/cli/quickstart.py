@@ -15,9 +15,11 @@ from mm_rec.progress import RichReporter
 if TYPE_CHECKING:
     from mm_rec.pipeline.quickstart import QuickstartResult
 
+FOLDER = Path("quickstart")
+
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for text, model and results.")] = Path("quickstart"),
+    out: Annotated[Path, typer.Option(help="Folder for text, model and results.")] = FOLDER,
     minutes: Annotated[float | None, typer.Option(help="Minutes of both trainings (default: 3.5).")] = None,
 ) -> None:
     """Train a small English and Turkish model from nothing, teach it to chat, measure it: five minutes."""
@@ -35,6 +37,8 @@ def quickstart(
         f"loss: {result.run / 'training_graph.png'}   card: {result.run / 'README.md'}", soft_wrap=True
     )
     console.print(f"Talk to it:  [bold]{_command()} chat {result.run}[/bold]", soft_wrap=True)
+    if out == FOLDER:
+        console.print(f"Serve it, with a chat page:  [bold]{_command()} serve[/bold]", soft_wrap=True)
 
 
 def _command() -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 
 from mm_rec.errors import MMRecError
-from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Engine
+from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Engine, Session
 
 
 class QueueFullError(MMRecError):
@@ -20,30 +19,81 @@ class QueueFullError(MMRecError):
 
 
 class Work:
-    """A continuation that others are decoded with.
+    """A session that is read, and written where there is a continuation, along with others.
 
-    `on_token` is called with each token, and once with None when there are no more: `continuation.ended_by` then says
-    why, or `error` what went wrong. It is called by the engine's thread and must return at once.
+    The session reads `parts` of ids one after the other. `on_read` is called with the number of each when it was read
+    and nothing after it, which is the time to copy the session. `on_token` is called with each token of the
+    continuation, and once with None when all is done: `error` then says what went wrong, if anything did, and
+    `continuation.ended_by` how it ended. Both are called by the engine's thread and must return at once.
+
+    `read_segment` takes the engine's place in reading, segment by segment, where more is asked than the state.
     """
 
-    def __init__(self, continuation: Continuation, on_token: Callable[[Chosen | None], None]) -> None:
-        self.continuation, self.on_token = continuation, on_token
+    def __init__(
+        self, session: Session, parts: Sequence[Sequence[int]], on_token: Callable[[Chosen | None], None], *,
+        continuation: Continuation | None = None, on_read: Callable[[int], None] | None = None,
+        read_segment: Callable[[Session], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Raises ConfigError for ids that are none."""
+        self.session, self.continuation, self.on_token = session, continuation, on_token
         self.error: Exception | None = None
-        self._cancelled = False
+        for part in parts:
+            session.engine.require_tokens(part)
+        self._parts, self._begun = [list(part) for part in parts], 0
+        self._on_read, self._reading = on_read, False
+        self._read_segment = read_segment
+        self._cancelled, self._ended = False, False
+        self._begin_part()
 
     def cancel(self) -> None:
         """Stop before the next token, from any thread; `on_token` gets its None."""
         self._cancelled = True
 
     @property
-    def unread(self) -> int:
-        """Tokens that must be read before the next can be chosen."""
-        return len(self.continuation.session.unread)
+    def left(self) -> int:
+        """Tokens that are still to be read before the first can be chosen."""
+        return len(self.session.unread) + sum(map(len, self._parts[self._begun :]))
+
+    @property
+    def reads_segments(self) -> bool:
+        """Whether the next that it reads is a segment of its own, and not a few tokens along with those of others."""
+        return len(self.session.unread) > (0 if self._read_segment else FEW_TOKENS)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all was read and written."""
+        return self._ended
 
     @property
     def done(self) -> bool:
         """Whether nothing more will come."""
-        return self._cancelled or self.error is not None or bool(self.continuation.ended_by)
+        return self._cancelled or self.error is not None or self._ended
+
+    def read(self) -> None:
+        """Read a segment."""
+        (self._read_segment or self.session.engine.read_segment)(self.session)
+
+    def go_on(self) -> None:
+        """After the session has read what it was given: give it the next part, or choose the next token."""
+        if self.done:
+            return
+        if self._reading and self._on_read is not None:
+            self._on_read(self._begun - 1)
+        self._reading = False
+        if self._begun < len(self._parts):
+            self._begin_part()
+        elif self.continuation is None:
+            self._ended = True
+        else:
+            chosen = self.continuation.advance()
+            self._ended = bool(self.continuation.ended_by)
+            if chosen is not None:
+                self.on_token(chosen)
+
+    def _begin_part(self) -> None:
+        if self._begun < len(self._parts):
+            self.session.append(self._parts[self._begun])
+            self._begun, self._reading = self._begun + 1, True
 
 
 class Batcher:
@@ -104,24 +154,18 @@ class Batcher:
             return not self._closed
 
     def _round(self) -> None:
-        long = [work for work in self._active if work.unread > FEW_TOKENS and not work.done]
+        long = [work for work in self._active if work.reads_segments and not work.done]
         if long:
             # The one with least to read: a short prompt does not wait for the whole of a long one.
-            work = min(long, key=lambda one: one.unread)
-            self._guarded([work], lambda: self.engine.read_segment(work.continuation.session))
-        ready = [work for work in self._active if work.unread <= FEW_TOKENS and not work.done]
-        self._guarded(ready, lambda: self.engine.read([work.continuation.session for work in ready]))
+            work = min(long, key=lambda one: one.left)
+            self._guarded([work], work.read)
+        ready = [work for work in self._active if not (work.reads_segments or work.done)]
+        self._guarded(ready, lambda: self.engine.read([work.session for work in ready]))
         for work in ready:
-            self._guarded([work], partial(self._advance, work))
+            self._guarded([work], work.go_on)
         for work in [work for work in self._active if work.done]:
             self._active.remove(work)
             work.on_token(None)
-
-    def _advance(self, work: Work) -> None:
-        if not work.done:
-            chosen = work.continuation.advance()
-            if chosen is not None:
-                work.on_token(chosen)
 
     def _guarded(self, concerned: list[Work], do: Callable[[], None]) -> None:
         """Do something; an error ends those concerned and nobody else."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -75,9 +75,9 @@ class Engine:
         missing = [name for name in session.adapters if name not in self._known]
         if missing:
             raise CheckpointError(f"{path}: it was read with the adapter {missing[0]!r}, which is not loaded")
-        session.state, session.length = state, int(notes["length"])
-        session.unread, session.logits = json.loads(notes["unread"]), more.get("logits")
-        session.recent.extend(json.loads(notes["recent"]))
+        session.state, session.length, session.logits = state, int(more["length"]), more.get("logits")
+        session.unread = [token for token in more["unread"].tolist() if token >= 0]
+        session.recent.extend(token for token in more["recent"].tolist() if token >= 0)
         return session
 
     @torch.inference_mode()
@@ -111,11 +111,36 @@ class Engine:
     @torch.inference_mode()
     def read_segment(self, session: Session) -> None:
         """Read the next part of what has not been read, by the model itself; its length bounds the memory needed."""
+        session.logits = self._forward(session, logits_to_keep=1)[0, -1].float().cpu()
+
+    @torch.inference_mode()
+    def score_segment(self, session: Session, likeliest: int) -> list[Chosen | None]:
+        """Read the next part, and say how likely each of its tokens was; None of the first of all, before which is
+        nothing. `likeliest`: so many of the likeliest tokens come with each.
+        """
+        before, ids = session.logits, session.unread[:SEGMENT_TOKENS]
+        logits = self._forward(session)[0].float().cpu()
+        session.logits = logits[-1]
+        found: list[Chosen | None] = [] if before is not None else [None]
+        rows = logits[:-1] if before is None else torch.cat([before[None], logits[:-1]])
+        return found + [
+            described(token, row, likeliest) for token, row in zip(ids[len(found) :], rows, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def embed_segment(self, session: Session) -> Tensor:
+        """Read the next part; returns the sum of its tokens' last hidden states, (D,) float32 on the CPU."""
+        hidden: Tensor = self._forward(session, self.model.get_decoder())
+        return hidden[0].float().sum(dim=0).cpu()
+
+    def _forward(self, session: Session, model: Any = None, **options: Any) -> Tensor:
+        """Read a segment by the model, or by its backbone: the first of what that returns."""
         self._apply(session.adapters)
         ids = torch.tensor([session.unread[:SEGMENT_TOKENS]], device=self.device)
-        out = self.model(input_ids=ids, past_key_values=session.state, use_cache=True, logits_to_keep=1)
-        session.logits = out.logits[0, -1].float().cpu()
+        out = (model or self.model)(input_ids=ids, past_key_values=session.state, use_cache=True, **options)
         del session.unread[:SEGMENT_TOKENS]
+        first: Tensor = out[0]
+        return first
 
     def require_tokens(self, ids: Collection[int], where: str = "") -> None:
         """Raise ConfigError for ids that are no tokens of the model: the kernels look at no bounds."""
@@ -246,10 +271,13 @@ class Session:
 
         MM-Rec's file has one size, however much was read.
         """
-        notes = {"adapters": json.dumps(self.adapters, sort_keys=True), "length": str(self.length)}
-        notes |= {"unread": json.dumps(self.unread), "recent": json.dumps(list(self.recent))}
-        more = {} if self.logits is None else {"logits": self.logits}
-        write_state(path, self.state, {**belongs_to, **notes}, more)
+        more = {"length": torch.tensor(self.length), "recent": _padded(self.recent)}
+        more["unread"] = _padded(self.unread)
+        if self.logits is not None:
+            more["logits"] = self.logits
+        write_state(
+            path, self.state, {**belongs_to, "adapters": json.dumps(self.adapters, sort_keys=True)}, more
+        )
 
     def append(self, ids: Sequence[int]) -> None:
         """Take tokens that will be read when something follows them; raises ConfigError for ids that are none."""
@@ -278,8 +306,12 @@ class Constraint(Protocol):
     def ended(self) -> bool:
         """Whether nothing more may follow."""
 
-    def allowed(self) -> Tensor:
-        """The tokens that may come next: (V,) bool on the CPU."""
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+
+    def allowed(self, left: int | None = None) -> Tensor:
+        """The tokens that may come next, (V,) bool on the CPU, of which no more than `left` will be written."""
 
     def take(self, token: int) -> None:
         """Note the token that was chosen."""
@@ -288,8 +320,8 @@ class Constraint(Protocol):
 class Continuation:
     """What follows a session, one token at a time, for whoever sees to it that the session has read all before it.
 
-    `ended_by` is "" while it goes on, then "stop" after a stop token or the end of a constraint, and "length" after the
-    last that may be written. `logprobs`: so many of the likeliest tokens come with each, None for no probabilities.
+    `ended_by` is "" while it goes on, then "stop" after a stop token or at the end of a constraint, and "length" after
+    the last that may be written. `logprobs`: so many of the likeliest tokens come with each, None for no probabilities.
     """
 
     def __init__(
@@ -307,36 +339,45 @@ class Continuation:
 
     def advance(self) -> Chosen | None:
         """Choose the next token and give it to the session; None where nothing follows."""
-        session, limit, constraint = self.session, self.session.engine.context_limit, self._constraint
-        if constraint is not None and constraint.ended:
-            self._stop()
-            return None
+        session, constraint = self.session, self._constraint
         logits = scores = session.next_logits()
+        left = min(self._left, (session.engine.context_limit or math.inf) - session.length)
         if constraint is not None:
-            scores = logits.masked_fill(~constraint.allowed(), -math.inf)
+            scores = logits.masked_fill(~constraint.allowed(int(left)), -math.inf)
         token = self._sampler.choose(scores)
         if token in self._stop_ids:
             self._stop()
             return None
-        if constraint is not None:
-            constraint.take(token)
         session.append([token])
         self._left -= 1
-        if not self._left or session.length == limit:
-            self.ended_by = "length"
+        if constraint is not None:
+            constraint.take(token)
+        if constraint is not None and constraint.ended:
+            self._stop()
+        elif left <= 1:
+            # What a grammar calls whole is whole, though there was no token left to say so.
+            self.ended_by = "stop" if constraint is not None and constraint.complete else "length"
         return self._described(token, logits)
 
     def _stop(self) -> None:
         self.ended_by, self.session.ended = "stop", True
 
     def _described(self, token: int, logits: Tensor) -> Chosen:
-        if self._logprobs is None:
-            return Chosen(token)
-        values = logits.log_softmax(0)
-        top = values.topk(self._logprobs)
-        return Chosen(
-            token, float(values[token]), tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-        )
+        return Chosen(token) if self._logprobs is None else described(token, logits, self._logprobs)
+
+
+def described(token: int, logits: Tensor, likeliest: int) -> Chosen:
+    """A token with its log-probability, from logits (V,), and so many of the likeliest with theirs."""
+    values = logits.log_softmax(0)
+    top = values.topk(likeliest)
+    return Chosen(
+        token, float(values[token]), tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+    )
+
+
+def _padded(ids: Collection[int]) -> Tensor:
+    """Ids as int64, filled up with −1: a file of few has the size of one of many."""
+    return torch.tensor([*ids, *[-1] * (RECENT_TOKENS - len(ids))])
 
 
 def _until(ids: list[int], stop_ids: Collection[int]) -> list[int]:

@@ -6,8 +6,8 @@ Shapes: V vocabulary, C candidates that are left of it.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection
 from typing import Annotated
 
 import pydantic
@@ -58,12 +58,11 @@ class Sampling(Section):
 class Sampler:
     """The choices of one continuation: its random numbers, and the tokens that its penalties count.
 
-    `read`: the tokens before it, for the repetition penalty.
+    `recent`: the last tokens before the next, for the repetition penalty; whoever uses the choices adds them there.
     """
 
-    def __init__(self, sampling: Sampling, read: Iterable[int] = ()) -> None:
-        self._sampling, self._generator = sampling, sampling.generator()
-        self._recent: deque[int] = deque(read, maxlen=RECENT_TOKENS)
+    def __init__(self, sampling: Sampling, recent: Collection[int] = ()) -> None:
+        self._sampling, self._generator, self._recent = sampling, sampling.generator(), recent
         self._written: Counter[int] = Counter()
 
     def choose(self, logits: Tensor) -> int:
@@ -84,7 +83,6 @@ class Sampler:
         else:
             ids, probabilities = candidates(scores, sampling)
             token = int(ids[self._draw(probabilities)])
-        self._recent.append(token)
         self._written[token] += 1
         return token
 

@@ -34,14 +34,17 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 class TextStream:
-    """Turns ids into text as they come: whole characters only, special tokens left out, cut before a stop string.
+    """Turns ids into text as they come: whole characters only, cut before a stop string.
 
     Text that may be the start of a stop string is held back until it is known. `stopped` says that one was met.
+    Special tokens are left out, unless `special` asks for them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), special: bool = False
+    ) -> None:
         self.stopped = False
-        self._tokenizer = tokenizer
+        self._tokenizer, self._skip_special = tokenizer, not special
         self._stop = tuple(stop)
         # Tokens whose text is not known yet, and those before them: some decoders treat a text's start differently.
         self._ids: list[int] = []
@@ -73,7 +76,11 @@ class TextStream:
         return both[len(before) :] if both.startswith(before) else self._decode(self._ids)
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(
+            self._tokenizer.decode(
+                ids, skip_special_tokens=self._skip_special, clean_up_tokenization_spaces=False
+            )
+        )
 
     def _take(self, text: str) -> str:
         """Give out new text up to a stop string, or to what may become one."""
@@ -84,12 +91,12 @@ class TextStream:
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]
-        certain = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
+        certain = len(text) - max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[certain:]
         return text[:certain]
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """The length of the longest end of `text` that is a start of `stop` but not all of it."""
     lengths = range(min(len(text), len(stop) - 1), 0, -1)
     return next((length for length in lengths if text.endswith(stop[:length])), 0)

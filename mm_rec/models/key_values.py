@@ -85,6 +85,12 @@ class KeyValueState(Cache):
         """Size in bytes: it grows with the tokens read."""
         return sum(part.nbytes for room in self.rooms for part in room.parts)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """By how much a further token makes it grow."""
+        heads, size, dtype, _ = self._shape
+        return 2 * len(self.rooms) * int(heads * size * dtype.itemsize)
+
     def tensors_for(self, tokens: int) -> list[Tensor]:
         """Keys and values of each layer in turn, (room, G, D), with room for so many more tokens."""
         for room in self.rooms:

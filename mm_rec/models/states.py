@@ -30,6 +30,10 @@ class State(Protocol):
     def nbytes(self) -> int:
         """Size in bytes."""
 
+    @property
+    def bytes_per_token(self) -> int:
+        """By how much a further token makes it grow: 0 for MM-Rec's."""
+
     def tensors_for(self, tokens: int) -> list[Tensor]:
         """Its tensors in the order of the layers, contiguous, with room for so many more tokens."""
 

@@ -36,7 +36,7 @@ try:
         update,
     )
     from sqlalchemy.dialects import postgresql, sqlite
-    from sqlalchemy.exc import ArgumentError, DBAPIError
+    from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
     from sqlalchemy.orm import sessionmaker
 except ImportError as missing:
     raise MissingExtraError("the server's store", "serve") from missing
@@ -363,8 +363,17 @@ def _prepare_file(engine: Engine) -> None:
     path = Path(engine.url.database or "")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    end = time.monotonic() + _WAIT
+    while True:
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            return
+        except OperationalError as error:
+            # SQLite does not wait by itself for another process that makes the same change.
+            if "locked" not in str(error.orig) or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def _schema_version(connection: Connection) -> int | None:

@@ -112,6 +112,11 @@ class SavedSession(Owned, Base):
     file_name: Mapped[str]
     used: Mapped[int]
 
+    @property
+    def name(self) -> str:
+        """What requests call its model."""
+        return self.model if self.adapter is None else f"{self.model}:{self.adapter}"
+
 
 class StoredResponse(Owned, Base):
     """A response with the input that was new in it; what came before is in `previous_response_id`."""

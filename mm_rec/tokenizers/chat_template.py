@@ -20,7 +20,7 @@ from mm_rec.tokenizers.special import CHAT_TOKENS, ENDOFTEXT, PAD, TOOL_CALL
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_CHATML_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_CHATML_CALL = ("<tool_call>", "</tool_call>")
 
 Call = dict[str, Any]
 Parse = Callable[[str], tuple[str, list[Call]]]
@@ -48,8 +48,16 @@ def _read_template(name: str) -> str:
 
 def _call(text: str, arguments: str) -> Call:
     """A call written as a JSON object; raises ValueError where it is not one."""
+    call, rest = _first_call(text.strip(), arguments)
+    if rest:
+        raise ValueError(f"a tool call is not JSON alone, more follows it: {rest[:80]!r}")
+    return call
+
+
+def _first_call(text: str, arguments: str) -> tuple[Call, str]:
+    """The call that a text begins with, and the rest of the text; raises ValueError where it begins with none."""
     try:
-        value = json.loads(text)
+        value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"a tool call is not JSON ({error}): {text[:80]!r}") from error
     if (
@@ -58,7 +66,7 @@ def _call(text: str, arguments: str) -> Call:
         or not isinstance(value.get(arguments), dict)
     ):
         raise ValueError(f'a tool call is not {{"name": …, "{arguments}": {{…}}}}: {text[:80]!r}')
-    return {"name": value["name"], "arguments": value[arguments]}
+    return {"name": value["name"], "arguments": value[arguments]}, text[end:]
 
 
 def _parse_default(text: str) -> tuple[str, list[Call]]:
@@ -67,9 +75,18 @@ def _parse_default(text: str) -> tuple[str, list[Call]]:
 
 
 def _parse_chatml(text: str) -> tuple[str, list[Call]]:
-    return _CHATML_CALL.sub("", text).strip(), [
-        _call(call, "arguments") for call in _CHATML_CALL.findall(text)
-    ]
+    """Where a call ends is where its JSON does: a string in it may hold what closes a call."""
+    begin, end = _CHATML_CALL
+    content, found, rest = text.partition(begin)
+    calls = []
+    while found:
+        call, rest = _first_call(rest.lstrip(), "arguments")
+        if not rest.lstrip().startswith(end):
+            raise ValueError(f"a tool call is not closed by {end}: {text[:80]!r}")
+        between, found, rest = rest.lstrip().removeprefix(end).partition(begin)
+        calls.append(call)
+        content += between
+    return content.strip(), calls
 
 
 def _parse_llama3(text: str) -> tuple[str, list[Call]]:

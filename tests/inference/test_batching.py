@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
 from mm_rec.inference.batching import Batcher, QueueFullError, Work
-from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Engine
+from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Engine, Session
 from mm_rec.inference.sampling import Sampler, Sampling
 
 LONGEST_WAIT = 60  # seconds
@@ -25,15 +25,16 @@ class Told:
     """What a work's owner is told, from the engine's thread."""
 
     def __init__(
-        self, engine: Engine, prompt: list[int], sampling: Sampling, stop_ids: frozenset[int] = frozenset()
-    ):
+        self, engine: Engine, prompt: list[int], sampling: Sampling, stop_ids: frozenset[int] = frozenset(), *,
+        parts: list[list[int]] | None = None, on_read: Callable[[int], None] | None = None,
+    ):  # fmt: skip
         session = engine.session()
-        session.append(prompt)
         self.tokens: list[int] = []
         self.times: list[float] = []
         self._ended = threading.Event()
         self.came: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
-        self.work = Work(Continuation(session, sampling, stop_ids), self._take)
+        continuation = Continuation(session, sampling, stop_ids)
+        self.work = Work(session, parts or [prompt], self._take, continuation=continuation, on_read=on_read)
 
     def _take(self, chosen: Chosen | None) -> None:
         if chosen is None:
@@ -121,6 +122,42 @@ def test_those_that_leave_change_nothing_for_those_that_stay(engine: Engine, bat
         assert len(leaves.tokens) < 60
     assert stays.wait() == expected
     assert batcher.active == batcher.waiting == 0
+
+
+def test_parts_are_read_one_after_the_other_and_told(
+    engine: Engine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 30)
+    greedy, parts = (
+        Sampling(temperature=0, max_new_tokens=9),
+        [prompt_of(length, 5) for length in (70, 3, 40)],
+    )
+    seen: list[tuple[int, int, list[int]]] = []
+    told = Told(
+        engine, [], greedy, parts=parts,
+        on_read=lambda number: seen.append((number, session.length, list(session.unread))),
+    )  # fmt: skip
+    session = told.work.session
+    batcher.submit(told.work)
+    assert told.wait() == alone(engine, [token for part in parts for token in part], greedy)
+    assert seen == [(0, 70, []), (1, 73, []), (2, 113, [])]
+    assert told.work.finished
+
+
+def test_reading_alone_ends_without_a_token(engine: Engine, batcher: Batcher) -> None:
+    ended, session = threading.Event(), engine.session()
+    segments: list[int] = []
+
+    def read(one: Session) -> None:
+        segments.append(len(one.unread))
+        engine.read_segment(one)
+
+    batcher.submit(Work(session, [prompt_of(20, 1)], lambda _: ended.set(), read_segment=read))
+    assert ended.wait(LONGEST_WAIT)
+    assert (session.length, session.unread, segments) == (20, [], [20])
+    other = engine.session()
+    other.feed(prompt_of(20, 1))
+    torch.testing.assert_close(session.next_logits(), other.next_logits(), rtol=1e-4, atol=1e-4)
 
 
 def test_an_error_ends_only_its_own(

@@ -153,16 +153,22 @@ def test_the_last_token_is_read_only_when_something_follows(
 
 
 class Evens:
-    """Allows even tokens, and ends after five of them."""
+    """Allows even tokens; ends after five of them, and may end after three."""
 
     def __init__(self) -> None:
         self.taken: list[int] = []
+        self.left: list[int | None] = []
 
     @property
     def ended(self) -> bool:
         return len(self.taken) == 5
 
-    def allowed(self) -> Tensor:
+    @property
+    def complete(self) -> bool:
+        return len(self.taken) >= 3
+
+    def allowed(self, left: int | None = None) -> Tensor:
+        self.left.append(left)
         return torch.arange(400) % 2 == 0
 
     def take(self, token: int) -> None:
@@ -179,6 +185,50 @@ def test_a_constraint_is_kept_and_ends_the_continuation(model: PreTrainedModel) 
     assert tokens == constraint.taken and len(tokens) == 5
     assert not any(token % 2 for token in tokens)
     assert continuation.ended_by == "stop" and session.ended
+    assert constraint.left == [50, 49, 48, 47, 46]
+
+
+@pytest.mark.parametrize(("tokens", "ended_by"), [(2, "length"), (3, "stop"), (4, "stop")])
+def test_a_constraint_says_whether_the_last_token_ends_it(
+    build_model: Callable[..., PreTrainedModel], tokens: int, ended_by: str
+) -> None:
+    session = fed(Engine(build_model("mmrec")), PROMPT)
+    continuation = Continuation(session, GREEDY.changed(max_new_tokens=tokens), constraint=Evens())
+    while not continuation.ended_by:
+        continuation.advance()
+    assert continuation.ended_by == ended_by
+
+
+def test_a_text_is_scored_as_one_forward_pass_scores_it(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 7)
+    engine, ids = Engine(model), PROMPT * 3
+    session, scored = engine.session(), []
+    session.append(ids)
+    while session.unread:
+        scored += engine.score_segment(session, likeliest=2)
+    expected = model(input_ids=torch.tensor([ids])).logits[0].detach().double().log_softmax(-1)
+    assert scored[0] is None and len(scored) == len(ids)
+    for place, one in enumerate(scored[1:], start=1):
+        assert one is not None and one.token == ids[place]
+        assert one.logprob == pytest.approx(float(expected[place - 1, ids[place]]), rel=1e-4)
+        assert [token for token, _ in one.likeliest] == expected[place - 1].topk(2).indices.tolist()
+    following = fed(engine, ids)
+    torch.testing.assert_close(session.next_logits(), following.next_logits(), rtol=1e-4, atol=1e-4)
+
+
+def test_hidden_states_are_summed_over_segments(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 7)
+    engine, ids = Engine(model), PROMPT * 3
+    session, total = engine.session(), torch.zeros(())
+    session.append(ids)
+    while session.unread:
+        total = total + engine.embed_segment(session)
+    whole = model.get_decoder()(input_ids=torch.tensor([ids])).last_hidden_state[0].detach()
+    torch.testing.assert_close(total, whole.float().sum(0), rtol=1e-4, atol=1e-4)
 
 
 def test_probabilities_are_the_models_own(model: PreTrainedModel) -> None:

@@ -54,7 +54,9 @@ def test_biases_and_penalties_by_hand() -> None:
     assert [choices.choose(logits) for _ in range(5)] == [0, 0, 1, 0, 1]
     choices = Sampler(Sampling(**greedy, presence_penalty=1.2))
     assert [choices.choose(logits) for _ in range(4)] == [0, 1, 2, 0]  # 0.8, 0.3 and −0.2 from then on
-    choices = Sampler(Sampling(**greedy, presence_penalty=-2.0), read=[3] * 9)  # what was read does not count
+    choices = Sampler(
+        Sampling(**greedy, presence_penalty=-2.0), recent=[3] * 9
+    )  # what was read does not count
     assert [choices.choose(logits) for _ in range(2)] == [0, 0]
     assert Sampler(Sampling(**greedy, logit_bias={3: 2.5})).choose(logits) == 3
     assert Sampler(Sampling(temperature=5.0, logit_bias={2: 100.0}, seed=0)).choose(logits) == 2

@@ -15,8 +15,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from serving.server import Server, small_model
+from small_models import tokenizer_folder  # noqa: F401
+from transformers import PreTrainedTokenizerBase
 
 from mm_rec.serving.store import Store
+from mm_rec.tokenizers.chat_template import prepare_for_chat
+from mm_rec.tokenizers.loading import load_tokenizer
 
 START = "postgresql+psycopg://postgres@/postgres?host="  # followed by the folder of its socket
 
@@ -97,3 +102,24 @@ def opened() -> Iterator[Callable[[str], Store]]:
 def store(url: str, opened: Callable[[str], Store]) -> Store:
     """An empty store in each kind of database."""
     return opened(url)
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerBase:
+    """The small tokenizer with the default layout of conversations."""
+    tokenizer = load_tokenizer(tokenizer_folder)
+    prepare_for_chat(tokenizer)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def server(
+    chat_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server of two small random models, "mmrec" and "llama" (of 512 tokens of context)."""
+    models = [
+        small_model(family, chat_tokenizer, context=512) for family in ("mmrec", "llama")
+    ]
+    running = Server(models, tmp_path_factory.mktemp("server"))
+    yield running
+    running.stop()

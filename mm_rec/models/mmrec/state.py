@@ -68,6 +68,11 @@ class MemoryState(Cache):
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @property
+    def bytes_per_token(self) -> int:
+        """By how much a further token makes it grow: nothing."""
+        return 0
+
+    @property
     def length(self) -> int:
         """Tokens read, where the state is that of one sequence."""
         return int(self.tensors["lengths"])

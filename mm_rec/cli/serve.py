@@ -1,0 +1,166 @@
+"""`mmrec serve`: models behind OpenAI's HTTP API."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from mm_rec.cli.keys import DEFAULT_STORE, StoreUrl
+from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionChoice, open_engine
+
+if TYPE_CHECKING:
+    from mm_rec.serving.gate import Rules
+    from mm_rec.serving.models import ServedModel
+    from mm_rec.serving.store import Store
+
+_MIB = 2**20
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+class WhenFull(StrEnum):
+    """What happens where a context is full."""
+
+    REFUSE = "refuse"
+    DROP = "drop"
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=]MODEL…",
+            help="What to serve: model folders or runs, under the folder's name or another. "
+            "Without any, what `mmrec quickstart` made.",
+            show_default=False,
+        ),
+    ] = None,
+    adapter: Adapter = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(metavar="ALIAS=NAME", help="A further name of a model.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    keys: Annotated[
+        bool | None,
+        typer.Option(
+            "--keys/--no-keys",
+            help="Answer only who has a key of `mmrec keys`; that is the rule at any address but this machine's own.",
+            show_default=False,
+        ),
+    ] = None,
+    store: StoreUrl = DEFAULT_STORE,
+    sessions: Annotated[Path, typer.Option(help="The folder of the sessions' states.")] = Path(
+        "serving/sessions"
+    ),
+    most_active: Annotated[int, typer.Option(min=1, max=64, help="Answers written at once.")] = 8,
+    most_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; others get 429.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 8_192,
+    max_prompt: Annotated[int, typer.Option(min=1, help="The most tokens of a request.")] = 262_144,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that an answer may take.")] = 600,
+    when_full: Annotated[
+        WhenFull,
+        typer.Option(
+            help="Where a LLaMA's context is full: refuse, or drop the oldest turns. MM-Rec's is never full."
+        ),
+    ] = WhenFull.REFUSE,
+    keep_memory: Annotated[
+        int, typer.Option(min=0, metavar="MIB", help="Memory for what was read and may be gone on with.")
+    ] = 512,
+    device: Device = "auto",
+    precision: Precision = PrecisionChoice.FLOAT32,
+) -> None:
+    """Serve models over OpenAI's API, with a chat page at /."""
+    from mm_rec.serving.app import create_app
+    from mm_rec.serving.models import Registry
+    from mm_rec.serving.requests import Limits
+    from mm_rec.serving.run import run
+    from mm_rec.serving.service import Service
+    from mm_rec.serving.sessions import Sessions
+    from mm_rec.serving.store import Store
+
+    notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    opened = Store(store)
+    rules = _rules(host, keys, opened)
+    served = [
+        _open(model, adapter or [], device, precision, notes, most_active, most_waiting, keep_memory)
+        for model in models or [_quickstart()]
+    ]
+    registry = Registry(served, _aliases(alias or []))
+    limits = Limits(answer_tokens=max_tokens, prompt_tokens=max_prompt, seconds=timeout)
+    service = Service(
+        registry,
+        opened,
+        Sessions(opened, sessions, keep_memory * _MIB),
+        limits,
+        shorten=when_full is WhenFull.DROP,
+    )
+    names = ", ".join([*registry.named, *registry.aliases])
+
+    def tell(url: str) -> None:
+        notes.print(f"Serving {names}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
+
+    run(create_app(service, rules), host, port, tell)
+
+
+def _rules(host: str, keys: bool | None, store: Store) -> Rules:
+    """Who may come in; raises ConfigError where nobody could."""
+    from mm_rec.errors import ConfigError
+    from mm_rec.serving.gate import LOCAL_HOSTS, Rules
+    from mm_rec.serving.keys import is_in_force
+
+    wanted = host not in _LOCAL if keys is None else keys
+    if wanted and not any(is_in_force(key) for key in store.list_keys()):
+        raise ConfigError(
+            f"{host} can be reached from other machines, so the server answers only who has a key, and there is none "
+            f"in {store}. Make one: mmrec keys create NAME. Or let everybody in: --no-keys"
+            if keys is None
+            else f"--keys: there is no key in {store}. Make one: mmrec keys create NAME"
+        )
+    return Rules(keys=wanted, hosts=LOCAL_HOSTS if host in _LOCAL and not wanted else None)
+
+
+def _quickstart() -> str:
+    from mm_rec.cli.quickstart import FOLDER
+    from mm_rec.errors import ConfigError
+
+    model = FOLDER / "sft"
+    if not model.exists():
+        raise ConfigError(
+            f"there is no {model} here. Make it in a few minutes: mmrec quickstart. Or name a model: mmrec serve MODEL"
+        )
+    return f"{FOLDER}={model}"
+
+
+def _open(
+    text: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console,
+    most_active: int, most_waiting: int, keep_memory: int,
+) -> ServedModel:  # fmt: skip
+    """Read a model and put it to work."""
+    from mm_rec.models.adapters import adapters_of
+    from mm_rec.serving.models import ServedModel, adapter_digests
+
+    name, given, path = text.rpartition("=")
+    engine, tokenizer = open_engine(path, adapters, device, precision, notes)
+    on_model = adapters_of(engine.model)
+    names = [] if on_model is None else on_model.names
+    return ServedModel(
+        name if given else Path(path).resolve().name, engine, tokenizer,
+        adapters=adapter_digests(names, adapters), most_active=most_active, most_waiting=most_waiting,
+        kept_bytes=keep_memory * _MIB,
+    )  # fmt: skip
+
+
+def _aliases(texts: list[str]) -> dict[str, str]:
+    from mm_rec.errors import ConfigError
+
+    aliases = {}
+    for text in texts:
+        alias, given, name = text.partition("=")
+        if not (alias and given and name):
+            raise ConfigError(f"--alias {text}: write it ALIAS=NAME")
+        aliases[alias] = name
+    return aliases

@@ -1,0 +1,71 @@
+"""A conversation in parts that end where messages end: what was read up to there can be kept, and gone on with.
+
+Every message begins with a special token, where a tokenizer always cuts, so the parts' ids are those of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.conversation import ChatMessage, Conversation
+from mm_rec.data.conversations.rendering import prompt_text, rendered_text
+from mm_rec.errors import DataError, TokenizerError
+from mm_rec.tokenizers.chat_template import layout_of
+
+_CONTENT = "x"  # of a message whose surroundings are looked at
+
+
+def prompt_parts(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
+    """The text of `prompt_text`, cut after the system messages that open it, and before the answer begins."""
+    whole = prompt_text(tokenizer, messages, tools)
+    opening = next(
+        (place for place, one in enumerate(messages) if one.role not in ("system", "developer")),
+        len(messages),
+    )
+    cuts = [0]
+    for count in {opening, len(messages)} if opening or tools else {len(messages)}:
+        try:
+            text = rendered_text(tokenizer, Conversation(tuple(messages[:count]), tuple(tools)))
+        except DataError:  # a foreign template may ask for a question after the system message
+            continue
+        if whole.startswith(text) and _begins_message(tokenizer, whole[len(text) :]):
+            cuts.append(len(text))
+    cuts = sorted({*cuts, len(whole)})
+    return [whole[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False)]
+
+
+def following_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]) -> str:
+    """The text of messages that follow others, up to where the answer begins; raises TokenizerError for a template
+    that is not of our layouts, which may write a message in one way here and in another there.
+    """
+    require_layout(tokenizer)
+    opening = rendered_text(tokenizer, Conversation(()))
+    return prompt_text(tokenizer, messages).removeprefix(opening)
+
+
+def closing_text(tokenizer: PreTrainedTokenizerBase, reply: str) -> str:
+    """What ends a message of the assistant's after the text of a reply, which may have begun to end it."""
+    answered = Conversation((ChatMessage("user", _CONTENT), ChatMessage("assistant", _CONTENT)))
+    closing = rendered_text(tokenizer, answered).rpartition(_CONTENT)[2]
+    lengths = range(min(len(reply), len(closing)), 0, -1)
+    return closing[next((length for length in lengths if reply.endswith(closing[:length])), 0) :]
+
+
+def require_layout(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise TokenizerError for a chat template that is not one of our layouts."""
+    if layout_of(tokenizer) is None:
+        raise TokenizerError(
+            "this model's chat template is not one of MM-Rec's layouts, so a conversation cannot be gone on with "
+            "without its beginning. Send all of its messages"
+        )
+
+
+def _begins_message(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    return any(text.startswith(token) for token in tokenizer.all_special_tokens)

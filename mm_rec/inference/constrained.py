@@ -1,0 +1,401 @@
+"""Text that must follow a grammar: JSON, JSON of a schema, tool calls in a chat layout's own form.
+
+Before each choice, llguidance says which tokens a text that follows the grammar can go on with; the sampler chooses
+among those, so that what comes out is right whatever the model is. A short way to an end is known at every token, and
+none is taken after which too few tokens would be left for it, so that what comes out is also whole.
+
+Shapes: V rows of the model's vocabulary.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from mm_rec.errors import ConfigError, MissingExtraError, TokenizerError
+from mm_rec.inference.grammars import call_grammar, functions_of, json_grammar, literals_of
+from mm_rec.tokenizers.chat_template import Layout, layout_of
+from mm_rec.tokenizers.conversion import ESCAPES, SPACE, unescape
+from mm_rec.tokenizers.loading import byte_fallback_ids, encoder, token_byte_lengths, vocabulary_size
+from mm_rec.tokenizers.special import TOOL_CALL
+
+LONGEST_GRAMMAR = 1_000_000  # characters, schemas included
+LONGEST_NUMBER = 40  # digits in a row; Python reads no integer of more than 4,300
+LONGEST_ENDING = 4096  # tokens; a grammar whose shortest text takes more is refused
+_MOST_DRAWS = 16  # of one token, before that of the ending is taken
+_DIGITS = b"0123456789"
+_EXPONENT = re.compile(rb"[0-9][eE][+-]?$")
+# What an ending tries first where nothing closes: a value that is short, then what a pattern may ask for.
+_TRIED = b"n" + _DIGITS + b"-,.:;@/_ +()#=*!?%&$~^'|<>`" + string.ascii_letters.encode() + b"{[}]\\"
+_SPECIAL = "it asks for a special token's text"
+
+Mask = NDArray[np.bool_]
+
+
+class Grammars:
+    """What a tokenizer's text can be held to; made once for each tokenizer.
+
+    `rows`: those of the model, where it has more than the tokenizer has ids. Raises MissingExtraError without
+    llguidance, and TokenizerError for a tokenizer whose pieces are neither SentencePiece's nor byte-level.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: int | None = None) -> None:
+        try:
+            from llguidance import LLTokenizer, TokenizerWrapper
+        except ImportError as error:
+            raise MissingExtraError("structured output", "serve") from error
+        if tokenizer.eos_token_id is None:
+            raise TokenizerError("this tokenizer has no eos, so no text could end. Give it a chat layout")
+        self.rows = max(rows or 0, vocabulary_size(tokenizer))
+        self.layout: Layout | None = layout_of(tokenizer)
+        self.eos: int = tokenizer.eos_token_id
+        self.bytes = token_bytes(tokenizer)
+        self.bytes += [b""] * (self.rows - len(self.bytes))
+        self._marker = tokenizer.get_vocab().get(TOOL_CALL)
+        self._llguidance = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer, self.bytes)))
+        specials = [token.encode() for token in tokenizer.all_special_tokens]
+        self.never = _Never([ESCAPES[0][0].encode(), *specials], self.bytes)
+        self.tail = max(self.never.longest, LONGEST_NUMBER)  # bytes that decide what may follow
+        self.digits = np.array([len(token) - len(token.lstrip(_DIGITS)) for token in self.bytes])
+        self.singles = {token: index for index, token in enumerate(self.bytes) if len(token) == 1}
+        self.tried = [self.singles[bytes([byte])] for byte in _TRIED if bytes([byte]) in self.singles]
+        self.closing = {sign: self.singles.get(sign.encode(), -1) for sign in '"}],'}
+
+    def text(self, tokens: Iterable[int]) -> bytes:
+        """What tokens write."""
+        return b"".join(map(self.bytes.__getitem__, tokens))
+
+    def json_object(self) -> Constraint:
+        """Any JSON object."""
+        return self._constraint(json_grammar({"type": "object"}, self.layout), "json_object")
+
+    def json_schema(self, schema: Mapping[str, Any]) -> Constraint:
+        """The JSON that a schema describes (Draft 2020-12, without what llguidance cannot hold a text to).
+
+        Raises ConfigError where it cannot be followed; nothing outside of it is ever looked up.
+        """
+        return self._constraint(json_grammar(schema, self.layout), "the schema")
+
+    def tool_calls(
+        self, tools: Sequence[Mapping[str, Any]], choice: str = "auto", parallel: bool = True
+    ) -> Constraint:
+        """Calls of tools in the chat layout's form: "required", those of the tool that `choice` names, or with "auto"
+        text that may end in calls.
+
+        `parallel`: more than one call may be made. Raises ConfigError for a layout that is not ours, a choice that is
+        no tool, and parameters that cannot be followed.
+        """
+        if self.layout is None:
+            raise ConfigError(
+                "this tokenizer's chat template is not one of MM-Rec's layouts, so it is not known how it writes tool "
+                "calls. Fine-tune with a layout, or leave the tools out"
+            )
+        functions = functions_of(tools, choice)
+        free = choice == "auto"
+        grammar = call_grammar(self.layout.name, functions, self._marker, free=free, parallel=parallel)
+        try:
+            return self._constraint(grammar, "what the tools take")
+        except ConfigError:
+            for name, parameters in functions.items():  # which of them is it?
+                self._constraint(json_grammar(parameters, None), f"what the tool {name!r} takes")
+            raise
+
+    def spelled(self, literals: Iterable[str]) -> list[list[int]]:
+        """Literals of patterns in tokens of one byte, and with a quote after them, whole or what may lack of them."""
+        texts = (json.dumps(text, ensure_ascii=False)[1:].encode() for text in literals)
+        whole = [[self.singles.get(bytes([byte]), -1) for byte in text] for text in texts]
+        whole = [tokens for tokens in whole if -1 not in tokens]
+        ends = [tokens[start:] for tokens in whole for start in range(len(tokens) - 1)]
+        return ends + [tokens[:-1] for tokens in whole]
+
+    def _constraint(self, grammar: str, what: str) -> Constraint:
+        return Constraint(self, self._matcher(grammar, what), what, literals_of(grammar))
+
+    def _matcher(self, grammar: str, what: str) -> Any:
+        """llguidance's parser at the start of a grammar; raises ConfigError where there can be none."""
+        from llguidance import LLMatcher, LLParserLimits
+
+        if len(grammar) > LONGEST_GRAMMAR:
+            raise ConfigError(
+                f"{what} takes {len(grammar):,} characters; {LONGEST_GRAMMAR:,} are the most. Make it smaller"
+            )
+        limits = LLParserLimits(verbose_errors=False)
+        matcher = LLMatcher(self._llguidance, grammar, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise _cannot_follow(what, matcher.get_error())
+        return matcher
+
+
+class Constraint:
+    """The progress of one text through a grammar, with a way to its end always known.
+
+    `complete`: the text may end here; a text that ends elsewhere, at its last token, is unfinished and not valid.
+    `ended`: it must end here. Raises ConfigError, mostly when it is made, where a schema is too much to follow.
+    """
+
+    def __init__(self, grammars: Grammars, matcher: Any, what: str, literals: Sequence[str] = ()) -> None:
+        """`literals`: what the grammar's patterns spell out."""
+        self._grammars, self._matcher, self._what = grammars, matcher, what
+        self._literals = grammars.spelled(literals)
+        self._tail = b""  # the last bytes written
+        self._ending = self._way_out(matcher.deep_copy(), b"", LONGEST_ENDING)  # after it the text may end
+        self._foreseen: dict[int, list[int]] = {}  # the endings after tokens that were considered
+
+    @property
+    def complete(self) -> bool:
+        """Whether what was taken is a whole text of the grammar."""
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow but the end."""
+        return bool(self._matcher.is_stopped())
+
+    def choose(self, logits: Tensor, left: int, draw: Callable[[Tensor], int]) -> int:
+        """Draw a token that may come next, by a sampler that is given logits (V,); eos where the text may end.
+
+        `left`: how many may still be written, this one too. A token after which the text could no longer end in time
+        is drawn anew: as long as an ending of at most `left` tokens is known, the text will be complete.
+        """
+        scores = logits.masked_fill(~self.allowed(left), -torch.inf)
+        token = draw(scores)
+        if len(self._ending) > left:  # too few from the beginning
+            return token
+        safe = self._ending[0] if self._ending else self._grammars.eos
+        for _ in range(_MOST_DRAWS):
+            if token in (safe, self._grammars.eos) or self._fits(token, left):
+                return token
+            scores[token], scores[safe] = -torch.inf, logits[safe]
+            token = draw(scores)
+        return safe
+
+    def allowed(self, left: int | None = None) -> Tensor:
+        """Which tokens may come next, (V,) bool on the CPU; eos is among them where the text may end.
+
+        `left`: how many may still be written, this one too. Where the ending takes them all, only it is allowed.
+        """
+        if self._ending and len(self._ending) == left:
+            mask = np.zeros(self._grammars.rows, dtype=bool)
+            mask[self._ending[0]] = True
+        else:
+            mask = self._following(self._matcher, self._tail)
+        return torch.from_numpy(mask)
+
+    def take(self, token: int) -> None:
+        """Go on with a token; raises ValueError where it was not allowed."""
+        if not self._matcher.validate_tokens([token]):
+            raise ValueError(f"the token {token} does not follow the grammar here")
+        if token not in self._foreseen:
+            self._foreseen[token] = self._ending_after(token, LONGEST_ENDING)
+        self._consume(self._matcher, [token])
+        self._ending, self._foreseen = self._foreseen[token], {}
+        self._tail = self._tail_after([token], self._tail)
+
+    def _fits(self, token: int, left: int) -> bool:
+        """Whether the text can still end in time after a token."""
+        try:
+            self._foreseen[token] = self._ending_after(token, left - 1)
+        except ConfigError:  # there is no end that way, or none that soon
+            return False
+        return len(self._foreseen[token]) < left
+
+    def _ending_after(self, token: int, most: int) -> list[int]:
+        """An ending after a token: the known one while it takes fewer than `most` tokens, or else a shorter one.
+
+        Raises ConfigError where there is none.
+        """
+        after, tail = self._matcher.deep_copy(), self._tail_after([token], self._tail)
+        self._consume(after, [token])
+        known = _without(self._ending, token, self._grammars)
+        if known is None:
+            with contextlib.suppress(ConfigError):
+                known = self._way_out(after.deep_copy(), tail, most, self._ending)
+        if known is None:
+            return self._way_out(after, tail, most)
+        if len(known) >= most:  # it may be longer than it needs to be, now that other tokens were written
+            with contextlib.suppress(ConfigError):
+                known = self._way_out(after, tail, len(known) - 1)
+        return known
+
+    def _way_out(self, matcher: Any, tail: bytes, most: int, known: Sequence[int] = ()) -> list[int]:
+        """A short way to where the text may end, into the `known` one where it leads there.
+
+        It moves the matcher, which has written the tail. Raises ConfigError where it takes more than `most` tokens.
+        """
+        ending: list[int] = []
+        used: Counter[tuple[int, ...]] = Counter()
+        end = tail
+        while len(ending) <= most and not matcher.is_accepting():
+            if known and matcher.validate_tokens([*known, self._grammars.eos]) > len(known):
+                ending += known
+                break
+            tokens = matcher.compute_ff_tokens() or self._nearer(matcher, end, used)
+            self._consume(matcher, tokens)
+            used[tuple(tokens)] += 1
+            ending += tokens
+            end = self._tail_after(tokens, end)
+        if len(ending) > most:
+            raise _cannot_follow(self._what, f"no text of at most {most:,} tokens was found that follows it")
+        if self._grammars.never.search(tail + self._grammars.text(ending)):
+            raise _cannot_follow(self._what, _SPECIAL)
+        return ending
+
+    def _nearer(self, matcher: Any, tail: bytes, used: Counter[tuple[int, ...]]) -> list[int]:
+        """Tokens that bring an end nearer; `used` counts the steps since something was opened or closed."""
+        mask = self._following(matcher, tail)
+        sign = self._closing_sign(mask)
+        if sign:
+            used.clear()
+            return [self._grammars.closing[sign]]
+        fitting = [tokens for tokens in self._literals if matcher.validate_tokens(tokens) == len(tokens)]
+        for tokens in fitting:
+            if tokens[-1] == self._grammars.closing['"']:
+                used.clear()
+                return tokens
+        single = [[token] for token in self._grammars.tried if mask[token]]
+        tried = single[:1] + fitting + single[1:]  # before a literal there must often be something
+        return min(tried, key=lambda tokens: used[tuple(tokens)]) if tried else [int(mask.argmax())]
+
+    def _closing_sign(self, mask: Mask) -> str:
+        """What closes something, of the tokens in the mask; "" for none. A quote may also open a string."""
+        quote, brace, bracket, comma = (at >= 0 and mask[at] for at in self._grammars.closing.values())
+        if brace != bracket:  # both are allowed inside of a string alone
+            return "}" if brace else "]"
+        if quote:
+            return '"'
+        return "," if comma and not brace else ""
+
+    def _following(self, matcher: Any, tail: bytes) -> Mask:
+        """The tokens (V,) that may follow in a matcher that has written the tail.
+
+        Some of what the grammar allows is left out: special tokens' texts, and numbers without an end.
+        """
+        mask: Mask = np.frombuffer(matcher.compute_logit_bias(), dtype=np.uint8)[: self._grammars.rows] != 0
+        if matcher.is_error():
+            raise _cannot_follow(self._what, matcher.get_error())
+        self._grammars.never.clear(mask, tail)
+        if not mask.any():
+            raise _cannot_follow(self._what, _SPECIAL)
+        shorter: Mask = mask & (self._grammars.digits <= self._digits_left(mask, tail))
+        return shorter if shorter.any() else mask  # a pattern or an enum may ask for more digits
+
+    def _digits_left(self, mask: Mask, tail: bytes) -> int:
+        """How many digits may follow: a number must not go on for ever, nor be larger than a float."""
+        if mask[self._grammars.closing['"']]:  # inside of a string, or before a value
+            return LONGEST_NUMBER
+        before = tail.rstrip(_DIGITS)
+        return (2 if _EXPONENT.search(before) else LONGEST_NUMBER) - (len(tail) - len(before))
+
+    def _consume(self, matcher: Any, tokens: list[int]) -> None:
+        if not matcher.consume_tokens(tokens):
+            raise _cannot_follow(self._what, matcher.get_error())
+
+    def _tail_after(self, tokens: list[int], tail: bytes) -> bytes:
+        return (tail + self._grammars.text(tokens))[-self._grammars.tail :]
+
+
+def _without(ending: list[int], token: int, grammars: Grammars) -> list[int] | None:
+    """What is left of an ending after a token that writes its beginning; None for a token that does not."""
+    if ending[:1] == [token]:
+        return ending[1:]
+    text = grammars.bytes[token]
+    for place, piece in enumerate(map(grammars.bytes.__getitem__, ending)):
+        if text and piece.startswith(text):
+            rest = [grammars.singles.get(bytes([byte]), -1) for byte in piece[len(text) :]]
+            return None if -1 in rest else [*rest, *ending[place + 1 :]]
+        if not (piece and text.startswith(piece)):
+            return None
+        text = text[len(piece) :]
+    return None
+
+
+class _Never:
+    """Texts that must not come about: special tokens written out, and what is decoded to other text than its bytes."""
+
+    def __init__(self, texts: Sequence[bytes], tokens: Sequence[bytes]) -> None:
+        self.longest = max(map(len, texts))
+        self.search = re.compile(b"|".join(map(re.escape, texts))).search
+        self._whole = np.array([i for i, token in enumerate(tokens) if self.search(token)], dtype=np.int64)
+        ranked = sorted((token, index) for index, token in enumerate(tokens) if token)
+        self._after: dict[bytes, list[int]] = {}  # what was written → the tokens that would complete a text
+        for text in texts:
+            for cut in range(1, len(text)):
+                rest = text[cut:]
+                first = bisect.bisect_left(ranked, (rest, -1))
+                last = bisect.bisect_left(ranked, (rest + b"\xff" * 4, -1), lo=first)
+                self._after.setdefault(text[:cut], []).extend(index for _, index in ranked[first:last])
+
+    def clear(self, mask: Mask, written: bytes) -> None:
+        """Take the tokens out of a mask (V,) that would complete such a text after these bytes."""
+        mask[self._whole] = False
+        for length in range(1, min(len(written), self.longest) + 1):
+            if completing := self._after.get(written[-length:]):
+                mask[completing] = False
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance asks for it."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes]) -> None:
+        self._backend, self._bytes = encoder(tokenizer), tokens
+        self._singles = {token: index for index, token in enumerate(tokens) if len(token) == 1}
+        self.tokens, self.eos_token_id = list(tokens), tokenizer.eos_token_id
+        special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+        self.special_token_ids = sorted({self.eos_token_id, *special})
+        for index in self.special_token_ids:
+            self.tokens[index] = f"<|{index}|>".encode()
+
+    def __call__(self, text: str) -> list[int]:
+        """The ids of a text that must come, byte by byte where the usual ones do not stand for just that."""
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        if b"".join(self._bytes[index] for index in ids) == text.encode():
+            return ids
+        single = (bytes([byte]) for byte in text.encode())
+        return [self._singles[byte] for byte in single if byte in self._singles]
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
+    """The bytes that each id stands for in the middle of a text; none for special, unknown and unused ones.
+
+    Raises TokenizerError for a tokenizer whose pieces are neither SentencePiece's nor byte-level.
+    """
+    backend = encoder(tokenizer)
+    lengths = token_byte_lengths(tokenizer)
+    byte_level = "ByteLevel" in json.dumps(json.loads(backend.to_str())["decoder"])
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    single = set(byte_fallback_ids(tokenizer).tolist())
+    tokens = [b""] * len(lengths)
+    for piece, index in backend.get_vocab(with_added_tokens=True).items():
+        if lengths[index] == 0:
+            continue
+        if byte_level:
+            known = all(letter in letters for letter in piece)
+            tokens[index] = bytes(letters[letter] for letter in piece) if known else piece.encode()
+        elif index in single:
+            tokens[index] = bytes([int(piece[3:5], 16)])
+        else:
+            tokens[index] = unescape(piece.replace(SPACE, " ")).encode()
+    return tokens
+
+
+def _cannot_follow(what: str, reason: str) -> ConfigError:
+    reason = " ".join(reason.split())[:300]
+    return ConfigError(
+        f"{what} cannot be followed: {reason}. Take that out, or say it with type, properties, required, items, "
+        "enum, const, anyOf, bounds, pattern, and $ref to its own $defs"
+    )

@@ -1,0 +1,113 @@
+"""Errors as OpenAI's clients know them: {"error": {message, type, param, code}}, all four keys always there."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from mm_rec.errors import UserError
+from mm_rec.inference.batching import QueueFullError
+from mm_rec.serving.wire import Json
+
+_log = logging.getLogger(__name__)
+_RETRY_SECONDS = 2  # what a client is told to wait where the queue is full
+_CODES = {
+    "json_invalid": "invalid_json",
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+}
+# Parts of a place that name no field: where it is, and which type of several was tried there.
+_TAG = re.compile(r"body|query|path|str|int|float|bool|list|dict|none|[A-Z]\w*|.*[\[(].*", re.DOTALL)
+_STATUS = {
+    404: "there is nothing at this address; docs/openai.md lists what there is",
+    405: "this address does not take this method; docs/openai.md lists what there is",
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error; `param` is the field that it is about, `code` a word for programs."""
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, *,
+        type: str = "invalid_request_error", headers: dict[str, str] | None = None,  # noqa: A002  # OpenAI's name
+    ) -> None:  # fmt: skip
+        super().__init__(message)
+        self.status, self.headers = status, headers or {}
+        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+    def response(self) -> Json:
+        """The answer."""
+        return Json(self.body, self.status, self.headers)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What a client is told of an error; of one that is ours, nothing but that it is."""
+    match error:
+        case ApiError():
+            return error
+        case RequestValidationError():
+            return _of_validation(max(error.errors(), key=lambda one: len(one["loc"])))  # a union has several
+        case QueueFullError():
+            headers = {"Retry-After": str(_RETRY_SECONDS)}
+            return ApiError(429, str(error), code="queue_full", type="rate_limit_error", headers=headers)
+        case UserError() | UnicodeEncodeError():
+            return ApiError(400, _said(error), code="invalid_value")
+        case HTTPException():
+            said = _STATUS.get(error.status_code, str(error.detail))
+            return ApiError(error.status_code, said, code="not_found", headers=dict(error.headers or {}))
+        case _:
+            return _failure(error)
+
+
+def _failure(error: Exception) -> ApiError:
+    _log.error("a request failed", exc_info=error)
+    return ApiError(500, "the server failed; its log says more", type="server_error")
+
+
+def _said(error: UserError | UnicodeEncodeError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "a text holds half of a surrogate pair (\\ud800 …), which is no character"
+    return str(error)
+
+
+def _of_validation(found: dict[str, Any]) -> ApiError:
+    """One of pydantic's errors, with the field that it is about, as messages[0].content."""
+    kind = found["type"]
+    if kind == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {found['ctx']['error']}", None, "invalid_json")
+    if kind == "model_attributes_type" and found["loc"] == ("body",):
+        return ApiError(400, "send a JSON object, with Content-Type: application/json", None, "invalid_json")
+    *path, last = found["loc"]
+    named = [part for part in path if isinstance(part, int) or not _TAG.fullmatch(part)]
+    if isinstance(last, int) or kind in ("missing", "extra_forbidden") or not _TAG.fullmatch(last):
+        named.append(last)
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).removeprefix(".")
+    message = found["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        message = "this field is not known here; leave it out"
+    return ApiError(
+        400, f"{param}: {message}" if param else message, param or None, _CODES.get(kind, "invalid_value")
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error in OpenAI's shape."""
+
+    async def answer(request: Request, error: Exception) -> Json:
+        return as_api_error(error).response()
+
+    for kind in (
+        ApiError,
+        RequestValidationError,
+        QueueFullError,
+        UserError,
+        UnicodeEncodeError,
+        HTTPException,
+    ):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, answer)

@@ -1,0 +1,159 @@
+"""The models of a server: each with its engine, its tokenizer, and the names under which requests find it.
+
+Nothing that a request says names a file: it names one of these, or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.errors import ConfigError, TokenizerError
+from mm_rec.inference.batching import Batcher
+from mm_rec.inference.constrained import Grammars, token_bytes
+from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.prefixes import Prefixes
+from mm_rec.inference.text_stream import stop_ids
+from mm_rec.models.adapters import WEIGHTS, adapters_of, find_adapter, fingerprint
+from mm_rec.serving.errors import ApiError
+
+ALIAS = "mm-rec-100m"  # the name in the documents' request: whatever model is first
+
+
+class ServedModel:
+    """A model at work: requests share its engine, through a batcher.
+
+    `adapters`: the digest of each adapter's weights, by name.
+    """
+
+    def __init__(
+        self, name: str, engine: Engine, tokenizer: PreTrainedTokenizerBase, *, adapters: Mapping[str, str],
+        most_active: int, most_waiting: int, kept_bytes: int,
+    ) -> None:  # fmt: skip
+        self.name, self.engine, self.tokenizer = name, engine, tokenizer
+        self.adapters = dict(adapters)
+        self.created = int(time.time())
+        self.batcher = Batcher(engine, most_active, most_waiting)
+        self.prefixes = Prefixes(kept_bytes)
+        self.stop_ids = stop_ids(tokenizer)
+        self.rows: int = engine.model.config.get_text_config().vocab_size
+        on_model = adapters_of(engine.model)
+        self._weights = fingerprint(engine.model) if on_model is None else on_model.base["fingerprint"]
+        self._making = threading.Lock()
+
+    @property
+    def system_fingerprint(self) -> str:
+        """What tells these weights from others', shortened, as OpenAI names it."""
+        return f"fp_{self._weights[:12]}"
+
+    @property
+    def context_limit(self) -> int | None:
+        """The most tokens that a conversation can hold; None where there is no limit."""
+        return self.engine.context_limit
+
+    @cached_property
+    def bytes_per_token(self) -> int:
+        """By how much a further token makes a conversation's state grow: 0 for MM-Rec."""
+        return self.engine.session({}).state.bytes_per_token
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What text can be held to."""
+        with self._making:
+            return Grammars(self.tokenizer, self.rows)
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        try:
+            return token_bytes(self.tokenizer)
+        except TokenizerError:  # of pieces that are nobody's we know
+            return []
+
+    def token_text(self, token: int) -> bytes:
+        """The bytes of a token in the middle of a text; a special one's name."""
+        known = self._bytes[token] if token < len(self._bytes) else b""
+        return known or str(self.tokenizer.decode([token], skip_special_tokens=False)).encode()
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a name of a request stands for: a model, perhaps with one of its adapters."""
+
+    name: str
+    model: ServedModel
+    adapter: str | None = None
+
+    def session(self) -> Session:
+        """An empty session."""
+        return self.model.engine.session({} if self.adapter is None else {self.adapter: 1.0})
+
+    @property
+    def belongs_to(self) -> dict[str, str]:
+        """The fingerprints of all that a saved state depends on."""
+        template = str(self.model.tokenizer.chat_template).encode()
+        return {
+            "model": self.model._weights,
+            "adapter": "" if self.adapter is None else self.model.adapters[self.adapter],
+            "template": hashlib.sha256(template).hexdigest(),
+            "precision": str(self.model.engine.model.dtype),
+        }
+
+
+@dataclass
+class Registry:
+    """All names: models, their adapters as MODEL:ADAPTER, and aliases of both."""
+
+    models: list[ServedModel]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.named: dict[str, Served] = {}
+        for model in self.models:
+            self._add(Served(model.name, model))
+            for adapter in model.adapters:
+                self._add(Served(f"{model.name}:{adapter}", model, adapter))
+        for alias, name in self.aliases.items():
+            if name not in self.named:
+                raise ConfigError(f"--alias {alias}={name}: there is no model {name!r}; {self._choices()}")
+            if alias in self.named:
+                raise ConfigError(f"--alias {alias}={name}: {alias!r} is the name of a model already")
+        self.aliases = (
+            {ALIAS: self.models[0].name, **self.aliases} if ALIAS not in self.named else self.aliases
+        )
+
+    def _add(self, served: Served) -> None:
+        if served.name in self.named:
+            raise ConfigError(f"two models have the name {served.name!r}; give one another: NAME=MODEL")
+        self.named[served.name] = served
+
+    def find(self, name: str) -> Served:
+        """What a name stands for; raises ApiError, 404, where it is none."""
+        served = self.named.get(self.aliases.get(name, name))
+        if served is None:
+            raise ApiError(
+                404, f"there is no model {name[:100]!r} here; {self._choices()}", "model", "model_not_found"
+            )
+        return served
+
+    def close(self) -> None:
+        """End all that is being written."""
+        for model in self.models:
+            model.batcher.close()
+
+    def _choices(self) -> str:
+        return f"there are {', '.join([*self.named, *self.aliases])}"
+
+
+def adapter_digests(names: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
+    """What tells the weights of adapters from others', by name."""
+    return {
+        name: hashlib.sha256((find_adapter(Path(folder)) / WEIGHTS).read_bytes()).hexdigest()
+        for name, folder in zip(names, folders, strict=True)
+    }

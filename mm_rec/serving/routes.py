@@ -1,0 +1,169 @@
+"""The smaller routes: models, tokens, sessions, health and figures."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from mm_rec import __version__
+from mm_rec.data.conversations.conversation import Conversation
+from mm_rec.data.conversations.rendering import prompt_text, rendered_text
+from mm_rec.data.conversations.turns import require_layout
+from mm_rec.inference.text_stream import encode, prompt_ids
+from mm_rec.serving import figures
+from mm_rec.serving.generation import Usage, read_with
+from mm_rec.serving.models import Served
+from mm_rec.serving.requests import answer_tokens, chat_messages
+from mm_rec.serving.schemas import DetokenizeRequest, SessionRequest, TokenizeRequest
+from mm_rec.serving.service import Service, owner_of, service_of, unless_gone
+from mm_rec.serving.tables import SavedSession
+from mm_rec.serving.wire import Json
+
+router = APIRouter()
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> Response:
+    """All names that a request may give."""
+    registry = service_of(request).registry
+    rows = [_model(served, served.name) for served in registry.named.values()]
+    rows += [_model(registry.find(alias), alias) for alias in registry.aliases]
+    return Json({"object": "list", "data": rows})
+
+
+@router.get("/v1/models/{name:path}")
+async def get_model(name: str, request: Request) -> Response:
+    """One of them."""
+    return Json(_model(service_of(request).registry.find(name), name))
+
+
+def _model(served: Served, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": served.model.created,
+        "owned_by": "mm-rec",
+        "root": served.name,
+        "context_limit": served.model.context_limit,
+    }
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+    """The ids of a text, or of a conversation, as the model reads them."""
+    served = service_of(request).registry.find(body.model)
+
+    def ids() -> list[int]:
+        tokenizer = served.model.tokenizer
+        if body.messages is None:
+            return prompt_ids(tokenizer, body.prompt or "")
+        tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
+        return encode(tokenizer, prompt_text(tokenizer, chat_messages(served, body.messages), tools))
+
+    tokens = await asyncio.to_thread(ids)
+    return Json({"tokens": tokens, "count": len(tokens), "context_limit": served.model.context_limit})
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
+    """The text of ids, special tokens too."""
+    served = service_of(request).registry.find(body.model)
+    served.model.engine.require_tokens(body.tokens, "tokens: ")
+    text = await asyncio.to_thread(
+        served.model.tokenizer.decode,
+        body.tokens,
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
+    )
+    return Json({"prompt": text})
+
+
+@router.post("/v1/sessions")
+async def create_session(body: SessionRequest, request: Request) -> Response:
+    """Begin a session, which has read these messages, or nothing yet."""
+    service, owner = service_of(request), owner_of(request)
+    served = service.registry.find(body.model)
+    return Json(await unless_gone(request, _create(service, owner, served, body)))
+
+
+async def _create(
+    service: Service, owner: str | None, served: Served, body: SessionRequest
+) -> dict[str, Any]:
+    require_layout(served.model.tokenizer)
+
+    def ids() -> list[int]:
+        if not body.messages and not body.tools:
+            return []
+        tools = tuple(tool.model_dump(exclude_none=True) for tool in body.tools or [])
+        messages = tuple(chat_messages(served, body.messages or []))
+        return encode(
+            served.model.tokenizer, rendered_text(served.model.tokenizer, Conversation(messages, tools))
+        )
+
+    read = await asyncio.to_thread(ids)
+    answer_tokens(served, len(read), None, service.limits, "messages")
+    session = served.session()
+    if read:
+        await read_with(served, session, [read], service.limits.seconds)
+        service.account(owner, served, Usage(len(read)))
+    row = await asyncio.to_thread(service.sessions.create, owner, served, session)
+    return service.sessions.described(row, served)
+
+
+@router.get("/v1/sessions")
+async def list_sessions(request: Request, after: str | None = None, limit: Limit = 20) -> Response:
+    """The sessions, newest first, from the one after the id `after` on."""
+    service = service_of(request)
+    page = await asyncio.to_thread(service.store.list_sessions, owner_of(request), after, limit)
+    rows = [_described(service, row) for row in page.rows]
+    ends = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
+    return Json({"object": "list", "data": rows, "has_more": page.has_more, **ends})
+
+
+@router.get("/v1/sessions/{session_id}")
+async def get_session(session_id: str, request: Request) -> Response:
+    """One session."""
+    service = service_of(request)
+    row = await asyncio.to_thread(service.sessions.get, owner_of(request), session_id)
+    return Json(_described(service, row))
+
+
+@router.post("/v1/sessions/{session_id}/fork")
+async def fork_session(session_id: str, request: Request) -> Response:
+    """A new session that has read the same."""
+    service, owner = service_of(request), owner_of(request)
+
+    def fork() -> dict[str, Any]:
+        served = service.registry.find(service.sessions.get(owner, session_id).name)
+        return service.sessions.described(service.sessions.fork(owner, session_id, served), served)
+
+    return Json(await asyncio.to_thread(fork))
+
+
+@router.delete("/v1/sessions/{session_id}")
+async def delete_session(session_id: str, request: Request) -> Response:
+    """Forget a session."""
+    service = service_of(request)
+    await asyncio.to_thread(service.sessions.delete, owner_of(request), session_id)
+    return Json({"id": session_id, "object": "session.deleted", "deleted": True})
+
+
+def _described(service: Service, row: SavedSession) -> dict[str, Any]:
+    """A session as the API shows it; its model may not be served now."""
+    return service.sessions.described(row, service.registry.named.get(row.name))
+
+
+@router.get("/health")
+async def health(request: Request) -> Response:
+    """Whether the server is at work, and on what."""
+    registry = service_of(request).registry
+    return Json({"status": "ok", "version": __version__, "models": list(registry.named)})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """The figures of the server, for Prometheus."""
+    return Response(service_of(request).figures.text(), media_type=figures.CONTENT_TYPE)

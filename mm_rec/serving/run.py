@@ -1,0 +1,47 @@
+"""Running the server, and stopping it without cutting anybody off."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+from mm_rec.errors import ConfigError
+
+_FINISH_SECONDS = 10  # for answers that are being written when the server is to stop
+_CLOSE_SECONDS = 5  # for the rest to be told
+
+
+class _Server(uvicorn.Server):
+    """Lets answers be finished for a while, then ends them with an error that their clients understand."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop taking requests, and wait for those that are being answered."""
+        app: FastAPI = self.config.app  # type: ignore[assignment]
+        registry = app.state.service.registry
+        loop = asyncio.get_running_loop()
+        end = loop.call_later(_FINISH_SECONDS, lambda: loop.run_in_executor(None, registry.close))
+        await super().shutdown(sockets)
+        end.cancel()
+
+
+def run(app: FastAPI, host: str, port: int, tell: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM; `tell` gets the address once it is open. Raises ConfigError where it is taken."""
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        opened = socket.create_server(info[4][:2], family=info[0], backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"the server cannot listen at {host}:{port} ({error.strerror}). Choose another: --port {port + 1}"
+        ) from error
+    with opened:
+        shown = f"[{host}]" if ":" in host else host
+        tell(f"http://{shown}:{opened.getsockname()[1]}")
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False,
+            timeout_graceful_shutdown=_FINISH_SECONDS + _CLOSE_SECONDS,
+        )  # fmt: skip
+        _Server(config).run(sockets=[opened])

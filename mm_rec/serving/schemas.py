@@ -1,0 +1,296 @@
+"""What a request may hold. Every field of OpenAI's is honoured, taken without effect, or refused by name.
+
+A field that is not known is refused: what is ignored in silence changes what a program does without a word. The
+descriptions say which fields have no effect and which are refused; docs/openai.md is made of them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+NO_EFFECT = "No effect: "
+REFUSED = "Refused: "
+
+
+def no_effect(why: str) -> Any:
+    """The default and the description of a field that is taken and changes nothing."""
+    return Field(default=None, description=NO_EFFECT + why)
+
+
+def refused(why: str) -> Any:
+    """The default and the description of a field that must be null or absent."""
+    return Field(default=None, description=REFUSED + why)
+
+
+def _only_null(value: Any) -> None:
+    if value is not None:
+        raise ValueError("this is not offered here; leave the field out")
+
+
+Refused = Annotated[None, BeforeValidator(_only_null)]
+
+
+class Body(BaseModel):
+    """A request or a part of one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class Function(Body):
+    """What a tool can be called with; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = no_effect("calls always follow the schema")
+
+
+class Tool(Body):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class CalledFunction(Body):
+    """A call, its arguments a string of JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Body):
+    """A call that an assistant made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+def _text_alone(value: Any) -> Any:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind not in ("text", "input_text", "output_text", "refusal"):
+        raise ValueError(f"this model reads text alone, and no part of the type {kind[:40]!r}; leave it out")
+    return value
+
+
+class TextPart(Body):
+    """A part of a message: its text, or the words of a refusal."""
+
+    type: Literal["text", "input_text", "output_text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = no_effect("they are not read")
+    logprobs: list[Any] | None = no_effect("they are not read")
+
+
+Content = str | list[Annotated[TextPart, BeforeValidator(_text_alone)]]
+
+
+def text_of(content: Content | None) -> str:
+    """A message's content as one text."""
+    if isinstance(content, list):
+        return "".join(part.text or part.refusal or "" for part in content)
+    return content or ""
+
+
+class Message(Body):
+    """One message of a conversation."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: Content | None = None
+    name: str | None = no_effect("the layouts of conversations have no names")
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = no_effect("they are not read")
+    audio: Refused = refused("there is no sound")
+
+
+class JsonSchema(Body):
+    """A named schema; it is always followed strictly."""
+
+    name: str
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    description: str | None = no_effect("the model does not see it")
+    strict: bool | None = no_effect("a schema is always followed")
+
+
+class ResponseFormat(Body):
+    """text, json_object, or json_schema with its schema."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("the type json_schema needs the field json_schema, with name and schema")
+        return self
+
+
+class NamedFunction(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """The tool that must be called, or one that may be."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class AllowedTools(Body):
+    """Those tools of a request that may be called now."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedToolsChoice(Body):
+    """The choice of some tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+class StreamOptions(Body):
+    """`include_usage`: a last chunk says what was used."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = no_effect("nothing is padded")
+
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class Sampled(Body):
+    """How tokens are chosen, in every kind of request; what is null is as if it were not there."""
+
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    stream: bool | None = None
+    user: str | None = no_effect("nothing is counted by it")
+    # Beyond OpenAI's, as vLLM and llama.cpp name them.
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+
+
+class Penalised(Sampled):
+    """What chat and completions have, and responses have not."""
+
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stream_options: StreamOptions | None = None
+
+
+Truncation = Literal["auto", "disabled"]
+
+
+class ChatRequest(Penalised):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Function] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+    modalities: list[Literal["text"]] | None = no_effect("text is all there is")
+    metadata: dict[str, str] | None = no_effect("chat completions are not kept")
+    store: bool | None = no_effect("chat completions are not kept; responses are")
+    safety_identifier: str | None = no_effect("nothing is counted by it")
+    service_tier: str | None = no_effect("there is one tier")
+    prompt_cache_key: str | None = no_effect("what was read before is found by its text")
+    prompt_cache_retention: str | None = no_effect("what was read is kept while there is room")
+    prompt_cache_options: dict[str, Any] | None = no_effect("as prompt_cache_retention")
+    prediction: dict[str, Any] | None = no_effect("it would change the speed alone")
+    reasoning_effort: str | None = no_effect("these models do not think apart from their answer")
+    verbosity: str | None = no_effect("say in a message how long an answer should be")
+    audio: Refused = refused("there is no sound")
+    web_search_options: Refused = refused("nothing is searched")
+    moderation: Refused = refused("nothing is moderated")
+    # Beyond OpenAI's.
+    session: str | None = Field(default=None, description="The session that these messages go on with.")
+    truncation: Truncation | None = Field(
+        default=None, description="auto: the oldest turns are dropped where the context is full."
+    )
+
+
+Ids = Annotated[list[int], Field(min_length=1)]
+
+
+class CompletionRequest(Penalised):
+    """POST /v1/completions."""
+
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Must be n, where it is given."
+    )
+    suffix: Refused = refused("these models do not fill in the middle")
+
+
+class EmbeddingRequest(Body):
+    """POST /v1/embeddings."""
+
+    model: str
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | Ids
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=2048)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=2048)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Must be the model's own, where it is given."
+    )
+    user: str | None = no_effect("nothing is counted by it")
+
+
+class TokenizeRequest(Body):
+    """POST /tokenize: a text, or the messages of a conversation as the model reads them."""
+
+    model: str
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    tools: list[Tool] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages, one of the two")
+        return self
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize."""
+
+    model: str
+    tokens: list[int]
+
+
+class SessionRequest(Body):
+    """POST /v1/sessions: a new session, which has read these messages."""
+
+    model: str
+    messages: list[Message] | None = None
+    tools: list[Tool] | None = None

@@ -1,0 +1,172 @@
+"""Sessions: conversations whose state is kept, so that each turn costs only its own tokens, whatever came before.
+
+The state of a session is in a file, written after every turn, so nothing is lost when the server stops. It is in memory
+too, while there is room. A session belongs to its key, its model with the very same weights, its adapter and template.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from mm_rec.errors import CheckpointError
+from mm_rec.inference.engine import Session
+from mm_rec.serving.errors import ApiError
+from mm_rec.serving.models import Served
+from mm_rec.serving.store import Store
+from mm_rec.serving.tables import SavedSession, new_session_file
+
+MOST_SESSIONS = 1_000  # of one owner
+_OLD = 3_600  # seconds after which a file that no session names was left by a killed server
+
+
+@dataclass(slots=True)
+class Turn:
+    """One turn of a session: the state as it was, copied, until the turn is over."""
+
+    row: SavedSession
+    session: Session
+
+
+class Sessions:
+    """The sessions of a server; their files are in one folder, under names that no client chooses."""
+
+    def __init__(self, store: Store, folder: Path, most_bytes: int) -> None:
+        self._store, self._folder, self._most_bytes = store, folder, most_bytes
+        self._live: OrderedDict[str, Session] = OrderedDict()
+        self._busy: set[str] = set()
+        self._lock = Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._remove_lost_files()
+
+    def create(self, owner: str | None, served: Served, session: Session) -> SavedSession:
+        """Keep a session that has read something, or nothing yet; raises ApiError where there are too many."""
+        if self._store.list_sessions(owner, limit=MOST_SESSIONS - 1).has_more:
+            raise ApiError(
+                400,
+                f"there are {MOST_SESSIONS:,} sessions already; delete some first",
+                code="too_many_sessions",
+            )
+        file_name = self._write(served, session)
+        row = self._store.create_session(
+            owner,
+            model=served.model.name,
+            adapter=served.adapter,
+            template=served.belongs_to["template"],
+            length=session.length,
+            file_name=file_name,
+        )
+        self._keep(row.id, session)
+        return row
+
+    def get(self, owner: str | None, session_id: str) -> SavedSession:
+        """A session of an owner's; raises ApiError, 404."""
+        row = self._store.get_session(owner, session_id)
+        if row is None:
+            raise ApiError(404, f"there is no session {session_id[:100]!r}", "session", "session_not_found")
+        return row
+
+    @contextlib.contextmanager
+    def turn(self, owner: str | None, session_id: str, served: Served) -> Iterator[Turn]:
+        """Go on with a session, which nobody else does meanwhile; it stays as it was until `commit`.
+
+        Raises ApiError: 404 for none, 400 for another model's, 409 for one that is being gone on with, or whose
+        model, adapter or template is not what it was.
+        """
+        row = self.get(owner, session_id)
+        with self._lock:
+            if session_id in self._busy:
+                raise ApiError(
+                    409, "another request goes on with this session; wait for it", "session", "session_busy"
+                )
+            self._busy.add(session_id)
+        try:
+            row = self.get(owner, session_id)  # as it is now that nobody changes it
+            yield Turn(row, self._load(row, served))
+        finally:
+            with self._lock:
+                self._busy.discard(session_id)
+
+    def commit(self, owner: str | None, turn: Turn, served: Served, session: Session) -> None:
+        """End a turn: the session has now read what `session` has."""
+        file_name = self._write(served, session)
+        row = self._store.update_session(owner, turn.row.id, session.length, file_name)
+        if row is None:  # deleted meanwhile
+            self._remove(file_name)
+            return
+        self._remove(turn.row.file_name)
+        self._keep(turn.row.id, session)
+
+    def fork(self, owner: str | None, session_id: str, served: Served) -> SavedSession:
+        """A new session that has read the same."""
+        with self.turn(owner, session_id, served) as turn:
+            return self.create(owner, served, turn.session)
+
+    def delete(self, owner: str | None, session_id: str) -> SavedSession:
+        """Forget a session and its file."""
+        row = self._store.delete_session(owner, session_id)
+        if row is None:
+            return self.get(owner, session_id)  # which says that there is none
+        with self._lock:
+            self._live.pop(session_id, None)
+        self._remove(row.file_name)
+        return row
+
+    def described(self, row: SavedSession, served: Served | None) -> dict[str, Any]:
+        """A session as the API shows it, with what it costs, where its model is served now."""
+        path = self._folder / row.file_name
+        return {
+            "id": row.id,
+            "object": "session",
+            "created": row.created,
+            "last_used": row.used,
+            "model": row.name,
+            "length": row.length,
+            "bytes": path.stat().st_size if path.exists() else 0,
+            "bytes_per_token": None if served is None else served.model.bytes_per_token,
+        }
+
+    def _load(self, row: SavedSession, served: Served) -> Session:
+        if (row.model, row.adapter) != (served.model.name, served.adapter):
+            raise ApiError(
+                400, f"this session belongs to the model {row.name!r}; send that", "model", "invalid_value"
+            )
+        with self._lock:
+            live = self._live.get(row.id)
+        if live is not None and live.engine is served.model.engine:
+            return live.fork()
+        try:
+            return served.model.engine.load_session(self._folder / row.file_name, served.belongs_to)
+        except CheckpointError as error:
+            reason = str(error).replace(f"{self._folder / row.file_name}: ", "")
+            raise ApiError(
+                409, f"this session cannot be gone on with: {reason}", "session", "session_stale"
+            ) from error
+
+    def _write(self, served: Served, session: Session) -> str:
+        name = new_session_file()
+        session.save(self._folder / name, served.belongs_to)
+        return name
+
+    def _keep(self, session_id: str, session: Session) -> None:
+        """Keep a state in memory; those not used for longest make room."""
+        with self._lock:
+            self._live.pop(session_id, None)
+            self._live[session_id] = session
+            while sum(one.state.nbytes for one in self._live.values()) > self._most_bytes:
+                self._live.popitem(last=False)
+
+    def _remove(self, file_name: str) -> None:
+        (self._folder / file_name).unlink(missing_ok=True)
+
+    def _remove_lost_files(self) -> None:
+        known, old = self._store.session_files(), time.time() - _OLD
+        for path in self._folder.glob("*.safetensors"):
+            if path.name not in known and path.stat().st_mtime < old:
+                path.unlink(missing_ok=True)

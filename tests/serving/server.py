@@ -1,0 +1,63 @@
+"""A real server on a free port of this machine, with small random models, for tests of everything that asks it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+from small_models import build_small
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.inference.engine import Engine
+from mm_rec.serving.app import create_app
+from mm_rec.serving.gate import Rules
+from mm_rec.serving.models import Registry, ServedModel
+from mm_rec.serving.requests import Limits
+from mm_rec.serving.service import Service
+from mm_rec.serving.sessions import Sessions
+from mm_rec.serving.store import Store
+
+MIB = 2**20
+
+
+def small_model(
+    family: str, tokenizer: PreTrainedTokenizerBase, *, name: str = "", context: int = 4096
+) -> ServedModel:
+    """A random model in float32, at work by the kernels."""
+    model = build_small(family, context, len(tokenizer)).float()
+    return ServedModel(
+        name or family, Engine(model), tokenizer, adapters={},
+        most_active=8, most_waiting=64, kept_bytes=64 * MIB,
+    )  # fmt: skip
+
+
+class Server:
+    """Serves from a thread until `stop`; `url` is its address, `service` what it works with."""
+
+    def __init__(
+        self, models: Sequence[ServedModel], folder: Path, *, store: str = "", rules: Rules | None = None,
+        limits: Limits | None = None, shorten: bool = False,
+    ) -> None:  # fmt: skip
+        opened = Store(store or f"sqlite:///{folder}/store.db")
+        sessions = Sessions(opened, folder / "sessions", 64 * MIB)
+        limits = limits or Limits(answer_tokens=256)
+        self.service = Service(Registry(list(models)), opened, sessions, limits, shorten=shorten)
+        app = create_app(self.service, rules or Rules())
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        end = time.monotonic() + 30
+        while not self._server.started:
+            assert self._thread.is_alive() and time.monotonic() < end, "the server did not start"
+            time.sleep(0.01)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """End it, as Ctrl-C would."""
+        self._server.should_exit = True
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the server did not end"
