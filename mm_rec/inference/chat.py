@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from pathlib import Path
+from collections.abc import Generator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text, require_plain
-from mm_rec.inference.engine import Engine
+from mm_rec.data.conversations.turns import closing_text, following_text
+from mm_rec.errors import ConfigError, UserError
+from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.session_file import SessionFile
 from mm_rec.inference.text_stream import TextStream, encode, stop_ids
-from mm_rec.runs.files import write_json
-from mm_rec.tokenizers.chat_template import require_template
+from mm_rec.tokenizers.chat_template import layout_of, require_template
 
 
 class ChatSession:
-    """Messages, rendered by the tokenizer's chat template, and the session that has read them."""
+    """Messages, rendered by the tokenizer's chat template, and the session that has read them.
+
+    With a `file` the session is kept there after every reply, and goes on from there: `tokens_before` counts what was
+    read before this start, and `messages` are those since then.
+    """
+
+    interruptible = False  # an exception within a step would leave half a state
 
     def __init__(
         self,
@@ -25,20 +32,27 @@ class ChatSession:
         tokenizer: PreTrainedTokenizerBase,
         sampling: Sampling,
         system: str | None = None,
+        file: SessionFile | None = None,
     ) -> None:
+        """Raises ConfigError where the conversation of the file began with another system message."""
         require_template(tokenizer)
         self.engine, self.tokenizer, self.sampling = engine, tokenizer, sampling
         require_plain(tokenizer, [system or ""])
-        self._opening = [] if system is None else [ChatMessage("system", system)]
-        self.reset()
+        self._system, self._file = system, file
+        # In our layouts a message reads the same wherever it stands; a foreign template may rewrite earlier ones.
+        self._in_layout = layout_of(tokenizer) is not None
+        self._begin()
+        if file is not None and (kept := file.read()) is not None:
+            self._go_on(*kept, file)
 
     def reset(self) -> None:
-        """Forget everything but the system message."""
-        self.messages = list(self._opening)
-        self.read_again()
+        """Forget everything but the system message; raises DataError where the file cannot be removed."""
+        if self._file is not None:
+            self._file.forget()
+        self._begin()
 
     def read_again(self) -> None:
-        """Read the conversation anew with the next message: what read it was another model, or had other adapters."""
+        """Read the messages anew with the next one: what read them was another model, or had other adapters."""
         self.session = self.engine.session()
         self._read_text = ""
 
@@ -50,20 +64,41 @@ class ChatSession:
         """
         require_plain(self.tokenizer, [content])
         messages = [*self.messages, ChatMessage("user", content)]
-        rendered = prompt_text(self.tokenizer, messages)
-        session = self.session
-        if session.length == 0 or not rendered.startswith(self._read_text):
-            # A foreign template may rewrite earlier messages; then what was read is not what it says now.
-            session = self.engine.session()
-            session.feed(encode(self.tokenizer, rendered))
-        else:
-            session.feed(encode(self.tokenizer, rendered[len(self._read_text) :]))
-        self.messages, self.session, self._read_text = messages, session, rendered
+        session, text = self._unread(messages)
+        ids = encode(self.tokenizer, text)
+        try:
+            self.engine.require_room(session.length + len(ids) + 1)
+        except UserError as error:
+            raise UserError(f"{error} (/reset forgets the conversation)") from error
+        session.feed(ids)
+        self.messages, self.session = messages, session
+        self._read_text += text
         return self._reply()
 
-    def save(self, path: Path) -> None:
-        """Write the messages to a JSON file."""
-        write_json(path, {"messages": [message.to_template() for message in self.messages]})
+    def _begin(self) -> None:
+        self.messages = [] if self._system is None else [ChatMessage("system", self._system)]
+        self.tokens_before = 0
+        self.read_again()
+
+    def _go_on(self, session: Session, system: str | None, file: SessionFile) -> None:
+        if self._system not in (None, system):
+            raise ConfigError(
+                f"--system: the conversation in {file.path} began with "
+                f"{'no system message' if system is None else f'another one ({system[:80]!r})'}. "
+                "Leave --system out, or begin a new conversation with another --session FILE"
+            )
+        self._system = system
+        self.session, self.tokens_before = session, session.length
+        self.messages = []
+
+    def _unread(self, messages: Sequence[ChatMessage]) -> tuple[Session, str]:
+        """The text of the messages that is still to be read, and the session that reads it."""
+        if self._in_layout and self.session.length:
+            return self.session, following_text(self.tokenizer, messages[-1:])
+        rendered = prompt_text(self.tokenizer, messages)
+        if self.session.length and not rendered.startswith(self._read_text):
+            self.read_again()
+        return self.session, rendered[len(self._read_text) :]
 
     def _reply(self) -> Generator[str]:
         ids: list[int] = []
@@ -88,3 +123,7 @@ class ChatSession:
         text = str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         self._read_text += text
         self.messages.append(ChatMessage("assistant", text.removesuffix("\n")))
+        if self._in_layout:
+            self.session.append(encode(self.tokenizer, closing_text(self.tokenizer, text)))
+        if self._file is not None:
+            self._file.write(self.session, self._system)

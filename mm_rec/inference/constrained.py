@@ -66,8 +66,7 @@ class Grammars:
         self.bytes += [b""] * (self.rows - len(self.bytes))
         self._marker = tokenizer.get_vocab().get(TOOL_CALL)
         self._llguidance = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer, self.bytes)))
-        specials = [token.encode() for token in tokenizer.all_special_tokens]
-        self.never = _Never([ESCAPES[0][0].encode(), *specials], self.bytes)
+        self.never = _Never(list(map(str.encode, [ESCAPES[0][0], *tokenizer.all_special_tokens])), self.bytes)
         self.tail = max(self.never.longest, LONGEST_NUMBER)  # bytes that decide what may follow
         self.digits = np.array([len(token) - len(token.lstrip(_DIGITS)) for token in self.bytes])
         self.singles = {token: index for index, token in enumerate(self.bytes) if len(token) == 1}

@@ -8,9 +8,9 @@ itself, in segments; few tokens, of many sessions at once, by the kernels of `na
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -310,8 +310,8 @@ class Constraint(Protocol):
     def complete(self) -> bool:
         """Whether the text may end here."""
 
-    def allowed(self, left: int | None = None) -> Tensor:
-        """The tokens that may come next, (V,) bool on the CPU, of which no more than `left` will be written."""
+    def choose(self, logits: Tensor, left: int, draw: Callable[[Tensor], int]) -> int:
+        """A token that may come next, of no more than `left`, drawn from logits (V,) of which some are ruled out."""
 
     def take(self, token: int) -> None:
         """Note the token that was chosen."""
@@ -339,19 +339,20 @@ class Continuation:
 
     def advance(self) -> Chosen | None:
         """Choose the next token and give it to the session; None where nothing follows."""
-        session, constraint = self.session, self._constraint
-        logits = scores = session.next_logits()
-        left = min(self._left, (session.engine.context_limit or math.inf) - session.length)
-        if constraint is not None:
-            scores = logits.masked_fill(~constraint.allowed(int(left)), -math.inf)
-        token = self._sampler.choose(scores)
+        session, constraint, logits = self.session, self._constraint, self.session.next_logits()
+        left = min(self._left, (session.engine.context_limit or sys.maxsize) - session.length)
+        if constraint is None:
+            token = self._sampler.choose(logits)
+        else:
+            token = constraint.choose(logits, left, self._sampler.choose)
         if token in self._stop_ids:
             self._stop()
             return None
-        session.append([token])
-        self._left -= 1
         if constraint is not None:
             constraint.take(token)
+        session.append([token])
+        self._sampler.count(token)
+        self._left -= 1
         if constraint is not None and constraint.ended:
             self._stop()
         elif left <= 1:

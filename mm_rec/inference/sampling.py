@@ -83,8 +83,11 @@ class Sampler:
         else:
             ids, probabilities = candidates(scores, sampling)
             token = int(ids[self._draw(probabilities)])
-        self._written[token] += 1
         return token
+
+    def count(self, token: int) -> None:
+        """Note that a token was written, for the penalties that count it."""
+        self._written[token] += 1
 
     def _adjusted(self, logits: Tensor) -> Tensor:
         """Logits (V,) with the penalties and biases."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 
@@ -10,20 +11,33 @@ import uvicorn
 from fastapi import FastAPI
 
 from mm_rec.errors import ConfigError
+from mm_rec.serving.models import Registry
 
-_FINISH_SECONDS = 10  # for answers that are being written when the server is to stop
+FINISH_SECONDS = 10.0  # for answers that are being written when the server is to stop
 _CLOSE_SECONDS = 5  # for the rest to be told
 
 
-class _Server(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """Lets answers be finished for a while, then ends them with an error that their clients understand."""
+
+    def __init__(self, app: FastAPI, finish_seconds: float = FINISH_SECONDS) -> None:
+        limit = math.ceil(finish_seconds) + _CLOSE_SECONDS
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=limit,
+            )
+        )
+        self._registry: Registry = app.state.service.registry
+        self._finish_seconds = finish_seconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking requests, and wait for those that are being answered."""
-        app: FastAPI = self.config.app  # type: ignore[assignment]
-        registry = app.state.service.registry
         loop = asyncio.get_running_loop()
-        end = loop.call_later(_FINISH_SECONDS, lambda: loop.run_in_executor(None, registry.close))
+        end = loop.call_later(self._finish_seconds, lambda: loop.run_in_executor(None, self._registry.close))
         await super().shutdown(sockets)
         end.cancel()
 
@@ -40,8 +54,4 @@ def run(app: FastAPI, host: str, port: int, tell: Callable[[str], None]) -> None
     with opened:
         shown = f"[{host}]" if ":" in host else host
         tell(f"http://{shown}:{opened.getsockname()[1]}")
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False,
-            timeout_graceful_shutdown=_FINISH_SECONDS + _CLOSE_SECONDS,
-        )  # fmt: skip
-        _Server(config).run(sockets=[opened])
+        GracefulServer(app).run(sockets=[opened])

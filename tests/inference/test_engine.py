@@ -157,7 +157,7 @@ class Evens:
 
     def __init__(self) -> None:
         self.taken: list[int] = []
-        self.left: list[int | None] = []
+        self.left: list[int] = []
 
     @property
     def ended(self) -> bool:
@@ -167,9 +167,9 @@ class Evens:
     def complete(self) -> bool:
         return len(self.taken) >= 3
 
-    def allowed(self, left: int | None = None) -> Tensor:
+    def choose(self, logits: Tensor, left: int, draw: Callable[[Tensor], int]) -> int:
         self.left.append(left)
-        return torch.arange(400) % 2 == 0
+        return draw(logits.masked_fill(torch.arange(400) % 2 == 1, -torch.inf))
 
     def take(self, token: int) -> None:
         self.taken.append(token)

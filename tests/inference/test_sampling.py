@@ -49,15 +49,20 @@ def test_repetition_penalty_by_hand() -> None:
 def test_biases_and_penalties_by_hand() -> None:
     logits = torch.tensor([2.0, 1.5, 1.0, 0.0])
     greedy = {"temperature": 0}
-    choices = Sampler(Sampling(**greedy, frequency_penalty=0.4))
+
+    def written(sampler: Sampler, tokens: int) -> list[int]:
+        found: list[int] = []
+        for _ in range(tokens):
+            found.append(sampler.choose(logits))
+            sampler.count(found[-1])
+        return found
+
     # 2.0, 1.6, then 1.2 against 1.5, then 1.2 against 1.1, 1.0 against 1.1, …
-    assert [choices.choose(logits) for _ in range(5)] == [0, 0, 1, 0, 1]
-    choices = Sampler(Sampling(**greedy, presence_penalty=1.2))
-    assert [choices.choose(logits) for _ in range(4)] == [0, 1, 2, 0]  # 0.8, 0.3 and −0.2 from then on
-    choices = Sampler(
-        Sampling(**greedy, presence_penalty=-2.0), recent=[3] * 9
-    )  # what was read does not count
-    assert [choices.choose(logits) for _ in range(2)] == [0, 0]
+    assert written(Sampler(Sampling(**greedy, frequency_penalty=0.4)), 5) == [0, 0, 1, 0, 1]
+    # 0.8, 0.3 and −0.2 from then on
+    assert written(Sampler(Sampling(**greedy, presence_penalty=1.2)), 4) == [0, 1, 2, 0]
+    # What was read does not count.
+    assert written(Sampler(Sampling(**greedy, presence_penalty=-2.0), recent=[3] * 9), 2) == [0, 0]
     assert Sampler(Sampling(**greedy, logit_bias={3: 2.5})).choose(logits) == 3
     assert Sampler(Sampling(temperature=5.0, logit_bias={2: 100.0}, seed=0)).choose(logits) == 2
     never = Sampler(Sampling(**EVERYTHING, logit_bias={0: -100.0, 1: -100.0}, seed=0))

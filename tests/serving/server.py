@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +16,7 @@ from mm_rec.serving.app import create_app
 from mm_rec.serving.gate import Rules
 from mm_rec.serving.models import Registry, ServedModel
 from mm_rec.serving.requests import Limits
+from mm_rec.serving.run import GracefulServer
 from mm_rec.serving.service import Service
 from mm_rec.serving.sessions import Sessions
 from mm_rec.serving.store import Store
@@ -24,13 +25,14 @@ MIB = 2**20
 
 
 def small_model(
-    family: str, tokenizer: PreTrainedTokenizerBase, *, name: str = "", context: int = 4096
-) -> ServedModel:
+    family: str, tokenizer: PreTrainedTokenizerBase, *, name: str = "", context: int = 4096,
+    most_active: int = 8, most_waiting: int = 64,
+) -> ServedModel:  # fmt: skip
     """A random model in float32, at work by the kernels."""
     model = build_small(family, context, len(tokenizer)).float()
     return ServedModel(
         name or family, Engine(model), tokenizer, adapters={},
-        most_active=8, most_waiting=64, kept_bytes=64 * MIB,
+        most_active=most_active, most_waiting=most_waiting, kept_bytes=64 * MIB,
     )  # fmt: skip
 
 
@@ -46,14 +48,15 @@ class Server:
         limits = limits or Limits(answer_tokens=256)
         self.service = Service(Registry(list(models)), opened, sessions, limits, shorten=shorten)
         app = create_app(self.service, rules or Rules())
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._server = GracefulServer(app, finish_seconds=0.5)
+        listening = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()
         end = time.monotonic() + 30
         while not self._server.started:
             assert self._thread.is_alive() and time.monotonic() < end, "the server did not start"
             time.sleep(0.01)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> None:

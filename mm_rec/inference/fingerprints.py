@@ -1,0 +1,44 @@
+"""What a saved state belongs to: all that it was read with, as fingerprints, for the server and the terminal alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.models.adapted import parse_adapter
+from mm_rec.models.adapters import WEIGHTS, adapters_of, find_adapter, fingerprint
+from mm_rec.runs.files import hash_file
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """What tells a model's own weights from others', whatever adapters are on it."""
+    on_model = adapters_of(model)
+    return fingerprint(model) if on_model is None else str(on_model.base["fingerprint"])
+
+
+def adapter_digests(model: PreTrainedModel, wanted: Sequence[str]) -> dict[str, str]:
+    """The hash of each adapter's file by its name; `wanted` as they were loaded, "FOLDER" or "FOLDER=WEIGHT"."""
+    on_model = adapters_of(model)
+    names = [] if on_model is None else on_model.names
+    return {
+        name: hash_file(find_adapter(parse_adapter(text)[0]) / WEIGHTS)
+        for name, text in zip(names, wanted, strict=True)
+    }
+
+
+def fingerprints(
+    weights: str, tokenizer: PreTrainedTokenizerBase, precision: str, adapters: Mapping[str, float],
+    digests: Mapping[str, str],
+) -> dict[str, str]:  # fmt: skip
+    """The fingerprints of all that a state depends on.
+
+    `weights` is that of `weights_fingerprint`; `adapters` those that read, by name and weight, and `digests` their hashes.
+    """
+    return {
+        "model": weights,
+        "adapter": " ".join(sorted(f"{digests[name]}={weight:g}" for name, weight in adapters.items())),
+        "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+        "precision": precision,
+    }

@@ -1,0 +1,79 @@
+"""An answer's text is cut into text and calls in the same way, however it comes in pieces."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from mm_rec.serving.calls import CallReader, TextReader
+
+WEATHER, NOTHING = ("weather", {"city": 'a "b" }{', "days": [1, {"x": 2}]}), ("nothing", {})
+MARKED = {"city": "</tool_call> <tool_call>"}
+
+
+def written(layout: str, name: str, arguments: object) -> str:
+    text = json.dumps(arguments, ensure_ascii=False)
+    head = f'{{"name": {json.dumps(name)}, '
+    return {
+        "default": f'<|tool_call|>{head}"arguments": {text}}}',
+        "chatml": f'<tool_call>{head}"arguments": {text}}}</tool_call>',
+        "llama3": f'{head}"parameters": {text}}}',
+    }[layout]
+
+
+def read(
+    reader: CallReader | TextReader, text: str, chance: random.Random
+) -> tuple[str, list[tuple[str, str]]]:
+    """The text and the calls of an answer that comes in random pieces."""
+    parts, place = [], 0
+    while place < len(text):
+        step = chance.randint(1, 7)
+        parts += reader.push(text[place : place + step])
+        place += step
+    parts += reader.finish()
+    calls: dict[int, list[str]] = {}
+    for part in parts:
+        if part.kind == "call":
+            assert part.call == len(calls) and part.id.startswith("call_")
+            calls[part.call] = [part.text, ""]
+        elif part.kind == "arguments":
+            calls[part.call][1] += part.text
+    said = "".join(part.text for part in parts if part.kind == "text")
+    return said, [(name, arguments) for name, arguments in calls.values()]
+
+
+@pytest.mark.parametrize("layout", ["default", "chatml", "llama3"])
+@pytest.mark.parametrize("said", ["", "Wait.", "Two\n\nlines < {", "ends with\n"])
+@pytest.mark.parametrize("calls", [[], [WEATHER], [NOTHING, WEATHER, NOTHING]])
+def test_text_and_calls(layout: str, said: str, calls: list[tuple[str, dict[str, object]]]) -> None:
+    text = "\n".join([*([said] if said else []), *(written(layout, *call) for call in calls)])
+    text += "\n" if layout == "default" else ""
+    expected = [(name, json.dumps(arguments)) for name, arguments in calls]
+    for seed in range(40):
+        assert read(CallReader(layout), text, random.Random(seed)) == (said.rstrip("\n"), expected)
+
+
+def test_what_looks_like_a_call_and_is_none_is_text() -> None:
+    for layout, text in {
+        "default": 'a {"name": "b", "arguments": {}}',
+        "chatml": "a <tool_cal and <tool_",
+        "llama3": 'mid-line {"name": "b", "parameters": {}}',
+    }.items():
+        for seed in range(40):
+            assert read(CallReader(layout), text, random.Random(seed)) == (text, [])
+
+
+def test_an_argument_may_hold_what_ends_a_call() -> None:
+    text = written("chatml", "a", MARKED) + "\n" + written("chatml", "b", {})
+    for seed in range(40):
+        assert read(CallReader("chatml"), text, random.Random(seed)) == (
+            "",
+            [("a", json.dumps(MARKED)), ("b", "{}")],
+        )
+
+
+def test_plain_text_loses_the_line_ends_that_close_it() -> None:
+    for seed in range(40):
+        assert read(TextReader(), "\n a\n\nb \n\n", random.Random(seed)) == ("\n a\n\nb ", [])

@@ -1,0 +1,233 @@
+"""What the server answers is what the engine writes alone, whatever it read before and whoever else is served."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving.server import Server, small_model
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.conversation import ChatMessage
+from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.text_stream import TextStream
+from mm_rec.serving.requests import Limits
+
+SYSTEM = {"role": "system", "content": "You are helpful, and answer in a few words."}
+WAIT = 30
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def ask(server: Server, model: str, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 24, **options}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=WAIT)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def said(answer: dict[str, Any]) -> str:
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def alone(server: Server, name: str, messages: list[dict[str, str]], tokens: int = 24) -> str:
+    """What the engine writes where nobody else does and nothing was read before."""
+    model = server.service.registry.find(name).model
+    session = model.engine.session({})
+    session.feed(prompt_ids(model.tokenizer, [ChatMessage(one["role"], one["content"]) for one in messages]))
+    stream = TextStream(model.tokenizer)
+    ids = session.generate(Sampling(temperature=0, max_new_tokens=tokens), model.stop_ids)
+    return ("".join(map(stream.push, ids)) + stream.finish()).rstrip("\n")
+
+
+@pytest.mark.parametrize("family", ["mmrec", "llama"])
+def test_answers_are_those_of_the_engine_alone(server: Server, family: str) -> None:
+    conversations = [[SYSTEM, user("Hello!" * number)] for number in range(1, 13)]
+    expected = [alone(server, family, messages) for messages in conversations]
+    with ThreadPoolExecutor(len(conversations)) as pool:
+        answers = list(pool.map(lambda messages: ask(server, family, messages), conversations))
+    assert [said(answer) for answer in answers] == expected
+
+
+@pytest.mark.parametrize("family", ["mmrec", "llama"])
+def test_a_conversation_is_not_read_twice_and_answers_the_same(server: Server, family: str) -> None:
+    messages, known = [SYSTEM], 0
+    for turn in range(4):
+        messages.append(user(f"Question {turn} of {family}?"))
+        answer = ask(server, family, messages)
+        assert said(answer) == alone(server, family, messages)
+        usage = answer["usage"]
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        assert cached >= known  # of the turn before
+        known = usage["prompt_tokens"] - 3  # all but the beginning of the answer
+        messages.append({"role": "assistant", "content": said(answer)})
+
+
+def test_what_was_read_of_one_model_is_not_used_by_another(server: Server) -> None:
+    messages = [SYSTEM, user("Whose state is this?")]
+    for family in ("mmrec", "llama", "mmrec", "llama"):
+        assert said(ask(server, family, messages)) == alone(server, family, messages)
+
+
+def test_answers_of_one_request_differ_by_seed_and_repeat_with_it(server: Server) -> None:
+    options = {"n": 3, "temperature": 1.5, "seed": 5}
+    first, second = (ask(server, "mmrec", [user("Hi")], **options) for _ in range(2))
+    texts = [choice["message"]["content"] for choice in first["choices"]]
+    assert texts == [choice["message"]["content"] for choice in second["choices"]]
+    assert len(set(texts)) == 3
+    assert [choice["index"] for choice in first["choices"]] == [0, 1, 2]
+    assert first["usage"]["completion_tokens"] <= 3 * 24
+    one = ask(server, "mmrec", [user("Hi")], temperature=1.5, seed=6)
+    assert said(one) == texts[1]
+
+
+def test_a_stop_string_ends_the_text_before_it_wherever_tokens_end(server: Server) -> None:
+    whole = said(ask(server, "mmrec", [user("Stop!")], max_tokens=60))
+    for start in range(2, len(whole) - 4, 3):
+        stop = whole[start : start + 3]
+        answer = ask(server, "mmrec", [user("Stop!")], max_tokens=60, stop=[stop, "never to be written"])
+        assert said(answer) == whole[: whole.index(stop)].rstrip("\n")
+        assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_full_context_is_refused_or_loses_its_oldest_turns(server: Server) -> None:
+    turns = [user("A question that is long enough to fill something. " * 2) for _ in range(12)]
+    messages = [SYSTEM] + [one for turn in turns for one in (turn, {"role": "assistant", "content": "Yes."})]
+    messages += [user("And the last?")]
+    body = {"model": "llama", "messages": messages, "max_tokens": 24, "temperature": 0}
+    refused = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=WAIT)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert "truncation" in refused.json()["error"]["message"]
+    answer = ask(server, "llama", messages, truncation="auto")
+    kept = next(
+        start
+        for start in range(1, len(messages), 2)
+        if len(prompt_ids(*_chat(server, [SYSTEM, *messages[start:]]))) + 24 <= 512
+    )
+    assert said(answer) == alone(server, "llama", [SYSTEM, *messages[kept:]])
+    assert answer["usage"]["prompt_tokens"] == len(prompt_ids(*_chat(server, [SYSTEM, *messages[kept:]])))
+    whole = ask(server, "mmrec", messages)  # MM-Rec's is never full
+    assert whole["usage"]["prompt_tokens"] == len(prompt_ids(*_chat(server, messages)))
+
+
+def _chat(
+    server: Server, messages: list[dict[str, Any]]
+) -> tuple[PreTrainedTokenizerBase, list[ChatMessage]]:
+    tokenizer = server.service.registry.find("llama").model.tokenizer
+    return tokenizer, [ChatMessage(one["role"], one["content"]) for one in messages]
+
+
+def test_a_message_too_long_for_the_context_is_refused_whatever_is_dropped(server: Server) -> None:
+    body = {"model": "llama", "messages": [user("word " * 2000)], "truncation": "auto"}
+    refused = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=WAIT)
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_without_a_limit_an_answer_fills_the_context_or_the_servers_limit(server: Server) -> None:
+    for family in ("mmrec", "llama"):
+        answer = ask(server, family, [user("Go on")], max_tokens=None, logit_bias=_endless(server))
+        usage = answer["usage"]
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert usage["completion_tokens"] == 256
+
+
+def _endless(server: Server) -> dict[str, int]:
+    [stop] = server.service.registry.find("llama").model.stop_ids
+    return {str(stop): -100}
+
+
+@pytest.fixture
+def slow(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[Server]:
+    """A server whose answers may take very long, with little room."""
+    model = small_model("mmrec", chat_tokenizer, most_active=1, most_waiting=1)
+    running = Server([model], tmp_path, limits=Limits(answer_tokens=10**9, seconds=2))
+    yield running
+    running.stop()
+
+
+def until(condition: Any) -> None:
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end, "this did not come about"
+        time.sleep(0.01)
+
+
+def endless(server: Server, stream: bool) -> dict[str, Any]:
+    return {"model": "mmrec", "messages": [user("Go on")], "stream": stream, "logit_bias": _bias(server)}
+
+
+def _bias(server: Server) -> dict[str, int]:
+    [stop] = server.service.registry.find("mmrec").model.stop_ids
+    return {str(stop): -100}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_nobody_waits_for_ends(slow: Server, stream: bool) -> None:
+    batcher = slow.service.registry.models[0].batcher
+    with httpx.Client(base_url=slow.url, timeout=WAIT) as client:
+        if stream:
+            with client.stream("POST", "/v1/chat/completions", json=endless(slow, True)) as answer:
+                assert "assistant" in next(answer.iter_lines())
+                until(lambda: batcher.active == 1)
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/chat/completions", json=endless(slow, False), timeout=0.3)
+    until(lambda: batcher.active == batcher.waiting == 0)
+
+
+def test_a_full_queue_answers_429_and_an_answer_too_long_408(slow: Server) -> None:
+    batcher, statuses = slow.service.registry.models[0].batcher, []
+
+    def hold() -> None:
+        answer = httpx.post(f"{slow.url}/v1/chat/completions", json=endless(slow, False), timeout=WAIT)
+        statuses.append((answer.status_code, answer.json()["error"]["code"]))
+
+    threads = [threading.Thread(target=hold) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    until(lambda: (batcher.active, batcher.waiting) == (1, 1))
+    refused = httpx.post(f"{slow.url}/v1/chat/completions", json=endless(slow, False), timeout=WAIT)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert int(refused.headers["retry-after"]) >= 1
+    for thread in threads:
+        thread.join(WAIT)
+    assert statuses == [(408, "timeout")] * 2
+    until(lambda: batcher.active == batcher.waiting == 0)
+
+
+def test_a_stream_that_fails_ends_with_an_error_of_openais_shape(slow: Server) -> None:
+    with httpx.stream(
+        "POST", f"{slow.url}/v1/chat/completions", json=endless(slow, True), timeout=WAIT
+    ) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    assert answer.status_code == 200
+    assert '"error"' in lines[-1] and '"code":"timeout"' in lines[-1]
+    assert lines[-1].count('"message"') == lines[-1].count('"param"') == lines[-1].count('"type"') == 1
+
+
+def test_a_server_that_stops_tells_its_streams(
+    chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    running = Server(
+        [small_model("mmrec", chat_tokenizer)], tmp_path, limits=Limits(answer_tokens=10**9, seconds=60)
+    )
+    url = f"{running.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=endless(running, True), timeout=WAIT) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        stopping = threading.Thread(target=running.stop)
+        stopping.start()
+        last = [line for line in lines if line][-1]
+    stopping.join(WAIT)
+    assert '"code":"shutting_down"' in last
