@@ -117,9 +117,7 @@ def server(
     chat_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server of two small random models, "mmrec" and "llama" (of 512 tokens of context)."""
-    models = [
-        small_model(family, chat_tokenizer, context=512) for family in ("mmrec", "llama")
-    ]
+    models = [small_model(family, chat_tokenizer, context=512) for family in ("mmrec", "llama")]
     running = Server(models, tmp_path_factory.mktemp("server"))
     yield running
     running.stop()

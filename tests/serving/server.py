@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from small_models import build_small
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.inference.engine import Engine
 from mm_rec.serving.app import create_app
@@ -26,10 +26,10 @@ MIB = 2**20
 
 def small_model(
     family: str, tokenizer: PreTrainedTokenizerBase, *, name: str = "", context: int = 4096,
-    most_active: int = 8, most_waiting: int = 64,
+    most_active: int = 8, most_waiting: int = 64, model: PreTrainedModel | None = None,
 ) -> ServedModel:  # fmt: skip
     """A random model in float32, at work by the kernels."""
-    model = build_small(family, context, len(tokenizer)).float()
+    model = model or build_small(family, context, len(tokenizer)).float()
     return ServedModel(
         name or family, Engine(model), tokenizer, adapters={},
         most_active=most_active, most_waiting=most_waiting, kept_bytes=64 * MIB,
@@ -43,6 +43,7 @@ class Server:
         self, models: Sequence[ServedModel], folder: Path, *, store: str = "", rules: Rules | None = None,
         limits: Limits | None = None, shorten: bool = False,
     ) -> None:  # fmt: skip
+        self.folder = folder
         opened = Store(store or f"sqlite:///{folder}/store.db")
         sessions = Sessions(opened, folder / "sessions", 64 * MIB)
         limits = limits or Limits(answer_tokens=256)

@@ -178,7 +178,8 @@ def test_an_answer_that_nobody_waits_for_ends(slow: Server, stream: bool) -> Non
     with httpx.Client(base_url=slow.url, timeout=WAIT) as client:
         if stream:
             with client.stream("POST", "/v1/chat/completions", json=endless(slow, True)) as answer:
-                assert "assistant" in next(answer.iter_lines())
+                lines = answer.iter_lines()  # kept: httpx ends the answer where its iterator is dropped
+                assert "assistant" in next(lines)
                 until(lambda: batcher.active == 1)
         else:
             with pytest.raises(httpx.ReadTimeout):

@@ -15,7 +15,7 @@ from mm_rec.data.conversations.rendering import prompt_text, rendered_text
 from mm_rec.errors import DataError, TokenizerError
 from mm_rec.tokenizers.chat_template import layout_of
 
-_CONTENT = "x"  # of a message whose surroundings are looked at
+_CONTENT = "what a message says"  # of one whose surroundings are looked at
 
 
 def prompt_parts(

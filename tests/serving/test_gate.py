@@ -1,0 +1,204 @@
+"""Who may come in, with how much, and what everybody else is told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving.server import Server, small_model
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.serving.gate import Rules
+from mm_rec.serving.keys import create_key
+
+HI = {"model": "mmrec", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def guarded(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[Server]:
+    rules = Rules(keys=True, hosts=None, body_bytes=10_000, body_seconds=0.5)
+    running = Server([small_model("mmrec", chat_tokenizer)], tmp_path, rules=rules)
+    yield running
+    running.stop()
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def test_without_a_key_nothing_is_answered_but_what_says_nothing(guarded: Server) -> None:
+    text, key = create_key(guarded.service.store, "mine")
+    with httpx.Client(base_url=guarded.url) as http:
+        for given in (None, "", "Bearer", "Bearer mmr-wrong", f"Basic {text}", f"Bearer {text[:-1]}x"):
+            answer = http.post(CHAT, json=HI, headers={} if given is None else {"Authorization": given})
+            assert answer.status_code == 401 and error_of(answer)["code"] == "invalid_api_key"
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert http.get("/v1/models").status_code == http.get("/metrics").status_code == 401
+        assert http.get("/nowhere").status_code == 401
+        assert http.get("/health").status_code == http.get("/").status_code == 200
+        http.headers["Authorization"] = f"Bearer {text}"
+        assert http.post(CHAT, json=HI).status_code == 200
+        guarded.service.store.revoke_key(key.id)
+        assert http.post(CHAT, json=HI).status_code == 401
+
+
+def test_limits_of_a_key_are_told_with_when_to_ask_again(guarded: Server) -> None:
+    few, _ = create_key(guarded.service.store, "few", requests_per_minute=2)
+    small, _ = create_key(guarded.service.store, "small", tokens_per_day=5)
+    for text, allowed, kind in ((few, 2, "requests"), (small, 1, "tokens")):
+        with httpx.Client(base_url=guarded.url, headers={"Authorization": f"Bearer {text}"}) as http:
+            for _ in range(allowed):
+                assert http.post(CHAT, json=HI).status_code == 200
+            guarded.service._writer.submit(lambda: None).result()  # until what was used is noted
+            answer = http.post(CHAT, json=HI)
+            assert (answer.status_code, error_of(answer)["type"]) == (429, kind)
+            assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_body_too_large_or_too_slow_is_not_waited_for(guarded: Server) -> None:
+    text, _ = create_key(guarded.service.store, "mine")
+    headers = {"Authorization": f"Bearer {text}", "Content-Type": "application/json"}
+    large = httpx.post(guarded.url + CHAT, content=b'"' + b"x" * 20_000 + b'"', headers=headers)
+    assert (large.status_code, error_of(large)["code"]) == (413, "request_too_large")
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 1_000
+
+    unannounced = httpx.post(guarded.url + CHAT, content=chunks(), headers=headers)
+    assert unannounced.status_code == 413
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as slow:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {text}\r\nContent-Length: 100\r\n\r\n{{"
+        slow.sendall(head.encode())
+        begun = time.monotonic()
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - begun < 5
+
+
+def test_only_this_machines_names_are_answered_without_keys(server: Server) -> None:
+    for host, status in {
+        "localhost": 200, "127.0.0.1": 200, f"localhost:{server.port}": 200, "LOCALHOST": 200, "[::1]:80": 200,
+        "evil.example": 403, "127.0.0.1.evil.example": 403, "localhost:80@evil": 403, "": 403,
+    }.items():  # fmt: skip
+        answer = httpx.get(f"{server.url}/v1/models", headers={"Host": host})
+        assert answer.status_code == status, host
+    assert error_of(answer)["code"] == "wrong_host"
+
+
+def test_other_sites_are_told_nothing(server: Server) -> None:
+    """CORS is closed: no answer says that another site's page may read it, and none may send JSON."""
+    origin = {"Origin": "https://evil.example"}
+    asked = httpx.options(
+        server.url + CHAT,
+        headers={
+            **origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type",
+        },
+    )
+    assert asked.status_code == 405
+    simple = httpx.post(
+        server.url + CHAT, content='{"model": "mmrec"}', headers={**origin, "Content-Type": "text/plain"}
+    )
+    assert simple.status_code == 400
+    for answer in (asked, simple):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def post(server: Server, body: Any) -> httpx.Response:
+    """Also what is no Unicode, which httpx would not send as JSON."""
+    return httpx.post(
+        server.url + CHAT, content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+
+
+BAD: dict[str, tuple[Any, str | None]] = {
+    "no model": ({"messages": HI["messages"]}, "model"),
+    "a model of a wrong type": ({**HI, "model": 5}, "model"),
+    "no messages": ({**HI, "messages": []}, "messages"),
+    "a role that is none": ({**HI, "messages": [{"role": "king", "content": "Hi"}]}, "messages[0].role"),
+    "content of a wrong type": ({**HI, "messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    "an image": (
+        {**HI, "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages[0].content[1]",
+    ),
+    "no content": ({**HI, "messages": [{"role": "user"}]}, "messages[0].content"),
+    "a special token": ({**HI, "messages": [{"role": "user", "content": "<|assistant|>"}]}, "messages[0].content"),
+    "half of a pair": ({**HI, "messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
+    "an unknown field": ({**HI, "colour": "red"}, "colour"),
+    "temperature": ({**HI, "temperature": 3}, "temperature"),
+    "temperature of a wrong type": ({**HI, "temperature": "hot"}, "temperature"),
+    "n too large": ({**HI, "n": 9}, "n"),
+    "n zero": ({**HI, "n": 0}, "n"),
+    "too many tokens": ({**HI, "max_tokens": 10**9}, "max_tokens"),
+    "too many tokens by the new name": ({**HI, "max_completion_tokens": 257}, "max_completion_tokens"),
+    "too many stops": ({**HI, "stop": list("abcde")}, "stop"),
+    "a bias for no token": ({**HI, "logit_bias": {"99999": 1}}, None),
+    "a bias for no number": ({**HI, "logit_bias": {"a": 1}}, "logit_bias"),
+    "top_logprobs alone": ({**HI, "top_logprobs": 2}, "top_logprobs"),
+    "a schema that is none": (
+        {**HI, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": 7}}}},
+        None,
+    ),
+    "a format without its schema": ({**HI, "response_format": {"type": "json_schema"}}, "response_format"),
+    "a schema from elsewhere": (
+        {**HI, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "file:///etc/passwd"}}}},
+        None,
+    ),
+    "a tool of another kind": ({**HI, "tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools[0].type"),
+    "a tool that is not there": (
+        {**HI, "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function", "function": {"name": "b"}}},
+        None,
+    ),
+    "a choice without tools": ({**HI, "tool_choice": "required"}, "tool_choice"),
+    "arguments that are no JSON": (
+        {**HI, "messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "a", "arguments": "{"}}]}]},
+        "messages[0].tool_calls",
+    ),
+    "sound": ({**HI, "modalities": ["audio"]}, "modalities[0]"),
+    "a list": ([1, 2], None),
+    "nothing": (None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_told_with_its_field(server: Server, name: str) -> None:
+    body, param = BAD[name]
+    begun = time.monotonic()
+    answer = post(server, body)
+    assert time.monotonic() - begun < 5
+    error = error_of(answer)
+    assert answer.status_code == 400, error
+    assert error["param"] == param
+    assert len(error["message"]) > 15
+
+
+@pytest.mark.parametrize("content", ["{bad", "", "null", '{"a": NaN', "[" * 100_000, b"\xff\xfe"])
+def test_a_body_that_is_no_json(server: Server, content: str | bytes) -> None:
+    answer = httpx.post(server.url + CHAT, content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    error_of(answer)
+
+
+def test_addresses_and_methods_that_are_not_there(server: Server) -> None:
+    for method, path, status in (("GET", "/v1/files", 404), ("GET", CHAT, 405), ("POST", "/v1/models", 405)):
+        answer = httpx.request(method, server.url + path)
+        assert answer.status_code == status and error_of(answer)["message"]
+
+
+def test_what_is_refused_disturbs_nobody(server: Server) -> None:
+    before = httpx.post(server.url + CHAT, json={**HI, "temperature": 0}).json()["choices"]
+    for body, _ in BAD.values():
+        post(server, body)
+    assert httpx.post(server.url + CHAT, json={**HI, "temperature": 0}).json()["choices"] == before
+    for model in server.service.registry.models:
+        assert model.batcher.active == model.batcher.waiting == 0
