@@ -19,6 +19,7 @@ from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.batching import Batcher
 from mm_rec.inference.constrained import Grammars, token_bytes
 from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.fingerprints import fingerprints
 from mm_rec.inference.prefixes import Prefixes
 from mm_rec.inference.text_stream import stop_ids
 from mm_rec.models.adapters import WEIGHTS, adapters_of, find_adapter, fingerprint
@@ -97,13 +98,9 @@ class Served:
     @property
     def belongs_to(self) -> dict[str, str]:
         """The fingerprints of all that a saved state depends on."""
-        template = str(self.model.tokenizer.chat_template).encode()
-        return {
-            "model": self.model._weights,
-            "adapter": "" if self.adapter is None else self.model.adapters[self.adapter],
-            "template": hashlib.sha256(template).hexdigest(),
-            "precision": str(self.model.engine.model.dtype),
-        }
+        model, adapters = self.model, {} if self.adapter is None else {self.adapter: 1.0}
+        precision = str(model.engine.model.dtype).removeprefix("torch.")
+        return fingerprints(model._weights, model.tokenizer, precision, adapters, model.adapters)
 
 
 @dataclass

@@ -54,12 +54,12 @@ def _model(served: Served, name: str) -> dict[str, Any]:
 @router.post("/tokenize")
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """The ids of a text, or of a conversation, as the model reads them."""
-    served = service_of(request).registry.find(body.model)
+    served = _named(request, body.model)
 
     def ids() -> list[int]:
         tokenizer = served.model.tokenizer
         if body.messages is None:
-            return prompt_ids(tokenizer, body.prompt or "")
+            return (prompt_ids if body.add_special_tokens else encode)(tokenizer, body.prompt or "")
         tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
         return encode(tokenizer, prompt_text(tokenizer, chat_messages(served, body.messages), tools))
 
@@ -67,10 +67,24 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     return Json({"tokens": tokens, "count": len(tokens), "context_limit": served.model.context_limit})
 
 
+@router.get("/tokenizer_info")
+async def tokenizer_info(request: Request, model: str | None = None) -> Response:
+    """What a client must know to use this server's tokenizer as its own, as lm-eval does."""
+    tokenizer = _named(request, model).model.tokenizer
+    names = ("bos_token", "eos_token", "pad_token", "chat_template")
+    return Json({name: getattr(tokenizer, name) for name in names})
+
+
+def _named(request: Request, name: str | None) -> Served:
+    """The model of a name, or the first."""
+    registry = service_of(request).registry
+    return registry.find(registry.models[0].name if name is None else name)
+
+
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of ids, special tokens too."""
-    served = service_of(request).registry.find(body.model)
+    served = _named(request, body.model)
     served.model.engine.require_tokens(body.tokens, "tokens: ")
     text = await asyncio.to_thread(
         served.model.tokenizer.decode,

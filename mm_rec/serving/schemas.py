@@ -191,7 +191,7 @@ class Penalised(Sampled):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=32)] | None = None
     stream_options: StreamOptions | None = None
 
 
@@ -269,8 +269,9 @@ class EmbeddingRequest(Body):
 class TokenizeRequest(Body):
     """POST /tokenize: a text, or the messages of a conversation as the model reads them."""
 
-    model: str
+    model: str | None = Field(default=None, description="The first model, where it is not given.")
     prompt: str | None = None
+    add_special_tokens: bool = Field(default=True, description="Whether a prompt begins with bos.")
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
 
@@ -284,7 +285,7 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """POST /detokenize."""
 
-    model: str
+    model: str | None = Field(default=None, description="The first model, where it is not given.")
     tokens: list[int]
 
 

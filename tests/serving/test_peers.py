@@ -1,0 +1,94 @@
+"""Programs of others: lm-eval measures a model through the server, schemathesis tries what its document allows."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import schemathesis
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from lm_eval.api.instance import Instance
+from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
+from serving.server import Server
+from serving.test_generation import alone
+
+PAIRS = (
+    ("What does she see?", " She sees the stars."),
+    ("Ne görüyor?", " Yıldızları görüyor."),
+    ("Küçük çocuk oturdu. " * 8 + "Once", " there"),
+    ("Once", " there"),
+)
+
+
+def instances(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
+    return [Instance(request_type=kind, doc={}, arguments=one, idx=i) for i, one in enumerate(arguments)]
+
+
+@pytest.mark.parametrize("family", ["mmrec", "llama"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_lm_eval_measures_through_completions_as_the_model_itself(
+    server: Server, family: str, batch_size: int
+) -> None:
+    """With the server's own tokenizer, which lm-eval finds by itself."""
+    lm = LocalCompletionsAPI(base_url=f"{server.url}/v1/completions", model=family, batch_size=batch_size)
+    assert lm.tokenizer_backend == "remote"
+    found = lm.loglikelihood(instances("loglikelihood", *PAIRS), disable_tqdm=True)
+    served = server.service.registry.find(family).model
+    for (context, text), (value, greedy) in zip(PAIRS, found, strict=True):
+        before, whole = (
+            served.tokenizer.encode(one, add_special_tokens=False) for one in (context, context + text)
+        )
+        with torch.inference_mode():
+            logits = served.engine.model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
+        places = range(len(before), len(whole))
+        expected = [logits[place - 1, whole[place]] for place in places]
+        assert value == pytest.approx(float(sum(expected)), rel=1e-4)
+        assert greedy == all(int(logits[place - 1].argmax()) == whole[place] for place in places)
+
+
+def test_lm_eval_reads_what_the_server_writes(server: Server) -> None:
+    lm = LocalCompletionsAPI(base_url=f"{server.url}/v1/completions", model="mmrec")
+    options = {"until": ["e"], "max_gen_toks": 12}
+    [found] = lm.generate_until(instances("generate_until", ("Once there", options)), disable_tqdm=True)
+    assert "e" not in found
+    chat = LocalChatCompletion(base_url=f"{server.url}/v1/chat/completions", model="mmrec")
+    prompt = chat.apply_chat_template([{"role": "user", "content": "Hello!"}])
+    [answer] = chat.generate_until(
+        instances("generate_until", (prompt, {"until": [], "max_gen_toks": 24})), disable_tqdm=True
+    )
+    assert answer == alone(server, "mmrec", [{"role": "user", "content": "Hello!"}])
+
+
+def test_whatever_the_document_allows_or_forbids_has_an_answer(server: Server) -> None:
+    """Requests that schemathesis makes of the server's OpenAPI document, right ones and wrong ones."""
+    document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    statuses: dict[str, set[int]] = {}
+
+    def try_out(operation: schemathesis.APIOperation, mode: schemathesis.GenerationMode) -> None:
+        @settings(
+            max_examples=12,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def ask(case: schemathesis.Case) -> None:
+            answer = case.call(timeout=30)
+            statuses.setdefault(operation.label, set()).add(answer.status_code)
+            assert answer.status_code < 500, answer.text
+            if answer.status_code >= 400:
+                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+        ask()
+
+    for result in document.get_all_operations():
+        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+            with contextlib.suppress(Unsatisfiable):  # there is nothing to be wrong where nothing is sent
+                try_out(result.ok(), mode)
+    assert len(statuses) >= 18
+    for model in server.service.registry.models:
+        assert model.batcher.active == model.batcher.waiting == 0
