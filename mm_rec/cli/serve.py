@@ -140,16 +140,14 @@ def _open(
     most_active: int, most_waiting: int, keep_memory: int,
 ) -> ServedModel:  # fmt: skip
     """Read a model and put it to work."""
-    from mm_rec.models.adapters import adapters_of
-    from mm_rec.serving.models import ServedModel, adapter_digests
+    from mm_rec.inference.fingerprints import adapter_digests
+    from mm_rec.serving.models import ServedModel
 
     name, given, path = text.rpartition("=")
     engine, tokenizer = open_engine(path, adapters, device, precision, notes)
-    on_model = adapters_of(engine.model)
-    names = [] if on_model is None else on_model.names
     return ServedModel(
         name if given else Path(path).resolve().name, engine, tokenizer,
-        adapters=adapter_digests(names, adapters), most_active=most_active, most_waiting=most_waiting,
+        adapters=adapter_digests(engine.model, adapters), most_active=most_active, most_waiting=most_waiting,
         kept_bytes=keep_memory * _MIB,
     )  # fmt: skip
 

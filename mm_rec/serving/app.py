@@ -47,7 +47,8 @@ def _add_page(app: FastAPI) -> None:
     page = _PAGE.read_text(encoding="utf-8")
     script = page.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    rules = f"default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    rules = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'"
+    rules += f"; script-src 'sha256-{digest}'"
     headers = {
         "Content-Security-Policy": f"{rules}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     }

@@ -87,17 +87,15 @@ def _plan(
         raise ApiError(400, "top_logprobs: send logprobs: true with it", "top_logprobs", "invalid_value")
     field_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-
-    def room(tokens: int) -> int:
-        return answer_tokens(served, tokens, wanted, service.limits, field_name)
-
     messages = chat_messages(served, body.messages)
     if turn is None:
         shorten = body.truncation == "auto" if body.truncation else service.shorten
-        prompt, most = conversation_prompt(served, messages, tools, room, shorten)
+        prompt, most = conversation_prompt(
+            served, messages, tools, wanted, service.limits, field_name, shorten
+        )
     else:
         prompt = _session_prompt(served, turn, messages, tools)
-        most = room(prompt.length)
+        most = answer_tokens(served, prompt.length, wanted, service.limits, field_name)
     return prompt, samplings(sampling_of(body, most), body.n, served.model.batcher.most)
 
 
@@ -106,10 +104,8 @@ def _session_prompt(
 ) -> Prompt:
     """The prompt of a turn: the new messages alone; a session that has read nothing begins with the tools."""
     tokenizer = served.model.tokenizer
-    if turn.session.length:
-        text = following_text(tokenizer, messages)
-    else:
-        text = prompt_text(tokenizer, messages, tools)
+    is_new = not turn.session.length
+    text = prompt_text(tokenizer, messages, tools) if is_new else following_text(tokenizer, messages)
     return Prompt(turn.session, [encode(tokenizer, text)])
 
 
@@ -213,9 +209,9 @@ class ChatAnswer:
             for number in range(len(self._choices)):
                 yield self._chunk(number, {"role": "assistant", "content": "", "refusal": None}, usage)
             async for number, found, logprobs in parts:
-                for delta in self._deltas(found) or ([{}] if logprobs else []):
-                    yield self._chunk(number, delta, usage, logprobs)
-                    logprobs = []
+                deltas = self._deltas(found) or ([{}] if logprobs else [])
+                for place, delta in enumerate(deltas):
+                    yield self._chunk(number, delta, usage, () if place else logprobs)
             for number in range(len(self._choices)):
                 yield self._chunk(number, {}, usage, finish=self._finish(number))
             if usage:

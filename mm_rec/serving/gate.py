@@ -26,8 +26,8 @@ class Rules:
     """Who may come in.
 
     `keys`: only with an API key. `hosts`: only under these names, or any where it is None: a page of another site that
-    a browser on this machine shows cannot reach the server under a name of its own. A body may have `body_bytes` and take
-    `body_seconds`.
+    a browser on this machine shows cannot reach the server under a name of its own. A body may have `body_bytes` and
+    take `body_seconds`.
     """
 
     keys: bool = False

@@ -5,13 +5,11 @@ Nothing that a request says names a file: it names one of these, or nothing.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,7 +20,7 @@ from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.fingerprints import fingerprints
 from mm_rec.inference.prefixes import Prefixes
 from mm_rec.inference.text_stream import stop_ids
-from mm_rec.models.adapters import WEIGHTS, adapters_of, find_adapter, fingerprint
+from mm_rec.models.adapters import adapters_of, fingerprint
 from mm_rec.serving.errors import ApiError
 
 ALIAS = "mm-rec-100m"  # the name in the documents' request: whatever model is first
@@ -146,11 +144,3 @@ class Registry:
 
     def _choices(self) -> str:
         return f"there are {', '.join([*self.named, *self.aliases])}"
-
-
-def adapter_digests(names: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
-    """What tells the weights of adapters from others', by name."""
-    return {
-        name: hashlib.sha256((find_adapter(Path(folder)) / WEIGHTS).read_bytes()).hexdigest()
-        for name, folder in zip(names, folders, strict=True)
-    }

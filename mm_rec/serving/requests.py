@@ -21,6 +21,7 @@ from mm_rec.serving.generation import Prompt, prompt_for
 from mm_rec.serving.models import Served
 from mm_rec.serving.schemas import CalledFunction, Message, Penalised, Sampled, text_of
 
+_FREE_SHARE = 4  # of a context that turns are dropped from, where it is not said how much is to be written
 Tools = Sequence[Mapping[str, Any]]
 
 
@@ -77,8 +78,13 @@ def samplings(sampling: Sampling, n: int | None, most: int) -> list[Sampling]:
     return [sampling.changed(seed=(sampling.seed + number) % 2**63) for number in range(n or 1)]
 
 
-def answer_tokens(served: Served, prompt_tokens: int, wanted: int | None, limits: Limits, field: str) -> int:
-    """How many tokens an answer may have; raises ApiError where the request asks for more, or there is no room."""
+def answer_tokens(
+    served: Served, prompt_tokens: int, wanted: int | None, limits: Limits, field: str, least: int = 1
+) -> int:
+    """How many tokens an answer may have; raises ApiError where the request asks for more, or there is no room.
+
+    Where the request does not say, there must be room for `least`.
+    """
     if prompt_tokens > limits.prompt_tokens:
         message = (
             f"the request has {prompt_tokens:,} tokens; this server reads at most {limits.prompt_tokens:,}"
@@ -91,7 +97,7 @@ def answer_tokens(served: Served, prompt_tokens: int, wanted: int | None, limits
     if limit is None:
         return wanted or limits.answer_tokens
     room = limit - prompt_tokens
-    if room < (wanted or 1):
+    if room < (wanted or least):
         raise ContextFullError(served, prompt_tokens, wanted)
     return wanted or min(room, limits.answer_tokens)
 
@@ -157,19 +163,28 @@ def _call(call_id: str, function: CalledFunction, where: str) -> Call:
 
 
 def conversation_prompt(
-    served: Served, messages: Sequence[ChatMessage], tools: Tools, room: Callable[[int], int], shorten: bool
-) -> tuple[Prompt, int]:
-    """The prompt of a conversation and how many tokens may be written, which `room` says for a number of tokens.
+    served: Served, messages: Sequence[ChatMessage], tools: Tools, wanted: int | None, limits: Limits, field: str,
+    shorten: bool,
+) -> tuple[Prompt, int]:  # fmt: skip
+    """The prompt of a conversation, and how many tokens may be written.
 
-    With `shorten` and a full context whole turns are dropped, the oldest first, and no more than must be; the system
-    messages that open the conversation, and its last turn, stay.
+    With `shorten` and a full context whole turns are dropped, the oldest first, and no more than must be: so many that
+    a quarter of the context is free where the request does not say how much it wants. The system messages that open
+    the conversation, and its last turn, stay.
     """
+    least = min(limits.answer_tokens, (served.model.context_limit or 0) // _FREE_SHARE) if shorten else 1
+
+    def room(tokens: int, least: int = least) -> int:
+        return answer_tokens(served, tokens, wanted, limits, field, max(1, least))
+
     prompt = prompt_for(served, prompt_parts(served.model.tokenizer, messages, tools))
+    turns = [place for place, message in enumerate(messages) if message.role == "user"]
+    if len(turns) < 2:
+        shorten = False
     try:
-        return prompt, room(prompt.length)
+        return prompt, room(prompt.length, least if shorten else 1)
     except ContextFullError:
-        turns = [place for place, message in enumerate(messages) if message.role == "user"]
-        if not shorten or len(turns) < 2:
+        if not shorten:
             raise
 
     def without(dropped: int) -> Prompt:
@@ -184,7 +199,7 @@ def conversation_prompt(
 
     dropped = bisect.bisect_left(range(len(turns)), True, lo=1, hi=len(turns) - 1, key=fits)
     prompt = without(dropped)
-    return prompt, room(prompt.length)
+    return prompt, room(prompt.length, 1)
 
 
 @dataclass(frozen=True, slots=True)

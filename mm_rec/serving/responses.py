@@ -20,7 +20,6 @@ from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices
 from mm_rec.serving.models import Served
 from mm_rec.serving.requests import (
     Calling,
-    answer_tokens,
     chat_messages,
     constrainer,
     conversation_prompt,
@@ -81,13 +80,11 @@ def _plan(
     if not messages:
         raise ApiError(400, "input: there is nothing to answer", "input", "missing_required_parameter")
 
-    def room(tokens: int) -> int:
-        return answer_tokens(served, tokens, body.max_output_tokens, service.limits, "max_output_tokens")
-
     shorten = body.truncation == "auto" if body.truncation else service.shorten
     prompt, most = conversation_prompt(
-        served, chat_messages(served, messages), _chat_tools(body), room, shorten
-    )
+        served, chat_messages(served, messages), _chat_tools(body), body.max_output_tokens, service.limits,
+        "max_output_tokens", shorten,
+    )  # fmt: skip
     return prompt, sampling_of(body, most)
 
 

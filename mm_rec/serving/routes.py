@@ -28,19 +28,20 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 @router.get("/v1/models")
 async def list_models(request: Request) -> Response:
     """All names that a request may give."""
-    registry = service_of(request).registry
-    rows = [_model(served, served.name) for served in registry.named.values()]
-    rows += [_model(registry.find(alias), alias) for alias in registry.aliases]
+    service = service_of(request)
+    names = [*service.registry.named, *service.registry.aliases]
+    rows = [_model(service, name) for name in names]
     return Json({"object": "list", "data": rows})
 
 
 @router.get("/v1/models/{name:path}")
 async def get_model(name: str, request: Request) -> Response:
     """One of them."""
-    return Json(_model(service_of(request).registry.find(name), name))
+    return Json(_model(service_of(request), name))
 
 
-def _model(served: Served, name: str) -> dict[str, Any]:
+def _model(service: Service, name: str) -> dict[str, Any]:
+    served = service.registry.find(name)
     return {
         "id": name,
         "object": "model",
@@ -48,6 +49,7 @@ def _model(served: Served, name: str) -> dict[str, Any]:
         "owned_by": "mm-rec",
         "root": served.name,
         "context_limit": served.model.context_limit,
+        "answer_limit": service.limits.answer_tokens,
     }
 
 

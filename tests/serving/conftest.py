@@ -105,7 +105,7 @@ def store(url: str, opened: Callable[[str], Store]) -> Store:
 
 
 @pytest.fixture(scope="session")
-def chat_tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerBase:
+def chat_tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerBase:  # noqa: F811
     """The small tokenizer with the default layout of conversations."""
     tokenizer = load_tokenizer(tokenizer_folder)
     prepare_for_chat(tokenizer)

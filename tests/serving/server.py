@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from small_models import build_small
@@ -27,11 +27,12 @@ MIB = 2**20
 def small_model(
     family: str, tokenizer: PreTrainedTokenizerBase, *, name: str = "", context: int = 4096,
     most_active: int = 8, most_waiting: int = 64, model: PreTrainedModel | None = None,
+    adapters: Mapping[str, str] | None = None,
 ) -> ServedModel:  # fmt: skip
     """A random model in float32, at work by the kernels."""
     model = model or build_small(family, context, len(tokenizer)).float()
     return ServedModel(
-        name or family, Engine(model), tokenizer, adapters={},
+        name or family, Engine(model), tokenizer, adapters=adapters or {},
         most_active=most_active, most_waiting=most_waiting, kept_bytes=64 * MIB,
     )  # fmt: skip
 

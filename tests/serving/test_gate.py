@@ -77,8 +77,13 @@ def test_a_body_too_large_or_too_slow_is_not_waited_for(guarded: Server) -> None
     unannounced = httpx.post(guarded.url + CHAT, content=chunks(), headers=headers)
     assert unannounced.status_code == 413
     with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as slow:
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {text}\r\nContent-Length: 100\r\n\r\n{{"
-        slow.sendall(head.encode())
+        head = [
+            f"POST {CHAT} HTTP/1.1",
+            "Host: localhost",
+            f"Authorization: Bearer {text}",
+            "Content-Length: 100",
+        ]
+        slow.sendall("\r\n".join([*head, "", "{"]).encode())
         begun = time.monotonic()
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
         assert time.monotonic() - begun < 5
@@ -121,6 +126,13 @@ def post(server: Server, body: Any) -> httpx.Response:
     )
 
 
+def schema(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": of}}
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+TOOL = {"type": "function", "function": {"name": "a"}}
+CALL = {"id": "1", "type": "function", "function": {"name": "a", "arguments": "{"}}
 BAD: dict[str, tuple[Any, str | None]] = {
     "no model": ({"messages": HI["messages"]}, "model"),
     "a model of a wrong type": ({**HI, "model": 5}, "model"),
@@ -128,7 +140,7 @@ BAD: dict[str, tuple[Any, str | None]] = {
     "a role that is none": ({**HI, "messages": [{"role": "king", "content": "Hi"}]}, "messages[0].role"),
     "content of a wrong type": ({**HI, "messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     "an image": (
-        {**HI, "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {**HI, "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, IMAGE]}]},
         "messages[0].content[1]",
     ),
     "no content": ({**HI, "messages": [{"role": "user"}]}, "messages[0].content"),
@@ -141,27 +153,27 @@ BAD: dict[str, tuple[Any, str | None]] = {
     "n zero": ({**HI, "n": 0}, "n"),
     "too many tokens": ({**HI, "max_tokens": 10**9}, "max_tokens"),
     "too many tokens by the new name": ({**HI, "max_completion_tokens": 257}, "max_completion_tokens"),
-    "too many stops": ({**HI, "stop": list("abcde")}, "stop"),
+    "too many stops": ({**HI, "stop": ["a"] * 33}, "stop"),
     "a bias for no token": ({**HI, "logit_bias": {"99999": 1}}, None),
     "a bias for no number": ({**HI, "logit_bias": {"a": 1}}, "logit_bias"),
     "top_logprobs alone": ({**HI, "top_logprobs": 2}, "top_logprobs"),
     "a schema that is none": (
-        {**HI, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": 7}}}},
+        {**HI, "response_format": schema({"type": 7})},
         None,
     ),
     "a format without its schema": ({**HI, "response_format": {"type": "json_schema"}}, "response_format"),
     "a schema from elsewhere": (
-        {**HI, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "file:///etc/passwd"}}}},
+        {**HI, "response_format": schema({"$ref": "file:///etc/passwd"})},
         None,
     ),
     "a tool of another kind": ({**HI, "tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools[0].type"),
     "a tool that is not there": (
-        {**HI, "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function", "function": {"name": "b"}}},
+        {**HI, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "b"}}},
         None,
     ),
     "a choice without tools": ({**HI, "tool_choice": "required"}, "tool_choice"),
     "arguments that are no JSON": (
-        {**HI, "messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "a", "arguments": "{"}}]}]},
+        {**HI, "messages": [{"role": "assistant", "tool_calls": [CALL]}]},
         "messages[0].tool_calls",
     ),
     "sound": ({**HI, "modalities": ["audio"]}, "modalities[0]"),

@@ -11,11 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from inference.test_native import with_adapters
 from serving.server import Server, small_model
+from small_models import build_small
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.inference.fingerprints import adapter_digests
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import TextStream
 from mm_rec.serving.requests import Limits
@@ -42,8 +45,8 @@ def said(answer: dict[str, Any]) -> str:
 
 def alone(server: Server, name: str, messages: list[dict[str, str]], tokens: int = 24) -> str:
     """What the engine writes where nobody else does and nothing was read before."""
-    model = server.service.registry.find(name).model
-    session = model.engine.session({})
+    served = server.service.registry.find(name)
+    model, session = served.model, served.session()
     session.feed(prompt_ids(model.tokenizer, [ChatMessage(one["role"], one["content"]) for one in messages]))
     stream = TextStream(model.tokenizer)
     ids = session.generate(Sampling(temperature=0, max_new_tokens=tokens), model.stop_ids)
@@ -119,6 +122,17 @@ def test_a_full_context_is_refused_or_loses_its_oldest_turns(server: Server) -> 
     assert answer["usage"]["prompt_tokens"] == len(prompt_ids(*_chat(server, [SYSTEM, *messages[kept:]])))
     whole = ask(server, "mmrec", messages)  # MM-Rec's is never full
     assert whole["usage"]["prompt_tokens"] == len(prompt_ids(*_chat(server, messages)))
+
+
+def test_dropping_turns_leaves_room_for_an_answer(server: Server) -> None:
+    messages = [
+        one
+        for number in range(30)
+        for one in (user(f"Question number {number}?"), {"role": "assistant", "content": "Yes."})
+    ]
+    options = {"max_tokens": None, "truncation": "auto", "logit_bias": _endless(server)}
+    answer = ask(server, "llama", [*messages, user("Go on")], **options)
+    assert answer["usage"]["completion_tokens"] >= 512 // 4
 
 
 def _chat(
@@ -232,3 +246,24 @@ def test_a_server_that_stops_tells_its_streams(
         last = [line for line in lines if line][-1]
     stopping.join(WAIT)
     assert '"code":"shutting_down"' in last
+
+
+def test_adapters_of_one_batch_write_each_what_they_write_alone(
+    chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = build_small("mmrec", vocabulary=len(chat_tokenizer)).float()
+    with_adapters(model, tmp_path)
+    digests = adapter_digests(model, [str(tmp_path / name) for name in "ab"])
+    running = Server([small_model("mmrec", chat_tokenizer, model=model, adapters=digests)], tmp_path)
+    try:
+        names, messages = ["mmrec", "mmrec:a", "mmrec:b"], [SYSTEM, user("Hello!")]
+        listed = httpx.get(f"{running.url}/v1/models", timeout=WAIT).json()["data"]
+        assert [row["id"] for row in listed] == [*names, "mm-rec-100m"]
+        expected = [alone(running, name, messages) for name in names]
+        assert len(set(expected)) == 3
+        for _ in range(2):  # the second time from what was read before, each from its own
+            with ThreadPoolExecutor(9) as pool:
+                answers = list(pool.map(lambda name: said(ask(running, name, messages)), names * 3))
+            assert answers == expected * 3
+    finally:
+        running.stop()

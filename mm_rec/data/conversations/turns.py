@@ -5,6 +5,7 @@ Every message begins with a special token, where a tokenizer always cuts, so the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def prompt_parts(
         if whole.startswith(text) and _begins_message(tokenizer, whole[len(text) :]):
             cuts.append(len(text))
     cuts = sorted({*cuts, len(whole)})
-    return [whole[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [whole[start:stop] for start, stop in itertools.pairwise(cuts)]
 
 
 def following_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]) -> str:

@@ -1,0 +1,150 @@
+"""`mmrec serve`, as a person and as a program meet it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import typer
+from small_models import build_small
+from transformers import PreTrainedTokenizerBase
+from typer.testing import CliRunner
+
+from mm_rec.cli import serve
+from mm_rec.errors import CheckpointError, ConfigError
+from mm_rec.models.loading import save_model
+from mm_rec.serving.keys import create_key
+from mm_rec.serving.store import Store
+
+HI = {"model": "mm-rec-100m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+app = typer.Typer()
+app.command()(serve.serve)
+
+
+@pytest.fixture
+def model(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    folder = tmp_path / "quickstart" / "sft"
+    save_model(build_small("mmrec", vocabulary=len(chat_tokenizer)).float(), chat_tokenizer, folder)
+    return folder
+
+
+class Served:
+    """The command in a process of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        command = [
+            sys.executable,
+            "-c",
+            "from mm_rec.cli.main import main; main()",
+            "serve",
+            "--port",
+            "0",
+            *arguments,
+        ]
+        self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.said = ""
+        for line in self.process.stderr:
+            self.said += line
+            if "Ctrl-C" in line:
+                break
+        self.url = re.findall(r"(http://\S+)/v1", self.said)[0]
+
+    def end(self, number: int) -> str:
+        """Send a signal; returns what was said until the end."""
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=40)
+        return said
+
+    def close(self) -> None:
+        """Make sure that it is over."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def quickstart(model: Path, tmp_path: Path) -> Iterator[Served]:
+    served = Served(tmp_path)
+    yield served
+    served.close()
+
+
+def test_without_arguments_it_serves_what_quickstart_made_and_ends_cleanly(
+    quickstart: Served, tmp_path: Path
+) -> None:
+    assert "quickstart" in quickstart.said and "mm-rec-100m" in quickstart.said
+    assert quickstart.url.startswith("http://127.0.0.1:")
+    answer = httpx.post(f"{quickstart.url}/v1/chat/completions", json=HI, timeout=30)
+    assert answer.status_code == 200 and answer.json()["model"] == "mm-rec-100m"
+    listed = httpx.get(f"{quickstart.url}/v1/models").json()["data"]
+    assert [(row["id"], row["root"]) for row in listed] == [
+        ("quickstart", "quickstart"), ("mm-rec-100m", "quickstart"),
+    ]  # fmt: skip
+    long = {**HI, "max_tokens": 60, "stream": True}
+    with httpx.stream("POST", f"{quickstart.url}/v1/chat/completions", json=long, timeout=30) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        quickstart.process.send_signal(signal.SIGINT)
+        assert [line for line in lines if line][-1] == "data: [DONE]"  # what was being written is finished
+    assert quickstart.process.wait(20) == 128 + signal.SIGINT
+    assert (tmp_path / "serving" / "store.db").stat().st_mode & 0o077 == 0
+
+
+def test_sigterm_ends_it(quickstart: Served) -> None:
+    said = quickstart.end(signal.SIGTERM)
+    assert quickstart.process.returncode in (0, -signal.SIGTERM) and "Traceback" not in said
+
+
+def refused(tmp_path: Path, *arguments: object) -> str:
+    """What the command says where it does not serve."""
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    finally:
+        os.chdir(before)
+    assert isinstance(result.exception, ConfigError | CheckpointError), result.output
+    return str(result.exception)
+
+
+def test_mistakes_are_told_with_what_to_do(model: Path, tmp_path: Path) -> None:
+    assert "mmrec keys create" in refused(tmp_path, model, "--host", "0.0.0.0")
+    assert "--no-keys" in refused(tmp_path, model, "--host", "0.0.0.0")
+    assert "mmrec keys create" in refused(tmp_path, model, "--keys")
+    assert "no model" in refused(tmp_path, tmp_path / "nothing")
+    assert "ALIAS=NAME" in refused(tmp_path, model, "--alias", "gpt-4")
+    assert "there is no model 'x'" in refused(tmp_path, model, "--alias", "gpt-4=x")
+    assert "two models" in refused(tmp_path, model, model)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "--port" in refused(tmp_path, model, "--port", taken.getsockname()[1])
+
+
+def test_nothing_to_serve_says_how_to_make_it(tmp_path: Path) -> None:
+    said = refused(tmp_path)
+    assert "mmrec quickstart" in said and "mmrec serve MODEL" in said
+
+
+def test_another_address_answers_who_has_a_key(model: Path, tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/serving/store.db")
+    text, _ = create_key(store, "mine")
+    store.close()
+    served = Served(tmp_path, f"mine={model}", "--alias", "gpt-4=mine", "--host", "0.0.0.0")
+    try:
+        url = served.url.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        listed = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {text}"}).json()["data"]
+        assert [row["id"] for row in listed] == ["mine", "mm-rec-100m", "gpt-4"]
+        begun = time.monotonic()
+        served.end(signal.SIGTERM)
+        assert time.monotonic() - begun < 10  # nobody was there to wait for
+    finally:
+        served.close()
