@@ -1,22 +1,21 @@
-"""`mmrec chat`: a conversation in the terminal."""
+"""`mmrec chat`: a conversation in the terminal, with a model here or with a server."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from mm_rec.cli.conversation import converse
 from mm_rec.cli.sampling_options import (
     Adapter,
     Device,
     MaxNewTokens,
     MinP,
-    ModelPath,
     Precision,
     PrecisionChoice,
     RepetitionPenalty,
@@ -28,20 +27,52 @@ from mm_rec.cli.sampling_options import (
     read_sampling,
     warn_of_format,
 )
-from mm_rec.errors import UserError
+from mm_rec.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from mm_rec.inference.chat import ChatSession
+    from mm_rec.inference.sampling import Sampling
     from mm_rec.models.adapters import Adapters
 
-_HELP = "/reset forgets the conversation, /save FILE writes it down, /exit ends. Ctrl-C ends a reply."
 _ADAPTER_HELP = (
     "/adapters lists adapters, /adapters A B=0.5 applies these alone, /adapters none the plain model."
 )
+_NOT_WITH_URL = {
+    "adapter": "the server has its own adapters; MODEL names one there",
+    "device": "the server chooses where its models run",
+    "precision": "the server chooses the numbers of its models",
+    "session": "the model's state stays with the server, which gets the whole conversation with every turn",
+}
+_EXTRA = ("top_k", "min_p", "repetition_penalty")  # what OpenAI's API has no fields for
 
 
 def chat(
-    model: ModelPath,
+    ctx: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A model folder, a run, a .pt file, or owner/name of a hub. With --url a name there; "
+            "without one, the first that the server lists.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="An OpenAI-compatible server to talk to, such as http://127.0.0.1:8000/v1. "
+            "OPENAI_API_KEY holds the key, where it needs one.",
+            show_default=False,
+        ),
+    ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep what the model has read in this file, and go on from there at the next start.",
+            show_default=False,
+        ),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before you speak.")] = None,
     max_new_tokens: MaxNewTokens = 400,
     temperature: Temperature = 0.7,
@@ -65,94 +96,98 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if url is not None:
+        _with_server(url, model, sampling, system, _given(ctx), console)
+    elif model is not None:
+        _with_model(model, sampling, system, session, adapter or [], device, precision, console)
+    else:
+        raise ConfigError(
+            "name a model (mmrec chat quickstart/sft), or a server that has one (mmrec chat --url "
+            "http://127.0.0.1:8000/v1)"
+        )
+
+
+def _given(ctx: typer.Context) -> set[str]:
+    """The options that were typed, whatever their values."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def _with_server(
+    url: str, model: str | None, sampling: Sampling, system: str | None, given: Collection[str],
+    console: Console,
+) -> None:  # fmt: skip
+    """Talk to a server."""
+    from mm_rec.inference.remote_chat import RemoteChat
+
+    for name, why in _NOT_WITH_URL.items():
+        if name in given:
+            raise ConfigError(f"--{name} cannot be used with --url: {why}. Leave it out")
+    extra = {name: getattr(sampling, name) for name in _EXTRA if name in given}
+    with contextlib.closing(RemoteChat(url, model, sampling, system, extra)) as conversation:
+        console.print(f"{conversation.model} at {url}", style="dim")
+        converse(conversation, console)
+
+
+def _with_model(
+    path: str, sampling: Sampling, system: str | None, session: Path | None, wanted: list[str], device: str,
+    precision: PrecisionChoice, console: Console,
+) -> None:  # fmt: skip
+    """Talk to a model on this machine."""
     from mm_rec.data.conversations.conversation import ChatMessage
     from mm_rec.data.conversations.rendering import prompt_text
     from mm_rec.inference.chat import ChatSession
+    from mm_rec.inference.fingerprints import adapter_digests
+    from mm_rec.inference.session_file import SessionFile
     from mm_rec.models.adapters import adapters_of
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    engine, tokenizer = open_engine(model, adapter or [], device, precision, console)
-    conversation = ChatSession(engine, tokenizer, sampling, system)
+    engine, tokenizer = open_engine(path, wanted, device, precision, console)
+    file = None
+    if session is not None:
+        digests = adapter_digests(engine.model, wanted)
+        file = SessionFile(session, engine, tokenizer, precision.value, digests)
+    conversation = ChatSession(engine, tokenizer, sampling, system, file)
+    warn_of_format(wanted, prompt_text(tokenizer, [ChatMessage("user", "…")]), console)
+    if session is not None:
+        console.print(_kept(session, conversation), style="dim")
     adapters = adapters_of(engine.model)
-    warn_of_format(adapter or [], prompt_text(tokenizer, [ChatMessage("user", "…")]), console)
-    console.print(_HELP if adapters is None else f"{_HELP} {_ADAPTER_HELP}", style="dim")
-    while (line := _read_line(console)) is not None:
-        if line.startswith("/adapters") and adapters is not None:
-            _switch(line.split()[1:], adapters, conversation, console)
-        elif line and not _command(line, conversation, console):
-            _turn(line, conversation, console)
-
-
-def _read_line(console: Console) -> str | None:
-    """What the person typed; None where the conversation is over."""
-    try:
-        line = console.input("[bold]> [/bold]", markup=True).strip()
-    except (EOFError, KeyboardInterrupt):
-        console.print()
-        return None
-    except UnicodeDecodeError as error:
-        raise UserError(f"what was typed is not UTF-8 ({error}). Set the terminal to UTF-8") from error
-    return None if line in ("/exit", "/quit") else line
-
-
-def _command(line: str, conversation: ChatSession, console: Console) -> bool:
-    """Do what a line with a slash asks for; False where it is a message."""
-    name, _, rest = line.partition(" ")
-    if name == "/reset":
-        conversation.reset()
-        console.print("The conversation is forgotten.", style="dim")
-    elif name == "/save" and rest.strip():
-        path = Path(rest.strip()).expanduser()
-        try:
-            conversation.save(path)
-        except OSError as error:
-            console.print(f"{path}: it cannot be written ({error.strerror})", style="red")
-        else:
-            console.print(f"Saved: {path}", style="dim")
-    elif name.startswith("/"):
-        console.print(_HELP, style="dim")
+    if adapters is None:
+        converse(conversation, console)
     else:
-        return False
-    return True
+        switch = {"/adapters": lambda words: _switch(words, adapters, conversation, console)}
+        converse(conversation, console, switch, _ADAPTER_HELP)
+
+
+def _kept(path: Path, conversation: ChatSession) -> str:
+    """What is in the file of a conversation, and what it costs."""
+    growth = conversation.session.state.bytes_per_token
+    size = (
+        f"it grows by {growth:,} bytes with each token" if growth else "it keeps one size, whatever is said"
+    )
+    if not conversation.tokens_before:
+        return f"{path}: a new conversation is kept here; {size}."
+    held = f"{conversation.tokens_before:,} tokens, {path.stat().st_size / 1e6:,.2f} MB"
+    return (
+        f"{path}: the conversation goes on after {held}; {size}. Its text is not kept: /save has what is said "
+        "from now on."
+    )
 
 
 def _switch(wanted: list[str], adapters: Adapters, conversation: ChatSession, console: Console) -> None:
     """Apply other adapters, or show which are applied; the conversation goes on."""
     from mm_rec.models.adapted import parse_adapter
 
+    if wanted and conversation.tokens_before:
+        raise UserError(
+            "other adapters would have to read the conversation anew, and the text of what was said before this start "
+            "is not kept. /reset forgets it"
+        )
     if wanted:
-        try:
-            adapters.apply({} if wanted == ["none"] else dict(map(parse_adapter, wanted)))
-        except UserError as error:
-            console.print(str(error), style="red")
-            return
+        adapters.apply({} if wanted == ["none"] else dict(map(parse_adapter, wanted)))
         conversation.read_again()
     shown = [
         f"{name}={adapters.weights[name]:g}" if name in adapters.weights else f"({name})"
         for name in adapters.names
     ]
     console.print("  ".join(shown), style="dim")
-
-
-def _turn(line: str, conversation: ChatSession, console: Console) -> None:
-    """Say a line and show the reply as it comes; Ctrl-C keeps what came so far."""
-    try:
-        with _interruption() as interrupted, contextlib.closing(conversation.say(line)) as reply:
-            for piece in reply:
-                console.out(piece, end="", highlight=False)
-                if interrupted():
-                    break
-        console.print()
-    except UserError as error:
-        console.print(f"{error} (/reset forgets the conversation)", style="red")
-
-
-@contextlib.contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """Tell whether Ctrl-C was pressed, instead of raising: raised within a step it would leave half a state."""
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)

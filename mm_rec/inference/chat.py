@@ -25,6 +25,7 @@ class ChatSession:
     """
 
     interruptible = False  # an exception within a step would leave half a state
+    messages: list[ChatMessage]
 
     def __init__(
         self,
@@ -71,8 +72,8 @@ class ChatSession:
         except UserError as error:
             raise UserError(f"{error} (/reset forgets the conversation)") from error
         session.feed(ids)
+        self._read_text = self._read_text + text if session is self.session else text
         self.messages, self.session = messages, session
-        self._read_text += text
         return self._reply()
 
     def _begin(self) -> None:
@@ -96,9 +97,9 @@ class ChatSession:
         if self._in_layout and self.session.length:
             return self.session, following_text(self.tokenizer, messages[-1:])
         rendered = prompt_text(self.tokenizer, messages)
-        if self.session.length and not rendered.startswith(self._read_text):
-            self.read_again()
-        return self.session, rendered[len(self._read_text) :]
+        if self.session.length and rendered.startswith(self._read_text):
+            return self.session, rendered[len(self._read_text) :]
+        return self.engine.session(), rendered
 
     def _reply(self) -> Generator[str]:
         ids: list[int] = []

@@ -34,7 +34,8 @@ def fingerprints(
 ) -> dict[str, str]:  # fmt: skip
     """The fingerprints of all that a state depends on.
 
-    `weights` is that of `weights_fingerprint`; `adapters` those that read, by name and weight, and `digests` their hashes.
+    `weights` is that of `weights_fingerprint`; `adapters` are those that read, with their weights, `digests` their
+    hashes.
     """
     return {
         "model": weights,

@@ -31,7 +31,7 @@ class SessionFile:
     ) -> None:  # fmt: skip
         """`precision` and `digests` (of the adapters' files, by name) as `fingerprints` has them.
 
-        Raises TokenizerError for a chat template that is not of our layouts, DataError where no such file can be written.
+        Raises TokenizerError for a chat template that is not of our layouts, DataError where no file can be written.
         """
         if layout_of(tokenizer) is None:
             raise TokenizerError(

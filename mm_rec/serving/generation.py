@@ -72,49 +72,47 @@ class Usage:
         }
 
 
+_PACE = 0.02  # seconds
 OnToken = Callable[[Chosen | None], None]
 
 
 class Running:
     """A work of the engine as the event loop sees it: its tokens as they come, and its end.
 
-    `make` makes the work, for a function that it calls with the tokens; `seconds` is the longest that it may take.
-    Raises QueueFullError where too many wait.
+    The loop looks at most every `_PACE` seconds: waking it for every token would take the engine more time than the
+    tokens do. `make` makes the work, for a function that it calls with the tokens; `seconds` is the longest that it may
+    take. Raises QueueFullError where too many wait.
     """
 
     def __init__(self, served: Served, make: Callable[[OnToken], Work], seconds: float) -> None:
-        self._loop, self._came = asyncio.get_running_loop(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._came, self._ended = asyncio.Event(), asyncio.Event()
         self._end = self._loop.time() + seconds
-        self._tokens: deque[Chosen | None] = deque()
-        self._told = False
+        self._tokens: deque[Chosen] = deque()
+        self._is_awaited, self._has_begun = True, False
         self.work = make(self._take)
         served.model.batcher.submit(self.work)
 
     def _take(self, chosen: Chosen | None) -> None:
-        """In the engine's thread; the loop is woken once for all that came since it looked."""
-        self._tokens.append(chosen)
-        if not self._told:
-            self._told = True
+        """In the engine's thread: keep a token, and wake the loop if it waits for one."""
+        if chosen is not None:
+            self._tokens.append(chosen)
+        if self._is_awaited or chosen is None:
+            self._is_awaited = False
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
-                self._loop.call_soon_threadsafe(self._came.set)
+                self._loop.call_soon_threadsafe(self._wake, chosen is None)
+
+    def _wake(self, ended: bool) -> None:
+        self._came.set()
+        if ended:
+            self._ended.set()
 
     async def tokens(self) -> AsyncGenerator[list[Chosen], None]:
         """What came since the last time, at least one token; raises what went wrong, ApiError after the time."""
         try:
-            ended = False
-            while not ended:
-                try:
-                    async with asyncio.timeout_at(self._end):
-                        await self._came.wait()
-                except TimeoutError as error:
-                    raise ApiError(
-                        408, "this took longer than the server allows: ask for less", code="timeout"
-                    ) from error
-                self._came.clear()
-                self._told = False
-                came = [self._tokens.popleft() for _ in range(len(self._tokens))]
-                ended = bool(came) and came[-1] is None
-                if tokens := [chosen for chosen in came if chosen is not None]:
+            while not self._ended.is_set():
+                await self._wait()
+                if tokens := [self._tokens.popleft() for _ in range(len(self._tokens))]:
                     yield tokens
             if self.work.error is not None:
                 raise self.work.error
@@ -122,6 +120,22 @@ class Running:
                 raise ApiError(503, "the server is stopping", code="shutting_down", type="server_error")
         finally:
             self.work.cancel()  # of no effect where it has ended
+
+    async def _wait(self) -> None:
+        """Wait for the next token, and, but for the first, for those that come soon after it."""
+        try:
+            async with asyncio.timeout_at(self._end):
+                await self._came.wait()
+        except TimeoutError as error:
+            raise ApiError(
+                408, "this took longer than the server allows: ask for less", code="timeout"
+            ) from error
+        if self._has_begun:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), _PACE)
+        self._has_begun = True
+        self._came.clear()
+        self._is_awaited = True
 
 
 @dataclass(frozen=True, slots=True)

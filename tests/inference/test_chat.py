@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import pytest
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.conversation import ChatMessage
-from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.data.conversations.conversation import ChatMessage, Conversation
+from mm_rec.data.conversations.rendering import rendered_text
 from mm_rec.errors import DataError, TokenizerError, UserError
 from mm_rec.inference.chat import ChatSession
 from mm_rec.inference.engine import Engine, Session
@@ -61,7 +58,8 @@ def test_three_turns_read_each_token_once(
     assert len(read) == conversation.session.length
     again = conversation.engine.session()
     again.feed(list(read))
-    torch.testing.assert_close(again.next_logits(), conversation.session.next_logits())
+    a, b = again.next_logits(), conversation.session.next_logits()
+    assert float((a - b).abs().max() / b.abs().max()) < 1e-5
     assert [message.role for message in conversation.messages] == ["system", *["user", "assistant"] * 3]
 
 
@@ -95,7 +93,7 @@ def test_however_a_reply_ends_the_conversation_reads_as_rendered(
         assert conversation.messages[-1] == ChatMessage("assistant", content)
     script(END)
     drain(conversation.say("Son?"))
-    assert read == prompt_ids(tokenizer, conversation.messages[:-1])
+    assert read == encode(tokenizer, rendered_text(tokenizer, Conversation(tuple(conversation.messages))))
 
 
 def test_a_reply_broken_off_stays_and_the_conversation_goes_on(
@@ -110,17 +108,15 @@ def test_a_reply_broken_off_stays_and_the_conversation_goes_on(
     taken = next(reply) + next(reply)
     reply.close()
     assert conversation.messages[-1] == ChatMessage("assistant", taken)
-    assert len(read) == conversation.session.length
+    whole = rendered_text(tokenizer, Conversation(tuple(conversation.messages)))
+    assert tokenizer.decode(read) == whole  # the message is closed
 
 
-def test_reset_and_save(
-    build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+def test_reset_forgets_all_but_the_system_message(
+    build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     conversation = ChatSession(Engine(build_model("mmrec")), tokenizer, SAMPLING, system="Be kind.")
     first = drain(conversation.say("Selam"))
-    conversation.save(tmp_path / "talk.json")
-    kept = json.loads((tmp_path / "talk.json").read_text("utf-8"))
-    assert kept == {"messages": [{"role": m.role, "content": m.content} for m in conversation.messages]}
     drain(conversation.say("Daha?"))
     conversation.reset()
     assert conversation.messages == [ChatMessage("system", "Be kind.")]
@@ -152,7 +148,7 @@ def test_the_context_limit_leaves_the_conversation_as_it_was(
     conversation = ChatSession(Engine(build_model("llama", context_limit=80)), tokenizer, SAMPLING)
     drain(conversation.say("Ayşe kim?"))
     before, length = list(conversation.messages), conversation.session.length
-    with pytest.raises(UserError, match="at most 80 tokens"):
+    with pytest.raises(UserError, match=r"at most 80 tokens.*/reset forgets"):
         conversation.say("uzun " * 80)
     assert (conversation.messages, conversation.session.length) == (before, length)
     drain(conversation.say("Ne?"))

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from mm_rec.cli import chat, evaluate, generate
+from mm_rec.cli.conversation import turn
 from mm_rec.errors import CheckpointError, ConfigError, TokenizerError
 from mm_rec.inference.chat import ChatSession
 from mm_rec.inference.engine import Engine
@@ -97,8 +98,18 @@ def test_chat_takes_commands_and_messages(folder: Path, tmp_path: Path) -> None:
     output = run("chat", folder, "--max-new-tokens", 5, "--system", "Kısa.", typed=typed.replace("\0", ""))
     assert output.count("/reset forgets") == 2
     assert "Saved:" in output and "is forgotten" in output
-    roles = [message["role"] for message in json.loads(saved.read_text("utf-8"))["messages"]]
-    assert roles == ["system", "user", "assistant"]
+    messages = json.loads(saved.read_text("utf-8"))["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant"]
+    assert messages[0] == {"role": "system", "content": "Kısa."} and messages[1]["content"] == "Ayşe kim?"
+
+
+def test_what_cannot_be_written_down_leaves_everything_as_it_was(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "letter").write_text("x")
+    typed = f"/save {tmp_path}/kept\n/save {tmp_path}/kept/letter/talk.json\nSelam\n"
+    output = run("chat", folder, "--max-new-tokens", 5, typed=typed)
+    assert "this is a folder; name a file in it" in output and "it cannot be written" in output
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["letter"]
 
 
 def test_chat_ends_with_the_input(folder: Path) -> None:
@@ -127,7 +138,7 @@ def test_ctrl_c_ends_the_reply_between_tokens_and_not_the_conversation(
             os.kill(os.getpid(), signal.SIGINT)
 
     hook = model.model.layers[0].register_forward_hook(press)
-    chat._turn("Ayşe kim?", conversation, Console(quiet=True))
+    turn("Ayşe kim?", conversation, Console(quiet=True))
     hook.remove()
     assert 6 <= len(passes) < 40
     assert [message.role for message in conversation.messages] == ["user", "assistant"]

@@ -1,0 +1,328 @@
+"""What programs do with OpenAI's client: sync, async, streams, objects, tools, conversations, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+import openai
+import pydantic
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from serving.asking import CLOCK, MESSAGES, RESPONSE_TOOLS, TOOLS, Chat, Embeddings, Responses
+from serving.server import Server, small_model
+from serving.shared_proofs import follows
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.serving.gate import Rules
+from mm_rec.serving.keys import create_key
+
+REQUIRED = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 250}
+
+
+class City(StrEnum):
+    MUS = "Muş"
+    VAN = "Van"
+
+
+class Report(pydantic.BaseModel):
+    """The weather of a city."""
+
+    city: City
+    days: list[bool] = pydantic.Field(max_length=3)
+
+
+class Clock(pydantic.BaseModel):
+    """Tells the time."""
+
+    zone: City
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def chat(client: OpenAI) -> Chat:
+    return Chat(client)
+
+
+@pytest.fixture
+def responses(client: OpenAI) -> Responses:
+    return Responses(client)
+
+
+def test_async_requests_at_once_are_answered_as_alone(server: Server, chat: Chat) -> None:
+    async def ask_all() -> list[Any]:
+        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            fields = {**chat.defaults, "temperature": 1}
+            asked = [client.chat.completions.create(**fields, seed=seed) for seed in range(10)]
+            return await asyncio.gather(*asked)
+
+    together = [answer.choices[0].message.content for answer in asyncio.run(ask_all())]
+    assert together == [chat.text(temperature=1, seed=seed) for seed in range(10)]
+
+
+def test_an_async_stream_says_what_a_whole_answer_says(server: Server, chat: Chat) -> None:
+    async def read() -> str:
+        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            stream = await client.chat.completions.create(**chat.defaults, stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    assert asyncio.run(read()) == chat.text()
+
+
+def test_chunks_of_a_stream_have_one_id_and_end_with_the_reason(chat: Chat) -> None:
+    chunks = list(chat(stream=True, n=2, temperature=1, seed=7))
+    assert len({(chunk.id, chunk.created, chunk.model, chunk.system_fingerprint) for chunk in chunks}) == 1
+    texts = ["", ""]
+    for chunk in chunks:
+        [choice] = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+    assert texts == chat.texts(n=2, temperature=1, seed=7)
+    assert [chunk.choices[0].delta.role for chunk in chunks[:3]] == ["assistant", "assistant", None]
+    assert [chunk.choices[0].finish_reason for chunk in chunks[-3:]] == [None, "length", "length"]
+
+
+def test_the_bytes_of_a_stream_end_with_done(client: OpenAI, chat: Chat) -> None:
+    raw = client.chat.completions.with_streaming_response.create
+    with raw(**chat.defaults, stream=True) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in answer.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]"
+
+
+def test_the_helper_for_streams_puts_the_answer_together(client: OpenAI, chat: Chat) -> None:
+    text = chat.text()
+    fields: Any = {**chat.defaults, "stop": text[10:12]}  # the helper takes no answer that was cut
+    with client.chat.completions.stream(**fields, stream_options={"include_usage": True}) as stream:
+        said = "".join(event.delta for event in stream if event.type == "content.delta")
+        final = stream.get_final_completion()
+    assert said == final.choices[0].message.content == text.partition(text[10:12])[0] != ""
+    assert final.usage is not None and 0 < final.usage.completion_tokens < 24
+
+
+def test_an_answer_is_parsed_into_an_object_whatever_the_model_is(client: OpenAI, chat: Chat) -> None:
+    for seed in range(4):
+        fields: Any = {**chat.defaults, "max_tokens": 250, "temperature": 1, "seed": seed}
+        parsed = client.chat.completions.parse(**fields, response_format=Report).choices[0].message.parsed
+        assert isinstance(parsed, Report)
+        with client.chat.completions.stream(**fields, response_format=Report) as stream:
+            assert stream.get_final_completion().choices[0].message.parsed == parsed
+
+
+def test_calls_are_parsed_into_objects(client: OpenAI, chat: Chat) -> None:
+    fields: Any = {**chat.defaults, **REQUIRED, "tools": [openai.pydantic_function_tool(Clock, name="clock")]}
+    [call] = client.chat.completions.parse(**fields).choices[0].message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Clock)
+
+
+def test_a_call_and_its_result_and_an_answer(chat: Chat) -> None:
+    message = chat(**REQUIRED).choices[0].message
+    [call] = message.tool_calls
+    assert follows(call.function) in ("clock", "weather") and message.content is None
+    told = [{"role": "tool", "tool_call_id": call.id, "content": result} for result in ("12:30", "1:15")]
+    answers = [chat.text(messages=[*MESSAGES, message, one], tools=TOOLS, tool_choice="none") for one in told]
+    assert answers[0] != answers[1]
+    unknown = {**told[0], "tool_call_id": None}
+    assert chat.refusal(messages=[*MESSAGES, message, unknown]).param == "messages[2].tool_call_id"
+
+
+def test_a_parsed_message_goes_back_into_the_conversation(client: OpenAI, chat: Chat) -> None:
+    fields: Any = {**chat.defaults, **REQUIRED}
+    with client.chat.completions.stream(**fields) as stream:
+        message = stream.get_final_completion().choices[0].message
+    [call] = message.tool_calls or []
+    result = {"role": "tool", "tool_call_id": call.id, "content": "12:30"}
+    assert (
+        chat(messages=[*MESSAGES, message, result], tools=TOOLS, tool_choice="none")
+        .choices[0]
+        .message.content
+    )
+
+
+def test_fragments_of_a_call_are_the_whole_call(chat: Chat) -> None:
+    several = {**REQUIRED, "parallel_tool_calls": True, "temperature": 1}
+    seed = next(seed for seed in range(20) if 1 < len(chat.calls(**several, seed=seed)) < 5)
+    whole = chat(**several, seed=seed).choices[0]
+    chunks = list(chat(**several, seed=seed, stream=True))
+    names, arguments = [], [""] * len(whole.message.tool_calls)
+    for part in [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]:
+        if part.id is not None:  # id, type and name come once, before the arguments
+            assert part.index == len(names) and part.id.startswith("call_") and part.type == "function"
+            names.append(part.function.name)
+        else:
+            assert part.type is None and part.function.name is None
+        arguments[part.index] += part.function.arguments or ""
+    assert names == [call.function.name for call in whole.message.tool_calls] and len(names) > 1
+    assert arguments == [call.function.arguments for call in whole.message.tool_calls]
+    assert chunks[-1].choices[0].finish_reason == whole.finish_reason == "tool_calls"
+
+
+def test_log_probabilities_of_a_stream_are_those_of_the_whole_answer(chat: Chat) -> None:
+    chunks = list(chat(stream=True, logprobs=True, top_logprobs=2))
+    streamed = [one for chunk in chunks if (told := chunk.choices[0].logprobs) for one in told.content]
+    assert streamed == chat(logprobs=True, top_logprobs=2).choices[0].logprobs.content
+
+
+def test_the_events_of_a_response_are_in_order_and_add_up(client: OpenAI, responses: Responses) -> None:
+    events = list(responses(stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type.removeprefix("response.") for event in events]
+    deltas = kinds.count("output_text.delta")
+    assert kinds == [
+        "created", "in_progress", "output_item.added", "content_part.added", *["output_text.delta"] * deltas,
+        "output_text.done", "content_part.done", "output_item.done", "incomplete",
+    ]  # fmt: skip
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert said == events[-1].response.output_text == responses.text()
+    with client.responses.stream(**responses.defaults) as stream:
+        for event in stream:
+            assert event.type != "error"
+
+
+def test_a_response_is_parsed_into_an_object(client: OpenAI, responses: Responses) -> None:
+    fields: Any = {**responses.defaults, "max_output_tokens": 250}
+    assert isinstance(client.responses.parse(**fields, text_format=Report).output_parsed, Report)
+    with client.responses.stream(**fields, text_format=Report) as stream:
+        assert isinstance(stream.get_final_response().output_parsed, Report)
+
+
+def test_the_output_of_a_response_is_input_of_the_next(responses: Responses) -> None:
+    required = {"tools": RESPONSE_TOOLS, "tool_choice": "required", "max_output_tokens": 250}
+    first = responses(**required, parallel_tool_calls=False)
+    [call] = first.output
+    assert follows(call) in ("clock", "weather")
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "12:30"}
+    told = {"tools": RESPONSE_TOOLS, "tool_choice": "none"}
+    whole = responses(input=[{"role": "user", "content": "Hello!"}, *first.output, result], **told)
+    after = responses(input=[result], previous_response_id=first.id, **told)
+    assert whole.output_text == after.output_text
+    said = responses(input=[{"role": "user", "content": "Hello!"}, *responses().output, MESSAGES[0]])
+    assert said.output_text == responses(input="Hello!", previous_response_id=responses().id).output_text
+
+
+def test_the_arguments_of_a_responses_call_come_in_fragments(responses: Responses) -> None:
+    chosen = {"type": "function", "name": "clock"}
+    events = list(responses(tools=RESPONSE_TOOLS, tool_choice=chosen, max_output_tokens=250, stream=True))
+    fragments = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    [done] = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert "".join(fragments) == done.arguments and len(fragments) > 1
+    assert json.loads(done.arguments)["zone"] in CLOCK["properties"]["zone"]["enum"]  # type: ignore[index]
+
+
+def test_a_conversation_goes_on_from_kept_responses_until_one_is_deleted(
+    client: OpenAI, responses: Responses
+) -> None:
+    first = responses(input="Hello!")
+    second = responses(input="And?", previous_response_id=first.id)
+    third = responses(input="So?", previous_response_id=second.id)
+    assert third.usage.input_tokens > second.usage.input_tokens > first.usage.input_tokens
+    assert client.responses.retrieve(third.id).previous_response_id == second.id
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError, match="one before it was deleted"):
+        responses(previous_response_id=second.id)
+
+
+def test_a_kept_response_comes_back_as_it_was_given(client: OpenAI, responses: Responses) -> None:
+    made = responses(metadata={"a": "b"}, instructions="Be brief.", store=True)
+    kept = client.responses.retrieve(made.id)
+    for name in (
+        "id",
+        "created_at",
+        "model",
+        "output",
+        "status",
+        "incomplete_details",
+        "metadata",
+        "instructions",
+    ):
+        assert getattr(kept, name) == getattr(made, name), name
+
+
+def test_the_items_of_a_response_come_in_pages(client: OpenAI, responses: Responses) -> None:
+    made = responses(input=[{"role": "user", "content": str(number)} for number in range(25)])
+    page = client.responses.input_items.list(made.id)
+    assert len(page.data) == 20 and page.has_more
+    rest = client.responses.input_items.list(made.id, after=page.data[-1].id)  # type: ignore[arg-type]
+    assert [item.content[0].text for item in rest.data] == ["4", "3", "2", "1", "0"]  # type: ignore[union-attr]
+    first = client.responses.input_items.list(made.id, order="asc", limit=2)
+    assert [item.content[0].text for item in first.data] == ["0", "1"]  # type: ignore[union-attr]
+
+
+def test_embeddings_are_the_same_numbers_by_default_and_as_floats(server: Server, client: OpenAI) -> None:
+    async def ask() -> Any:
+        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as one:
+            return await one.embeddings.create(model="mmrec", input=["Merhaba", "Hello"])
+
+    rows = asyncio.run(ask()).data
+    plain = Embeddings(client).vectors(input=["Merhaba", "Hello"], encoding_format="float")
+    assert [row.index for row in rows] == [0, 1]
+    for row, vector in zip(rows, plain, strict=True):
+        assert row.embedding == pytest.approx(vector, abs=1e-7) and len(vector) == 64
+
+
+def test_raw_answers_have_their_headers(client: OpenAI, chat: Chat) -> None:
+    raw = client.chat.completions.with_raw_response.create(**chat.defaults)
+    assert raw.headers["content-type"] == "application/json" and raw.status_code == 200
+    assert raw.parse().choices[0].message.content == chat.text()
+
+
+def test_a_client_that_leaves_a_stream_leaves_nothing_behind(server: Server, chat: Chat) -> None:
+    stream = chat(stream=True, max_tokens=250, temperature=1)
+    next(iter(stream))
+    stream.close()
+    batcher = server.service.registry.find("mmrec").model.batcher
+    waited = threading.Event()
+    assert any(batcher.active == 0 or waited.wait(0.05) for _ in range(100))
+
+
+@pytest.mark.parametrize(
+    ("error", "fields"),
+    [
+        (openai.BadRequestError, {"temperature": 5}),
+        (openai.BadRequestError, {"colour": "red"}),
+        (openai.NotFoundError, {"model": "gpt-4o"}),
+        (openai.NotFoundError, {"session": "sess_none"}),
+        (openai.PermissionDeniedError, {"extra_headers": {"Host": "example.org"}}),
+    ],
+)
+def test_errors_are_those_of_the_client(
+    client: OpenAI, error: type[openai.APIStatusError], fields: Any
+) -> None:
+    headers = fields.pop("extra_headers", None)
+    body = {**Chat.defaults, **fields}
+    with pytest.raises(error) as caught:
+        client.post("/chat/completions", cast_to=object, body=body, options={"headers": headers or {}})
+    assert set(caught.value.body) == {"message", "type", "param", "code"}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def closed(
+    chat_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server that asks for keys."""
+    model = small_model("mmrec", chat_tokenizer)
+    running = Server([model], tmp_path_factory.mktemp("closed"), rules=Rules(keys=True))
+    yield running
+    running.stop()
+
+
+def test_a_key_lets_in_and_has_its_limit(closed: Server) -> None:
+    text, _ = create_key(closed.service.store, "Ayşe", requests_per_minute=2)
+    with OpenAI(base_url=f"{closed.url}/v1", api_key="none", max_retries=0) as stranger:
+        with pytest.raises(openai.AuthenticationError, match="mmrec keys create") as refused:
+            Chat(stranger)()
+        assert refused.value.code == "invalid_api_key"
+    with OpenAI(base_url=f"{closed.url}/v1", api_key=text, max_retries=0) as client:
+        assert Chat(client)().choices and client.models.list().data
+        with pytest.raises(openai.RateLimitError, match="2 requests a minute") as limited:
+            Chat(client)()
+    assert 1 <= int(limited.value.response.headers["retry-after"]) <= 60
+    assert limited.value.code == "rate_limit_exceeded"
