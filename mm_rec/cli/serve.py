@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,7 @@ from mm_rec.cli.keys import DEFAULT_STORE, StoreUrl
 from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionChoice, open_engine
 
 if TYPE_CHECKING:
+    from mm_rec.inference.batching import Batcher
     from mm_rec.serving.gate import Rules
     from mm_rec.serving.models import ServedModel
     from mm_rec.serving.store import Store
@@ -74,6 +77,7 @@ def serve(
     precision: Precision = PrecisionChoice.FLOAT32,
 ) -> None:
     """Serve models over OpenAI's API, with a chat page at /."""
+    from mm_rec.inference.batching import Batcher
     from mm_rec.serving.app import create_app
     from mm_rec.serving.models import Registry
     from mm_rec.serving.requests import Limits
@@ -85,10 +89,13 @@ def serve(
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     opened = Store(store)
     rules = _rules(host, keys, opened)
-    served = [
-        _open(model, adapter or [], device, precision, notes, most_active, most_waiting, keep_memory)
-        for model in models or [_quickstart()]
-    ]
+    batcher = Batcher(most_active, most_waiting)
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # a thread that ends, and with it the team of threads that it computed with
+        open_one = partial(_open, adapters=adapter or [], device=device, precision=precision, notes=notes)
+        open_one = partial(open_one, batcher=batcher, keep_memory=keep_memory)
+        served = list(pool.map(open_one, models or [_quickstart()]))
     registry = Registry(served, _aliases(alias or []))
     limits = Limits(answer_tokens=max_tokens, prompt_tokens=max_prompt, seconds=timeout)
     service = Service(
@@ -136,8 +143,8 @@ def _quickstart() -> str:
 
 
 def _open(
-    text: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console,
-    most_active: int, most_waiting: int, keep_memory: int,
+    text: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console, batcher: Batcher,
+    keep_memory: int,
 ) -> ServedModel:  # fmt: skip
     """Read a model and put it to work."""
     from mm_rec.inference.fingerprints import adapter_digests
@@ -146,9 +153,8 @@ def _open(
     name, given, path = text.rpartition("=")
     engine, tokenizer = open_engine(path, adapters, device, precision, notes)
     return ServedModel(
-        name if given else Path(path).resolve().name, engine, tokenizer,
-        adapters=adapter_digests(engine.model, adapters), most_active=most_active, most_waiting=most_waiting,
-        kept_bytes=keep_memory * _MIB,
+        name if given else Path(path).resolve().name, engine, tokenizer, batcher,
+        adapters=adapter_digests(engine.model, adapters), kept_bytes=keep_memory * _MIB,
     )  # fmt: skip
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
 
 from mm_rec.errors import MMRecError
-from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Engine, Session
+from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Session
 
 
 class QueueFullError(MMRecError):
@@ -97,10 +100,15 @@ class Work:
 
 
 class Batcher:
-    """Runs an engine for many at once. At most `most` are read or written, and `queue` wait."""
+    """Runs engines for many at once. At most `most` are read or written, and `queue` wait.
 
-    def __init__(self, engine: Engine, most: int = 8, queue: int = 64) -> None:
-        self.engine, self.most, self.queue = engine, most, queue
+    There is one for all models of a program: threads of one team wait for each other by spinning, which is only fast
+    while there are no more of them than processors. Other threads should compute with one (`torch.set_num_threads`).
+    """
+
+    def __init__(self, most: int = 8, queue: int = 64) -> None:
+        self.most, self.queue = most, queue
+        self._threads = torch.get_num_threads()
         self._waiting: deque[Work] = deque()
         self._active: list[Work] = []
         self._closed = False
@@ -138,6 +146,9 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
+        torch.set_num_threads(
+            self._threads
+        )  # of this thread; others may have set another number for themselves
         while self._admit():
             self._round()
         for work in [*self._active, *self._waiting]:
@@ -160,7 +171,9 @@ class Batcher:
             work = min(long, key=lambda one: one.left)
             self._guarded([work], work.read)
         ready = [work for work in self._active if not (work.reads_segments or work.done)]
-        self._guarded(ready, lambda: self.engine.read([work.session for work in ready]))
+        for engine in {work.session.engine for work in ready}:
+            together = [work for work in ready if work.session.engine is engine]
+            self._guarded(together, partial(engine.read, [work.session for work in together]))
         for work in ready:
             self._guarded([work], work.go_on)
         for work in [work for work in self._active if work.done]:

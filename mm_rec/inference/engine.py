@@ -77,6 +77,7 @@ class Engine:
             raise CheckpointError(f"{path}: it was read with the adapter {missing[0]!r}, which is not loaded")
         session.state, session.length, session.logits = state, int(more["length"]), more.get("logits")
         session.unread = [token for token in more["unread"].tolist() if token >= 0]
+        self.require_tokens(session.unread, f"{path}: ")
         session.recent.extend(token for token in more["recent"].tolist() if token >= 0)
         return session
 
@@ -92,7 +93,9 @@ class Engine:
                 few.append((session, place))
         if few and self._decoder is not None:
             logits = self._decoder.read(
-                [one.state for one, _ in few], [one.unread for one, _ in few], [place for _, place in few]
+                [one.own_state() for one, _ in few],
+                [one.unread for one, _ in few],
+                [place for _, place in few],
             )
             for (session, _), row in zip(few, logits, strict=True):
                 session.logits, session.unread = row, []
@@ -137,7 +140,9 @@ class Engine:
         """Read a segment by the model, or by its backbone: the first of what that returns."""
         self._apply(session.adapters)
         ids = torch.tensor([session.unread[:SEGMENT_TOKENS]], device=self.device)
-        out = (model or self.model)(input_ids=ids, past_key_values=session.state, use_cache=True, **options)
+        out = (model or self.model)(
+            input_ids=ids, past_key_values=session.own_state(), use_cache=True, **options
+        )
         del session.unread[:SEGMENT_TOKENS]
         first: Tensor = out[0]
         return first
@@ -223,10 +228,28 @@ class Session:
         self.engine, self.adapters = engine, adapters
         self.length = 0
         self.ended = False
-        self.state: State = new_state(engine.model, engine.model.dtype, engine.device)
+        self._state: State | None = None  # made when it is needed: a session may wait long for its turn
+        self._is_shared = False
         self.logits: Tensor | None = None  # (V,) float32 on the CPU, after the last token that was read
         self.unread: list[int] = []  # chosen tokens are read only when something follows them
         self.recent: deque[int] = deque(maxlen=RECENT_TOKENS)
+
+    @property
+    def state(self) -> State:
+        """What was read, to be looked at."""
+        if self._state is None:
+            self._state = new_state(self.engine.model, self.engine.model.dtype, self.engine.device)
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state, self._is_shared = state, False
+
+    def own_state(self) -> State:
+        """What was read, to be gone on with: a copy, where a fork has the same."""
+        if self._is_shared:
+            self.state = self.state.copy()
+        return self.state
 
     def feed(self, ids: Sequence[int]) -> None:
         """Read tokens, in segments that bound the memory needed.
@@ -258,12 +281,12 @@ class Session:
         return self.logits
 
     def fork(self) -> Session:
-        """An independent session that has read the same."""
+        """An independent session that has read the same; their state is copied when one of them goes on."""
         other = Session(self.engine, self.adapters)
         other.length, other.logits = self.length, self.logits
         other.unread, other.recent = list(self.unread), self.recent.copy()
-        with torch.inference_mode():
-            other.state = self.state.copy()
+        other._state = self._state
+        other._is_shared = self._is_shared = self._state is not None
         return other
 
     def save(self, path: Path, belongs_to: Mapping[str, str]) -> None:

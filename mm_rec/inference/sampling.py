@@ -70,14 +70,15 @@ class Sampler:
 
         Raises CheckpointError where the logits are not numbers, as those of damaged weights are.
         """
-        if not math.isfinite(logits.max()):
+        sampling, scores = self._sampling, self._adjusted(logits)
+        likeliest = int(scores.argmax())  # of numbers that are none, one of those
+        if not math.isfinite(scores[likeliest]):
             raise CheckpointError(
                 "the model's predictions are not finite numbers: its weights are damaged or its training went "
                 "astray. Use an earlier checkpoint"
             )
-        sampling, scores = self._sampling, self._adjusted(logits)
         if sampling.temperature == 0:
-            token = int(scores.argmax())
+            token = likeliest
         elif sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:  # no need to sort
             token = self._draw(_tempered(scores, sampling).softmax(0))
         else:

@@ -114,12 +114,16 @@ class KeyValueState(Cache):
         return other
 
     def saved(self) -> dict[str, Tensor]:
-        """What `restore` needs, by name: of what was read and no more."""
+        """What `restore` needs, by name: of what was read and no more; nothing where nothing was."""
+        if not self.length:
+            return {}
         names = (f"{layer}.{kind}" for layer in range(len(self.rooms)) for kind in ("keys", "values"))
         return {name: part[: self.length] for name, part in zip(names, self.tensors_for(0), strict=True)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take over what was saved; raises ValueError where the shapes are those of another model."""
+        if not tensors:
+            return
         heads, size, dtype, device = self._shape
         names = [f"{layer}.{kind}" for layer in range(len(self.rooms)) for kind in ("keys", "values")]
         read = len(next(iter(tensors.values()), ()))

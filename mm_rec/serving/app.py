@@ -6,9 +6,12 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
+import torch
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
@@ -18,6 +21,7 @@ from mm_rec.serving.gate import Gate, Rules
 from mm_rec.serving.service import Service
 from mm_rec.serving.wire import Json
 
+_REQUEST_THREADS = 8  # for what requests need beside the engine: texts, files, the store
 _PAGE = Path(__file__).parent / "page.html"
 
 
@@ -26,6 +30,12 @@ def create_app(service: Service, rules: Rules) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Only the batcher's thread computes with many, see there.
+        alone = partial(torch.set_num_threads, 1)
+        alone()
+        asyncio.get_running_loop().set_default_executor(
+            ThreadPoolExecutor(_REQUEST_THREADS, initializer=alone)
+        )
         yield
         await asyncio.to_thread(service.close)
 

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from mm_rec.serving.models import Registry, ServedModel
+from mm_rec.serving.models import Registry
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-_Value = Callable[[ServedModel], float]
-_NOW: tuple[tuple[str, str, _Value], ...] = (
-    ("active", "Requests being read or written.", lambda model: model.batcher.active),
-    ("waiting", "Requests waiting for a place.", lambda model: model.batcher.waiting),
-    ("kept_bytes", "States kept to be gone on with.", lambda model: model.prefixes.bytes),
-)
 
 
 class Figures:
@@ -37,10 +28,15 @@ class Figures:
             "mmrec_first_token_seconds", "From a request to its first token.", ["model"],
             buckets=_SECONDS, registry=self._all,
         )  # fmt: skip
-        for name, what, value in _NOW:
-            gauge = Gauge(f"mmrec_{name}", what, ["model"], registry=self._all)
-            for model in registry.models:
-                gauge.labels(model.name).set_function(partial(value, model))
+        batcher = registry.batcher
+        self._gauge("active", "Requests being read or written.").set_function(lambda: batcher.active)
+        self._gauge("waiting", "Requests waiting for a place.").set_function(lambda: batcher.waiting)
+        self._gauge("kept_bytes", "States kept to be gone on with.").set_function(
+            lambda: sum(model.prefixes.bytes for model in registry.models)
+        )
+
+    def _gauge(self, name: str, what: str) -> Gauge:
+        return Gauge(f"mmrec_{name}", what, registry=self._all)
 
     def count_request(self, route: str, status: int) -> None:
         """Note an answer."""

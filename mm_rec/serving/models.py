@@ -27,19 +27,19 @@ ALIAS = "mm-rec-100m"  # the name in the documents' request: whatever model is f
 
 
 class ServedModel:
-    """A model at work: requests share its engine, through a batcher.
+    """A model at work: requests share its engine, and all models a batcher.
 
     `adapters`: the digest of each adapter's weights, by name.
     """
 
     def __init__(
-        self, name: str, engine: Engine, tokenizer: PreTrainedTokenizerBase, *, adapters: Mapping[str, str],
-        most_active: int, most_waiting: int, kept_bytes: int,
+        self, name: str, engine: Engine, tokenizer: PreTrainedTokenizerBase, batcher: Batcher, *,
+        adapters: Mapping[str, str], kept_bytes: int,
     ) -> None:  # fmt: skip
         self.name, self.engine, self.tokenizer = name, engine, tokenizer
         self.adapters = dict(adapters)
         self.created = int(time.time())
-        self.batcher = Batcher(engine, most_active, most_waiting)
+        self.batcher = batcher
         self.prefixes = Prefixes(kept_bytes)
         self.stop_ids = stop_ids(tokenizer)
         self.rows: int = engine.model.config.get_text_config().vocab_size
@@ -123,6 +123,11 @@ class Registry:
             {ALIAS: self.models[0].name, **self.aliases} if ALIAS not in self.named else self.aliases
         )
 
+    @property
+    def batcher(self) -> Batcher:
+        """What runs all models."""
+        return self.models[0].batcher
+
     def _add(self, served: Served) -> None:
         if served.name in self.named:
             raise ConfigError(f"two models have the name {served.name!r}; give one another: NAME=MODEL")
@@ -139,8 +144,7 @@ class Registry:
 
     def close(self) -> None:
         """End all that is being written."""
-        for model in self.models:
-            model.batcher.close()
+        self.batcher.close()
 
     def _choices(self) -> str:
         return f"there are {', '.join([*self.named, *self.aliases])}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import math
 import socket
 from collections.abc import Callable
@@ -14,6 +16,10 @@ from mm_rec.errors import ConfigError
 from mm_rec.serving.models import Registry
 
 FINISH_SECONDS = 10.0  # for answers that are being written when the server is to stop
+_M_MMAP_THRESHOLD, _LARGE = (
+    -3,
+    128 * 1024,
+)  # mallopt(3): blocks from here on are mapped, and unmapped when freed
 _CLOSE_SECONDS = 5  # for the rest to be told
 
 
@@ -42,6 +48,12 @@ class GracefulServer(uvicorn.Server):
         end.cancel()
 
 
+def _return_freed_memory() -> None:
+    """Let the C library give large tensors back when they are freed: it would keep gigabytes of freed states."""
+    with contextlib.suppress(OSError, AttributeError):  # of glibc alone
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
 def run(app: FastAPI, host: str, port: int, tell: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `tell` gets the address once it is open. Raises ConfigError where it is taken."""
     try:
@@ -54,4 +66,5 @@ def run(app: FastAPI, host: str, port: int, tell: Callable[[str], None]) -> None
     with opened:
         shown = f"[{host}]" if ":" in host else host
         tell(f"http://{shown}:{opened.getsockname()[1]}")
+        _return_freed_memory()
         GracefulServer(app).run(sockets=[opened])

@@ -60,7 +60,7 @@ def engine(model: PreTrainedModel) -> Engine:
 
 @pytest.fixture
 def batcher(engine: Engine) -> Iterator[Batcher]:
-    made = Batcher(engine, most=4, queue=40)
+    made = Batcher(most=4, queue=40)
     yield made
     made.close()
     assert not made._thread.is_alive()
@@ -182,7 +182,7 @@ def test_an_error_ends_only_its_own(
 
 
 def test_a_full_queue_refuses(engine: Engine) -> None:
-    batcher = Batcher(engine, most=1, queue=2)
+    batcher = Batcher(most=1, queue=2)
     try:
         endless = Sampling(temperature=0, max_new_tokens=10**6)
         told = [Told(engine, prompt_of(3, 0), endless)]
@@ -211,7 +211,7 @@ def test_a_long_prompt_delays_the_others_by_a_segment(
     monkeypatch.setattr(
         engine, "read_segment", lambda session: (seen.append(len(session.unread)), read_segment(session))
     )
-    batcher = Batcher(engine)
+    batcher = Batcher()
     try:
         writes = Told(engine, prompt_of(5, 0), Sampling(temperature=0, max_new_tokens=10**6))
         batcher.submit(writes.work)

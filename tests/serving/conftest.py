@@ -19,6 +19,7 @@ from serving.server import Server, small_model
 from small_models import tokenizer_folder  # noqa: F401
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.inference.batching import Batcher
 from mm_rec.serving.store import Store
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.loading import load_tokenizer
@@ -117,7 +118,10 @@ def server(
     chat_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server of two small random models, "mmrec" and "llama" (of 512 tokens of context)."""
-    models = [small_model(family, chat_tokenizer, context=512) for family in ("mmrec", "llama")]
+    batcher = Batcher()
+    models = [
+        small_model(family, chat_tokenizer, context=512, batcher=batcher) for family in ("mmrec", "llama")
+    ]
     running = Server(models, tmp_path_factory.mktemp("server"))
     yield running
     running.stop()

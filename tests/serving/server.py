@@ -11,6 +11,7 @@ from pathlib import Path
 from small_models import build_small
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mm_rec.inference.batching import Batcher
 from mm_rec.inference.engine import Engine
 from mm_rec.serving.app import create_app
 from mm_rec.serving.gate import Rules
@@ -26,14 +27,14 @@ MIB = 2**20
 
 def small_model(
     family: str, tokenizer: PreTrainedTokenizerBase, *, name: str = "", context: int = 4096,
-    most_active: int = 8, most_waiting: int = 64, model: PreTrainedModel | None = None,
+    batcher: Batcher | None = None, model: PreTrainedModel | None = None,
     adapters: Mapping[str, str] | None = None,
 ) -> ServedModel:  # fmt: skip
     """A random model in float32, at work by the kernels."""
     model = model or build_small(family, context, len(tokenizer)).float()
     return ServedModel(
-        name or family, Engine(model), tokenizer, adapters=adapters or {},
-        most_active=most_active, most_waiting=most_waiting, kept_bytes=64 * MIB,
+        name or family, Engine(model), tokenizer, batcher or Batcher(), adapters=adapters or {},
+        kept_bytes=64 * MIB,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.inference.batching import Batcher
 from mm_rec.inference.fingerprints import adapter_digests
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import TextStream
@@ -164,7 +165,7 @@ def _endless(server: Server) -> dict[str, int]:
 @pytest.fixture
 def slow(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[Server]:
     """A server whose answers may take very long, with little room."""
-    model = small_model("mmrec", chat_tokenizer, most_active=1, most_waiting=1)
+    model = small_model("mmrec", chat_tokenizer, batcher=Batcher(most=1, queue=1))
     running = Server([model], tmp_path, limits=Limits(answer_tokens=10**9, seconds=2))
     yield running
     running.stop()
@@ -209,9 +210,10 @@ def test_a_full_queue_answers_429_and_an_answer_too_long_408(slow: Server) -> No
         statuses.append((answer.status_code, answer.json()["error"]["code"]))
 
     threads = [threading.Thread(target=hold) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    until(lambda: (batcher.active, batcher.waiting) == (1, 1))
+    threads[0].start()
+    until(lambda: batcher.active == 1)
+    threads[1].start()
+    until(lambda: batcher.waiting == 1)
     refused = httpx.post(f"{slow.url}/v1/chat/completions", json=endless(slow, False), timeout=WAIT)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["retry-after"]) >= 1

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text
 from mm_rec.data.conversations.turns import closing_text, following_text
+from mm_rec.inference.batching import Batcher
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import TextStream, encode
 from mm_rec.serving.gate import Rules
@@ -36,8 +37,9 @@ def start(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[S
         for server in running:
             server.stop()
         running[:] = []
+        batcher = Batcher()
         models = changes.pop("models", None) or [
-            small_model(family, chat_tokenizer, context=512) for family in ("mmrec", "llama")
+            small_model(family, chat_tokenizer, context=512, batcher=batcher) for family in ("mmrec", "llama")
         ]
         running.append(Server(models, tmp_path, **changes))
         return running[0]
@@ -208,8 +210,7 @@ def test_a_session_belongs_to_its_model_and_the_same_weights(
     other = small_model("mmrec", chat_tokenizer)
     with torch.no_grad():
         other.engine.model.get_input_embeddings().weight.mul_(1.01)
-    changed = small_model("mmrec", chat_tokenizer, model=other.engine.model)
-    other.batcher.close()
+    changed = small_model("mmrec", chat_tokenizer, model=other.engine.model, batcher=other.batcher)
     with client(start(models=[changed])) as http:
         body = {"model": "mmrec", "messages": [turn("Hi")], "session": session["id"]}
         refused = http.post("/v1/chat/completions", json=body)
