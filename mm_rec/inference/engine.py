@@ -26,7 +26,7 @@ from mm_rec.models.adapters import adapters_of
 from mm_rec.models.states import State, new_state, read_state, write_state
 
 SEGMENT_TOKENS = 512
-FEW_TOKENS = 32  # up to here the kernels are the faster form of reading
+FEW_TOKENS = 64  # up to here the kernels are the faster form of reading
 
 
 class Engine:
