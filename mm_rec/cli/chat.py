@@ -146,7 +146,7 @@ def _with_model(
     file = None
     if session is not None:
         digests = adapter_digests(engine.model, wanted)
-        file = SessionFile(session, engine, tokenizer, precision.value, digests)
+        file = SessionFile(session, engine, tokenizer, digests)
     conversation = ChatSession(engine, tokenizer, sampling, system, file)
     warn_of_format(wanted, prompt_text(tokenizer, [ChatMessage("user", "…")]), console)
     if session is not None:

@@ -71,7 +71,12 @@ def serve(
         ),
     ] = WhenFull.REFUSE,
     keep_memory: Annotated[
-        int, typer.Option(min=0, metavar="MIB", help="Memory for what was read and may be gone on with.")
+        int,
+        typer.Option(
+            min=0,
+            metavar="MIB",
+            help="Memory for what was read and may be gone on with: so much for each model, and for sessions.",
+        ),
     ] = 512,
     device: Device = "auto",
     precision: Precision = PrecisionChoice.FLOAT32,

@@ -93,10 +93,19 @@ class Work:
             if chosen is not None:
                 self.on_token(chosen)
 
+    def end(self) -> None:
+        """Tell that all is done, and let go of those told: no state is to wait for a collection of cycles."""
+        tell, self.on_token, self._on_read, self._read_segment = self.on_token, _ignore, None, None
+        tell(None)
+
     def _begin_part(self) -> None:
         if self._begun < len(self._parts):
             self.session.append(self._parts[self._begun])
             self._begun, self._reading = self._begun + 1, True
+
+
+def _ignore(chosen: Chosen | None) -> None:
+    """Nobody listens any more."""
 
 
 class Batcher:
@@ -153,7 +162,7 @@ class Batcher:
             self._round()
         for work in [*self._active, *self._waiting]:
             work.cancel()
-            work.on_token(None)
+            work.end()
 
     def _admit(self) -> bool:
         """Fill the free places; waits while there is nothing to do. False when the batcher is closed."""
@@ -178,7 +187,7 @@ class Batcher:
             self._guarded([work], work.go_on)
         for work in [work for work in self._active if work.done]:
             self._active.remove(work)
-            work.on_token(None)
+            work.end()
 
     def _guarded(self, concerned: list[Work], do: Callable[[], None]) -> None:
         """Do something; an error ends those concerned and nobody else."""

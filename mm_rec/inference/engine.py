@@ -51,6 +51,11 @@ class Engine:
         self._decoder, self.slow = decoder_for(self.model, self._int8)
 
     @property
+    def precision(self) -> str:
+        """In what numbers the weights are held: "int8", or the name of their dtype."""
+        return "int8" if self._int8 else str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def context_limit(self) -> int | None:
         """The most tokens that a session can hold; None where there is no limit, as with MM-Rec."""
         limit: int | None = getattr(self.model.config, "max_position_embeddings", None)

@@ -26,10 +26,9 @@ class SessionFile:
     """Keeps the session of one conversation, with its system message, bound to all that it was read with."""
 
     def __init__(
-        self, path: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, precision: str,
-        digests: Mapping[str, str],
-    ) -> None:  # fmt: skip
-        """`precision` and `digests` (of the adapters' files, by name) as `fingerprints` has them.
+        self, path: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, digests: Mapping[str, str]
+    ) -> None:
+        """`digests` (of the adapters' files, by name) as `fingerprints` has them.
 
         Raises TokenizerError for a chat template that is not of our layouts, DataError where no file can be written.
         """
@@ -40,8 +39,7 @@ class SessionFile:
             )
         _require_writable(path)
         self.path, self._engine, self._tokenizer = path, engine, tokenizer
-        self._precision, self._digests = precision, digests
-        self._weights = weights_fingerprint(engine.model)
+        self._digests, self._weights = digests, weights_fingerprint(engine.model)
 
     def read(self) -> tuple[Session, str | None] | None:
         """The session and the system message that it began with; None where there is no file yet.
@@ -77,7 +75,7 @@ class SessionFile:
             raise DataError(f"the file cannot be removed ({error.strerror})", self.path) from error
 
     def _belongs_to(self, adapters: Mapping[str, float]) -> dict[str, str]:
-        return fingerprints(self._weights, self._tokenizer, self._precision, adapters, self._digests)
+        return fingerprints(self._weights, self._tokenizer, self._engine.precision, adapters, self._digests)
 
     def _require_same(
         self, notes: Mapping[str, str], own: Mapping[str, str], applied: Mapping[str, float]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,22 +15,32 @@ from fastapi import APIRouter, Request, Response
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text
 from mm_rec.data.conversations.turns import following_text
-from mm_rec.inference.engine import Chosen
+from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import encode
-from mm_rec.serving.calls import Part, reader_for
-from mm_rec.serving.errors import ApiError
-from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices, merged
+from mm_rec.serving.answers import logprobs_of, pieces_of
+from mm_rec.serving.calls import CallReader, Part, TextReader, reader_for
+from mm_rec.serving.errors import ApiError, about
+from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices
 from mm_rec.serving.models import Served
 from mm_rec.serving.requests import (
+    DROP_TURNS,
+    SEND_LESS,
     Calling,
+    Names,
+    Schemas,
+    ToolChoice,
     answer_tokens,
+    calling_of,
     chat_messages,
     constrainer,
     conversation_prompt,
+    require_with,
     sampling_of,
     samplings,
+    schema_of,
+    template_tools,
 )
-from mm_rec.serving.schemas import AllowedToolsChoice, ChatRequest, NamedFunction, NamedTool, Tool
+from mm_rec.serving.schemas import ChatRequest, NamedFunction, NamedTool, ResponseFormat, Tool
 from mm_rec.serving.service import Service, owner_of, service_of, unless_gone, with_errors
 from mm_rec.serving.sessions import Turn
 from mm_rec.serving.wire import DONE, Json, Stream, event
@@ -54,108 +64,91 @@ async def _begin(
 ) -> ChatAnswer:
     """Read what is asked for, and start writing; a session is held by the stack until the answer is over."""
     served, begun = service.registry.find(body.model), time.perf_counter()
-    calling = calling_of(body)
-    tools = [tool.model_dump(exclude_none=True) for tool in tools_of(body)]
-    constrain = constrainer(served, calling, _schema_of(body))
+    _require_together(body)
+    tools = _tools_of(served, body)
+    calling = _calling_of(body, tools)
     turn = None
     if body.session is not None:
-        for name, why in {
-            "n": "goes on in one way; fork it for another",
-            "stop": "goes on after whole answers",
-        }.items():
-            if getattr(body, name) not in (None, 1, []):
-                raise ApiError(400, f"{name}: a session {why}; leave this out", name, "invalid_value")
         manager = service.sessions.turn(owner, body.session, served)
         turn = await asyncio.to_thread(manager.__enter__)
         stack.push(manager.__exit__)
     prompt, chosen = await asyncio.to_thread(_plan, service, served, body, tools, turn)
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
     choices = await begin_choices(
         served, prompt, chosen, service.limits.seconds,
-        constrain=constrain, logprobs=logprobs, special=calling is not None,
+        constrain=constrainer(served, calling, _schema_of(body), "response_format"),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None, special=calling is not None,
     )  # fmt: skip
     for choice in choices:
         stack.callback(choice.cancel)
-    return ChatAnswer(service, owner, served, body, choices, Usage(prompt.length, prompt.cached), turn, begun)
+    readers = [reader_for(served.model.tokenizer, calling is not None) for _ in choices]
+    usage = Usage(prompt.length, prompt.cached)
+    return ChatAnswer(service, owner, served, body, choices, readers, usage, turn, begun)
+
+
+def _require_together(body: ChatRequest) -> None:
+    """Raise ApiError for fields that do nothing beside the others, or cannot be held to beside them."""
+    require_with(
+        body, stream_options="stream", top_logprobs="logprobs", function_call="functions", parallel_tool_calls="tools"
+    )  # fmt: skip
+    refused: list[tuple[object, str, str]] = []  # whether, which field, and why
+    refused += [(body.functions and body.tools, "functions", "give tools or functions, not both")]
+    refused += [(body.functions and body.tool_choice, "tool_choice", "of functions it is function_call")]
+    if body.session is not None:
+        refused += [((body.n or 1) > 1, "n", "a session goes on in one way; fork it for another")]
+        refused += [(body.stop, "stop", "a session goes on after whole answers; leave this out")]
+        refused += [(body.truncation == "auto", "truncation", "a session is never shortened; leave this out")]
+    for is_given, name, why in refused:
+        if is_given:
+            raise ApiError(400, f"{name}: {why}", name, "invalid_value")
+
+
+def _tools_of(served: Served, body: ChatRequest) -> Schemas:
+    """The tools of a request, also those of its deprecated field."""
+    if body.functions:
+        tools = [Tool(type="function", function=function) for function in body.functions]
+        return template_tools(served, tools, "functions")
+    return template_tools(served, body.tools)
+
+
+def _calling_of(body: ChatRequest, tools: Schemas) -> Calling | None:
+    if not body.functions:
+        return calling_of(tools, body.tool_choice, body.parallel_tool_calls is not False)
+    choice: ToolChoice = body.function_call if isinstance(body.function_call, str) else None
+    if isinstance(body.function_call, NamedFunction):
+        choice = NamedTool(type="function", function=body.function_call)
+    return calling_of(tools, choice, False, "functions", "function_call")
+
+
+def _schema_of(body: ChatRequest) -> Mapping[str, Any] | None:
+    wanted = body.response_format or ResponseFormat()
+    return schema_of(wanted.type, wanted.json_schema.schema_ if wanted.json_schema else None)
 
 
 def _plan(
-    service: Service, served: Served, body: ChatRequest, tools: Sequence[dict[str, Any]], turn: Turn | None
-) -> tuple[Prompt, list[Any]]:
+    service: Service, served: Served, body: ChatRequest, tools: Schemas, turn: Turn | None
+) -> tuple[Prompt, list[Sampling]]:
     """The prompt, and a sampling for each answer."""
-    if body.top_logprobs is not None and not body.logprobs:
-        raise ApiError(400, "top_logprobs: send logprobs: true with it", "top_logprobs", "invalid_value")
-    field_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    shorten = body.truncation == "auto" if body.truncation else service.shorten
+    remedy = SEND_LESS if shorten or turn else DROP_TURNS
+    wanted, names = body.max_tokens, Names("messages", "max_tokens", remedy)
+    if body.max_completion_tokens is not None:
+        wanted, names = body.max_completion_tokens, Names("messages", "max_completion_tokens", remedy)
     messages = chat_messages(served, body.messages)
     if turn is None:
-        shorten = body.truncation == "auto" if body.truncation else service.shorten
-        prompt, most = conversation_prompt(
-            served, messages, tools, wanted, service.limits, field_name, shorten
-        )
+        prompt, most = conversation_prompt(served, messages, tools, wanted, service.limits, names, shorten)
     else:
         prompt = _session_prompt(served, turn, messages, tools)
-        most = answer_tokens(served, prompt.length, wanted, service.limits, field_name)
-    return prompt, samplings(sampling_of(body, most), body.n, served.model.batcher.most)
+        most = answer_tokens(served, prompt.length, wanted, service.limits, names)
+    return prompt, samplings(sampling_of(served, body, most), body.n, served.model.batcher.most)
 
 
-def _session_prompt(
-    served: Served, turn: Turn, messages: Sequence[ChatMessage], tools: Sequence[dict[str, Any]]
-) -> Prompt:
+def _session_prompt(served: Served, turn: Turn, messages: Sequence[ChatMessage], tools: Schemas) -> Prompt:
     """The prompt of a turn: the new messages alone; a session that has read nothing begins with the tools."""
     tokenizer = served.model.tokenizer
     is_new = not turn.session.length
-    text = prompt_text(tokenizer, messages, tools) if is_new else following_text(tokenizer, messages)
+    with about("messages"):
+        text = prompt_text(tokenizer, messages, tools) if is_new else following_text(tokenizer, messages)
     return Prompt(turn.session, [encode(tokenizer, text)])
-
-
-def tools_of(body: ChatRequest) -> list[Tool]:
-    """The tools of a request, those of its deprecated fields too."""
-    if body.tools and body.functions:
-        raise ApiError(400, "functions: give tools or functions, not both", "functions", "invalid_value")
-    if body.functions:
-        return [Tool(type="function", function=function) for function in body.functions]
-    return body.tools or []
-
-
-def calling_of(body: ChatRequest) -> Calling | None:
-    """Which tools may be called; None where none may."""
-    tools = [tool.model_dump(exclude_none=True) for tool in tools_of(body)]
-    choice = body.function_call if body.functions else body.tool_choice
-    if not tools:
-        if choice not in (None, "none", "auto"):
-            raise ApiError(
-                400, "tool_choice: there are no tools to choose from", "tool_choice", "invalid_value"
-            )
-        return None
-    parallel = body.parallel_tool_calls is not False and not body.functions
-    match choice:
-        case "none":
-            return None
-        case NamedTool():
-            return Calling(tools, choice.function.name, parallel=False)
-        case NamedFunction():
-            return Calling(tools, choice.name, parallel=False)
-        case AllowedToolsChoice():
-            names = {tool.function.name for tool in choice.allowed_tools.tools}
-            return Calling(allowed(tools, names), choice.allowed_tools.mode, parallel)
-    return Calling(tools, choice or "auto", parallel)
-
-
-def allowed(tools: Sequence[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
-    """The tools of these names; raises ApiError where one is not defined."""
-    missing = names - {tool["function"]["name"] for tool in tools}
-    if missing:
-        message = f"tool_choice: there is no tool {sorted(missing)[0][:64]!r}"
-        raise ApiError(400, message, "tool_choice", "invalid_value")
-    return [tool for tool in tools if tool["function"]["name"] in names]
-
-
-def _schema_of(body: ChatRequest) -> dict[str, Any] | None:
-    wanted = body.response_format
-    if wanted is None or wanted.type == "text":
-        return None
-    return {"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_
 
 
 @dataclass
@@ -172,11 +165,11 @@ class ChatAnswer:
 
     def __init__(
         self, service: Service, owner: str | None, served: Served, body: ChatRequest, choices: list[Choice],
-        usage: Usage, turn: Turn | None, begun: float,
+        readers: list[CallReader | TextReader], usage: Usage, turn: Turn | None, begun: float,
     ) -> None:  # fmt: skip
         self._service, self._owner, self._served, self._body = service, owner, served, body
-        self._choices, self._usage, self._turn, self._begun = choices, usage, turn, begun
-        self._readers = [reader_for(served.model.tokenizer, calling_of(body) is not None) for _ in choices]
+        self._choices, self._readers = choices, readers
+        self._usage, self._turn, self._begun = usage, turn, begun
         self._told = [_Told() for _ in choices]
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
 
@@ -199,6 +192,7 @@ class ChatAnswer:
             "object": "chat.completion",
             "choices": choices,
             "usage": self._usage.chat(),
+            "service_tier": "default",
             "system_fingerprint": self._served.model.system_fingerprint,
         }
 
@@ -219,35 +213,21 @@ class ChatAnswer:
             yield DONE
 
     async def _parts(self) -> AsyncGenerator[tuple[int, list[Part], list[dict[str, Any]]], None]:
-        """What comes of each choice, and the account at the end, whatever end it is."""
-        first = True
-        try:
-            async with contextlib.aclosing(merged(self._choices)) as pieces:
-                async for number, piece in pieces:
-                    if first:
-                        self._service.figures.first_token(self._served.model.name, self._begun)
-                        first = False
-                    logprobs = (
-                        [logprob(self._served, chosen) for chosen in piece.tokens]
-                        if self._body.logprobs
-                        else []
-                    )
-                    yield (
-                        number,
-                        self._tell(number, self._readers[number].push(piece.text), logprobs),
-                        logprobs,
-                    )
-            for number, reader in enumerate(self._readers):
-                if left := self._tell(number, reader.finish(), []):
-                    yield number, left, []
-            await self._commit()
-        finally:
-            self._usage.completion = sum(choice.completion for choice in self._choices)
-            self._service.account(self._owner, self._served, self._usage)
+        """What comes of each choice: parts and log-probabilities."""
+        pieces = pieces_of(self._service, self._owner, self._served, self._choices, self._usage, self._begun)
+        async with contextlib.aclosing(pieces):
+            async for number, piece in pieces:
+                logprobs = logprobs_of(self._served, piece)
+                self._told[number].logprobs += logprobs
+                yield number, self._tell(number, self._readers[number].push(piece.text)), logprobs
+        for number, reader in enumerate(self._readers):
+            if left := self._tell(number, reader.finish()):
+                yield number, left, []
+        await self._commit()
 
-    def _tell(self, number: int, parts: Any, logprobs: list[dict[str, Any]]) -> list[Part]:
+    def _tell(self, number: int, parts: Iterable[Part]) -> list[Part]:
+        """Note what a choice has said."""
         found, told = list(parts), self._told[number]
-        told.logprobs += logprobs
         for part in found:
             if part.kind == "text":
                 told.text += part.text
@@ -268,7 +248,12 @@ class ChatAnswer:
         )
 
     def _message(self, told: _Told) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": told.text, "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": told.text,
+            "refusal": None,
+            "annotations": [],
+        }
         if told.calls:
             message["content"] = told.text or None
             called = [{"name": call["name"], "arguments": call["arguments"]} for call in told.calls]
@@ -319,14 +304,3 @@ class ChatAnswer:
         fingerprint = self._served.model.system_fingerprint
         head = {**self._head, "object": "chat.completion.chunk", "system_fingerprint": fingerprint}
         return event({**head, "choices": choices, **more})
-
-
-def logprob(served: Served, chosen: Chosen) -> dict[str, Any]:
-    """A token with its log-probability, and the likeliest, as chat completions have them."""
-    likeliest = [_token(served, token, value) for token, value in chosen.likeliest]
-    return {**_token(served, chosen.token, chosen.logprob or 0.0), "top_logprobs": likeliest}
-
-
-def _token(served: Served, token: int, value: float) -> dict[str, Any]:
-    text = served.model.token_text(token)
-    return {"token": text.decode("utf-8", "replace"), "logprob": max(value, -9999.0), "bytes": list(text)}

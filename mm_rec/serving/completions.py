@@ -12,19 +12,22 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from mm_rec.errors import ConfigError
 from mm_rec.inference.engine import Chosen, Session
 from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import encode, prompt_ids
-from mm_rec.serving.errors import ApiError
-from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices, merged, read_with
+from mm_rec.inference.text_stream import encode
+from mm_rec.serving.answers import pieces_of
+from mm_rec.serving.errors import ApiError, about
+from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices, read_with
 from mm_rec.serving.models import Served
-from mm_rec.serving.requests import answer_tokens, sampling_of, samplings
-from mm_rec.serving.schemas import CompletionRequest
+from mm_rec.serving.requests import Names, answer_tokens, require_with, sampling_of, samplings, text_ids
+from mm_rec.serving.schemas import CompletionRequest, several
 from mm_rec.serving.service import Service, owner_of, service_of, unless_gone, with_errors
 from mm_rec.serving.wire import DONE, Json, Stream, event
 
 router = APIRouter()
 _DEFAULT_TOKENS = 16  # OpenAI's
+_NAMES = Names("prompt", "max_tokens")
 
 
 @router.post("/v1/completions")
@@ -66,25 +69,26 @@ class CompletionAnswer:
         self._service, self._owner, self._served, self._body = service, owner, served, body
         self._begun = time.perf_counter()
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+        self._wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
         self._choices: list[Choice | None] = []
         self._told: list[_Told] = []
         self._usage = Usage(0)
 
     async def begin(self, stack: contextlib.AsyncExitStack) -> None:
         """Read the prompts, and start writing."""
-        body = self._body
+        body, batcher = self._body, self._served.model.batcher
+        require_with(body, stream_options="stream")
         if body.best_of not in (None, body.n or 1):
             raise ApiError(
                 400, "best_of: it must be n here; ask for n answers and choose", "best_of", "invalid_value"
             )
+        chosen = samplings(sampling_of(self._served, body, self._wanted or 1), body.n, batcher.most)
         texts = await asyncio.to_thread(self._texts)
-        most = self._served.model.batcher.queue
-        if len(texts) * (body.n or 1) > most:
-            raise ApiError(
-                400, f"prompt: at most {most} answers at once; send fewer", "prompt", "invalid_value"
-            )
+        if len(texts) * len(chosen) > batcher.queue:
+            message = f"prompt: at most {batcher.queue} answers at once; send fewer"
+            raise ApiError(400, message, "prompt", "invalid_value")
         for text in texts:
-            for choice in await self._begin_one(text):
+            for choice in await self._begin_one(text, chosen):
                 if choice is not None:
                     stack.callback(choice.cancel)
                 self._choices.append(choice)
@@ -92,40 +96,31 @@ class CompletionAnswer:
         self._usage.prompt = sum(len(text.ids) for text in texts)
 
     def _texts(self) -> list[_Text]:
-        prompt = self._body.prompt
-        if isinstance(prompt, str):
-            prompts: Sequence[str | list[int]] = [prompt]
-        elif isinstance(prompt[0], int):
-            prompts = [prompt]
-        else:
-            prompts = prompt
-        return [self._text(one) for one in prompts]
+        with about("prompt"):
+            return [self._text(one) for one in several(self._body.prompt)]
 
     def _text(self, prompt: str | list[int]) -> _Text:
         tokenizer = self._served.model.tokenizer
         if isinstance(prompt, str):
-            ids = prompt_ids(tokenizer, prompt)
+            ids = text_ids(self._served, prompt)
             text = _Text(ids, len(ids) - len(encode(tokenizer, prompt)))
         else:
             text = _Text(prompt, 0)
         if not text.ids:
-            raise ApiError(400, "prompt: there is nothing to go on with; this tokenizer has no bos", "prompt")
-        self._served.model.engine.require_tokens(text.ids, "prompt: ")
+            raise ConfigError("there is nothing to go on with; this tokenizer has no bos")
+        self._served.model.engine.require_tokens(text.ids)
         return text
 
-    async def _begin_one(self, text: _Text) -> Sequence[Choice | None]:
+    async def _begin_one(self, text: _Text, chosen: Sequence[Sampling]) -> Sequence[Choice | None]:
         """The answers to one prompt; None for one of which nothing is written."""
         body, served, limits = self._body, self._served, self._service.limits
-        wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
-        answer_tokens(served, len(text.ids), wanted or 1, limits, "max_tokens")
+        answer_tokens(served, len(text.ids), self._wanted, limits, _NAMES, least=0)
         session, parts = served.session(), [text.ids]
         if body.echo and body.logprobs is not None:
             await self._score(session, text)
             parts = []
-        if not wanted:
-            return [None] * (body.n or 1)
-        sampling = sampling_of(body, wanted)
-        chosen: list[Sampling] = samplings(sampling, body.n, served.model.batcher.most)
+        if not self._wanted:
+            return [None] * len(chosen)
         return await begin_choices(
             served, Prompt(session, parts), chosen, limits.seconds, logprobs=body.logprobs
         )
@@ -196,29 +191,22 @@ class CompletionAnswer:
 
     async def _pieces(self) -> AsyncGenerator[tuple[int, _Told], None]:
         """What is new of each choice, as it comes."""
-        numbers = [number for number, choice in enumerate(self._choices) if choice is not None]
-        running = [choice for choice in self._choices if choice is not None]
-        first = True
-        try:
-            if running:
-                async with contextlib.aclosing(merged(running)) as pieces:
-                    async for place, piece in pieces:
-                        if first:
-                            self._service.figures.first_token(self._served.model.name, self._begun)
-                            first = False
-                        number = numbers[place]
-                        told, count = self._told[number], len(self._told[number].tokens)
-                        told.text += piece.text
-                        if self._body.logprobs is not None:
-                            for chosen in piece.tokens:
-                                self._note(told, chosen.token, chosen)
-                        yield number, _Told(
-                            piece.text, told.tokens[count:], told.token_logprobs[count:],
-                            told.top_logprobs[count:], told.text_offset[count:],
-                        )  # fmt: skip
-        finally:
-            self._usage.completion = sum(choice.completion for choice in running)
-            self._service.account(self._owner, self._served, self._usage)
+        written = [(number, choice) for number, choice in enumerate(self._choices) if choice is not None]
+        pieces = pieces_of(
+            self._service, self._owner, self._served, [choice for _, choice in written], self._usage, self._begun
+        )  # fmt: skip
+        async with contextlib.aclosing(pieces):
+            async for place, piece in pieces:
+                number = written[place][0]
+                told, count = self._told[number], len(self._told[number].tokens)
+                told.text += piece.text
+                if self._body.logprobs is not None:
+                    for chosen in piece.tokens:
+                        self._note(told, chosen.token, chosen)
+                yield number, _Told(
+                    piece.text, told.tokens[count:], told.token_logprobs[count:],
+                    told.top_logprobs[count:], told.text_offset[count:],
+                )  # fmt: skip
 
     def _finish(self, number: int) -> str:
         choice = self._choices[number]

@@ -10,16 +10,16 @@ from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
 from mm_rec.inference.engine import Session
-from mm_rec.inference.text_stream import prompt_ids
-from mm_rec.serving.errors import ApiError
+from mm_rec.serving.errors import ApiError, about
 from mm_rec.serving.generation import Usage, read_with
 from mm_rec.serving.models import Served
-from mm_rec.serving.requests import answer_tokens
-from mm_rec.serving.schemas import EmbeddingRequest
+from mm_rec.serving.requests import Names, answer_tokens, text_ids
+from mm_rec.serving.schemas import EmbeddingRequest, several
 from mm_rec.serving.service import Service, owner_of, service_of, unless_gone
 from mm_rec.serving.wire import Json
 
 router = APIRouter()
+_NAMES = Names("input", remedy="Send shorter texts")
 
 
 @router.post("/v1/embeddings")
@@ -37,14 +37,12 @@ async def create_embeddings(body: EmbeddingRequest, request: Request) -> Respons
 async def _embed(
     service: Service, owner: str | None, served: Served, body: EmbeddingRequest
 ) -> dict[str, Any]:
-    inputs: Any = body.input
-    if isinstance(inputs, str) or isinstance(inputs[0], int):
-        inputs = [inputs]
     rows, usage = [], Usage(0)
-    for number, one in enumerate(inputs):
-        ids = prompt_ids(served.model.tokenizer, one) if isinstance(one, str) else one
-        served.model.engine.require_tokens(ids, f"input[{number}]: ")
-        answer_tokens(served, len(ids), None, service.limits, "input")
+    for number, one in enumerate(several(body.input)):
+        with about("input"):
+            ids = text_ids(served, one) if isinstance(one, str) else one
+            served.model.engine.require_tokens(ids, f"the text {number}: ")
+        answer_tokens(served, len(ids), None, service.limits, _NAMES, least=0)
         vector = await _vector(service, served, ids)
         embedding: Any = vector.tolist()
         if body.encoding_format == "base64":

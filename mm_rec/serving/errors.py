@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -45,6 +47,15 @@ class ApiError(Exception):
         return Json(self.body, self.status, self.headers)
 
 
+@contextlib.contextmanager
+def about(field: str) -> Iterator[None]:
+    """Say of a mistake that is found inside which field of the request it is in."""
+    try:
+        yield
+    except (UserError, UnicodeEncodeError) as error:
+        raise ApiError(400, f"{field}: {_said(error)}", field, "invalid_value") from error
+
+
 def as_api_error(error: Exception) -> ApiError:
     """What a client is told of an error; of one that is ours, nothing but that it is."""
     match error:
@@ -80,7 +91,7 @@ def _of_validation(found: dict[str, Any]) -> ApiError:
     kind = found["type"]
     if kind == "json_invalid":
         return ApiError(400, f"the body is not JSON: {found['ctx']['error']}", None, "invalid_json")
-    if kind == "model_attributes_type" and found["loc"] == ("body",):
+    if found["loc"] == ("body",):
         return ApiError(400, "send a JSON object, with Content-Type: application/json", None, "invalid_json")
     *path, last = found["loc"]
     named = [part for part in path if isinstance(part, int) or not _TAG.fullmatch(part)]

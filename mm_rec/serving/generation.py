@@ -110,7 +110,7 @@ class Running:
     async def tokens(self) -> AsyncGenerator[list[Chosen], None]:
         """What came since the last time, at least one token; raises what went wrong, ApiError after the time."""
         try:
-            while not self._ended.is_set():
+            while not self._ended.is_set() or self._tokens:
                 await self._wait()
                 if tokens := [self._tokens.popleft() for _ in range(len(self._tokens))]:
                     yield tokens
@@ -123,6 +123,8 @@ class Running:
 
     async def _wait(self) -> None:
         """Wait for the next token, and, but for the first, for those that come soon after it."""
+        if self._ended.is_set():
+            return
         try:
             async with asyncio.timeout_at(self._end):
                 await self._came.wait()

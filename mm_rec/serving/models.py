@@ -17,10 +17,10 @@ from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.batching import Batcher
 from mm_rec.inference.constrained import Grammars, token_bytes
 from mm_rec.inference.engine import Engine, Session
-from mm_rec.inference.fingerprints import fingerprints
+from mm_rec.inference.fingerprints import fingerprints, weights_fingerprint
 from mm_rec.inference.prefixes import Prefixes
 from mm_rec.inference.text_stream import stop_ids
-from mm_rec.models.adapters import adapters_of, fingerprint
+from mm_rec.models.adapters import adapters_of
 from mm_rec.serving.errors import ApiError
 
 ALIAS = "mm-rec-100m"  # the name in the documents' request: whatever model is first
@@ -29,7 +29,7 @@ ALIAS = "mm-rec-100m"  # the name in the documents' request: whatever model is f
 class ServedModel:
     """A model at work: requests share its engine, and all models a batcher.
 
-    `adapters`: the digest of each adapter's weights, by name.
+    `adapters`: the digest of each adapter's weights, by name; each is applied by itself, as heavily as it was loaded.
     """
 
     def __init__(
@@ -42,15 +42,16 @@ class ServedModel:
         self.batcher = batcher
         self.prefixes = Prefixes(kept_bytes)
         self.stop_ids = stop_ids(tokenizer)
-        self.rows: int = engine.model.config.get_text_config().vocab_size
+        self.weights = weights_fingerprint(engine.model)
         on_model = adapters_of(engine.model)
-        self._weights = fingerprint(engine.model) if on_model is None else on_model.base["fingerprint"]
+        self.adapter_weights = {} if on_model is None else dict(on_model.weights)
+        self._grammars: Grammars | None = None
         self._making = threading.Lock()
 
     @property
     def system_fingerprint(self) -> str:
         """What tells these weights from others', shortened, as OpenAI names it."""
-        return f"fp_{self._weights[:12]}"
+        return f"fp_{self.weights[:12]}"
 
     @property
     def context_limit(self) -> int | None:
@@ -62,11 +63,14 @@ class ServedModel:
         """By how much a further token makes a conversation's state grow: 0 for MM-Rec."""
         return self.engine.session({}).state.bytes_per_token
 
-    @cached_property
+    @property
     def grammars(self) -> Grammars:
-        """What text can be held to."""
+        """What text can be held to; made when it is first needed, by one thread."""
         with self._making:
-            return Grammars(self.tokenizer, self.rows)
+            if self._grammars is None:
+                rows: int = self.engine.model.config.get_text_config().vocab_size
+                self._grammars = Grammars(self.tokenizer, rows)
+            return self._grammars
 
     @cached_property
     def _bytes(self) -> list[bytes]:
@@ -89,16 +93,24 @@ class Served:
     model: ServedModel
     adapter: str | None = None
 
+    @property
+    def adapters(self) -> dict[str, float]:
+        """The adapters that it reads with, and their weights."""
+        return (
+            {} if self.adapter is None else {self.adapter: self.model.adapter_weights.get(self.adapter, 1.0)}
+        )
+
     def session(self) -> Session:
         """An empty session."""
-        return self.model.engine.session({} if self.adapter is None else {self.adapter: 1.0})
+        return self.model.engine.session(self.adapters)
 
     @property
     def belongs_to(self) -> dict[str, str]:
         """The fingerprints of all that a saved state depends on."""
-        model, adapters = self.model, {} if self.adapter is None else {self.adapter: 1.0}
-        precision = str(model.engine.model.dtype).removeprefix("torch.")
-        return fingerprints(model._weights, model.tokenizer, precision, adapters, model.adapters)
+        model = self.model
+        return fingerprints(
+            model.weights, model.tokenizer, model.engine.precision, self.adapters, model.adapters
+        )
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from mm_rec.serving.schemas import (
     Body,
@@ -35,6 +35,7 @@ class FunctionCall(Body):
     call_id: str
     name: str
     arguments: str
+    parsed_arguments: Any = no_effect("the client's own; arguments are read")
     id: str | None = no_effect("the call_id counts")
     status: str | None = no_effect("as id")
 
@@ -59,7 +60,21 @@ def _known_item(value: Any) -> Any:
     return value
 
 
-Item = Annotated[InputMessage | FunctionCall | FunctionCallOutput, BeforeValidator(_known_item)]
+def _tag(value: Any) -> str:
+    """Which of the items a value is read as; what is none fails as a message."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    return {"function_call": "FunctionCall", "function_call_output": "FunctionCallOutput"}.get(
+        str(kind), "InputMessage"
+    )
+
+
+InputItem = Annotated[
+    Annotated[InputMessage, Tag("InputMessage")]
+    | Annotated[FunctionCall, Tag("FunctionCall")]
+    | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")],
+    Discriminator(_tag),
+    BeforeValidator(_known_item),
+]
 
 
 class ResponseTool(Body):
@@ -98,8 +113,9 @@ class TextFormat(Body):
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> TextFormat:
-        if self.type == "json_schema" and self.schema_ is None:
-            raise ValueError("the type json_schema needs the fields name and schema")
+        for given in (self.name, self.schema_):
+            if (self.type == "json_schema") != (given is not None):
+                raise ValueError("the type json_schema, and no other, has the fields name and schema")
         return self
 
 
@@ -113,7 +129,7 @@ class TextSettings(Body):
 class ResponseRequest(Sampled):
     """POST /v1/responses."""
 
-    input: str | list[Item]
+    input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None

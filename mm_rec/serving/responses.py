@@ -5,42 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
 from mm_rec.inference.sampling import Sampling
-from mm_rec.serving.calls import Part, reader_for
-from mm_rec.serving.chat import allowed, logprob
+from mm_rec.serving.answers import logprobs_of, pieces_of
+from mm_rec.serving.calls import CallReader, Part, TextReader, reader_for
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices
 from mm_rec.serving.models import Served
 from mm_rec.serving.requests import (
-    Calling,
+    DROP_TURNS,
+    SEND_LESS,
+    Names,
+    Schemas,
+    calling_of,
     chat_messages,
     constrainer,
     conversation_prompt,
     sampling_of,
+    schema_of,
+    template_tools,
 )
-from mm_rec.serving.response_schemas import (
-    AllowedResponseTools,
-    ChosenTool,
-    FunctionCall,
-    FunctionCallOutput,
-    InputMessage,
-    ResponseRequest,
-)
-from mm_rec.serving.routes import Limit
-from mm_rec.serving.schemas import CalledFunction, Message, ToolCall, text_of
+from mm_rec.serving.response_items import Item, choice_of, input_items, listed, messages_of, tools_of
+from mm_rec.serving.response_schemas import ResponseRequest, TextFormat
+from mm_rec.serving.routes import Limit, require_queries
 from mm_rec.serving.service import Service, owner_of, service_of, unless_gone
 from mm_rec.serving.tables import StoredResponse, new_id
 from mm_rec.serving.wire import Json, Stream, event
 
 router = APIRouter()
-Item = dict[str, Any]
+Told = tuple[str, dict[str, Any]]  # the type of an event, and what it says
 
 
 @router.post("/v1/responses")
@@ -57,35 +55,36 @@ async def create_response(body: ResponseRequest, request: Request) -> Response:
 async def _begin(
     service: Service, owner: str | None, body: ResponseRequest, stack: contextlib.AsyncExitStack
 ) -> ResponseAnswer:
+    """Read what is asked for, and start writing."""
     served, begun = service.registry.find(body.model), time.perf_counter()
-    calling = _calling(body)
-    constrain = constrainer(served, calling, _schema_of(body))
-    prompt, sampling = await asyncio.to_thread(_plan, service, owner, served, body)
-    wants_logprobs = "message.output_text.logprobs" in (body.include or [])
+    tools = template_tools(served, tools_of(body))
+    calling = calling_of(tools, choice_of(body), body.parallel_tool_calls is not False)
+    prompt, sampling = await asyncio.to_thread(_plan, service, owner, served, body, tools)
+    wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or [])
     [choice] = await begin_choices(
-        served, prompt, [sampling], service.limits.seconds, constrain=constrain, special=calling is not None,
-        logprobs=(body.top_logprobs or 0) if wants_logprobs or body.top_logprobs else None,
+        served, prompt, [sampling], service.limits.seconds,
+        constrain=constrainer(served, calling, _schema_of(body), "text.format"),
+        logprobs=(body.top_logprobs or 0) if wants_logprobs else None, special=calling is not None,
     )  # fmt: skip
     stack.callback(choice.cancel)
-    return ResponseAnswer(service, owner, served, body, choice, Usage(prompt.length, prompt.cached), begun)
+    reader = reader_for(served.model.tokenizer, calling is not None)
+    usage = Usage(prompt.length, prompt.cached)
+    return ResponseAnswer(service, owner, served, body, choice, reader, usage, begun)
 
 
 def _plan(
-    service: Service, owner: str | None, served: Served, body: ResponseRequest
+    service: Service, owner: str | None, served: Served, body: ResponseRequest, tools: Schemas
 ) -> tuple[Prompt, Sampling]:
-    items = [*_earlier(service, owner, body.previous_response_id), *_input_items(body)]
-    messages = _messages(items)
-    if body.instructions:
-        messages = [Message(role="system", content=body.instructions), *messages]
+    messages, places = messages_of(body, _earlier(service, owner, body.previous_response_id))
     if not messages:
         raise ApiError(400, "input: there is nothing to answer", "input", "missing_required_parameter")
-
     shorten = body.truncation == "auto" if body.truncation else service.shorten
+    names = Names("input", "max_output_tokens", SEND_LESS if shorten else DROP_TURNS)
+    plain = chat_messages(served, messages, lambda number, part: places[number])
     prompt, most = conversation_prompt(
-        served, chat_messages(served, messages), _chat_tools(body), body.max_output_tokens, service.limits,
-        "max_output_tokens", shorten,
-    )  # fmt: skip
-    return prompt, sampling_of(body, most)
+        served, plain, tools, body.max_output_tokens, service.limits, names, shorten
+    )
+    return prompt, sampling_of(served, body, most)
 
 
 def _earlier(service: Service, owner: str | None, response_id: str | None) -> list[Item]:
@@ -98,83 +97,33 @@ def _earlier(service: Service, owner: str | None, response_id: str | None) -> li
             404, f"there is no response {response_id[:100]!r}, or one before it was deleted",
             "previous_response_id", "previous_response_not_found",
         )  # fmt: skip
-    return [item for row in chain for item in (*row.input_items, *row.output_items)]
-
-
-def _input_items(body: ResponseRequest) -> list[Item]:
-    if isinstance(body.input, str):
-        return [{"type": "message", "role": "user", "content": body.input}]
-    return [item.model_dump(exclude_none=True) for item in body.input]
-
-
-def _messages(items: Sequence[Item]) -> list[Message]:
-    """Items as messages; calls belong to the assistant's message before them."""
-    messages: list[Message] = []
-    for item in items:
-        match item.get("type", "message"):
-            case "function_call":
-                call = FunctionCall.model_validate(item)
-                made = ToolCall(
-                    id=call.call_id, function=CalledFunction(name=call.name, arguments=call.arguments)
-                )
-                before = messages[-1] if messages and messages[-1].role == "assistant" else None
-                if before is not None:
-                    messages.pop()
-                said, calls = (before.content, before.tool_calls or []) if before else ("", [])
-                messages.append(Message(role="assistant", content=said, tool_calls=[*calls, made]))
-            case "function_call_output":
-                output = FunctionCallOutput.model_validate(item)
-                messages.append(
-                    Message(role="tool", content=text_of(output.output), tool_call_id=output.call_id)
-                )
-            case _:
-                message = InputMessage.model_validate(item)
-                messages.append(Message(role=message.role, content=text_of(message.content)))
-    return messages
-
-
-def _chat_tools(body: ResponseRequest) -> list[dict[str, Any]]:
-    """The tools as chat completions have them."""
-    return [
-        {"type": "function", "function": tool.model_dump(exclude_none=True, exclude={"type", "strict"})}
-        for tool in body.tools or []
-    ]
-
-
-def _calling(body: ResponseRequest) -> Calling | None:
-    """Which tools may be called; None where none may."""
-    tools, choice = _chat_tools(body), body.tool_choice
-    if not tools and choice not in (None, "none", "auto"):
-        raise ApiError(400, "tool_choice: there are no tools to choose from", "tool_choice", "invalid_value")
-    if not tools or choice == "none":
-        return None
-    parallel = body.parallel_tool_calls is not False
-    if isinstance(choice, ChosenTool):
-        return Calling(tools, choice.name, parallel=False)
-    if isinstance(choice, AllowedResponseTools):
-        return Calling(allowed(tools, {tool.name for tool in choice.tools}), choice.mode, parallel)
-    return Calling(tools, choice or "auto", parallel)
+    return [item for row in chain for item in (*row.input_items, *row.response["output"])]
 
 
 def _schema_of(body: ResponseRequest) -> Mapping[str, Any] | None:
-    wanted = body.text.format if body.text else None
-    if wanted is None or wanted.type == "text":
-        return None
-    return {"type": "object"} if wanted.schema_ is None else wanted.schema_
+    wanted = _format_of(body)
+    return schema_of(wanted.type, wanted.schema_)
+
+
+def _format_of(body: ResponseRequest) -> TextFormat:
+    return (body.text.format if body.text else None) or TextFormat()
 
 
 class ResponseAnswer:
-    """The answer to a request, as a whole or as events."""
+    """The answer to a request, as a whole or as events.
+
+    Events are written before the next is made: what they say are the items themselves, which go on growing.
+    """
 
     def __init__(
         self, service: Service, owner: str | None, served: Served, body: ResponseRequest, choice: Choice,
-        usage: Usage, begun: float,
+        reader: CallReader | TextReader, usage: Usage, begun: float,
     ) -> None:  # fmt: skip
         self._service, self._owner, self._served, self._body = service, owner, served, body
-        self._choice, self._usage, self._begun = choice, usage, begun
-        self._reader = reader_for(served.model.tokenizer, _calling(body) is not None)
-        self._id, self._created = new_id("resp"), int(time.time())
+        self._choice, self._reader, self._usage, self._begun = choice, reader, usage, begun
+        self._id, self._created, self._ended = new_id("resp"), int(time.time()), 0
         self._output: list[Item] = []
+        self._logprobs: list[Item] = []  # of tokens whose text has not come yet
         self._numbers = itertools.count()
 
     async def whole(self) -> dict[str, Any]:
@@ -195,100 +144,86 @@ class ResponseAnswer:
             status = self._status()
             yield self._event(f"response.{status}", response=self._object(status))
         except Exception as error:  # noqa: BLE001  # as in every route, but the answer has begun
-            said = as_api_error(error).body["error"]
-            failed = {
-                **self._object("failed"),
-                "error": {"code": said["code"] or said["type"], "message": said["message"]},
-            }
-            yield self._event("response.failed", response=failed)
+            said = {"code": "server_error", "message": as_api_error(error).body["error"]["message"]}
+            yield self._event("response.failed", response={**self._object("failed"), "error": said})
 
-    async def _told(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
-        """The events between the first and the last; keeps the response and the account at the end."""
-        first = True
-        try:
-            async with contextlib.aclosing(self._choice.pieces()) as pieces:
-                async for piece in pieces:
-                    if first:
-                        self._service.figures.first_token(self._served.model.name, self._begun)
-                        first = False
-                    logprobs = [
-                        logprob(self._served, chosen) for chosen in piece.tokens if chosen.logprob is not None
-                    ]
-                    for told in self._take(self._reader.push(piece.text), logprobs):
-                        yield told
-            for told in [*self._take(self._reader.finish(), []), *self._end_item()]:
-                yield told
-            if not self._output:  # an answer has a message, though it may be empty
-                for told in [*self._take([Part("text", "")], []), *self._end_item()]:
+    async def _told(self) -> AsyncGenerator[Told, None]:
+        """The events between the first and the last; keeps the response at the end."""
+        pieces = pieces_of(self._service, self._owner, self._served, [self._choice], self._usage, self._begun)
+        async with contextlib.aclosing(pieces):
+            async for _, piece in pieces:
+                self._logprobs += logprobs_of(self._served, piece)
+                for told in self._take(self._reader.push(piece.text)):
                     yield told
-        finally:
-            self._usage.completion = self._choice.completion
-            self._service.account(self._owner, self._served, self._usage)
+        for told in self._finish():
+            yield told
         if self._body.store is not False:
             await asyncio.to_thread(self._keep)
 
-    def _take(self, parts: Any, logprobs: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    def _take(self, parts: Iterable[Part]) -> Iterator[Told]:
         """What is told of some parts."""
-        told: list[tuple[str, dict[str, Any]]] = []
         for part in parts:
             if part.kind == "call":
-                told += [*self._end_item(), *self._begin_call(part)]
+                yield from self._end_item()
+                yield from self._begin_call(part)
             elif part.kind == "arguments":
                 self._output[-1]["arguments"] += part.text
-                told.append(("response.function_call_arguments.delta", {**self._place(), "delta": part.text}))
+                yield "response.function_call_arguments.delta", {**self._place(), "delta": part.text}
             else:
                 if not self._output:
-                    told += self._begin_message()
+                    yield from self._begin_message()
                 content = self._output[-1]["content"][0]
                 content["text"] += part.text
-                content["logprobs"] += logprobs
-                delta = {"delta": part.text, "logprobs": logprobs, "content_index": 0}
-                told.append(("response.output_text.delta", {**self._place(), **delta}))
-                logprobs = []
-        return told
+                content["logprobs"] += self._logprobs
+                delta = {"delta": part.text, "logprobs": self._logprobs, "content_index": 0}
+                yield "response.output_text.delta", {**self._place(), **delta}
+            self._logprobs = []  # those of a call's tokens are not told
 
-    def _begin_message(self) -> list[tuple[str, dict[str, Any]]]:
+    def _finish(self) -> Iterator[Told]:
+        """What is told where nothing more comes: an answer has a message, though it may be empty."""
+        yield from self._take(self._reader.finish())
+        if not self._output:
+            yield from self._begin_message()
+        if self._output[-1]["type"] == "message":
+            self._output[-1]["content"][0]["logprobs"] += self._logprobs
+        yield from self._end_item()
+        self._ended = int(time.time())
+
+    def _begin_message(self) -> Iterator[Told]:
         item: Item = {
-            "type": "message",
-            "id": new_id("msg"),
-            "status": "in_progress",
-            "role": "assistant",
-            "content": [],
-        }
-        self._output.append(item)
-        added = ("response.output_item.added", {"output_index": len(self._output) - 1, "item": dict(item)})
+            "type": "message", "id": new_id("msg"), "status": "in_progress", "role": "assistant", "content": [],
+        }  # fmt: skip
+        yield self._begin_item(item)
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item["content"] = [part]
-        return [
-            added,
-            ("response.content_part.added", {**self._place(), "content_index": 0, "part": _copy(part)}),
-        ]
+        yield "response.content_part.added", {**self._place(), "content_index": 0, "part": part}
 
-    def _begin_call(self, part: Part) -> list[tuple[str, dict[str, Any]]]:
+    def _begin_call(self, part: Part) -> Iterator[Told]:
         item: Item = {
             "type": "function_call", "id": new_id("fc"), "call_id": part.id, "name": part.text, "arguments": "",
             "status": "in_progress",
         }  # fmt: skip
-        self._output.append(item)
-        return [("response.output_item.added", {"output_index": len(self._output) - 1, "item": dict(item)})]
+        yield self._begin_item(item)
 
-    def _end_item(self) -> list[tuple[str, dict[str, Any]]]:
-        """What is told where an item is over; nothing where there is none."""
-        if not self._output or self._output[-1]["status"] != "in_progress":
-            return []
-        item = self._output[-1]
-        item["status"] = "incomplete" if self._choice.finish == "length" else "completed"
-        done = ("response.output_item.done", {"output_index": len(self._output) - 1, "item": _copy(item)})
+    def _begin_item(self, item: Item) -> Told:
+        self._output.append(item)
+        return "response.output_item.added", {"output_index": len(self._output) - 1, "item": item}
+
+    def _end_item(self) -> Iterator[Told]:
+        """What is told where an item is over; nothing where none has begun."""
+        if not self._output:
+            return
+        item, place = self._output[-1], self._place()
+        item["status"] = self._status()
         if item["type"] == "function_call":
             called = {"name": item["name"], "arguments": item["arguments"]}
-            return [("response.function_call_arguments.done", {**self._place(), **called}), done]
-        part, place = item["content"][0], {**self._place(), "content_index": 0}
-        text = {"text": part["text"], "logprobs": part["logprobs"]}
-        return [
-            ("response.output_text.done", {**place, **text}),
-            ("response.content_part.done", {**place, "part": _copy(part)}),
-            done,
-        ]
+            yield "response.function_call_arguments.done", {**place, **called}
+        else:
+            part, place = item["content"][0], {**place, "content_index": 0}
+            told = {"text": part["text"], "logprobs": part["logprobs"]}
+            yield "response.output_text.done", {**place, **told}
+            yield "response.content_part.done", {**place, "part": part}
+        yield "response.output_item.done", {"output_index": len(self._output) - 1, "item": item}
 
     def _place(self) -> dict[str, Any]:
         return {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1}
@@ -300,41 +235,62 @@ class ResponseAnswer:
         return "incomplete" if self._choice.finish == "length" else "completed"
 
     def _keep(self) -> None:
+        kept = self._object(self._status())
+        kept["output"] = [_without_logprobs(item) for item in kept["output"]]
         self._service.store.create_response(
             self._owner,
             self._id,
             model=self._served.name,
-            input_items=[{"id": new_id("msg"), **item} for item in _input_items(self._body)],
-            output_items=[_without_logprobs(item) for item in self._output],
+            input_items=listed(input_items(self._body)),
+            response=kept,
             previous_response_id=self._body.previous_response_id,
         )
 
     def _object(self, status: str) -> dict[str, Any]:
-        body, usage = self._body, self._usage
-        told = {
-            "input_tokens": usage.prompt,
-            "input_tokens_details": {"cached_tokens": usage.cached},
-            "output_tokens": usage.completion,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage.prompt + usage.completion,
-        }
+        """The response as it is now."""
+        body, is_over = self._body, status in ("completed", "incomplete")
         return {
-            **_frame(self._id, self._created, body.model, status, self._output, body.previous_response_id),
+            "id": self._id,
+            "object": "response",
+            "created_at": self._created,
+            "completed_at": self._ended if status == "completed" else None,
+            "status": status,
+            "background": False,
+            "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
+            "model": body.model,
+            "output": self._output,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "prompt_cache_key": body.prompt_cache_key,
+            "reasoning": {"effort": None, "summary": None},
+            "safety_identifier": body.safety_identifier,
+            "service_tier": "default",
             "store": body.store is not False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
-            "top_p": 1.0 if body.top_p is None else body.top_p,
-            "text": {"format": _shown_format(body)},
+            "text": {"format": _format_of(body).model_dump(by_alias=True, exclude_none=True)},
             "tool_choice": _shown_choice(body),
-            "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or []],
+            "tools": [tool.model_dump() for tool in body.tools or []],
+            "top_logprobs": body.top_logprobs or 0,
+            "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": body.truncation or ("auto" if self._service.shorten else "disabled"),
-            "usage": told if status in ("completed", "incomplete") else None,
+            "usage": _shown_usage(self._usage) if is_over else None,
             "user": body.user,
-        }  # fmt: skip
+        }
+
+
+def _shown_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.prompt,
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.prompt + usage.completion,
+    }
 
 
 def _shown_choice(body: ResponseRequest) -> Any:
@@ -342,52 +298,22 @@ def _shown_choice(body: ResponseRequest) -> Any:
     return choice if isinstance(choice, str) else choice.model_dump()
 
 
-def _shown_format(body: ResponseRequest) -> dict[str, Any]:
-    wanted = body.text.format if body.text else None
-    return {"type": "text"} if wanted is None else wanted.model_dump(by_alias=True, exclude_none=True)
-
-
-def _frame(
-    response_id: str, created: int, model: str, status: str, output: Sequence[Item], previous: str | None
-) -> dict[str, Any]:
-    return {
-        "id": response_id,
-        "object": "response",
-        "created_at": created,
-        "status": status,
-        "background": False,
-        "error": None,
-        "model": model,
-        "output": [_copy(item) for item in output],
-        "previous_response_id": previous,
-        "reasoning": {"effort": None, "summary": None},
-    }
-
-
-def _copy(value: Any) -> Any:
-    """As it is now: events are written later than they are made."""
-    return json.loads(json.dumps(value))
-
-
 def _without_logprobs(item: Item) -> Item:
-    item = _copy(item)
-    for part in item.get("content", []):
-        part["logprobs"] = []
-    return item
+    """An item as it is kept: log-probabilities can be a thousand times longer than the text."""
+    if item["type"] != "message":
+        return item
+    return {**item, "content": [{**part, "logprobs": []} for part in item["content"]]}
 
 
 @router.get("/v1/responses/{response_id}")
 async def get_response(response_id: str, request: Request) -> Response:
-    """A response that was kept."""
+    """A response that was kept, as it was given, but for its log-probabilities."""
+    require_queries(request, "stream")
+    if request.query_params.get("stream", "false") != "false":
+        message = "stream: a response that was kept comes as a whole; leave this out"
+        raise ApiError(400, message, "stream", "invalid_value")
     row = await asyncio.to_thread(_row, service_of(request), owner_of(request), response_id)
-    frame = _frame(row.id, row.created, row.model, "completed", row.output_items, row.previous_response_id)
-    rest: Item = {
-        "incomplete_details": None,
-        "instructions": None,
-        "metadata": {},
-        "parallel_tool_calls": True,
-    }
-    return Json({**frame, **rest, "temperature": None, "top_p": None, "tool_choice": "auto", "tools": []})
+    return Json(row.response)
 
 
 @router.delete("/v1/responses/{response_id}")
@@ -400,18 +326,26 @@ async def delete_response(response_id: str, request: Request) -> Response:
 
 
 @router.get("/v1/responses/{response_id}/input_items")
-async def list_input_items(response_id: str, request: Request, limit: Limit = 20) -> Response:
-    """What was new in the request of a response, the last first."""
+async def list_input_items(
+    response_id: str,
+    request: Request,
+    after: str | None = None,
+    limit: Limit = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """What was new in the request of a response: the last first, or with `order` asc the first."""
+    require_queries(request, "after", "limit", "order")
     row = await asyncio.to_thread(_row, service_of(request), owner_of(request), response_id)
-    items = [_as_listed(item) for item in reversed(row.input_items)][:limit]
-    ends = {"first_id": items[0]["id"] if items else None, "last_id": items[-1]["id"] if items else None}
-    return Json({"object": "list", "data": items, "has_more": len(row.input_items) > limit, **ends})
-
-
-def _as_listed(item: Item) -> Item:
-    if isinstance(item.get("content"), str):
-        item = {**item, "content": [{"type": "input_text", "text": item["content"]}]}
-    return {"status": "completed", **item}
+    items = row.input_items if order == "asc" else row.input_items[::-1]
+    if after is not None:
+        # The last of one id: ids may be the client's, and what comes after never begins anew.
+        places = [place for place, item in enumerate(items) if item["id"] == after]
+        if not places:
+            raise ApiError(400, f"after: this response has no item {after[:100]!r}", "after", "invalid_value")
+        items = items[places[-1] + 1 :]
+    page = items[:limit]
+    ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
+    return Json({"object": "list", "data": page, "has_more": len(items) > limit, **ends})
 
 
 def _row(service: Service, owner: str | None, response_id: str) -> StoredResponse:

@@ -11,11 +11,12 @@ from mm_rec import __version__
 from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
 from mm_rec.data.conversations.turns import require_layout
-from mm_rec.inference.text_stream import encode, prompt_ids
+from mm_rec.inference.text_stream import encode
 from mm_rec.serving import figures
+from mm_rec.serving.errors import ApiError, about
 from mm_rec.serving.generation import Usage, read_with
 from mm_rec.serving.models import Served
-from mm_rec.serving.requests import answer_tokens, chat_messages
+from mm_rec.serving.requests import Names, answer_tokens, chat_messages, template_tools, text_ids
 from mm_rec.serving.schemas import DetokenizeRequest, SessionRequest, TokenizeRequest
 from mm_rec.serving.service import Service, owner_of, service_of, unless_gone
 from mm_rec.serving.tables import SavedSession
@@ -23,6 +24,14 @@ from mm_rec.serving.wire import Json
 
 router = APIRouter()
 Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+def require_queries(request: Request, *names: str) -> None:
+    """Raise ApiError for what an address asks after its "?" and is not one of these names: it would do nothing."""
+    for name in request.query_params:
+        if name.removesuffix("[]") not in names:  # OpenAI's client writes lists so
+            named = name.removesuffix("[]")[:100]
+            raise ApiError(400, f"{named}: this is not known here; leave it out", named, "unknown_parameter")
 
 
 @router.get("/v1/models")
@@ -61,9 +70,11 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     def ids() -> list[int]:
         tokenizer = served.model.tokenizer
         if body.messages is None:
-            return (prompt_ids if body.add_special_tokens else encode)(tokenizer, body.prompt or "")
-        tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
-        return encode(tokenizer, prompt_text(tokenizer, chat_messages(served, body.messages), tools))
+            with about("prompt"):
+                return text_ids(served, body.prompt or "", bos=body.add_special_tokens)
+        messages, tools = chat_messages(served, body.messages), template_tools(served, body.tools)
+        with about("messages"):
+            return encode(tokenizer, prompt_text(tokenizer, messages, tools))
 
     tokens = await asyncio.to_thread(ids)
     return Json({"tokens": tokens, "count": len(tokens), "context_limit": served.model.context_limit})
@@ -87,7 +98,8 @@ def _named(request: Request, name: str | None) -> Served:
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of ids, special tokens too."""
     served = _named(request, body.model)
-    served.model.engine.require_tokens(body.tokens, "tokens: ")
+    with about("tokens"):
+        served.model.engine.require_tokens(body.tokens)
     text = await asyncio.to_thread(
         served.model.tokenizer.decode,
         body.tokens,
@@ -108,19 +120,19 @@ async def create_session(body: SessionRequest, request: Request) -> Response:
 async def _create(
     service: Service, owner: str | None, served: Served, body: SessionRequest
 ) -> dict[str, Any]:
-    require_layout(served.model.tokenizer)
+    tokenizer = served.model.tokenizer
+    with about("model"):
+        require_layout(tokenizer)
 
     def ids() -> list[int]:
         if not body.messages and not body.tools:
             return []
-        tools = tuple(tool.model_dump(exclude_none=True) for tool in body.tools or [])
-        messages = tuple(chat_messages(served, body.messages or []))
-        return encode(
-            served.model.tokenizer, rendered_text(served.model.tokenizer, Conversation(messages, tools))
-        )
+        messages, tools = chat_messages(served, body.messages or []), template_tools(served, body.tools)
+        with about("messages"):
+            return encode(tokenizer, rendered_text(tokenizer, Conversation(tuple(messages), tuple(tools))))
 
     read = await asyncio.to_thread(ids)
-    answer_tokens(served, len(read), None, service.limits, "messages")
+    answer_tokens(served, len(read), None, service.limits, Names("messages"))
     session = served.session()
     if read:
         await read_with(served, session, [read], service.limits.seconds)
@@ -132,8 +144,10 @@ async def _create(
 @router.get("/v1/sessions")
 async def list_sessions(request: Request, after: str | None = None, limit: Limit = 20) -> Response:
     """The sessions, newest first, from the one after the id `after` on."""
+    require_queries(request, "after", "limit")
     service = service_of(request)
-    page = await asyncio.to_thread(service.store.list_sessions, owner_of(request), after, limit)
+    with about("after"):
+        page = await asyncio.to_thread(service.store.list_sessions, owner_of(request), after, limit)
     rows = [_described(service, row) for row in page.rows]
     ends = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
     return Json({"object": "list", "data": rows, "has_more": page.has_more, **ends})

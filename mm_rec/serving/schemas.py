@@ -6,12 +6,24 @@ descriptions say which fields have no effect and which are refused; docs/openai.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 NO_EFFECT = "No effect: "
 REFUSED = "Refused: "
+MOST_STOPS = 32
+MOST_INPUTS = 2048  # OpenAI's
 
 
 def no_effect(why: str) -> Any:
@@ -32,10 +44,24 @@ def _only_null(value: Any) -> None:
 Refused = Annotated[None, BeforeValidator(_only_null)]
 
 
+def one_of(words: str) -> WrapValidator:
+    """Say in these words what a field may be, where nothing of what it may be fits."""
+
+    def check(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read(value)
+        except ValidationError as error:
+            raise ValueError(f"give {words}") from error
+
+    return WrapValidator(check)
+
+
 class Body(BaseModel):
     """A request or a part of one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
 
 
 class Function(Body):
@@ -59,6 +85,7 @@ class CalledFunction(Body):
 
     name: str
     arguments: str
+    parsed_arguments: Any = no_effect("the client's own; arguments are read")
 
 
 class ToolCall(Body):
@@ -67,6 +94,7 @@ class ToolCall(Body):
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
+    index: int | None = no_effect("the place in the list counts")
 
 
 def _text_alone(value: Any) -> Any:
@@ -84,6 +112,14 @@ class TextPart(Body):
     refusal: str | None = None
     annotations: list[Any] | None = no_effect("they are not read")
     logprobs: list[Any] | None = no_effect("they are not read")
+    parsed: Any = no_effect("the client's own; text is read")
+
+    @model_validator(mode="after")
+    def _has_its_text(self) -> TextPart:
+        here, other = ("refusal", "text") if self.type == "refusal" else ("text", "refusal")
+        if getattr(self, here) is None or getattr(self, other) is not None:
+            raise ValueError(f"a part of the type {self.type} has the field {here}, and not {other}")
+        return self
 
 
 Content = str | list[Annotated[TextPart, BeforeValidator(_text_alone)]]
@@ -94,6 +130,15 @@ def text_of(content: Content | None) -> str:
     if isinstance(content, list):
         return "".join(part.text or part.refusal or "" for part in content)
     return content or ""
+
+
+# Whose messages alone have them.
+_ROLES = {
+    "tool_calls": "assistant",
+    "function_call": "assistant",
+    "refusal": "assistant",
+    "tool_call_id": "tool",
+}
 
 
 class Message(Body):
@@ -107,7 +152,17 @@ class Message(Body):
     function_call: CalledFunction | None = None
     refusal: str | None = None
     annotations: list[Any] | None = no_effect("they are not read")
+    parsed: Any = no_effect("the client's own; content is read")
     audio: Refused = refused("there is no sound")
+
+    @model_validator(mode="after")
+    def _is_of_its_role(self) -> Message:
+        for name, role in _ROLES.items():
+            if getattr(self, name) is not None and self.role != role:
+                raise ValueError(f"{name} is for messages of the role {role}, and not {self.role}")
+        if self.content and self.refusal:
+            raise ValueError("a message has content or a refusal, not both")
+        return self
 
 
 class JsonSchema(Body):
@@ -127,8 +182,8 @@ class ResponseFormat(Body):
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise ValueError("the type json_schema needs the field json_schema, with name and schema")
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("the type json_schema, and no other, has the field json_schema: name and schema")
         return self
 
 
@@ -183,6 +238,12 @@ class Sampled(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
 
 
+Stop = Annotated[
+    str | Annotated[list[str], Field(max_length=MOST_STOPS)],
+    one_of(f"a text, or a list of at most {MOST_STOPS} texts"),
+]
+
+
 class Penalised(Sampled):
     """What chat and completions have, and responses have not."""
 
@@ -191,7 +252,7 @@ class Penalised(Sampled):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=32)] | None = None
+    stop: Stop | None = None
     stream_options: StreamOptions | None = None
 
 
@@ -234,12 +295,32 @@ class ChatRequest(Penalised):
 
 
 Ids = Annotated[list[int], Field(min_length=1)]
+Prompt = Annotated[
+    str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
+    one_of("a text, the ids of its tokens, or a list of texts or of ids; a list may not be empty"),
+]
+Input = Annotated[
+    Annotated[str, Field(min_length=1)]
+    | Ids
+    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MOST_INPUTS)]
+    | Annotated[list[Ids], Field(min_length=1, max_length=MOST_INPUTS)],
+    one_of(
+        f"a text, the ids of its tokens, or a list of at most {MOST_INPUTS:,} texts or ids; none of them may be empty"
+    ),
+]
+
+
+def several(given: str | Ids | list[str] | list[Ids]) -> Sequence[str | list[int]]:
+    """The texts of a field that may hold one or several, each as text or as ids."""
+    if isinstance(given, str):
+        return [given]
+    return [given] if isinstance(given[0], int) else given
 
 
 class CompletionRequest(Penalised):
     """POST /v1/completions."""
 
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
@@ -253,12 +334,7 @@ class EmbeddingRequest(Body):
     """POST /v1/embeddings."""
 
     model: str
-    input: (
-        Annotated[str, Field(min_length=1)]
-        | Ids
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=2048)]
-        | Annotated[list[Ids], Field(min_length=1, max_length=2048)]
-    )
+    input: Input
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Must be the model's own, where it is given."

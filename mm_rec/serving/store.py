@@ -155,11 +155,11 @@ class Store:
         *,
         model: str,
         input_items: list[Any],
-        output_items: list[Any],
+        response: dict[str, Any],
         previous_response_id: str | None = None,
         session_id: str | None = None,
     ) -> StoredResponse:
-        """Store a response under an id from `new_id`; the items are JSON."""
+        """Store a response under an id from `new_id`; items and response are JSON, and its output is in `response`."""
         return self._create(
             StoredResponse(
                 id=response_id,
@@ -168,7 +168,7 @@ class Store:
                 previous_response_id=previous_response_id,
                 model=model,
                 input_items=input_items,
-                output_items=output_items,
+                response=response,
                 session_id=session_id,
             )
         )
@@ -269,7 +269,7 @@ class Store:
         if after is not None:
             last = self._get(table, owner, after)
             if last is None:
-                raise ConfigError(f"after: there is no {after!r}; give the last id of the page before")
+                raise ConfigError(f"there is no {after[:100]!r}; give the last id of the page before")
             query = query.where(table.number < last.number)
         with self._sessions() as session:
             rows = list(session.scalars(query.order_by(table.number.desc()).limit(limit + 1)))

@@ -119,14 +119,14 @@ class SavedSession(Owned, Base):
 
 
 class StoredResponse(Owned, Base):
-    """A response with the input that was new in it; what came before is in `previous_response_id`."""
+    """A response as it was given, and the input that was new in it; what came before is in `previous_response_id`."""
 
     __tablename__ = "mmrec_responses"
 
     previous_response_id: Mapped[str | None]
     model: Mapped[str]
     input_items: Mapped[list[Any]] = mapped_column(_Json)
-    output_items: Mapped[list[Any]] = mapped_column(_Json)
+    response: Mapped[dict[str, Any]] = mapped_column(_Json)
     session_id: Mapped[str | None] = mapped_column(
         ForeignKey("mmrec_sessions.id", ondelete="SET NULL"), index=True
     )

@@ -57,11 +57,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def begin(
     path: Path | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str | None = None,
-    precision: str = "float32", digests: dict[str, str] | None = None,
+    int8: bool = False, digests: dict[str, str] | None = None,
 ) -> ChatSession:  # fmt: skip
     """Start the program, as it were."""
-    engine = Engine(model)
-    file = None if path is None else SessionFile(path, engine, tokenizer, precision, digests or {})
+    engine = Engine(model, int8=int8)
+    file = None if path is None else SessionFile(path, engine, tokenizer, digests or {})
     return ChatSession(engine, tokenizer, SAMPLING, system, file)
 
 
@@ -168,7 +168,7 @@ def test_what_reads_on_must_be_what_read_before(
     drain(begin(path, model, tokenizer), "Selam")
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match=r"read in float32, and this is int8. Give --precision float32"):
-        begin(path, model, tokenizer, precision="int8")
+        begin(path, model, tokenizer, int8=True)
     tokenizer.chat_template = tokenizer.chat_template.replace("add_generation_prompt", "true")
     with pytest.raises(TokenizerError, match=r"not one of MM-Rec's layouts.*Leave --session out"):
         begin(path, model, tokenizer)

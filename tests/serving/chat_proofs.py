@@ -63,7 +63,7 @@ def response_format(ask: Chat) -> None:
         jsonschema.validate(json.loads(ask.text(response_format=wanted, **drawn)), WEATHER)
     assert ask.text(response_format={"type": "text"}) == ask.text()
     wrong = {"type": "json_schema", "json_schema": {"name": "report", "schema": {"type": "nothing"}}}
-    assert "Invalid type" in ask.refusal(response_format=wrong).message
+    assert ask.refusal(response_format=wrong).param == "response_format"
     both = ask.refusal(
         response_format={"type": "json_object"}, tools=[{"type": "function", "function": {"name": "f"}}]
     )
@@ -97,12 +97,13 @@ def functions(ask: Chat) -> None:
 
 
 def function_call(ask: Chat) -> None:
-    """The older form of tool_choice: none, auto or a name."""
+    """The older form of tool_choice, with functions alone: none, auto or a name."""
     given = [{"name": "clock", "parameters": CLOCK}, {"name": "weather", "parameters": WEATHER}]
     for name in ("clock", "weather"):
         answer = ask(functions=given, function_call={"name": name}, max_tokens=250)
         assert follows(answer.choices[0].message.function_call) == name
     assert ask(functions=given, function_call="none").choices[0].message.function_call is None
+    assert ask.refusal(function_call="auto").param == "function_call"
 
 
 def session(ask: Chat) -> None:
@@ -113,7 +114,8 @@ def session(ask: Chat) -> None:
     answer = ask(messages=new, session=made["id"])
     assert answer.choices[0].message.content == ask.text(messages=[*earlier, *new])
     assert answer.usage.prompt_tokens_details.cached_tokens == made["length"]
-    assert ask.refusal(messages=new, session=made["id"], n=2).param == "n"
+    for name, given in (("n", 2), ("stop", "a"), ("truncation", "auto")):
+        assert ask.refusal(messages=new, session=made["id"], **{name: given}).param == name
 
 
 def prompt(ask: Completions) -> None:

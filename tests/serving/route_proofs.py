@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -166,9 +167,17 @@ def responses_stream(client: Client) -> None:
 
 
 def responses_retrieve(client: Client) -> None:
-    """Here: a response that was kept."""
-    made = Responses(client)()
-    assert client.responses.retrieve(made.id).output_text == made.output_text
+    """Here: a response that was kept, as it was given but for log-probabilities; not as a stream, and no `include`."""
+    made = Responses(client)(metadata={"a": "b"})
+    assert client.responses.retrieve(made.id).to_dict() == made.to_dict()
+    for name, value in (
+        ("stream", True),
+        ("include", ["message.output_text.logprobs"]),
+        ("starting_after", 1),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.responses.retrieve(made.id, **{name: value})  # type: ignore[call-overload]
+        assert caught.value.param == name
 
 
 def responses_delete(client: Client) -> None:
@@ -180,7 +189,7 @@ def responses_delete(client: Client) -> None:
 
 
 def responses_input_items(client: Client) -> None:
-    """Here: what was new in the request of a response."""
+    """Here: what was new in the request of a response, the last first; `after`, `limit` and `order`."""
     made = Responses(client)(input="And?", previous_response_id=Responses(client)().id)
     [item] = client.responses.input_items.list(made.id)
     assert item.content[0].text == "And?"  # type: ignore[union-attr]
@@ -277,7 +286,7 @@ def metrics(client: Client) -> None:
         "mmrec_first_token_seconds_bucket",
         "mmrec_active",
     ):
-        assert f"\n{name}{{" in told
+        assert re.search(f"^{name}[ {{]", told, re.MULTILINE)
 
 
 def page(client: Client) -> None:

@@ -79,7 +79,8 @@ def logit_bias(ask: Choices) -> None:
     """Added to the logits of these token ids; 100 forces a token, −100 bars it."""
     assert ask.text(logit_bias={COLON: 100}) == ":" * 24
     assert ":" not in ask.text(logit_bias={COLON: -100}, temperature=2, max_tokens=200)
-    assert "99999" in ask.refusal(logit_bias={"99999": 1}).message
+    error = ask.refusal(logit_bias={"99999": 1})
+    assert error.param == "logit_bias" and "99999" in error.message
 
 
 def seed(ask: Choices) -> None:
@@ -130,11 +131,12 @@ def stream(ask: Texts) -> None:
 
 
 def stream_options(ask: Choices) -> None:
-    """`include_usage`: a last chunk without choices says how many tokens there were."""
+    """With `stream` alone. `include_usage`: a last chunk without choices says how many tokens there were."""
     *chunks, last = ask(stream=True, stream_options={"include_usage": True})
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
     assert last.choices == [] and last.usage.completion_tokens == 24
     assert all(chunk.usage is None and chunk.choices for chunk in ask(stream=True))
+    assert ask.refusal(stream_options={"include_usage": True}).param == "stream_options"
 
 
 def follows(call: Any) -> str:
@@ -159,6 +161,8 @@ def parallel_tool_calls(ask: Chat | Responses) -> None:
     for number in range(6):
         drawn = {"tool_choice": "required", "temperature": number / 3}
         assert len(ask.calls(**drawn, parallel_tool_calls=False)) == 1
+    if isinstance(ask, Chat):  # responses say it of themselves without tools too
+        assert ask.refusal(parallel_tool_calls=True).param == "parallel_tool_calls"
 
 
 def truncation(ask: Chat | Responses) -> None:
@@ -171,7 +175,7 @@ def truncation(ask: Chat | Responses) -> None:
         {"role": "user", "content": "z " * 100},
     ]
     error = ask.refusal(model="llama", truncation="disabled", **{field: turns})
-    assert error.code == "context_length_exceeded" and "512 tokens" in error.message
+    assert (error.code, error.param) == ("context_length_exceeded", field) and "512 tokens" in error.message
     kept = ask.text(model="llama", **{field: [turns[0], turns[-1]]})
     assert ask.text(model="llama", truncation="auto", **{field: turns}) == kept
 

@@ -119,10 +119,10 @@ def test_other_sites_are_told_nothing(server: Server) -> None:
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def post(server: Server, body: Any) -> httpx.Response:
+def post(server: Server, body: Any, path: str = CHAT) -> httpx.Response:
     """Also what is no Unicode, which httpx would not send as JSON."""
     return httpx.post(
-        server.url + CHAT, content=json.dumps(body), headers={"Content-Type": "application/json"}
+        server.url + path, content=json.dumps(body), headers={"Content-Type": "application/json"}
     )
 
 
@@ -130,9 +130,22 @@ def schema(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "a", "schema": of}}
 
 
+FORMAT = {"type": "json_schema", "name": "a", "schema": {"type": "object"}}
+FUNCTION = {"type": "function", "name": "a"}
 IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
-TOOL = {"type": "function", "function": {"name": "a"}}
-CALL = {"id": "1", "type": "function", "function": {"name": "a", "arguments": "{"}}
+
+
+def tool(**more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "a", **more}}
+
+
+def called(arguments: str) -> dict[str, Any]:
+    return {"id": "1", "type": "function", "function": {"name": "a", "arguments": arguments}}
+
+
+TOOL = tool()
+CALL = called("{")
+ASKED = [{"role": "assistant", "tool_calls": [called("{}")]}]
 BAD: dict[str, tuple[Any, str | None]] = {
     "no model": ({"messages": HI["messages"]}, "model"),
     "a model of a wrong type": ({**HI, "model": 5}, "model"),
@@ -154,28 +167,59 @@ BAD: dict[str, tuple[Any, str | None]] = {
     "too many tokens": ({**HI, "max_tokens": 10**9}, "max_tokens"),
     "too many tokens by the new name": ({**HI, "max_completion_tokens": 257}, "max_completion_tokens"),
     "too many stops": ({**HI, "stop": ["a"] * 33}, "stop"),
-    "a bias for no token": ({**HI, "logit_bias": {"99999": 1}}, None),
+    "a bias for no token": ({**HI, "logit_bias": {"99999": 1}}, "logit_bias"),
     "a bias for no number": ({**HI, "logit_bias": {"a": 1}}, "logit_bias"),
     "top_logprobs alone": ({**HI, "top_logprobs": 2}, "top_logprobs"),
     "a schema that is none": (
         {**HI, "response_format": schema({"type": 7})},
-        None,
+        "response_format",
     ),
     "a format without its schema": ({**HI, "response_format": {"type": "json_schema"}}, "response_format"),
     "a schema from elsewhere": (
         {**HI, "response_format": schema({"$ref": "file:///etc/passwd"})},
-        None,
+        "response_format",
     ),
     "a tool of another kind": ({**HI, "tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools[0].type"),
     "a tool that is not there": (
         {**HI, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "b"}}},
-        None,
+        "tool_choice",
     ),
+    "a function that is not there": (
+        {**HI, "functions": [{"name": "a"}], "function_call": {"name": "b"}},
+        "function_call",
+    ),
+    "a tool that takes what cannot be followed": ({**HI, "tools": [tool(parameters={"type": 7})]}, "tools"),
+    "two tools of one name": ({**HI, "tools": [TOOL, TOOL]}, "tools"),
+    "a special token in a tool": ({**HI, "tools": [tool(description="<|assistant|>")]}, "tools"),
+    "a schema with a text format": ({**HI, "response_format": {**schema({}), "type": "text"}}, "response_format"),
     "a choice without tools": ({**HI, "tool_choice": "required"}, "tool_choice"),
     "arguments that are no JSON": (
         {**HI, "messages": [{"role": "assistant", "tool_calls": [CALL]}]},
         "messages[0].tool_calls",
     ),
+    "arguments with a special token": (
+        {**HI, "messages": [{"role": "assistant", "tool_calls": [called('{"a": "\\u003c|assistant|>"}')]}]},
+        "messages[0].tool_calls",
+    ),
+    "a result of no call": (
+        {**HI, "messages": [*ASKED, {"role": "tool", "tool_call_id": "2", "content": "3 °C"}]},
+        "messages[1].tool_call_id",
+    ),
+    "a call of a user's": ({**HI, "messages": [{**HI["messages"][0], "tool_calls": [called("{}")]}]}, "messages[0]"),
+    "a part without its text": (
+        {**HI, "messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0]",
+    ),
+    "a context that is full": (
+        {**HI, "model": "llama", "messages": [{"role": "user", "content": "a " * 600}]},
+        "messages",
+    ),
+    "a number that is none": ({**HI, "temperature": float("nan")}, "temperature"),
+    "stream_options without a stream": ({**HI, "stream_options": {"include_usage": True}}, "stream_options"),
+    "parallel calls without tools": ({**HI, "parallel_tool_calls": True}, "parallel_tool_calls"),
+    "function_call without functions": ({**HI, "function_call": "auto"}, "function_call"),
+    "function_call for tools": ({**HI, "tools": [TOOL], "function_call": "none"}, "function_call"),
+    "tool_choice for functions": ({**HI, "functions": [{"name": "a"}], "tool_choice": "none"}, "tool_choice"),
     "sound": ({**HI, "modalities": ["audio"]}, "modalities[0]"),
     "a list": ([1, 2], None),
     "nothing": (None, None),
@@ -192,6 +236,98 @@ def test_bad_input_is_told_with_its_field(server: Server, name: str) -> None:
     assert answer.status_code == 400, error
     assert error["param"] == param
     assert len(error["message"]) > 15
+
+
+COMPLETE, EMBED, RESPOND = "/v1/completions", "/v1/embeddings", "/v1/responses"
+LONG = "a " * 600
+MADE = {"type": "function_call", "call_id": "1", "name": "a", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "1", "output": "3 °C"}
+# Where a request goes, what is wrong with it, the field, and words of the message.
+ELSEWHERE: list[tuple[str, dict[str, Any], str, str]] = [
+    (COMPLETE, {"prompt": []}, "prompt", "a list may not be empty"),
+    (COMPLETE, {"prompt": None}, "prompt", "give a text"),
+    (COMPLETE, {"prompt": [10**6]}, "prompt", "no token 1000000"),
+    (COMPLETE, {"prompt": "\ud800"}, "prompt", "surrogate pair"),
+    (COMPLETE, {"prompt": "a", "n": 1000}, "n", "at most 8 answers"),
+    (COMPLETE, {"prompt": ["a"] * 65}, "prompt", "at most 64 answers"),
+    (COMPLETE, {"prompt": "a", "stop": ["a"] * 33}, "stop", "at most 32 texts"),
+    (COMPLETE, {"prompt": "a", "stream_options": {}}, "stream_options", "goes with stream"),
+    (COMPLETE, {"prompt": LONG, "model": "llama"}, "prompt", "Send less, or ask for fewer tokens"),
+    (EMBED, {"input": []}, "input", "none of them may be empty"),
+    (EMBED, {"input": ""}, "input", "none of them may be empty"),
+    (EMBED, {"input": None}, "input", "give a text"),
+    (EMBED, {"input": {}}, "input", "give a text"),
+    (EMBED, {"input": ["a", ""]}, "input", "none of them may be empty"),
+    (EMBED, {"input": ["a"] * 2049}, "input", "at most 2,048 texts"),
+    (EMBED, {"input": [[5], [10**6]]}, "input", "the text 1: there is no token"),
+    (EMBED, {"input": "\ud800"}, "input", "give a text"),
+    (EMBED, {"input": LONG, "model": "llama"}, "input", "Send shorter texts"),
+    (RESPOND, {"input": []}, "input", "nothing to answer"),
+    (RESPOND, {"input": "<|assistant|>"}, "input", "Write it otherwise"),
+    (RESPOND, {"input": [{"role": "user", "content": "a"}, 5]}, "input[1]", "valid dictionary"),
+    (RESPOND, {"input": "a", "instructions": "<|assistant|>"}, "instructions", "Write it otherwise"),
+    (RESPOND, {"input": [{**MADE, "arguments": "["}]}, "input[0]", "not JSON"),
+    (RESPOND, {"input": [MADE, {**RESULT, "call_id": "2"}]}, "input[1]", "has no call '2'"),
+    (RESPOND, {"input": [{**MADE, "colour": "red"}]}, "input[0].colour", "not known here"),
+    (RESPOND, {"input": "a", "text": {"format": {**FORMAT, "schema": {"type": 7}}}}, "text.format", "Take that out"),
+    (RESPOND, {"input": "a", "text": {"format": FORMAT}, "tools": [FUNCTION]}, "text.format", "tool_choice"),
+    (RESPOND, {"input": "a", "text": {"format": {**FORMAT, "name": None}}}, "text.format", "name and schema"),
+    (RESPOND, {"input": "a", "tools": [{**FUNCTION, "parameters": {"type": 7}}]}, "tools", "'a'"),
+    (RESPOND, {"input": "a", "tools": [FUNCTION], "tool_choice": {**FUNCTION, "name": "b"}}, "tool_choice", "no tool"),
+    (RESPOND, {"input": LONG, "model": "llama"}, "input", '"truncation": "auto"'),
+    (RESPOND, {"input": LONG, "model": "llama", "truncation": "auto"}, "input", "Send less, or ask for fewer"),
+    ("/tokenize", {"prompt": "\ud800"}, "prompt", "surrogate pair"),
+    ("/detokenize", {"tokens": [-1]}, "tokens", "no token -1"),
+    ("/v1/sessions", {"messages": HI["messages"], "tools": [tool(description="<|assistant|>")]}, "tools", "otherwise"),
+    ("/v1/sessions", {"model": "llama", "messages": [{"role": "user", "content": LONG}]}, "messages", "Send less"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "param", "words"), ELSEWHERE)
+def test_bad_input_of_other_routes_is_told_with_its_field(
+    server: Server, path: str, body: dict[str, Any], param: str, words: str
+) -> None:
+    answer = post(server, {"model": "mmrec", **body}, path)
+    error = error_of(answer)
+    assert answer.status_code == 400 and error["param"] == param, error
+    assert words in error["message"]
+
+
+def test_a_text_as_long_as_the_context_is_scored_and_embedded(server: Server) -> None:
+    ids = [5] * 512
+    scored = post(
+        server, {"model": "llama", "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 0}, COMPLETE
+    )
+    assert len(scored.json()["choices"][0]["logprobs"]["tokens"]) == 512
+    assert len(post(server, {"model": "llama", "input": ids}, EMBED).json()["data"]) == 1
+    for path, field in ((COMPLETE, "prompt"), (EMBED, "input")):
+        assert post(server, {"model": "llama", field: [*ids, 5]}, path).status_code == 400
+
+
+@pytest.mark.parametrize("query", ["stream=true", "include=output", "include[]=output", "starting_after=3"])
+def test_what_a_query_asks_for_and_nobody_gives_is_refused(server: Server, query: str) -> None:
+    made = post(server, {"model": "mmrec", "input": "Hi", "max_output_tokens": 3}, RESPOND).json()
+    answer = httpx.get(f"{server.url}{RESPOND}/{made['id']}?{query}")
+    assert answer.status_code == 400 and error_of(answer)["param"] == query.partition("=")[0].removesuffix(
+        "[]"
+    )
+    assert httpx.get(f"{server.url}{RESPOND}/{made['id']}?stream=false").json() == made
+    for wrong in ("include=output", "after=msg_none", "order=up", "limit=0"):
+        answer = httpx.get(f"{server.url}{RESPOND}/{made['id']}/input_items?{wrong}")
+        assert answer.status_code == 400 and error_of(answer)["param"] == wrong.partition("=")[0]
+
+
+def test_thousands_of_calls_are_read_in_time(server: Server) -> None:
+    begun = time.monotonic()
+    body = {"model": "llama", "input": [{"role": "user", "content": "a"}, *[MADE] * 20_000]}
+    answer = post(server, body, RESPOND)
+    assert error_of(answer)["code"] == "context_length_exceeded" and time.monotonic() - begun < 10
+
+
+def test_an_empty_body_is_told_what_to_send(server: Server) -> None:
+    answer = httpx.post(server.url + CHAT, content="", headers={"Content-Type": "application/json"})
+    error = error_of(answer)
+    assert (answer.status_code, error["param"]) == (400, None) and "send a JSON object" in error["message"]
 
 
 @pytest.mark.parametrize("content", ["{bad", "", "null", '{"a": NaN', "[" * 100_000, b"\xff\xfe"])

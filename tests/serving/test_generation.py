@@ -83,6 +83,25 @@ def test_what_was_read_of_one_model_is_not_used_by_another(server: Server) -> No
         assert said(ask(server, family, messages)) == alone(server, family, messages)
 
 
+def test_answers_that_end_before_anybody_looks_are_whole(server: Server) -> None:
+    def texts(prompt: str | list[str]) -> list[str]:
+        body = {
+            "model": "mmrec",
+            "prompt": prompt,
+            "temperature": 0,
+            "max_tokens": 2,
+            "echo": True,
+            "logprobs": 0,
+        }
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=WAIT).json()
+        return [choice["text"] for choice in answer["choices"]]
+
+    prompts = ["Once there was", "a " * 3000]
+    alone = [text for prompt in prompts for text in texts(prompt)]
+    for _ in range(3):
+        assert texts(prompts) == alone
+
+
 def test_answers_of_one_request_differ_by_seed_and_repeat_with_it(server: Server) -> None:
     options = {"n": 3, "temperature": 1.5, "seed": 5}
     first, second = (ask(server, "mmrec", [user("Hi")], **options) for _ in range(2))

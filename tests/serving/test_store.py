@@ -43,7 +43,7 @@ def say(
         response_id,
         model="tiny",
         input_items=[{"role": "user", "content": "Kim o?"}],
-        output_items=[{"text": response_id}],
+        response={"text": response_id},
         previous_response_id=None if after is None else after.id,
         session_id=session,
     )
@@ -87,10 +87,10 @@ def let_go(*children: subprocess.Popen[str]) -> None:
 def test_a_response_comes_back_as_it_was_and_is_there_after_opening_again(url: str, opened: Opener) -> None:
     odd = [{"z": 1, "a": [None, True, 0.1, 2**70]}, "ığüşöç İ 🙂 \0 \ud800", [], {}]
     store, response_id = opened(url), new_id("resp")
-    made = store.create_response(None, response_id, model="tiny", input_items=odd, output_items=[])
+    made = store.create_response(None, response_id, model="tiny", input_items=odd, response={"output": odd})
     store.close()
     found = opened(url).get_response(None, response_id)
-    assert found is not None and found.input_items == odd and found.output_items == []
+    assert found is not None and found.input_items == odd and found.response == {"output": odd}
     assert list(found.input_items[0]) == ["z", "a"]
     assert found.created == made.created and abs(found.created - time.time()) < 60
     assert (found.model, found.previous_response_id, found.session_id) == ("tiny", None, None)
@@ -124,7 +124,7 @@ def test_a_page_after_a_row_that_is_not_there_is_refused(store: Store) -> None:
     mine, other, _ = owners(store)
     foreign = say(store, other)
     for after in (new_id("resp"), foreign.id, "x\0"):
-        with pytest.raises(ConfigError, match="after: there is no"):
+        with pytest.raises(ConfigError, match="give the last id of the page before"):
             store.list_responses(mine, after)
 
 
@@ -268,7 +268,7 @@ def test_a_store_whose_writer_was_killed_opens_with_all_that_was_done(url: str, 
         "s = Store(sys.argv[1])\n"
         "while True:\n"
         "    id = new_id('resp')\n"
-        "    s.create_response(None, id, model='m', input_items=['x' * 100_000], output_items=[id])\n"
+        "    s.create_response(None, id, model='m', input_items=['x' * 100_000], response={'id': id})\n"
         "    s.count_usage(None, today(), 1, 1)\n"
         "    print(id, flush=True)"
     )
@@ -283,7 +283,7 @@ def test_a_store_whose_writer_was_killed_opens_with_all_that_was_done(url: str, 
     store = opened(url)
     rows = store.list_responses(None, limit=1_000).rows
     assert {row.id for row in rows} >= set(done) and len(rows) <= len(done) + 3
-    assert all(row.input_items == ["x" * 100_000] and row.output_items == [row.id] for row in rows)
+    assert all(row.input_items == ["x" * 100_000] and row.response == {"id": row.id} for row in rows)
     assert len(done) <= store.usage(None, today()).requests <= len(rows)
     say(store)
 
