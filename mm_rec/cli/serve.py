@@ -95,11 +95,12 @@ def serve(
     opened = Store(store)
     rules = _rules(host, keys, opened)
     batcher = Batcher(most_active, most_waiting)
-    with ThreadPoolExecutor(
-        1
-    ) as pool:  # a thread that ends, and with it the team of threads that it computed with
-        open_one = partial(_open, adapters=adapter or [], device=device, precision=precision, notes=notes)
-        open_one = partial(open_one, batcher=batcher, keep_memory=keep_memory)
+    open_one = partial(
+        _open, adapters=adapter or [], device=device, precision=precision, notes=notes, batcher=batcher,
+        keep_memory=keep_memory,
+    )  # fmt: skip
+    # In a thread that ends, and with it the team of threads that it computed with.
+    with ThreadPoolExecutor(1) as pool:
         served = list(pool.map(open_one, models or [_quickstart()]))
     registry = Registry(served, _aliases(alias or []))
     limits = Limits(answer_tokens=max_tokens, prompt_tokens=max_prompt, seconds=timeout)

@@ -14,7 +14,8 @@ from functools import partial
 import torch
 
 from mm_rec.errors import MMRecError
-from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Session
+from mm_rec.inference.engine import FEW_TOKENS, Continuation, Session
+from mm_rec.inference.sampling import Chosen
 
 
 class QueueFullError(MMRecError):
@@ -155,9 +156,8 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
-        torch.set_num_threads(
-            self._threads
-        )  # of this thread; others may have set another number for themselves
+        # Of this thread; others may have set another number for themselves.
+        torch.set_num_threads(self._threads)
         while self._admit():
             self._round()
         for work in [*self._active, *self._waiting]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference.native.decoder import decoder_for
-from mm_rec.inference.sampling import RECENT_TOKENS, Sampler, Sampling
+from mm_rec.inference.sampling import RECENT_TOKENS, Chosen, Constraint, Sampler, Sampling, described
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.states import State, new_state, read_state, write_state
 
@@ -315,36 +314,6 @@ class Session:
         self.length += len(ids)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A token that was chosen, its log-probability by the model, and the likeliest tokens with theirs, where asked for.
-
-    They are the model's own (nats), before penalties, temperature and constraints.
-    """
-
-    token: int
-    logprob: float | None = None
-    likeliest: tuple[tuple[int, float], ...] = ()
-
-
-class Constraint(Protocol):
-    """What a continuation must keep to, such as a grammar."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more may follow."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the text may end here."""
-
-    def choose(self, logits: Tensor, left: int, draw: Callable[[Tensor], int]) -> int:
-        """A token that may come next, of no more than `left`, drawn from logits (V,) of which some are ruled out."""
-
-    def take(self, token: int) -> None:
-        """Note the token that was chosen."""
-
-
 class Continuation:
     """What follows a session, one token at a time, for whoever sees to it that the session has read all before it.
 
@@ -393,15 +362,6 @@ class Continuation:
 
     def _described(self, token: int, logits: Tensor) -> Chosen:
         return Chosen(token) if self._logprobs is None else described(token, logits, self._logprobs)
-
-
-def described(token: int, logits: Tensor, likeliest: int) -> Chosen:
-    """A token with its log-probability, from logits (V,), and so many of the likeliest with theirs."""
-    values = logits.log_softmax(0)
-    top = values.topk(likeliest)
-    return Chosen(
-        token, float(values[token]), tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-    )
 
 
 def _padded(ids: Collection[int]) -> Tensor:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
-from typing import Annotated
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Annotated, Protocol
 
 import pydantic
 import torch
@@ -136,3 +137,42 @@ def _tempered(scores: Tensor, sampling: Sampling) -> Tensor:
     """Scores (V,) divided by the temperature, the largest 0."""
     # Off the largest first: dividing by a tiny temperature would overflow, and must only sharpen.
     return (scores - scores.max()) / sampling.temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A token that was chosen, its log-probability by the model, and the likeliest tokens with theirs, where asked for.
+
+    They are the model's own (nats), before penalties, temperature and constraints.
+    """
+
+    token: int
+    logprob: float | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+class Constraint(Protocol):
+    """What a continuation must keep to, such as a grammar."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more may follow."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+
+    def choose(self, logits: Tensor, left: int, draw: Callable[[Tensor], int]) -> int:
+        """A token that may come next, of no more than `left`, drawn from logits (V,) of which some are ruled out."""
+
+    def take(self, token: int) -> None:
+        """Note the token that was chosen."""
+
+
+def described(token: int, logits: Tensor, likeliest: int) -> Chosen:
+    """A token with its log-probability, from logits (V,), and so many of the likeliest with theirs."""
+    values = logits.log_softmax(0)
+    top = values.topk(likeliest)
+    return Chosen(
+        token, float(values[token]), tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+    )

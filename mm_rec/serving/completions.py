@@ -13,8 +13,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from mm_rec.errors import ConfigError
-from mm_rec.inference.engine import Chosen, Session
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.engine import Session
+from mm_rec.inference.sampling import Chosen, Sampling
 from mm_rec.inference.text_stream import encode
 from mm_rec.serving.answers import pieces_of
 from mm_rec.serving.errors import ApiError, about

@@ -16,10 +16,8 @@ from mm_rec.errors import ConfigError
 from mm_rec.serving.models import Registry
 
 FINISH_SECONDS = 10.0  # for answers that are being written when the server is to stop
-_M_MMAP_THRESHOLD, _LARGE = (
-    -3,
-    128 * 1024,
-)  # mallopt(3): blocks from here on are mapped, and unmapped when freed
+# mallopt(3): blocks from this size on are mapped, and unmapped when they are freed.
+_M_MMAP_THRESHOLD, _LARGE = -3, 128 * 1024
 _CLOSE_SECONDS = 5  # for the rest to be told
 
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
 from mm_rec.inference.batching import Batcher, QueueFullError, Work
-from mm_rec.inference.engine import FEW_TOKENS, Chosen, Continuation, Engine, Session
-from mm_rec.inference.sampling import Sampler, Sampling
+from mm_rec.inference.engine import FEW_TOKENS, Continuation, Engine, Session
+from mm_rec.inference.sampling import Chosen, Sampler, Sampling
 
 LONGEST_WAIT = 60  # seconds
 

@@ -11,26 +11,12 @@ from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import rendered_text
 from mm_rec.errors import DataError, TokenizerError, UserError
 from mm_rec.inference.chat import ChatSession
-from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampler, Sampling
 from mm_rec.inference.text_stream import encode
 
 SAMPLING = Sampling(temperature=0, max_new_tokens=12)
 END = "<|endoftext|>"
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every token that any session takes, in order."""
-    taken: list[int] = []
-    append = Session.append
-
-    def spy(self: Session, ids: list[int]) -> None:
-        taken.extend(ids)
-        append(self, ids)
-
-    monkeypatch.setattr(Session, "append", spy)
-    return taken
 
 
 @pytest.fixture

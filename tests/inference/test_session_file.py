@@ -20,7 +20,7 @@ from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import rendered_text
 from mm_rec.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from mm_rec.inference.chat import ChatSession
-from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.engine import Engine
 from mm_rec.inference.fingerprints import adapter_digests
 from mm_rec.inference.sampling import Sampler, Sampling
 from mm_rec.inference.session_file import SessionFile
@@ -39,20 +39,6 @@ SAID = ("Ayşe kim?", "What does she see?", "🌟", "Ne görüyor?")
 
 app = typer.Typer()
 app.command()(chat.chat)
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every token that any session takes, in order."""
-    taken: list[int] = []
-    append = Session.append
-
-    def spy(self: Session, ids: list[int]) -> None:
-        taken.extend(ids)
-        append(self, ids)
-
-    monkeypatch.setattr(Session, "append", spy)
-    return taken
 
 
 def begin(
