@@ -41,9 +41,10 @@ from mm_rec.serving.requests import (
     template_tools,
 )
 from mm_rec.serving.schemas import ChatRequest, NamedFunction, NamedTool, ResponseFormat, Tool
-from mm_rec.serving.service import Service, owner_of, service_of, unless_gone, with_errors
+from mm_rec.serving.service import Service, owner_of, service_of
 from mm_rec.serving.sessions import Turn
-from mm_rec.serving.wire import DONE, Json, Stream, event
+from mm_rec.serving.streaming import Stream, unless_gone, with_errors
+from mm_rec.serving.wire import DONE, Json, event
 
 router = APIRouter()
 
@@ -55,7 +56,7 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     async with contextlib.AsyncExitStack() as stack:
         answer = await _begin(service, owner, body, stack)
         if not body.stream:
-            return Json(await unless_gone(request, answer.whole()))
+            return Json(await unless_gone(request.receive, answer.whole()))
         return Stream(with_errors(answer.chunks()), stack.pop_all())
 
 

@@ -22,8 +22,9 @@ from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices, read
 from mm_rec.serving.models import Served
 from mm_rec.serving.requests import Names, answer_tokens, require_with, sampling_of, samplings, text_ids
 from mm_rec.serving.schemas import CompletionRequest, several
-from mm_rec.serving.service import Service, owner_of, service_of, unless_gone, with_errors
-from mm_rec.serving.wire import DONE, Json, Stream, event
+from mm_rec.serving.service import Service, owner_of, service_of
+from mm_rec.serving.streaming import Stream, unless_gone, with_errors
+from mm_rec.serving.wire import DONE, Json, event
 
 router = APIRouter()
 _DEFAULT_TOKENS = 16  # OpenAI's
@@ -36,9 +37,9 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
     service, owner = service_of(request), owner_of(request)
     answer = CompletionAnswer(service, owner, service.registry.find(body.model), body)
     async with contextlib.AsyncExitStack() as stack:
-        await unless_gone(request, answer.begin(stack))
+        await unless_gone(request.receive, answer.begin(stack))
         if not body.stream:
-            return Json(await unless_gone(request, answer.whole()))
+            return Json(await unless_gone(request.receive, answer.whole()))
         return Stream(with_errors(answer.chunks()), stack.pop_all())
 
 

@@ -15,7 +15,8 @@ from mm_rec.serving.generation import Usage, read_with
 from mm_rec.serving.models import Served
 from mm_rec.serving.requests import Names, answer_tokens, text_ids
 from mm_rec.serving.schemas import EmbeddingRequest, several
-from mm_rec.serving.service import Service, owner_of, service_of, unless_gone
+from mm_rec.serving.service import Service, owner_of, service_of
+from mm_rec.serving.streaming import unless_gone
 from mm_rec.serving.wire import Json
 
 router = APIRouter()
@@ -31,7 +32,7 @@ async def create_embeddings(body: EmbeddingRequest, request: Request) -> Respons
     if body.dimensions not in (None, size):
         message = f"dimensions: this model's vectors have {size}, and cannot be shortened; leave this out"
         raise ApiError(400, message, "dimensions", "invalid_value")
-    return Json(await unless_gone(request, _embed(service, owner_of(request), served, body)))
+    return Json(await unless_gone(request.receive, _embed(service, owner_of(request), served, body)))
 
 
 async def _embed(

@@ -79,9 +79,9 @@ OnToken = Callable[[Chosen | None], None]
 class Running:
     """A work of the engine as the event loop sees it: its tokens as they come, and its end.
 
-    The loop looks at most every `_PACE` seconds: waking it for every token would take the engine more time than the
-    tokens do. `make` makes the work, for a function that it calls with the tokens; `seconds` is the longest that it may
-    take. Raises QueueFullError where too many wait.
+    The loop looks at most every `_PACE` seconds, and at all works at once: waking it for every token would take the
+    engine more time than the tokens do. `make` makes the work, for a function that it calls with the tokens; `seconds`
+    is the longest that it may take. Raises QueueFullError where too many wait.
     """
 
     def __init__(self, served: Served, make: Callable[[OnToken], Work], seconds: float) -> None:
@@ -133,8 +133,10 @@ class Running:
                 408, "this took longer than the server allows: ask for less", code="timeout"
             ) from error
         if self._has_begun:
+            next_look = (self._loop.time() // _PACE + 1) * _PACE  # the same for all
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), _PACE)
+                async with asyncio.timeout_at(next_look):
+                    await self._ended.wait()
         self._has_begun = True
         self._came.clear()
         self._is_awaited = True

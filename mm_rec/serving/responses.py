@@ -33,9 +33,10 @@ from mm_rec.serving.requests import (
 from mm_rec.serving.response_items import Item, choice_of, input_items, listed, messages_of, tools_of
 from mm_rec.serving.response_schemas import ResponseRequest, TextFormat
 from mm_rec.serving.routes import Limit, require_queries
-from mm_rec.serving.service import Service, owner_of, service_of, unless_gone
+from mm_rec.serving.service import Service, owner_of, service_of
+from mm_rec.serving.streaming import Stream, unless_gone
 from mm_rec.serving.tables import StoredResponse, new_id
-from mm_rec.serving.wire import Json, Stream, event
+from mm_rec.serving.wire import Json, event
 
 router = APIRouter()
 Told = tuple[str, dict[str, Any]]  # the type of an event, and what it says
@@ -48,7 +49,7 @@ async def create_response(body: ResponseRequest, request: Request) -> Response:
     async with contextlib.AsyncExitStack() as stack:
         answer = await _begin(service, owner, body, stack)
         if not body.stream:
-            return Json(await unless_gone(request, answer.whole()))
+            return Json(await unless_gone(request.receive, answer.whole()))
         return Stream(answer.events(), stack.pop_all())
 
 

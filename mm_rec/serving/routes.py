@@ -18,7 +18,8 @@ from mm_rec.serving.generation import Usage, read_with
 from mm_rec.serving.models import Served
 from mm_rec.serving.requests import Names, answer_tokens, chat_messages, template_tools, text_ids
 from mm_rec.serving.schemas import DetokenizeRequest, SessionRequest, TokenizeRequest
-from mm_rec.serving.service import Service, owner_of, service_of, unless_gone
+from mm_rec.serving.service import Service, owner_of, service_of
+from mm_rec.serving.streaming import unless_gone
 from mm_rec.serving.tables import SavedSession
 from mm_rec.serving.wire import Json
 
@@ -114,7 +115,7 @@ async def create_session(body: SessionRequest, request: Request) -> Response:
     """Begin a session, which has read these messages, or nothing yet."""
     service, owner = service_of(request), owner_of(request)
     served = service.registry.find(body.model)
-    return Json(await unless_gone(request, _create(service, owner, served, body)))
+    return Json(await unless_gone(request.receive, _create(service, owner, served, body)))
 
 
 async def _create(

@@ -16,8 +16,7 @@ from mm_rec.errors import ConfigError
 from mm_rec.serving.models import Registry
 
 FINISH_SECONDS = 10.0  # for answers that are being written when the server is to stop
-# mallopt(3): blocks from this size on are mapped, and unmapped when they are freed.
-_M_MMAP_THRESHOLD, _LARGE = -3, 128 * 1024
+_TRIM_TICKS = 100  # of uvicorn, ten to a second
 _CLOSE_SECONDS = 5  # for the rest to be told
 
 
@@ -38,6 +37,12 @@ class GracefulServer(uvicorn.Server):
         self._registry: Registry = app.state.service.registry
         self._finish_seconds = finish_seconds
 
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second: whether to stop."""
+        if counter % _TRIM_TICKS == 0:
+            asyncio.get_running_loop().run_in_executor(None, _return_freed_memory)
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking requests, and wait for those that are being answered."""
         loop = asyncio.get_running_loop()
@@ -47,9 +52,9 @@ class GracefulServer(uvicorn.Server):
 
 
 def _return_freed_memory() -> None:
-    """Let the C library give large tensors back when they are freed: it would keep gigabytes of freed states."""
+    """Give freed tensors back to the system: the C library would keep gigabytes of the states of ended sessions."""
     with contextlib.suppress(OSError, AttributeError):  # of glibc alone
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def run(app: FastAPI, host: str, port: int, tell: Callable[[str], None]) -> None:
@@ -64,5 +69,4 @@ def run(app: FastAPI, host: str, port: int, tell: Callable[[str], None]) -> None
     with opened:
         shown = f"[{host}]" if ":" in host else host
         tell(f"http://{shown}:{opened.getsockname()[1]}")
-        _return_freed_memory()
         GracefulServer(app).run(sockets=[opened])

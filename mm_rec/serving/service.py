@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
 
 from fastapi import Request
 
-from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.figures import Figures
 from mm_rec.serving.generation import Usage
 from mm_rec.serving.models import Registry, Served
 from mm_rec.serving.requests import Limits
 from mm_rec.serving.sessions import Sessions
 from mm_rec.serving.store import Store, today
-from mm_rec.serving.wire import event
-
-_Result = TypeVar("_Result")
 
 
 class Service:
@@ -57,32 +50,3 @@ def owner_of(request: Request) -> str | None:
     """The id of the key that a request came with; None on a server without keys."""
     owner: str | None = getattr(request.state, "owner", None)
     return owner
-
-
-async def unless_gone(request: Request, answer: Coroutine[Any, Any, _Result]) -> _Result:
-    """Wait for an answer as long as there is somebody to give it to."""
-    task = asyncio.create_task(answer)
-    gone = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ApiError(499, "the client has gone")  # nobody reads it
-        return task.result()
-    finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def with_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """A stream that ends with an error in OpenAI's shape where one comes up: its status was sent long ago."""
-    try:
-        async for one in events:
-            yield one
-    except Exception as error:  # noqa: BLE001  # as in every route, but the answer has begun
-        yield event(as_api_error(error).body)

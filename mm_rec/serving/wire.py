@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import JSONResponse
 
 DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
 
@@ -30,20 +28,3 @@ def event(value: Mapping[str, Any], name: str | None = None) -> bytes:
     """A server-sent event, as the Responses API with its name."""
     head = b"" if name is None else b"event: %s\n" % name.encode()
     return head + b"data: %s\n\n" % dumps(value)
-
-
-class Stream(StreamingResponse):
-    """An answer of server-sent events, which nothing on the way may hold back.
-
-    The stack is closed at its end, also where the client went away before it began.
-    """
-
-    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._stack = stack
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        async with self._stack:
-            await super().__call__(scope, receive, send)

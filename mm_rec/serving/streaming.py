@@ -1,0 +1,66 @@
+"""Answers that are written for as long as there is somebody to read them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from mm_rec.serving.errors import ApiError, as_api_error
+from mm_rec.serving.wire import event
+
+_Result = TypeVar("_Result")
+
+
+class Stream(StreamingResponse):
+    """An answer of server-sent events, which nothing on the way may hold back.
+
+    The stack is closed at its end, also where the client went away before it began.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until its end or until nobody reads it.
+
+        Starlette's own way leaves a cycle of references to everything that was in use when a client went away.
+        """
+        async with self._stack:
+            with suppress(ApiError):
+                await unless_gone(receive, self.stream_response(send))
+
+
+async def unless_gone(receive: Receive, answer: Coroutine[Any, Any, _Result]) -> _Result:
+    """Wait for an answer; ends it with an ApiError, which nobody reads, where the client goes away."""
+    task = asyncio.create_task(answer)
+    gone = asyncio.create_task(_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(499, "the client has gone")
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def with_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A stream that ends with an error in OpenAI's shape where one comes up: its status was sent long ago."""
+    try:
+        async for one in events:
+            yield one
+    except Exception as error:  # noqa: BLE001  # as in every route, but the answer has begun
+        yield event(as_api_error(error).body)
