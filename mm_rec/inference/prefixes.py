@@ -57,12 +57,6 @@ class Prefixes:
             session = self._kept[key, read]
         return read, session.fork()
 
-    def forget(self, key: Hashable) -> None:
-        """Drop everything that belongs to a key, for example when an adapter is taken away."""
-        with self._lock:
-            for name in [name for name in self._kept if name[0] == key]:
-                self._drop(name)
-
     def _drop(self, name: tuple[Hashable, str]) -> None:
         session = self._kept.pop(name, None)
         if session is not None:

@@ -58,7 +58,6 @@ class Sessions:
             owner,
             model=served.model.name,
             adapter=served.adapter,
-            template=served.belongs_to["template"],
             length=session.length,
             file_name=file_name,
         )

@@ -157,7 +157,6 @@ class Store:
         input_items: list[Any],
         response: dict[str, Any],
         previous_response_id: str | None = None,
-        session_id: str | None = None,
     ) -> StoredResponse:
         """Store a response under an id from `new_id`; items and response are JSON, and its output is in `response`."""
         return self._create(
@@ -169,7 +168,6 @@ class Store:
                 model=model,
                 input_items=input_items,
                 response=response,
-                session_id=session_id,
             )
         )
 
@@ -208,7 +206,6 @@ class Store:
         *,
         model: str,
         adapter: str | None,
-        template: str,
         length: int,
         file_name: str,
     ) -> SavedSession:
@@ -220,7 +217,6 @@ class Store:
                 created=_now(),
                 model=model,
                 adapter=adapter,
-                template=template,
                 length=length,
                 file_name=_checked(file_name),
                 used=_now(),

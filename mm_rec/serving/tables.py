@@ -107,7 +107,6 @@ class SavedSession(Owned, Base):
 
     model: Mapped[str]
     adapter: Mapped[str | None]
-    template: Mapped[str]  # fingerprint of the chat template
     length: Mapped[int]
     file_name: Mapped[str]
     used: Mapped[int]
@@ -127,6 +126,3 @@ class StoredResponse(Owned, Base):
     model: Mapped[str]
     input_items: Mapped[list[Any]] = mapped_column(_Json)
     response: Mapped[dict[str, Any]] = mapped_column(_Json)
-    session_id: Mapped[str | None] = mapped_column(
-        ForeignKey("mmrec_sessions.id", ondelete="SET NULL"), index=True
-    )

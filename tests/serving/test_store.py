@@ -33,9 +33,7 @@ HOSTILE = [
 ]
 
 
-def say(
-    store: Store, owner: str | None = None, after: StoredResponse | None = None, session: str | None = None
-) -> StoredResponse:
+def say(store: Store, owner: str | None = None, after: StoredResponse | None = None) -> StoredResponse:
     """Store a response, whose text is its id."""
     response_id = new_id("resp")
     return store.create_response(
@@ -45,14 +43,11 @@ def say(
         input_items=[{"role": "user", "content": "Kim o?"}],
         response={"text": response_id},
         previous_response_id=None if after is None else after.id,
-        session_id=session,
     )
 
 
 def keep(store: Store, owner: str | None = None) -> SavedSession:
-    return store.create_session(
-        owner, model="tiny", adapter=None, template="ab12", length=7, file_name=new_session_file()
-    )
+    return store.create_session(owner, model="tiny", adapter=None, length=7, file_name=new_session_file())
 
 
 def owners(store: Store) -> tuple[str, str, None]:
@@ -93,7 +88,7 @@ def test_a_response_comes_back_as_it_was_and_is_there_after_opening_again(url: s
     assert found is not None and found.input_items == odd and found.response == {"output": odd}
     assert list(found.input_items[0]) == ["z", "a"]
     assert found.created == made.created and abs(found.created - time.time()) < 60
-    assert (found.model, found.previous_response_id, found.session_id) == ("tiny", None, None)
+    assert (found.model, found.previous_response_id) == ("tiny", None)
 
 
 def test_a_deleted_response_is_gone_and_others_stay(store: Store) -> None:
@@ -154,7 +149,7 @@ def test_a_session_is_continued_in_a_new_file_listed_and_deleted(store: Store) -
     moved = store.update_session(None, first.id, length=50_000, file_name=name)
     assert moved is not None and (moved.length, moved.file_name) == (50_000, name)
     found = store.get_session(None, first.id)
-    assert found is not None and (found.length, found.file_name, found.template) == (50_000, name, "ab12")
+    assert found is not None and (found.length, found.file_name) == (50_000, name)
     assert [row.id for row in store.list_sessions(None).rows] == [second.id, first.id]
     assert store.session_files() == {name, second.file_name}
     gone = store.delete_session(None, first.id)
@@ -163,21 +158,12 @@ def test_a_session_is_continued_in_a_new_file_listed_and_deleted(store: Store) -
     assert store.update_session(None, first.id, 1, name) is None
 
 
-def test_a_response_outlives_its_session(store: Store) -> None:
-    session = keep(store)
-    response = say(store, session=session.id)
-    assert response.session_id == session.id
-    store.delete_session(None, session.id)
-    found = store.get_response(None, response.id)
-    assert found is not None and found.session_id is None
-
-
 @pytest.mark.parametrize(
     "name", ["../../etc/passwd", "a.safetensors", "", "x" * 32 + ".safetensors", f"{'0' * 32}.safetensors\n"]
 )
 def test_a_session_takes_no_file_name_but_the_servers_own(store: Store, name: str) -> None:
     with pytest.raises(ValueError, match="new_session_file"):
-        store.create_session(None, model="m", adapter=None, template="t", length=1, file_name=name)
+        store.create_session(None, model="m", adapter=None, length=1, file_name=name)
     session = keep(store)
     with pytest.raises(ValueError, match="new_session_file"):
         store.update_session(None, session.id, 1, name)

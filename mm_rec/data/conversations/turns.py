@@ -5,6 +5,7 @@ Every message begins with a special token, where a tokenizer always cuts, so the
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,20 +27,18 @@ def prompt_parts(
 ) -> list[str]:
     """The text of `prompt_text`, cut after the system messages that open it, and before the answer begins."""
     whole = prompt_text(tokenizer, messages, tools)
-    opening = next(
-        (place for place, one in enumerate(messages) if one.role not in ("system", "developer")),
-        len(messages),
-    )
-    cuts = [0]
-    for count in {opening, len(messages)} if opening or tools else {len(messages)}:
-        try:
-            text = rendered_text(tokenizer, Conversation(tuple(messages[:count]), tuple(tools)))
-        except DataError:  # a foreign template may ask for a question after the system message
-            continue
-        if whole.startswith(text) and _begins_message(tokenizer, whole[len(text) :]):
-            cuts.append(len(text))
-    cuts = sorted({*cuts, len(whole)})
-    return [whole[start:stop] for start, stop in itertools.pairwise(cuts)]
+    opening = list(itertools.takewhile(lambda one: one.role in ("system", "developer"), messages))
+    cuts = {0, len(whole)}
+    if opening or tools:
+        with contextlib.suppress(DataError):  # a foreign template may ask for a question after them
+            text = rendered_text(tokenizer, Conversation(tuple(opening), tuple(tools)))
+            if whole.startswith(text) and _begins_message(tokenizer, whole[len(text) :]):
+                cuts.add(len(text))
+    with contextlib.suppress(DataError):  # or for more than a question
+        answer = _answer_opening(tokenizer)
+        if whole.endswith(answer) and _begins_message(tokenizer, answer):
+            cuts.add(len(whole) - len(answer))
+    return [whole[start:stop] for start, stop in itertools.pairwise(sorted(cuts))]
 
 
 def following_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]) -> str:
@@ -66,6 +65,12 @@ def require_layout(tokenizer: PreTrainedTokenizerBase) -> None:
             "this model's chat template is not one of MM-Rec's layouts, so a conversation cannot be gone on with "
             "without its beginning. Send all of its messages"
         )
+
+
+def _answer_opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What an answer begins with, before the text of the assistant's: of a short conversation as of a long one."""
+    asked = (ChatMessage("user", _CONTENT),)
+    return prompt_text(tokenizer, asked).removeprefix(rendered_text(tokenizer, Conversation(asked)))
 
 
 def _begins_message(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
