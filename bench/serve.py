@@ -39,6 +39,7 @@ from serving import FAMILIES, Server, Streamed, client, facts, make_model, strea
 
 WHAT = ("streams", "context", "session", "storm")
 PROMPT, NEW, STREAMS = 128, 128, 8
+SETTLE = 0.2  # seconds between requests whose first token is timed
 WORDS = ("ev", "su", "göl", "kuş", "the", "a", "in", "sees", "ağaç", "bir", "her", "old")
 
 
@@ -226,22 +227,31 @@ def session(server: Server, model: str, rounds: int, longest: int) -> dict[str, 
     said = {"model": model, "input": talk.words(longest), "max_output_tokens": 4, "temperature": 0}
     previous = talk.post("/v1/responses", said)
     say(f"{long['length']:,} and {previous['usage']['input_tokens']:,} tokens read")
-    fresh, gone_on, after = [], [], []
-    for _ in range(rounds + 2):
+    order, first = ["fresh", "session", "previous_response"], {}
+    ratios: dict[str, list[float]] = {name: [] for name in order}
+    seconds: dict[str, list[float]] = {name: [] for name in order}
+    for number in range(rounds + 2):
         copy = talk.fork(long)
-        fresh.append(talk.turn(talk.words(20), 4).first)
-        gone_on.append(talk.turn(talk.words(20), 4, session=copy).first)
-        after.append(talk.respond(talk.words(20), 4, previous["id"]).first)
+        asking = {
+            "fresh": lambda: talk.turn(talk.words(20), 4),
+            "session": lambda copy=copy: talk.turn(talk.words(20), 4, session=copy),
+            "previous_response": lambda: talk.respond(talk.words(20), 4, previous["id"]),
+        }
+        # Each is asked after each of the others in turn, when what the last one left to be written is written.
+        random.Random(number).shuffle(order)
+        for name in order:
+            time.sleep(SETTLE)
+            first[name] = asking[name]().first
         talk.forget(copy)
-    ratios = [one / new for one, new in zip(gone_on[2:], fresh[2:], strict=True)]
-    of_response = [one / new for one, new in zip(after[2:], fresh[2:], strict=True)]
+        if number >= 2:  # the first two warm up
+            for name in order:
+                ratios[name].append(first[name] / first["fresh"])
+                seconds[name].append(first[name])
     return {
-        **median_range(ratios),
-        "previous_response_ratio": round(statistics.median(of_response), 3),
+        **median_range(ratios["session"]),
+        "previous_response_ratio": round(statistics.median(ratios["previous_response"]), 3),
         "tokens": long["length"], "rounds": rounds, "goal": 1.2,
-        "fresh_ms": round(1000 * statistics.median(fresh[2:]), 2),
-        "session_ms": round(1000 * statistics.median(gone_on[2:]), 2),
-        "previous_response_ms": round(1000 * statistics.median(after[2:]), 2),
+        **{f"{name}_ms": round(1000 * statistics.median(values), 2) for name, values in seconds.items()},
     }  # fmt: skip
 
 

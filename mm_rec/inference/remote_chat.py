@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mm_rec.data.conversations.conversation import ChatMessage
-from mm_rec.errors import ConfigError, DataError, MissingExtraError, UserError
+from mm_rec.errors import ConfigError, DataError, UserError
+from mm_rec.inference.openai_client import import_openai, said, shortened
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError
 
     from mm_rec.inference.sampling import Sampling
-
-_SHOWN = 300  # characters of a server's own message
 
 
 class RemoteChat:
@@ -36,7 +35,7 @@ class RemoteChat:
         """
         if not _is_url(url):
             raise ConfigError(f"--url {url!r} is not a URL such as http://127.0.0.1:8000/v1")
-        self._openai = _import_openai()
+        self._openai = import_openai("talking to a server")
         self._url, self._key = url.rstrip("/"), os.environ.get("OPENAI_API_KEY", "").strip()
         # Tried once: whoever waits at a terminal is told at once, and may try again.
         self._client = self._openai.OpenAI(base_url=self._url, api_key=self._key or "none", max_retries=0)
@@ -127,15 +126,15 @@ class RemoteChat:
 
     def _not_openai(self, what: str) -> DataError:
         return DataError(
-            f"the answer is not a chat completion ({self._shorten(what)}). Is this the URL of an OpenAI-compatible "
-            "server? It usually ends with /v1",
+            f"the answer is not a chat completion ({shortened(what, self._key)}). Is this the URL of an "
+            "OpenAI-compatible server? It usually ends with /v1",
             self._url,
         )
 
     def _lost(self, why: str) -> DataError:
         return DataError(
-            f"the answer broke off ({self._shorten(why)}). What came of it is kept; ask for the rest, or look after "
-            "the server",
+            f"the answer broke off ({shortened(why, self._key)}). What came of it is kept; ask for the "
+            "rest, or look after the server",
             self._url,
         )
 
@@ -150,13 +149,13 @@ class RemoteChat:
             return DataError("the server does not answer. Is it overloaded? Try again later", self._url)
         if isinstance(error, self._openai.APIConnectionError):
             return ConfigError(
-                f"{self._url}: nothing answers there ({self._shorten(why)}). Is the server running (mmrec serve)? "
-                "Check --url, and HTTPS_PROXY and NO_PROXY if there is a proxy"
+                f"{self._url}: nothing answers there ({shortened(why, self._key)}). Is the server running "
+                "(mmrec serve)? Check --url, and HTTPS_PROXY and NO_PROXY if there is a proxy"
             )
-        return DataError(f"the server failed{self._said(error)}. Try again", self._url)
+        return DataError(f"the server failed{said(error, self._key)}. Try again", self._url)
 
     def _explain_status(self, error: APIStatusError) -> UserError:
-        said, status = self._said(error), error.status_code
+        words, status = said(error, self._key), error.status_code
         if status == 401:  # its text may hold the key
             known = "holds a key that was refused" if self._key else "is not set"
             return ConfigError(
@@ -166,34 +165,22 @@ class RemoteChat:
         if status == 404:
             missing = f"has no model {self.model!r}, or " if self.model else ""
             return ConfigError(
-                f"{self._url} {missing}is not the URL of an API (404){said}. "
+                f"{self._url} {missing}is not the URL of an API (404){words}. "
                 f"{self._url}/models lists the models; the URL usually ends with /v1"
             )
         if status == 429:
             wait = error.response.headers.get("retry-after")
-            when = f"in {self._shorten(wait)} seconds" if wait else "later"
-            return DataError(f"the server has too much to do (429){said}. Try again {when}", self._url)
+            when = f"in {shortened(wait, self._key)} seconds" if wait else "later"
+            return DataError(f"the server has too much to do (429){words}. Try again {when}", self._url)
         if status >= 500:
-            return DataError(f"the server failed ({status}){said}. Try again", self._url)
+            return DataError(f"the server failed ({status}){words}. Try again", self._url)
         if error.code == "context_length_exceeded":
             return DataError(
-                f"the conversation is too long for the model{said}. /reset forgets it; "
+                f"the conversation is too long for the model{words}. /reset forgets it; "
                 "mmrec serve --when-full drop makes a server of mmrec's drop the oldest turns",
                 self._url,
             )
-        return ConfigError(f"{self._url} refuses the request ({status}){said}")
-
-    def _said(self, error: APIError) -> str:
-        """What the server says of its error, after a colon; "" where it says nothing."""
-        message = error.body.get("message") if isinstance(error.body, dict) else error.body
-        text = self._shorten(str(message or error.message))
-        return f": {text.rstrip('.')}" if text else ""
-
-    def _shorten(self, text: str) -> str:
-        """A server's own words on one line, without the key."""
-        text = " ".join(text.split())
-        text = text.replace(self._key, "…") if self._key else text
-        return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+        return ConfigError(f"{self._url} refuses the request ({status}){words}")
 
 
 def _is_url(text: str) -> bool:
@@ -215,11 +202,3 @@ def _text(choice: Any) -> str:
     text = getattr(delta, "content", None) or getattr(delta, "refusal", None)
     # Half of a surrogate pair can be written in JSON, and on no terminal.
     return text.encode(errors="ignore").decode() if isinstance(text, str) else ""
-
-
-def _import_openai() -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingExtraError("talking to a server", "client") from error
-    return openai

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mm_rec.errors import ConfigError, DataError, MissingExtraError, UserError
+from mm_rec.errors import ConfigError, DataError, UserError
+from mm_rec.inference.openai_client import import_openai, said, shortened
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError
@@ -17,7 +18,6 @@ MAX_TOKENS = 1024  # of a reply
 _TIMEOUT = 300.0  # seconds for a reply: a model on a CPU is slow
 # The client waits for what Retry-After says (up to two minutes), otherwise for 0.5, 1, 2 … 8 seconds.
 _RETRIES = 6
-_SHOWN = 300  # characters of a server's own message
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class ChatEndpoint:
         self._variable = key_variable
         self._key = os.environ.get(key_variable, "").strip()
         self._temperature = temperature
-        self._openai = _import_openai()
+        self._openai = import_openai("asking a model behind an endpoint")
         self._client = self._openai.OpenAI(
             base_url=self.url, api_key=self._key or "none", timeout=_TIMEOUT, max_retries=_RETRIES
         )
@@ -74,8 +74,8 @@ class ChatEndpoint:
 
     def _not_openai(self, text: str) -> DataError:
         return DataError(
-            f"the answer is not a chat completion: {self._shorten(text)} Is this the base URL of an OpenAI-compatible "
-            "API? It usually ends with /v1",
+            f"the answer is not a chat completion: {shortened(text, self._key)} Is this the base URL of an "
+            "OpenAI-compatible API? It usually ends with /v1",
             self.url,
         )
 
@@ -89,12 +89,12 @@ class ChatEndpoint:
                 self.url,
             )
         return ConfigError(
-            f"{self.url}: nothing answers there ({self._shorten(str(error.__cause__ or error))}). "
+            f"{self.url}: nothing answers there ({shortened(str(error.__cause__ or error), self._key)}). "
             "Is the server running? Check --endpoint, and HTTPS_PROXY and NO_PROXY if there is a proxy"
         )
 
     def _explain_status(self, error: APIStatusError) -> UserError:
-        said, status = self._said(error), error.status_code
+        words, status = said(error, self._key), error.status_code
         if status == 401:  # its text may hold the key
             known = "is not set" if not self._key else "holds a key that was refused"
             return ConfigError(
@@ -102,33 +102,21 @@ class ChatEndpoint:
                 f"export {self._variable}=…, or name another variable with --api-key-env"
             )
         if status == 403:
-            return ConfigError(f"{self.url} does not let this key use {self.model!r} (403){said}")
+            return ConfigError(f"{self.url} does not let this key use {self.model!r} (403){words}")
         if status == 404:
             return ConfigError(
-                f"{self.url}/chat/completions was not found, or has no model {self.model!r} (404){said}. "
+                f"{self.url}/chat/completions was not found, or has no model {self.model!r} (404){words}. "
                 f"Check --endpoint (it usually ends with /v1) and --model; {self.url}/models lists the models"
             )
         if status == 429:
             wait = error.response.headers.get("retry-after")
             when = f"in {wait} seconds" if wait else "later"
-            return DataError(f"the limit of requests is reached (429){said}. Try again {when}", self.url)
+            return DataError(f"the limit of requests is reached (429){words}. Try again {when}", self.url)
         if status >= 500:
             return DataError(
-                f"the server failed ({status}), also after {_RETRIES} more tries{said}", self.url
+                f"the server failed ({status}), also after {_RETRIES} more tries{words}", self.url
             )
-        return ConfigError(f"{self.url} refused the request for {self.model!r} ({status}){said}")
-
-    def _said(self, error: APIStatusError) -> str:
-        """What the server says of its error, after a colon; "" where it says nothing."""
-        message = error.body.get("message") if isinstance(error.body, dict) else error.body
-        text = self._shorten(str(message or error.response.text)).rstrip(".")
-        return f": {text}" if text else ""
-
-    def _shorten(self, text: str) -> str:
-        """A server's own words on one line, without the key."""
-        text = " ".join(text.split())
-        text = text.replace(self._key, "…") if self._key else text
-        return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+        return ConfigError(f"{self.url} refused the request for {self.model!r} ({status}){words}")
 
 
 def _require_plain(url: str) -> None:
@@ -141,11 +129,3 @@ def _require_plain(url: str) -> None:
             "--endpoint holds a password or a query, and it is written into every row. "
             "Put the key into the environment variable that --api-key-env names"
         )
-
-
-def _import_openai() -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingExtraError("asking a model behind an endpoint", "client") from error
-    return openai
