@@ -11,6 +11,7 @@ Texts of a request are values of bound parameters, never a part of an SQL statem
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -25,6 +26,9 @@ try:
         ColumnElement,
         Connection,
         Engine,
+        Select,
+        String,
+        bindparam,
         create_engine,
         delete,
         event,
@@ -180,13 +184,8 @@ class Store:
 
         Where one of them was deleted, the first of the list still has a `previous_response_id`.
         """
-        step = select(StoredResponse.number, StoredResponse.previous_response_id)
-        step = step.where(_is_of(StoredResponse, owner))
-        chain = step.where(StoredResponse.id == _id(response_id)).cte(recursive=True)
-        chain = chain.union(step.join(chain, StoredResponse.id == chain.c.previous_response_id))
-        query = select(StoredResponse).join(chain, StoredResponse.number == chain.c.number)
         with self._sessions() as session:
-            return list(session.scalars(query.order_by(StoredResponse.number)))
+            return list(session.scalars(_chain(), {"owner": owner, "id": _id(response_id)}))
 
     def list_responses(
         self, owner: str | None, after: str | None = None, limit: int = 20
@@ -275,6 +274,17 @@ class Store:
         statement = delete(table).where(*_named(table, owner, row_id)).returning(table)
         with self._sessions.begin() as session:
             return session.scalar(statement)
+
+
+@functools.cache
+def _chain() -> Select[StoredResponse]:
+    """The responses that the one of an `id` goes back to; made once, which takes longer than to ask."""
+    step = select(StoredResponse.number, StoredResponse.previous_response_id)
+    step = step.where(StoredResponse.key_id.is_not_distinct_from(bindparam("owner", type_=String)))
+    chain = step.where(StoredResponse.id == bindparam("id")).cte(recursive=True)
+    chain = chain.union(step.join(chain, StoredResponse.id == chain.c.previous_response_id))
+    query = select(StoredResponse).join(chain, StoredResponse.number == chain.c.number)
+    return query.order_by(StoredResponse.number)
 
 
 def _is_of(table: type[Owned], owner: str | None) -> ColumnElement[bool]:
