@@ -40,7 +40,7 @@ class GracefulServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second: whether to stop."""
         if counter % _TRIM_TICKS == 0:
-            asyncio.get_running_loop().run_in_executor(None, _return_freed_memory)
+            asyncio.get_running_loop().run_in_executor(None, return_freed_memory)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -51,7 +51,7 @@ class GracefulServer(uvicorn.Server):
         end.cancel()
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Give freed tensors back to the system: the C library would keep gigabytes of the states of ended sessions."""
     with contextlib.suppress(OSError, AttributeError):  # of glibc alone
         ctypes.CDLL(None).malloc_trim(0)
