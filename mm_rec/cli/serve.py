@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 _LOCAL = ("127.0.0.1", "::1", "localhost")
+_WHO = {
+    True: ", to who has a key of mmrec keys",
+    False: ", to EVERYBODY who can reach this machine (--no-keys)",
+}
 
 
 class WhenFull(StrEnum):
@@ -86,7 +90,7 @@ def serve(
     from mm_rec.serving.app import create_app
     from mm_rec.serving.models import Registry
     from mm_rec.serving.requests import Limits
-    from mm_rec.serving.run import run
+    from mm_rec.serving.run import FINISH_SECONDS, run
     from mm_rec.serving.service import Service
     from mm_rec.serving.sessions import Sessions
     from mm_rec.serving.store import Store
@@ -113,10 +117,18 @@ def serve(
     )
     names = ", ".join([*registry.named, *registry.aliases])
 
-    def tell(url: str) -> None:
-        notes.print(f"Serving {names}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
+    who = "" if host in _LOCAL else _WHO[rules.keys]
 
-    run(create_app(service, rules), host, port, tell)
+    def tell(url: str) -> None:
+        notes.print(f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
+
+    def tell_stop(answers: int) -> None:
+        what = "an answer is" if answers == 1 else f"{answers} answers are"
+        notes.print(
+            f"Stopping: {what} being finished, for {FINISH_SECONDS:.0f} seconds at most. Ctrl-C ends now."
+        )
+
+    run(create_app(service, rules), host, port, tell, tell_stop)
 
 
 def _rules(host: str, keys: bool | None, store: Store) -> Rules:

@@ -163,11 +163,12 @@ class RemoteChat:
                 "export OPENAI_API_KEY=… (on a server of mmrec's, mmrec keys create makes one)"
             )
         if status == 404:
-            missing = f"has no model {self.model!r}, or " if self.model else ""
-            return ConfigError(
-                f"{self._url} {missing}is not the URL of an API (404){words}. "
-                f"{self._url}/models lists the models; the URL usually ends with /v1"
-            )
+            wrong = [f"has no model {self.model!r}"] if self.model else []
+            advice = f"{self._url}/models lists the models"
+            if not wrong or error.code != "model_not_found":
+                wrong.append("is not the URL of an API")
+                advice += "; the URL usually ends with /v1"
+            return ConfigError(f"{self._url} {', or '.join(wrong)} (404){words}. {advice}")
         if status == 429:
             wait = error.response.headers.get("retry-after")
             when = f"in {shortened(wait, self._key)} seconds" if wait else "later"

@@ -8,12 +8,14 @@ from pathlib import Path
 from mm_rec.errors import CheckpointError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_OWN = ("runs", "quickstart")  # where mmrec itself writes models: nobody means an owner of the hub's
 _FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja"]  # no pickles, no code
 
 
 def is_hub_name(name: str) -> bool:
     """Whether this may be a model of the hub, "owner/name": its owner is no folder here."""
-    return _NAME.fullmatch(name) is not None and not Path(name.split("/", maxsplit=1)[0]).exists()
+    owner = name.split("/", maxsplit=1)[0]
+    return _NAME.fullmatch(name) is not None and owner not in _OWN and not Path(owner).exists()
 
 
 def fetch_model(name: str) -> Path:

@@ -40,7 +40,8 @@ def find_model(path: Path | str) -> Path:
     if not path.exists() and is_hub_name(path.as_posix()):
         path = fetch_model(path.as_posix())
     if not path.exists():
-        raise CheckpointError(f"{path}: no model here: there is no such file or folder. Check the name")
+        made = " (mmrec quickstart makes it)" if path.parts[:1] == ("quickstart",) else ""
+        raise CheckpointError(f"{path}: no model here: there is no such file or folder{made}. Check the name")
     _refuse_gguf(path)
     candidates = [path, path / "final", path / "best", path / "model"]
     candidates += sorted((path / "checkpoints").glob("step-*/model"), reverse=True)
@@ -53,8 +54,18 @@ def find_model(path: Path | str) -> Path:
         )
     raise CheckpointError(
         f"{path}: no model here (looked for config.json in it, in final/, best/ and checkpoints/). "
-        "Give a model folder, a run folder, or a final_checkpoint.pt"
+        f"Give a model folder, a run folder, or a final_checkpoint.pt{_suggestion(path)}"
     )
+
+
+def _suggestion(folder: Path) -> str:
+    """The models one folder further down, as a question."""
+    found = {
+        config.relative_to(folder).parts[0]
+        for depth in ("*", "*/final")
+        for config in folder.glob(f"{depth}/config.json")
+    }
+    return f". Did you mean {' or '.join(str(folder / name) for name in sorted(found)[:3])}?" if found else ""
 
 
 def _refuse_gguf(path: Path) -> None:

@@ -26,7 +26,7 @@ _CODES = {
 # Parts of a place that name no field: where it is, and which type of several was tried there.
 _TAG = re.compile(r"body|query|path|str|int|float|bool|list|dict|none|[A-Z]\w*|.*[\[(].*", re.DOTALL)
 _STATUS = {
-    404: "there is nothing at this address; docs/openai.md lists what there is",
+    404: "there is nothing at this address; the API's begin with /v1, and docs/openai.md lists them",
     405: "this address does not take this method; docs/openai.md lists what there is",
 }
 
@@ -90,7 +90,8 @@ def _of_validation(found: dict[str, Any]) -> ApiError:
     """One of pydantic's errors, with the field that it is about, as messages[0].content."""
     kind = found["type"]
     if kind == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {found['ctx']['error']}", None, "invalid_json")
+        why = f"the body is not JSON: {found['ctx']['error']}, after {found['loc'][-1]:,} characters"
+        return ApiError(400, why, None, "invalid_json")
     if found["loc"] == ("body",):
         return ApiError(400, "send a JSON object, with Content-Type: application/json", None, "invalid_json")
     *path, last = found["loc"]

@@ -76,14 +76,15 @@ class Gate:
 
     async def _owner(self, headers: Headers) -> str:
         scheme, _, text = headers.get("authorization", "").partition(" ")
-        key = None
+        key, why = (
+            None,
+            "this server needs an API key: send Authorization: Bearer KEY (mmrec keys create makes one)",
+        )
         if scheme.lower() == "bearer" and text:
             key = await asyncio.to_thread(verify_key, self._store, text.strip())
+            why = "this API key is unknown, revoked or expired: mmrec keys list shows all, mmrec keys create makes one"
         if key is None:
-            raise ApiError(
-                401, "this server needs an API key: send Authorization: Bearer KEY (mmrec keys create makes one)",
-                code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
+            raise ApiError(401, why, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         refusal = await asyncio.to_thread(self._limits.admit, key)
         if refusal is not None:
             raise ApiError(

@@ -128,7 +128,8 @@ class Registry:
                 self._add(Served(f"{model.name}:{adapter}", model, adapter))
         for alias, name in self.aliases.items():
             if name not in self.named:
-                raise ConfigError(f"--alias {alias}={name}: there is no model {name!r}; {self._choices()}")
+                known = ", ".join(self.named)
+                raise ConfigError(f"--alias {alias}={name}: there is no model {name!r}; there are {known}")
             if alias in self.named:
                 raise ConfigError(f"--alias {alias}={name}: {alias!r} is the name of a model already")
         self.aliases = (

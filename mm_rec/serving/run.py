@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import math
+import os
 import socket
+import threading
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,9 +25,17 @@ _CLOSE_SECONDS = 5  # for the rest to be told
 
 
 class GracefulServer(uvicorn.Server):
-    """Lets answers be finished for a while, then ends them with an error that their clients understand."""
+    """Lets answers be finished for a while, then ends them with an error that their clients understand.
 
-    def __init__(self, app: FastAPI, finish_seconds: float = FINISH_SECONDS) -> None:
+    `tell` is called, where there are any, with how many are being finished. Asked to stop again, it ends them at once.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        finish_seconds: float = FINISH_SECONDS,
+        tell: Callable[[int], None] = lambda answers: None,
+    ) -> None:
         limit = math.ceil(finish_seconds) + _CLOSE_SECONDS
         super().__init__(
             uvicorn.Config(
@@ -35,7 +47,14 @@ class GracefulServer(uvicorn.Server):
             )
         )
         self._registry: Registry = app.state.service.registry
-        self._finish_seconds = finish_seconds
+        self._finish_seconds, self._tell = finish_seconds, tell
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by uvicorn for a signal to stop."""
+        if self.should_exit:  # not uvicorn's way, which cuts its streams off
+            threading.Thread(target=self._registry.close, daemon=True).start()
+        else:
+            super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second: whether to stop."""
@@ -45,6 +64,8 @@ class GracefulServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking requests, and wait for those that are being answered."""
+        if answers := self._registry.batcher.active + self._registry.batcher.waiting:
+            self._tell(answers)
         loop = asyncio.get_running_loop()
         end = loop.call_later(self._finish_seconds, lambda: loop.run_in_executor(None, self._registry.close))
         await super().shutdown(sockets)
@@ -57,16 +78,31 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def run(app: FastAPI, host: str, port: int, tell: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM; `tell` gets the address once it is open. Raises ConfigError where it is taken."""
+def run(
+    app: FastAPI, host: str, port: int, tell: Callable[[str], None], tell_stop: Callable[[int], None]
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; raises ConfigError where the address cannot be had.
+
+    `tell` gets the address once it is open, `tell_stop` the number of answers that are still being finished at the end.
+    """
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         opened = socket.create_server(info[4][:2], family=info[0], backlog=2048)
     except OSError as error:
-        raise ConfigError(
-            f"the server cannot listen at {host}:{port} ({error.strerror}). Choose another: --port {port + 1}"
-        ) from error
+        raise ConfigError(_why_not(host, port, error)) from error
     with opened:
         shown = f"[{host}]" if ":" in host else host
         tell(f"http://{shown}:{opened.getsockname()[1]}")
-        GracefulServer(app).run(sockets=[opened])
+        GracefulServer(app, tell=tell_stop).run(sockets=[opened])
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"something listens at {host}:{port} already, perhaps another mmrec serve. Choose another port: "
+            f"--port {port + 1}, or --port 0 for any that is free"
+        )
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine. --host 127.0.0.1 is its own, 0.0.0.0 all that it has"
+    reason = os.strerror(error.errno or 0)
+    return f"the server cannot listen at {host}:{port} ({reason}). Choose another port: --port 8000"

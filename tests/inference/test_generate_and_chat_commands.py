@@ -151,6 +151,13 @@ def test_ctrl_c_ends_the_reply_between_tokens_and_not_the_conversation(
 def test_mistakes_are_user_errors(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model here"):
         run("generate", tmp_path / "absent", "--prompt", "x")
+    (tmp_path / "all" / "sft" / "final").mkdir(parents=True)
+    (tmp_path / "all" / "sft" / "final" / "config.json").touch()
+    with pytest.raises(CheckpointError, match=r"Did you mean .*all/sft\?"):
+        run("generate", tmp_path / "all", "--prompt", "x")
+    for own in ("runs/absent", "quickstart/absent"):  # no names of the hub
+        with pytest.raises(CheckpointError, match="no such file or folder"):
+            run("generate", own, "--prompt", "x")
     with pytest.raises(ConfigError, match="mmrec generate: temperature"):
         run("generate", folder, "--prompt", "x", "--temperature", -1)
     with pytest.raises(ConfigError, match="mmrec chat: top_p"):

@@ -22,7 +22,7 @@ HERE = (
     "models",
     "responses",
 )  # resources that are shown call by call
-LISTED = r"docs/openai\.md lists what there is"
+LISTED = r"docs/openai\.md lists"
 METHODS = {"get", "post", "delete", "put", "patch"}
 
 

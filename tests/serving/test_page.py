@@ -447,7 +447,7 @@ def test_a_key_is_asked_for_and_kept_for_this_visit_alone(
         expect(field).to_have_value("")
         expect(field).to_be_focused()
         at.say("May I?")
-        expect(at.page.locator("#wrong")).to_have_text(re.compile("^this server needs an API key"))
+        expect(at.page.locator("#wrong")).to_have_text(re.compile("^this API key is unknown"))
         field.fill(text)
         at.page.get_by_role("button", name="Use").click()
         expect(field).to_be_hidden()

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from mm_rec.cli import serve
 from mm_rec.errors import CheckpointError, ConfigError
+from mm_rec.inference.text_stream import stop_ids
 from mm_rec.models.loading import save_model
 from mm_rec.serving.keys import create_key
 from mm_rec.serving.store import Store
@@ -104,6 +105,24 @@ def test_sigterm_ends_it(quickstart: Served) -> None:
     assert quickstart.process.returncode in (0, -signal.SIGTERM) and "Traceback" not in said
 
 
+def test_ctrl_c_says_what_it_waits_for_and_a_second_one_ends_at_once(
+    quickstart: Served, chat_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    assert quickstart.process.stderr is not None
+    never = {str(token): -100 for token in stop_ids(chat_tokenizer)}
+    endless = {**HI, "max_tokens": 8_192, "stream": True, "logit_bias": never}
+    with httpx.stream("POST", f"{quickstart.url}/v1/chat/completions", json=endless, timeout=60) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        quickstart.process.send_signal(signal.SIGINT)
+        assert "an answer is being finished" in quickstart.process.stderr.readline()
+        quickstart.process.send_signal(signal.SIGINT)
+        assert '"code":"shutting_down"' in [line for line in lines if line][-1]
+    _, said = quickstart.process.communicate(timeout=20)
+    assert quickstart.process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in said
+
+
 def refused(tmp_path: Path, *arguments: object) -> str:
     """What the command says where it does not serve."""
     before = Path.cwd()
@@ -125,7 +144,9 @@ def test_mistakes_are_told_with_what_to_do(model: Path, tmp_path: Path) -> None:
     assert "there is no model 'x'" in refused(tmp_path, model, "--alias", "gpt-4=x")
     assert "two models" in refused(tmp_path, model, model)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "--port" in refused(tmp_path, model, "--port", taken.getsockname()[1])
+        said = refused(tmp_path, model, "--port", taken.getsockname()[1])
+        assert "something listens" in said and "--port" in said
+    assert "no address of this machine" in refused(tmp_path, model, "--host", "192.0.2.1", "--no-keys")
 
 
 def test_nothing_to_serve_says_how_to_make_it(tmp_path: Path) -> None:
