@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 _LOCAL = ("127.0.0.1", "::1", "localhost")
-_WHO = {
-    True: ", to who has a key of mmrec keys",
-    False: ", to EVERYBODY who can reach this machine (--no-keys)",
-}
 
 
 class WhenFull(StrEnum):
@@ -117,7 +113,9 @@ def serve(
     )
     names = ", ".join([*registry.named, *registry.aliases])
 
-    who = "" if host in _LOCAL else _WHO[rules.keys]
+    who = "" if host in _LOCAL else " to EVERYBODY who can reach this machine (--no-keys)"
+    if rules.keys:
+        who = " to those who have a key (mmrec keys)"
 
     def tell(url: str) -> None:
         notes.print(f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")

@@ -76,10 +76,8 @@ class Gate:
 
     async def _owner(self, headers: Headers) -> str:
         scheme, _, text = headers.get("authorization", "").partition(" ")
-        key, why = (
-            None,
-            "this server needs an API key: send Authorization: Bearer KEY (mmrec keys create makes one)",
-        )
+        key = None
+        why = "this server needs an API key: send Authorization: Bearer KEY (mmrec keys create makes one)"
         if scheme.lower() == "bearer" and text:
             key = await asyncio.to_thread(verify_key, self._store, text.strip())
             why = "this API key is unknown, revoked or expired: mmrec keys list shows all, mmrec keys create makes one"

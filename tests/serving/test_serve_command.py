@@ -160,6 +160,7 @@ def test_another_address_answers_who_has_a_key(model: Path, tmp_path: Path) -> N
     store.close()
     served = Served(tmp_path, f"mine={model}", "--alias", "gpt-4=mine", "--host", "0.0.0.0")
     try:
+        assert "to those who have a key" in served.said
         url = served.url.replace("0.0.0.0", "127.0.0.1")
         assert httpx.get(f"{url}/v1/models").status_code == 401
         listed = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {text}"}).json()["data"]
