@@ -73,3 +73,9 @@ class TrainingStopped(MMRecError):
 
 class ProofError(MMRecError):
     """A proof that failed: two things that must be equal were not."""
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """Somebody else's words in a message: on one line, and of at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"

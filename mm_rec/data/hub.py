@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm_rec.data.catalogue import Source
-from mm_rec.errors import ConfigError, DataError, MissingExtraError, UserError
+from mm_rec.errors import ConfigError, DataError, MissingExtraError, UserError, shortened
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -159,11 +159,11 @@ def _explain(
     where = str(local or source.hub)
     if match := re.match(r"BuilderConfig '(.*?)' not found\. Available: (.*)", text):
         return ConfigError(
-            f"{where} has no part called {match[1]!r}; it has {_shorten(match[2])}. Check --language"
+            f"{where} has no part called {match[1]!r}; it has {shortened(match[2])}. Check --language"
         )
     if match := re.match(r"Bad split: (.*?)\. Available splits: (.*)", text):
         return ConfigError(
-            f"{where} has no split {match[1]!r}; it has {_shorten(match[2])}. Choose with --split"
+            f"{where} has no split {match[1]!r}; it has {shortened(match[2])}. Choose with --split"
         )
     if "scripts are no longer supported" in text:
         return DataError(
@@ -174,7 +174,7 @@ def _explain(
         done = (
             "" if rows is None else f" after row {rows:,}; the finished shards stay, the same command goes on"
         )
-        return DataError(f"reading {where} failed ({type(error).__name__}: {_shorten(text)}){done}")
+        return DataError(f"reading {where} failed ({type(error).__name__}: {shortened(text)}){done}")
     return DataError(f"{_hub_trouble(error, source)} {_ELSEWHERE}")
 
 
@@ -198,13 +198,10 @@ def _hub_trouble(error: Exception, source: Source) -> str:
             "`hf auth login` if it is yours."
         )
     if isinstance(error, (ConnectionError, TimeoutError, httpx.TransportError)):
-        return f"the hub cannot be reached ({_shorten(text)}). Check the connection, and HF_HUB_OFFLINE."
+        return f"the hub cannot be reached ({shortened(text)}). Check the connection, and HF_HUB_OFFLINE."
     if isinstance(error, FileNotFoundError):
-        return f"{source.hub} holds no such files ({_shorten(text)}); they may have moved: see {source.page}."
+        return (
+            f"{source.hub} holds no such files ({shortened(text)}); they may have moved: see {source.page}."
+        )
     answer = f"HTTP status {status}" if status else type(error).__name__
-    return f"the hub did not give {source.hub} ({answer}: {_shorten(text)}); try again later."
-
-
-def _shorten(text: str, length: int = 300) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return f"the hub did not give {source.hub} ({answer}: {shortened(text)}); try again later."

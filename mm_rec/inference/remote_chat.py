@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.errors import ConfigError, DataError, UserError
-from mm_rec.inference.openai_client import import_openai, said, shortened
+from mm_rec.inference.openai_client import import_openai, said, without_key
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError
@@ -126,14 +126,14 @@ class RemoteChat:
 
     def _not_openai(self, what: str) -> DataError:
         return DataError(
-            f"the answer is not a chat completion ({shortened(what, self._key)}). Is this the URL of an "
+            f"the answer is not a chat completion ({without_key(what, self._key)}). Is this the URL of an "
             "OpenAI-compatible server? It usually ends with /v1",
             self._url,
         )
 
     def _lost(self, why: str) -> DataError:
         return DataError(
-            f"the answer broke off ({shortened(why, self._key)}). What came of it is kept; ask for the "
+            f"the answer broke off ({without_key(why, self._key)}). What came of it is kept; ask for the "
             "rest, or look after the server",
             self._url,
         )
@@ -149,7 +149,7 @@ class RemoteChat:
             return DataError("the server does not answer. Is it overloaded? Try again later", self._url)
         if isinstance(error, self._openai.APIConnectionError):
             return ConfigError(
-                f"{self._url}: nothing answers there ({shortened(why, self._key)}). Is the server running "
+                f"{self._url}: nothing answers there ({without_key(why, self._key)}). Is the server running "
                 "(mmrec serve)? Check --url, and HTTPS_PROXY and NO_PROXY if there is a proxy"
             )
         return DataError(f"the server failed{said(error, self._key)}. Try again", self._url)
@@ -171,7 +171,7 @@ class RemoteChat:
             return ConfigError(f"{self._url} {', or '.join(wrong)} (404){words}. {advice}")
         if status == 429:
             wait = error.response.headers.get("retry-after")
-            when = f"in {shortened(wait, self._key)} seconds" if wait else "later"
+            when = f"in {without_key(wait, self._key)} seconds" if wait else "later"
             return DataError(f"the server has too much to do (429){words}. Try again {when}", self._url)
         if status >= 500:
             return DataError(f"the server failed ({status}){words}. Try again", self._url)

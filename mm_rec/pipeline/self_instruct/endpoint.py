@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mm_rec.errors import ConfigError, DataError, UserError
-from mm_rec.inference.openai_client import import_openai, said, shortened
+from mm_rec.inference.openai_client import import_openai, said, without_key
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError
@@ -74,7 +74,7 @@ class ChatEndpoint:
 
     def _not_openai(self, text: str) -> DataError:
         return DataError(
-            f"the answer is not a chat completion: {shortened(text, self._key)} Is this the base URL of an "
+            f"the answer is not a chat completion: {without_key(text, self._key)} Is this the base URL of an "
             "OpenAI-compatible API? It usually ends with /v1",
             self.url,
         )
@@ -89,7 +89,7 @@ class ChatEndpoint:
                 self.url,
             )
         return ConfigError(
-            f"{self.url}: nothing answers there ({shortened(str(error.__cause__ or error), self._key)}). "
+            f"{self.url}: nothing answers there ({without_key(str(error.__cause__ or error), self._key)}). "
             "Is the server running? Check --endpoint, and HTTPS_PROXY and NO_PROXY if there is a proxy"
         )
 
