@@ -11,8 +11,8 @@ from typing import Any, Literal
 from mm_rec.data.corpus import SHARD_BYTES, Corpus, write_corpus
 from mm_rec.data.reading.formats import DocumentsRule
 from mm_rec.data.reading.locations import SourceFile
-from mm_rec.data.sources import ReadCounts, documents_rule, find_files, read_documents
-from mm_rec.data.split import Split, document_hash, plan_split
+from mm_rec.data.sources import ReadCounts, find_files, fitting_rule, read_documents
+from mm_rec.data.split import MUCH, Split, document_hash, plan_end, plan_split
 from mm_rec.errors import DataError
 from mm_rec.runs.files import read_json, remove, write_json
 
@@ -20,7 +20,7 @@ Side = Literal["train", "validation"]
 _MINIMUM = 0.01
 _RECORD = "split.json"
 _RULES = {"file": "a whole file", "blank-line": "a block between blank lines", "line": "a line"}
-_MUCH = 0.2  # a larger share of held-out text is probably not what was wanted
+_NAMES = {"file": "file", "blank-line": "block", "line": "line"}
 
 
 def side_texts(
@@ -29,26 +29,23 @@ def side_texts(
     validation_files: Sequence[SourceFile],
     text_field: str,
     documents: DocumentsRule,
-    threshold: float,
-    held_out: frozenset[float],
+    divided: Callable[[str], tuple[str | None, str | None]],
 ) -> Iterator[str]:
-    """Stream the documents of one side: validation's have a hash below `threshold`, or are those of separate files.
-
-    Those with a hash in `held_out` are on neither side.
-    """
+    """Stream the documents of one side: what `divided` gives (training, validation) of each, or separate files."""
     if side == "validation" and validation_files:
         yield from (item.text for item in read_documents(validation_files, text_field, documents))
         return
     for item in read_documents(files, text_field, documents):
-        key = document_hash(item.text)
-        if key not in held_out and (key < threshold) == (side == "validation"):
-            yield item.text
+        part = divided(item.text)[side == "validation"]
+        if part is not None:
+            yield part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourcePlan:
     """Sources that were read once from end to end, and which of their documents are held out.
 
+    `too_coarse` is the usual rule of .txt where that gives one document and `documents`, a finer one, gives more.
     `held_out` are the hashes of documents that are held out elsewhere, in separate validation files or by another
     source; a training document of the same text is left out of training, so that validation never measures what was
     learnt by heart (`left_out` counts them).
@@ -58,6 +55,7 @@ class SourcePlan:
     validation_files: list[SourceFile]
     text_field: str
     documents: DocumentsRule
+    too_coarse: DocumentsRule | None
     split: Split
     blank: int
     held_out: frozenset[float]
@@ -71,9 +69,11 @@ class SourcePlan:
             self.validation_files,
             self.text_field,
             self.documents,
-            self.split.threshold,
-            self.held_out,
+            self._divided,
         )
+
+    def _divided(self, text: str) -> tuple[str | None, str | None]:
+        return (None, None) if document_hash(text) in self.held_out else self.split.divided(text)
 
     def text_bytes(self, side: Side) -> int:
         """Bytes of UTF-8 text on one side."""
@@ -86,16 +86,18 @@ class SourcePlan:
         how = {
             "hash": f"documents whose hash is below {split.threshold:g}",
             "lowest-hash": f"the documents of lowest hash (below {split.threshold:.6g})",
+            "end": "the end of the text, because it is one document",
             "files": f"{len(self.validation_files)} separate files",
         }
         share = split.validation_bytes / split.bytes
+        why = f", because there is one {_NAMES[self.too_coarse]}" if self.too_coarse else ""
         lines = [
             f"{len(self.files)} files, {split.bytes / 1e6:,.1f} MB; a document is a row of .jsonl, "
-            f"{_RULES[self.documents]} of .txt (--documents {self.documents})",
+            f"{_RULES[self.documents]} of .txt (--documents {self.documents}{why})",
             f"held out for validation: {how[split.rule]}: {split.validation_documents:,} of "
             f"{split.documents:,} documents, {share:.2%} of the text",
         ]
-        if share > _MUCH and split.rule != "files":
+        if share > MUCH and split.rule != "files":
             lines.append(
                 f"warning: {share:.0%} of the text is held out, because documents are few and large. "
                 "Smaller documents (--documents line or blank-line) split more evenly"
@@ -138,7 +140,7 @@ def plan_sources(
 ) -> SourcePlan:
     """Read all sources once, so that bad input is found now, and plan what is held out."""
     files = find_files(sources)
-    rule = documents_rule(files, documents)
+    rule, too_coarse, enough = fitting_rule(files, text_field, documents, bool(validation_sources))
     counts = ReadCounts()
     texts = (item.text for item in read_documents(files, text_field, rule, counts))
     validation_files = find_files(validation_sources) if validation_sources else []
@@ -147,13 +149,16 @@ def plan_sources(
     if validation_files:
         held = (item.text for item in read_documents(validation_files, text_field, rule, counts))
         split, held_out, left_out = _hold_out_files(texts, held, files)
-    else:
+    elif enough:
         split = plan_split(texts, validation_fraction, min(_MINIMUM, validation_fraction))
+    else:
+        split = plan_end(texts, validation_fraction)
     return SourcePlan(
         files=files,
         validation_files=validation_files,
         text_field=text_field,
         documents=rule,
+        too_coarse=too_coarse,
         split=split,
         blank=counts.blank,
         held_out=held_out,
@@ -171,10 +176,13 @@ def plan_groups(groups: Mapping[str, Sequence[Path | str]], **options: Any) -> d
 
 def _set_apart(plan: SourcePlan, plans: list[SourcePlan]) -> SourcePlan:
     """Leave out of a source's training what the sources with a higher threshold hold out."""
-    higher = [other for other in plans if other.split.threshold > plan.split.threshold]
-    keys = {document_hash(text) for other in higher for text in other.texts("validation")}
-    held_out = frozenset(key for key in keys if key >= plan.split.threshold)
-    left_out = sum(document_hash(text) in held_out for text in plan.texts("train")) if held_out else 0
+    others = [
+        other for other in plans if other.split.threshold > plan.split.threshold or plan.split.kept
+    ]
+    keys = {document_hash(text) for other in others for text in other.texts("validation")}
+    held_out = frozenset(key for key in keys if not plan.split.holds(key))
+    documents = read_documents(plan.files, plan.text_field, plan.documents) if held_out else ()
+    left_out = sum(document_hash(document.text) in held_out for document in documents)
     if not left_out:
         return plan
     return dataclasses.replace(plan, held_out=plan.held_out | held_out, left_out=plan.left_out + left_out)

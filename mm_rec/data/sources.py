@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 from mm_rec.data.reading.formats import DocumentsRule, row_texts, txt_texts
 from mm_rec.data.reading.locations import (
@@ -29,6 +30,7 @@ from mm_rec.data.reading.problems import ProblemError, Report, fault, stop
 from mm_rec.errors import DataError, MissingExtraError
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
+_RULES: tuple[DocumentsRule, ...] = get_args(DocumentsRule)  # from coarse to fine
 
 _CONVERSIONS = {
     ".json": "write one object a line: jq -c '.[]' FILE.json > FILE.jsonl",
@@ -75,6 +77,33 @@ def documents_rule(files: Sequence[SourceFile], chosen: DocumentsRule | None = N
     if chosen is not None:
         return chosen
     return "blank-line" if sum(file_kind(file) == "txt" for file in files) == 1 else "file"
+
+
+class FittingRule(NamedTuple):
+    """A rule that cuts .txt, the coarser one that it stands for, if any, and whether it gives two documents."""
+
+    rule: DocumentsRule
+    too_coarse: DocumentsRule | None
+    enough: bool
+
+
+def fitting_rule(
+    files: Sequence[SourceFile], text_field: str, chosen: DocumentsRule | None, one_will_do: bool
+) -> FittingRule:
+    """The choice, or the coarsest rule from `documents_rule` on that gives two different documents.
+
+    Reads until it finds two. Where no rule gives two, or one document will do, it is that of `documents_rule`.
+    """
+    first = documents_rule(files, chosen)
+    if one_will_do:
+        return FittingRule(first, None, True)
+    finer = _RULES[_RULES.index(first) :] if chosen is None else (first,)
+    for rule in finer if any(file_kind(file) == "txt" for file in files) else (first,):
+        texts = (item.text for item in read_documents(files, text_field, rule))
+        beginning = next(texts, None)
+        if any(text != beginning for text in texts):
+            return FittingRule(rule, None if rule == first else first, True)
+    return FittingRule(first, None, False)
 
 
 def read_documents(

@@ -23,7 +23,7 @@ from mm_rec.data.mixing import Mixture, source_seed
 from mm_rec.data.prepare import Side, side_texts
 from mm_rec.data.reading.formats import DocumentsRule
 from mm_rec.data.reading.locations import SourceFile, file_size
-from mm_rec.data.sources import documents_rule, find_files, read_documents
+from mm_rec.data.sources import find_files, fitting_rule, read_documents
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, DataError
 from mm_rec.tokenizers.loading import encode_documents, fingerprint
@@ -55,9 +55,12 @@ class StreamSource:
             self.validation_files,
             self.text_field,
             self.documents,
-            self.threshold,
-            self.held_out,
+            self._divided,
         )
+
+    def _divided(self, text: str) -> tuple[str | None, str | None]:
+        key = document_hash(text)
+        return (text if self.trains(key) else None), (text if key < self.threshold else None)
 
     def trains(self, key: float) -> bool:
         """Whether a document of this hash may enter training."""
@@ -87,8 +90,8 @@ def first_held_out(source: StreamSource, tokenizer: Any, tokens: int) -> Iterato
         yield text
     if not taken:
         raise DataError(
-            f"of the source {source.name!r} no document is held out, because it has few. Cut it into more with "
-            "--documents line or blank-line, raise data.validation_fraction, or name --validation FILES"
+            f"of the source {source.name!r} no document is held out, because it has few. Leave out --stream, "
+            "cut it into more with --documents line, raise data.validation_fraction, or name --validation FILES"
         )
 
 
@@ -350,7 +353,7 @@ def plan_streams(
     validation_files = find_files(validation_sources) if validation_sources else []
     for name, paths in groups.items():
         files = find_files(paths)
-        rule = documents_rule(files, documents)
+        rule = fitting_rule(files, text_field, documents, bool(validation_files)).rule
         held = read_documents(validation_files, text_field, rule) if validation_files else iter(())
         streams[name] = StreamSource(
             name=name,

@@ -25,6 +25,7 @@ from mm_rec.data.conversations.packing import (
 from mm_rec.data.conversations.rendering import Rendered
 from mm_rec.data.mixing import Mixture
 from mm_rec.data.prepare import PreparedCorpus
+from mm_rec.data.split import MUCH
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.answers import Question
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
@@ -205,10 +206,16 @@ def plan_rows(
     """Choose the length of rows and how many a step reads, and say how much there is to learn."""
     lengths = [len(one.ids) for rendered in examples.train.values() for one in rendered]
     learnt = sum(int(one.learnt.sum()) for rendered in examples.train.values() for one in rendered)
+    share = len(examples.held_out) / (len(lengths) + len(examples.held_out))
     reporter.say(
-        f"{len(lengths):,} examples to train on, {len(examples.held_out):,} held out; {sum(lengths):,} tokens, "
-        f"{learnt:,} of them learnt; the longest has {max(lengths):,}"
+        f"{len(lengths):,} examples to train on, {len(examples.held_out):,} held out ({share:.1%}); "
+        f"{sum(lengths):,} tokens, {learnt:,} of them learnt; the longest has {max(lengths):,}"
     )
+    if share > max(MUCH, 2 * section.validation_fraction) and not section.validation:
+        reporter.say(
+            f"warning: {share:.0%} of the examples are held out, and {section.validation_fraction:.0%} was asked for: "
+            "different ones are few. Give more, or name files to hold out with --validation"
+        )
     held = [len(one.ids) for one in examples.held_out]
     seq_len = section.seq_len or _row_length(section, config, [*lengths, *held])
     return RunExamples(

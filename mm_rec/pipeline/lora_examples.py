@@ -13,7 +13,7 @@ from mm_rec.data.conversations.rendering import Rendered
 from mm_rec.data.mixing import group_sources
 from mm_rec.data.slicing import Slices, read_text_files, slice_documents
 from mm_rec.data.sources import Document
-from mm_rec.data.split import plan_split
+from mm_rec.data.split import plan_end, plan_split
 from mm_rec.data.templated import find_format, render_rows
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.evaluation.answers import beginning
@@ -183,25 +183,29 @@ class _Text:
         )
 
     def _held_out(self, train: dict[str, list[Document]]) -> tuple[dict[str, list[Document]], list[Document]]:
+        """Both sides: parts between the hard cuts, or paragraphs where those are few, or lines, or the text's end."""
         fraction = self.section.validation_fraction
         everything = [document for documents in train.values() for document in documents]
-        cut = self.slicing.hard_cut
+        cuts = [_PARAGRAPH, "\n"]
+        if len(_parts(everything, self.slicing.hard_cut)) >= 1 / fraction:  # or a part would be far too much
+            cuts.insert(0, self.slicing.hard_cut)
+        cut = next((cut for cut in cuts if len(set(_parts(everything, cut))) > 1), "")
         parts = _parts(everything, cut)
-        if len(parts) < 1 / fraction:  # so few that a part would be far too much
-            cut = _PARAGRAPH
-            parts = _parts(everything, cut)
-        if len(parts) < 2:
-            raise DataError(
-                "the text is one paragraph, and none can be held out. Name --validation files, or give more"
-            )
-        split = plan_split(parts, fraction)
-        both: dict[bool, dict[str, list[Document]]] = {True: {}, False: {}}
-        for name, documents in train.items():
-            for document in documents:
-                for held in (False, True):
-                    kept = [text for text in _parts([document], cut) if split.is_validation(text) == held]
-                    both[held].setdefault(name, []).append(replace(document, text=cut.join(kept)))
-        return both[False], [document for documents in both[True].values() for document in documents]
+        split = plan_split(parts, fraction) if len(set(parts)) > 1 else plan_end(parts, fraction)
+        what = "text, its end, because it is one line" if split.rule == "end" else "parts"
+        what = {_PARAGRAPH: "paragraphs", "\n": "lines"}.get(cut, what)
+        share = split.validation_bytes / split.bytes
+        self.notes.append(
+            f"held out: {split.validation_documents:,} of {split.documents:,} "
+            f"{what}, {share:.1%} of the text"
+        )
+
+        def side(document: Document, number: int) -> Document:
+            pieces = (split.divided(part)[number] for part in _parts([document], cut))
+            return replace(document, text=cut.join(piece for piece in pieces if piece is not None))
+
+        kept = {name: [side(document, 0) for document in documents] for name, documents in train.items()}
+        return kept, [side(document, 1) for document in everything]
 
 
 def _parts(documents: Sequence[Document], cut: str) -> list[str]:

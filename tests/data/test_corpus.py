@@ -14,6 +14,7 @@ from mm_rec.cli.data import app
 from mm_rec.data import corpus as module
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.prepare import open_prepared, plan_sources, prepare_corpus
+from mm_rec.data.streaming import plan_streams
 from mm_rec.errors import ConfigError, DataError, TokenizerError
 from mm_rec.runs.files import hash_folder
 from mm_rec.tokenizers.loading import encode_documents, fingerprint
@@ -221,6 +222,45 @@ def test_sources_become_two_corpora(tmp_path: Path, sources: Path, byte_tokenize
     (tmp_path / "out" / "split.json").unlink()
     with pytest.raises(DataError, match="no finished data"):
         open_prepared(tmp_path / "out")
+
+
+ARTICLES = [f"Article {number} says what the others do not." for number in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "said"),
+    [
+        ("\n\n".join(ARTICLES), "blank-line", "--documents blank-line)"),
+        ("\n".join(ARTICLES), "line", "--documents line, because there is one block)"),
+        ("\n\n".join([ARTICLES[1] * 10] * 3), "blank-line", "held out for validation: the end of the text"),
+        (" ".join(["one", "long", "line"] * 200), "blank-line", "held out for validation: the end of the text"),
+    ],
+)
+def test_one_file_is_cut_until_something_can_be_held_out(
+    tmp_path: Path, byte_tokenizer: Any, text: str, rule: str, said: str
+) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "all.txt").write_text(text)
+    plan = plan_sources([tmp_path / "text"])
+    assert plan.documents == rule and said in "\n".join(plan.describe())
+    prepared = prepare_corpus(plan, byte_tokenizer, tmp_path / "out")
+    assert prepared.train.text_bytes == plan.text_bytes("train") > prepared.validation.text_bytes > 0
+    assert open_prepared(tmp_path / "out").record == prepared.record
+    streams = plan_streams(
+        {"text": [str(tmp_path / "text")]},
+        text_field="text", documents=None, validation_fraction=0.01, validation_sources=[],
+    )  # fmt: skip
+    assert streams["text"].documents == rule
+
+
+def test_a_rule_that_is_asked_for_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "all.txt").write_text("\n".join(ARTICLES))
+    plan = plan_sources([tmp_path / "all.txt"], documents="file")
+    assert plan.documents == "file" and plan.split.rule == "end"
+    assert "the end of the text, because it is one document" in plan.describe()[1]
+    (tmp_path / "held.txt").write_text("Something else.")
+    plan = plan_sources([tmp_path / "all.txt"], validation_sources=[tmp_path / "held.txt"])
+    assert plan.documents == "blank-line" and plan.split.rule == "files"  # one document will do
 
 
 def test_a_lopsided_split_is_said(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mm_rec.data.split import document_hash, plan_split
+from mm_rec.data.split import document_hash, plan_end, plan_split
 from mm_rec.errors import ConfigError, DataError
 
 MANY = [f"document number {i}, with some words" for i in range(5000)]
@@ -52,15 +52,40 @@ def test_at_least_one_document_stays_on_each_side() -> None:
 
 
 def test_repeated_documents_stay_together() -> None:
-    split = plan_split(["a", "b", "a", "a", "b", "c"], fraction=0.3)
+    split = plan_split(["a", "b", "a", "a", "b", "c"], fraction=0.6)
     assert [split.is_validation(text) for text in "abc"] == [True, False, True]
     assert split.validation_documents == 4
 
 
+@pytest.mark.parametrize("copies", [3, 20, 500])
+def test_a_text_that_is_much_with_its_copies_is_not_held_out_whole(copies: int) -> None:
+    for repeated in MANY[:40]:
+        documents = [repeated] * copies + MANY[40:50]
+        split = plan_split(documents, fraction=0.05)
+        held = [text for text in documents if split.is_validation(text)]
+        assert len(held) == split.validation_documents > 0
+        assert split.validation_bytes <= 0.2 * split.bytes
+        if split.kept:
+            assert split.kept == {document_hash(repeated)} == set(split.record()["kept"])
+
+
 @pytest.mark.parametrize("documents", [[], ["only one"], ["same"] * 3])
 def test_nothing_to_hold_out(documents: list[str]) -> None:
-    with pytest.raises(DataError, match=r"--documents line or --documents blank-line.*--validation"):
+    with pytest.raises(DataError, match=r"none can be held out.*Give more text.*--validation"):
         plan_split(documents)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("text", ["bir iki üç " * 50, "x" * 100, "上" * 3000, "word " * 100_000])
+def test_the_end_of_one_document(text: str, copies: int) -> None:
+    split = plan_end([text] * copies)
+    kept, held = split.divided(text)
+    assert kept and held and kept + held == text
+    assert split.rule == "end" and split.validation_bytes == copies * len(held.encode())
+    assert 0.01 <= split.validation_bytes / split.bytes < 0.12
+    assert not held.startswith(" ") and (kept.endswith(" ") or " " not in text)
+    with pytest.raises(DataError, match="too few to hold out"):
+        plan_end(["two words"])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 7.0])

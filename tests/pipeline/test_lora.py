@@ -231,7 +231,7 @@ def test_no_part_of_a_text_is_both_learnt_and_held_out(
     one = tmp_path / "one.txt"
     one.write_text("Only this.")
     single = section.changed(data=[{"path": str(one), "name": "text"}])
-    with pytest.raises(DataError, match="one paragraph, and none can be held out"):
+    with pytest.raises(DataError, match="10 characters, too few to hold out any"):
         read_lora_examples(single, tokenizer, load_model(base).config, listener)
 
 

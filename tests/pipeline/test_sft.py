@@ -32,6 +32,8 @@ from mm_rec.evaluation.answers import score_answers
 from mm_rec.evaluation.perplexity import evaluate_corpus
 from mm_rec.models.loading import load_model, load_model_and_tokenizer, save_model
 from mm_rec.models.presets import build
+from mm_rec.pipeline.conversations import read_conversation_examples
+from mm_rec.pipeline.examples import plan_rows
 from mm_rec.pipeline.pretrain import pretrain
 from mm_rec.pipeline.recipe import Recipe, read_recipe
 from mm_rec.pipeline.run import run_recipe
@@ -86,6 +88,29 @@ class _Silent:
 
 def recipe(base: Path | str, *data: Any, **changes: Any) -> Recipe:
     return Recipe.read({"sft": {"start_from": str(base), "data": list(data), **TINY, **changes}})
+
+
+def test_copies_of_one_conversation_are_not_held_out_instead_of_a_share(
+    base: Path, tmp_path: Path, listener: Any
+) -> None:
+    section = recipe(base, "unused").sft
+    assert section is not None
+    model, tokenizer = load_model_and_tokenizer(base)
+
+    def share(rows: list[str], fraction: float) -> float:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(json.dumps({"prompt": row, "response": "Yes."}) for row in rows))
+        chosen = section.changed(data=[str(path)], validation_fraction=fraction)
+        examples = read_conversation_examples(chosen, tokenizer, model.config, listener)
+        plan_rows(chosen, tokenizer, model.config, examples, None, listener)
+        return len(examples.held_out) / len(rows)
+
+    questions = [f"Is {number} a number?" for number in range(30)]
+    for repeated in questions[:10]:  # whichever hash the repeated one has
+        held = share([repeated] * 24 + questions[10:20], 0.05)
+        assert 0 < held < 0.2 and f"held out ({held:.1%})" in listener.said[-1]
+    assert share([questions[0], questions[1]], 0.05) == 0.5
+    assert listener.said[-1].startswith("warning: 50% of the examples are held out, and 5% was asked for")
 
 
 def test_a_run_leaves_everything_and_says_what_the_base_forgot(

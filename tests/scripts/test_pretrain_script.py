@@ -72,6 +72,21 @@ def test_the_documented_command_until_its_first_checkpoint_and_on(tmp_path: Path
     assert int(latest.read_text().strip().removeprefix("step-")) > first
 
 
+def test_a_folder_with_one_file_of_a_line_an_article(tmp_path: Path) -> None:
+    """What a download saved as text often leaves: one file without a blank line."""
+    (tmp_path / "text").mkdir()
+    articles = (story.text.replace("\n", " ") for story in stories(seed=6, count=12))
+    (tmp_path / "text" / "all.txt").write_text("\n".join(articles), encoding="utf-8")
+    options = ["--max_steps", "2", "--batch_size", "4", "--seq_len", "128"]
+    command = [sys.executable, str(ROOT / "mm_rec/scripts/pretrain.py"), "--data_dir", "text", *options]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "--documents line, because there is one block" in done.stdout.replace("\n", " ")
+    assert (tmp_path / "checkpoints" / "tiny" / "final_checkpoint.pt").is_file()
+
+
 def test_to_the_end_and_into_the_evaluation_script(tmp_path: Path) -> None:
     """A short run writes final_checkpoint.pt, which the other documented command reads."""
     write_text(tmp_path / "text", 60)
