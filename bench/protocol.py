@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mm_rec import processor
+
 MARK = "RESULT "
 
 
@@ -69,6 +71,7 @@ def compare(
             "peer_peak_mb": round(statistics.median(theirs["peak_mb"] for _, theirs in pairs)),
             "rounds": rounds,
             "threads": os.cpu_count(),
+            "processor": processor.describe(),
             **facts,
         }
         print(json.dumps(row), flush=True)
@@ -98,7 +101,8 @@ def peak_mb() -> float:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """The options that every benchmark has; called before torch is imported, so that MMREC_ISA holds here too."""
+    processor.prepare()
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -7,12 +7,12 @@ import platform
 import random
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from mm_rec import processor
 from mm_rec.errors import ConfigError
 
 PrecisionName = Literal["auto", "float32", "bfloat16"]
@@ -50,10 +50,8 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return Precision(torch.bfloat16 if native else torch.float32, f"{torch.cuda.get_device_name(device)}")
-    if torch.cpu._is_amx_tile_supported():
-        return Precision(torch.bfloat16, "this processor multiplies bfloat16 natively (AMX)")
-    if torch.cpu._is_avx512_bf16_supported():
-        return Precision(torch.bfloat16, "this processor multiplies bfloat16 natively (AVX-512 BF16)")
+    if processor.multiplies_bfloat16():
+        return Precision(torch.bfloat16, "this processor multiplies bfloat16 natively")
     return Precision(torch.float32, "this processor has no bfloat16 matrix product")
 
 
@@ -132,16 +130,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor.describe(),
         "threads": torch.get_num_threads(),
         "memory_bytes": memory_bytes(device),
     }
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        return platform.processor()
-    return names[0] if names else platform.machine()

@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
+from mm_rec import processor
 from mm_rec.errors import MMRecError, UserError
 
 
@@ -16,6 +17,7 @@ def run_app(app: typer.Typer, name: str, arguments: list[str] | None = None, deb
     `arguments` are those of the command line unless given; with `debug` errors of ours pass through.
     """
     try:
+        processor.prepare()  # before a command imports torch
         app(sys.argv[1:] if arguments is None else arguments)
     except SystemExit as finished:  # typer ends every command so, with its own status for wrong options
         return finished.code if isinstance(finished.code, int) else 0

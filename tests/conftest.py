@@ -8,10 +8,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from playwright.sync_api import Browser, sync_playwright
+from mm_rec import processor
+
+processor.prepare()  # before torch is imported
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from playwright.sync_api import Browser, sync_playwright  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2  # the same everywhere: results are bit-exact only for one thread count

@@ -1,0 +1,191 @@
+"""The processor: what it can do, what it is held to, and what libraries and compilers are told of that.
+
+`MMREC_ISA=x86-64-v2|x86-64-v3|native` holds a newer machine to the form of an older one (v2: SSE4.2; v3: AVX2 and FMA):
+the choice of dtype, the decoder's flags, the code that torch generates, ATen, oneDNN and, where it obeys, MKL.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from mm_rec.errors import ConfigError
+
+VARIABLE = "MMREC_ISA"
+NATIVE = "native"
+VectorIsa = Literal["amx_bf16", "avx512_bf16", "avx512", "avx2", "sse4_2", "neon", "unknown"]
+
+# What ATen, oneDNN, MKL and torch's compiler read from the environment; the names of the psABI's levels of x86-64.
+_HELD_TO = {
+    "x86-64-v2": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "TORCHINDUCTOR_CPP_MARCH": "x86-64-v2",
+    },
+    "x86-64-v3": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
+    },
+}
+# Best first: the vector instructions that decide what is fast, by torch's names of a processor's features.
+_VECTORS: dict[str, tuple[VectorIsa, ...]] = {
+    "x86_64": ("amx_bf16", "avx512_bf16", "avx512", "avx2", "sse4_2"),
+    "aarch64": ("neon",),
+}
+_FEATURES: dict[VectorIsa, tuple[str, ...]] = {
+    "amx_bf16": ("amx_bf16", "amx_tile"),
+    "avx512_bf16": ("avx512_bf16",),
+    "avx512": ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"),
+    "avx2": ("avx2", "fma3"),
+    "sse4_2": ("sse4_2",),
+    "neon": (),  # every 64-bit ARM has it
+}
+_SHOWN: dict[VectorIsa, str] = {
+    "amx_bf16": "AMX BF16",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512": "AVX-512",
+    "avx2": "AVX2",
+    "sse4_2": "SSE4.2",
+    "neon": "NEON",
+    "unknown": "no vector instructions that are known here",
+}
+
+
+def held_to() -> str | None:
+    """The level that this process is held to, None where it is the machine's own. Raises ConfigError for no level."""
+    name = os.environ.get(VARIABLE) or NATIVE
+    if name == NATIVE:
+        return None
+    if name not in _HELD_TO:
+        raise ConfigError(
+            f"{VARIABLE}={name} is no level of a processor; use {', '.join(_HELD_TO)} or {NATIVE}"
+        )
+    if _architecture() != "x86_64":
+        raise ConfigError(
+            f"{VARIABLE}={name} is a level of x86-64, and this processor is {platform.machine()}"
+        )
+    return name
+
+
+def prepare() -> None:
+    """Tell the libraries what they may use; called before torch is imported, and inherited by every child process."""
+    name = held_to()
+    if name is not None:
+        os.environ.update(_HELD_TO[name])
+    prepare_cache()
+
+
+def prepare_cache() -> None:
+    """Give torch's compiler a cache for this processor alone: its own knows nothing of what the code was made for."""
+    ours = str(Path(tempfile.gettempdir()) / f"torchinductor_{_user()}_mmrec_")
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", ours).startswith(ours):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = ours + fingerprint()
+
+
+def vector_isa() -> VectorIsa:
+    """The best vector instructions that this process may use."""
+    return best_vector_isa(_architecture(), _features(), held_to())
+
+
+def best_vector_isa(architecture: str, features: Iterable[str], held: str | None) -> VectorIsa:
+    """The best vector instructions of a processor with torch's names of features, held to a level or not."""
+    allowed = {None: None, "x86-64-v2": ("sse4_2",), "x86-64-v3": ("avx2", "sse4_2")}[held]
+    there = set(features)
+    for isa in _VECTORS.get(architecture, ()):
+        if (allowed is None or isa in allowed) and there.issuperset(_FEATURES[isa]):
+            return isa
+    return "unknown"
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether matrix products of bfloat16 are faster than those of float32, and not emulated by them."""
+    return vector_isa() in ("amx_bf16", "avx512_bf16")
+
+
+def compiler_target() -> list[str]:
+    """The flags by which g++ and clang++ compile for what this process may use."""
+    held = held_to()
+    if held is not None:
+        return [f"-march={held}"]
+    return ["-mcpu=native"] if _architecture() == "aarch64" else ["-march=native"]
+
+
+def describe() -> str:
+    """The processor in a few words, for people."""
+    isa = _SHOWN[vector_isa()]
+    held = held_to()
+    return f"{model_name()}, {isa}" if held is None else f"{model_name()}, held to {held} ({isa})"
+
+
+@functools.cache
+def model_name() -> str:
+    """The name that the system has for the processor."""
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    if platform.system() == "Darwin":
+        return _sysctl("machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def fingerprint() -> str:
+    """16 letters for the processor's instructions and what it is held to: the key of caches of compiled code."""
+    return hashlib.sha256(
+        "\0".join([platform.machine(), _flags(), held_to() or NATIVE]).encode()
+    ).hexdigest()[:16]
+
+
+def _architecture() -> str:
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+@functools.cache
+def _features() -> frozenset[str]:
+    import torch
+
+    return frozenset(name for name, there in torch.cpu.get_capabilities().items() if there is True)
+
+
+@functools.cache
+def _flags() -> str:
+    """The instructions of the processor as the system lists them, without importing torch."""
+    for line in _cpuinfo():
+        if line.startswith(("flags", "Features")):
+            return line.split(":", 1)[1].strip()
+    return model_name()
+
+
+@functools.cache
+def _cpuinfo() -> tuple[str, ...]:
+    try:
+        return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return ()
+
+
+def _sysctl(name: str) -> str | None:
+    try:
+        return subprocess.run(
+            ["sysctl", "-n", name], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name, and Windows has no pwd
+        return "user"
