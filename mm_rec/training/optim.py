@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
+from mm_rec.runtime import choose_precision
 from mm_rec.training.config import TrainingConfig
+from mm_rec.training.muon import Muon
 
 _FACTOR = "rate_factor"  # of a parameter group, times the learning rate
 _SMALLEST_MATRIX = 16  # a projection to a handful of gates is no matrix that orthogonalising would help
@@ -36,13 +38,10 @@ class OptimizerSet:
         )
         self.optimizers: list[torch.optim.Optimizer] = [adamw]
         if matrices:
-            muon = torch.optim.Muon(
-                matrices,
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-            self.optimizers.append(muon)
+            dtype = choose_precision(config.precision, matrices[0].device).dtype
+            if matrices[0].dtype == torch.float64:
+                dtype = torch.float64
+            self.optimizers.append(Muon(matrices, config.learning_rate, config.weight_decay, dtype))
 
     @property
     def parameters(self) -> list[nn.Parameter]:

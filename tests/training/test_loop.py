@@ -91,8 +91,7 @@ def test_accumulation_equals_one_batch(
         assert other_loss == pytest.approx(loss, rel=1e-12)
         for n in gradients:
             assert relative(other_gradients[n], gradients[n]) < 1e-9, n
-            # Muon orthogonalises in bfloat16, which is no function of float64 accuracy.
-            assert relative(other_weights[n], weights[n]) < (1e-9 if optimizer == "adamw" else 1e-2), n
+            assert relative(other_weights[n], weights[n]) < 1e-9, n
 
 
 def float64_objective():

@@ -1,0 +1,80 @@
+"""Muon: momentum whose matrices are made orthogonal before they are added (Jordan et al. 2024; Liu et al. 2025).
+
+`torch.optim.Muon` orthogonalises one matrix after the other, in bfloat16 whatever the processor: one without bfloat16
+products emulates them, which halves the speed of a small model's training. Here matrices of one shape are multiplied
+together, in a dtype that the machine multiplies natively; state and arithmetic are otherwise torch's.
+
+Shapes: S matrices of one shape, N rows, M columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose slope at zero is steep: Jordan et al. 2024
+_STEPS = 5
+_EPS = 1e-7
+MOMENTUM = 0.95
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised in `dtype`; updates have the root mean square of AdamW's (Liu et al. 2025).
+
+    Takes parameters (N, M). The state of each is `momentum_buffer`, as in torch.optim.Muon.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Change the parameters by their gradients."""
+        assert closure is None
+        for group in self.param_groups:
+            of_size: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    of_size[tuple(sorted(parameter.shape))].append(parameter)
+            for parameters in of_size.values():
+                self._step_together(parameters, group["lr"], group["weight_decay"])
+
+    def _step_together(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        """A step of parameters of one size, however they lie."""
+        gradients = [parameter.grad for parameter in parameters]
+        buffers = [self._momentum(parameter) for parameter in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, buffers, MOMENTUM)  # Nesterov's look ahead
+        wide = torch.stack([x if x.shape[0] <= x.shape[1] else x.mT for x in ahead])
+        updates = orthogonalise(wide.to(self.dtype)).to(wide.dtype)
+        rate = -lr * 0.2 * math.sqrt(wide.shape[2])
+        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        for parameter, update in zip(parameters, updates, strict=True):
+            parameter.add_(update if parameter.shape == update.shape else update.mT, alpha=rate)
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: singular values near 1, between 0.7 and 1.2. (S, N, M), N ≤ M.
+
+    Newton-Schulz iteration with a quintic polynomial, 5 steps (Jordan et al. 2024), in the dtype of the matrices.
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=_EPS)  # the spectral norm is then 1 at most
+    for _ in range(_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
