@@ -1,4 +1,6 @@
 # `make help` lists what there is to do. Everything is installed into $(VENV), with the versions of constraints.txt.
+# Where the CPU is all there is, the CPU build of PyTorch is far smaller (and so for the build of another GPU):
+#   make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,6 +8,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))))
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TORCH_INDEX ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -14,7 +17,7 @@ PYTEST_ARGS ?=
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-install: $(VENV)/.installed  ## install mmrec and all that the tests need into .venv (once; again when versions change)
+install: $(VENV)/.installed  ## install mmrec and what training and serving need into .venv (again when versions change)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "MM-Rec needs Python 3.11 or newer, and none was found." \
@@ -24,32 +27,39 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV); the first time this takes a few minutes (PyTorch is large)."
+	$(if $(TORCH_INDEX),$(PIP_INSTALL) --no-deps --index-url '$(TORCH_INDEX)' torch)
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing what the tests and checks need as well."
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
+	@echo "Installing what the benchmarks compare with as well."
 	$(PIP_INSTALL) --editable '.[dev,bench]'
 	@touch $@
 
 quickstart: install  ## from raw text to a small model that answers, in a few minutes
 	$(BIN)/mmrec quickstart
 
-test: install  ## run the tests (PYTEST_ARGS='tests/data -x' for a part of them)
+test: $(VENV)/.installed-dev  ## run the tests (PYTEST_ARGS='tests/data -x' for a part of them)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: lint types layers  ## ruff, mypy and the order of the layers
 
-lint: install
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict mm_rec
 
-layers: install
+layers: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
-format: install  ## let ruff sort imports and lay out the code
+format: $(VENV)/.installed-dev  ## let ruff sort imports and lay out the code
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 

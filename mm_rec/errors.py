@@ -16,6 +16,10 @@ Each message says what was wrong, the value and where, and what to do.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -64,7 +68,25 @@ class MissingExtraError(UserError):
     """A feature whose optional packages are not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs optional packages. Install them: pip install 'mm-rec[{extra}]'")
+        super().__init__(
+            f"{feature} needs optional packages. Install them: {_pip()} install 'mm-rec[{extra}]'"
+        )
+
+
+def _pip() -> str:
+    """The pip of this Python: by its name alone only where that finds no other one."""
+    found = shutil.which("pip")
+    here = Path(sys.executable)
+    return "pip" if found is not None and Path(found).parent == here.parent else f"{here} -m pip"
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str, feature: str) -> Iterator[None]:
+    """Around an import of optional packages: where one is missing, MissingExtraError names the extra that brings it."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(feature, extra) from error
 
 
 class TrainingStopped(MMRecError):

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mm_rec import processor
 
@@ -15,7 +16,9 @@ processor.prepare()  # before torch is imported
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from playwright.sync_api import Browser, sync_playwright  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2  # the same everywhere: results are bit-exact only for one thread count
@@ -57,6 +60,8 @@ def real_data() -> Callable[[str], Path]:
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     """A real browser, for the pages; a test that needs it is skipped where there is none."""
+    from playwright.sync_api import sync_playwright
+
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium; on Debian and Ubuntu: apt install chromium")

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from mm_rec.data.cleaning.steps import Cleaner, CleaningConfig
 from mm_rec.data.dedup import DedupConfig
-from mm_rec.errors import ConfigError, MissingExtraError
+from mm_rec.errors import ConfigError, needs_extra
 from mm_rec.text.normalise import dedup_key
 
-try:
+with needs_extra("cluster", "cleaning on a cluster"):
     from datatrove.data import Document
     from datatrove.executor.local import LocalPipelineExecutor
     from datatrove.executor.ray import RayPipelineExecutor
@@ -33,8 +33,6 @@ try:
     from datatrove.pipeline.writers import JsonlWriter
     from datatrove.utils.text import TextNormConfig
     from datatrove.utils.word_tokenizers import WordTokenizer
-except ImportError as missing:
-    raise MissingExtraError("cleaning on a cluster", "cluster") from missing
 
 Executor = Literal["local", "ray", "slurm"]
 

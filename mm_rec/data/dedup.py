@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mm_rec.config import Section
-from mm_rec.errors import DataError, MissingExtraError
+from mm_rec.errors import DataError, needs_extra
 from mm_rec.runs.files import atomic_path
 from mm_rec.text.normalise import dedup_key
 from mm_rec.text.overlap import combine, n_grams, n_grams_of_rows, word_numbers
@@ -157,10 +157,8 @@ def _hash(text: str) -> int:
 
 def _signatures(rows: list[list[str]], config: DedupConfig) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """MinHashes (N, hashes) of each row of words, and its number of shingles (N,)."""
-    try:
+    with needs_extra("data", "finding near-duplicates"):
         from rensa import RMinHash
-    except ImportError as error:
-        raise MissingExtraError("finding near-duplicates", "data") from error
     if not rows:
         return np.empty((0, config.hashes), np.uint32), np.empty(0, np.int64)
     numbers = word_numbers([word for row in rows for word in row])

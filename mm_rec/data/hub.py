@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm_rec.data.catalogue import Source
-from mm_rec.errors import ConfigError, DataError, MissingExtraError, UserError, shortened
+from mm_rec.errors import ConfigError, DataError, UserError, needs_extra, shortened
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -126,11 +126,9 @@ def _plain_files(
 
 def _import_datasets() -> Any:
     """Hugging Face `datasets`, without its progress bars, its chatter and its counting of downloads."""
-    try:
+    with needs_extra("data", "downloading a corpus"):
         import datasets
         import zstandard  # noqa: F401  (datasets reads .zst with it)
-    except ImportError as error:
-        raise MissingExtraError("downloading a corpus", "data") from error
     import huggingface_hub.constants
 
     datasets.disable_progress_bars()
@@ -142,8 +140,9 @@ def _import_datasets() -> Any:
 
 def _failures() -> tuple[type[Exception], ...]:
     """What `datasets` and the hub's client raise when a set cannot be reached, found or read."""
-    import zstandard
-    from datasets.exceptions import DatasetsError
+    with needs_extra("data", "downloading a corpus"):
+        import zstandard
+        from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     damaged = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)

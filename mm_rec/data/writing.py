@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mm_rec.errors import DataError, MissingExtraError
+from mm_rec.errors import DataError, needs_extra
 from mm_rec.runs.files import atomic_path
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -76,8 +76,6 @@ def _open(path: Path, suffix: str) -> Iterator[IO[bytes]]:
 
 
 def _zstandard() -> Any:
-    try:
+    with needs_extra("data", "writing .zst files"):
         import zstandard
-    except ImportError as error:
-        raise MissingExtraError("writing .zst files", "data") from error
     return zstandard

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import pydantic
 
 from mm_rec.config import Section
-from mm_rec.errors import ConfigError, MissingExtraError
+from mm_rec.errors import ConfigError
+from mm_rec.inference.openai_client import import_openai
 
 if TYPE_CHECKING:
-    import openai
+    from openai import OpenAI
 
 HIGHEST = 10
 _RULES = f"""\
@@ -80,9 +81,8 @@ def require_judge(config: JudgeConfig) -> None:
         _try(client, config)
 
 
-def _try(client: openai.OpenAI, config: JudgeConfig) -> None:
-    import openai
-
+def _try(client: OpenAI, config: JudgeConfig) -> None:
+    openai = import_openai("a judge")
     try:
         _ask(client, config, _messages(Case("user: 2 + 2?", "4", "4")))
     except openai.APIStatusError as error:
@@ -133,9 +133,8 @@ def read_verdict(text: str) -> Verdict:
     return Verdict(score, reason)
 
 
-def _judge(client: openai.OpenAI, config: JudgeConfig, case: Case) -> Verdict:
-    import openai
-
+def _judge(client: OpenAI, config: JudgeConfig, case: Case) -> Verdict:
+    openai = import_openai("a judge")
     messages = _messages(case)
     for _ in range(config.attempts):
         try:
@@ -155,20 +154,18 @@ def _messages(case: Case) -> list[dict[str, str]]:
     return [{"role": "system", "content": _RULES}, {"role": "user", "content": asked}]
 
 
-def _ask(client: openai.OpenAI, config: JudgeConfig, messages: list[dict[str, str]]) -> str:
+def _ask(client: OpenAI, config: JudgeConfig, messages: list[dict[str, str]]) -> str:
     """The text that the judge answers, likeliest tokens only."""
     given: Any = messages
     completion = client.chat.completions.create(model=config.model, messages=given, temperature=0)
     return completion.choices[0].message.content or "" if completion.choices else ""
 
 
-def _client(config: JudgeConfig) -> openai.OpenAI:
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingExtraError("A judge", "client") from error
+def _client(config: JudgeConfig) -> OpenAI:
+    openai = import_openai("a judge")
     # A server of one's own mostly asks for no key, the client always does.
     key = os.environ.get(config.api_key_env) or "none"
-    return openai.OpenAI(
+    client: OpenAI = openai.OpenAI(
         base_url=config.base_url, api_key=key, timeout=config.timeout, max_retries=config.retries
     )
+    return client

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.errors import ConfigError, DataError, MissingExtraError, TokenizerError
+from mm_rec.errors import ConfigError, DataError, TokenizerError, needs_extra
 from mm_rec.evaluation.likelihood import BATCH_TOKENS, Request, encode_request, log_likelihoods, start_ids
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
@@ -31,7 +31,7 @@ from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.runtime import choose_device
 from mm_rec.tokenizers.loading import fingerprint
 
-try:
+with needs_extra("eval", "running benchmark tasks"):
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
@@ -46,8 +46,6 @@ try:
         make_disjoint_window,
         simple_parse_args_string,
     )
-except ImportError as missing:
-    raise MissingExtraError("running benchmark tasks", "eval") from missing
 
 ROLLING_TOKENS = 8192  # the windows in which a whole document is scored, for a model without a limit
 MAX_NEW_TOKENS = 256  # for a task that does not say how long an answer may be

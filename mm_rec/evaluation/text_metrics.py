@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from mm_rec import __version__
-from mm_rec.errors import MissingExtraError
+from mm_rec.errors import needs_extra
 from mm_rec.text.rouge import lcs_length
 from mm_rec.text.words import lower, words
 
@@ -89,10 +89,8 @@ def _ngrams(text: Sequence[str], size: int) -> list[tuple[str, ...]]:
 
 
 def _sacrebleu() -> Any:
-    try:
+    with needs_extra("eval", "BLEU and chrF"):
         from sacrebleu import metrics
-    except ImportError as error:
-        raise MissingExtraError("BLEU and chrF", "eval") from error
     return metrics
 
 
@@ -109,8 +107,6 @@ class _LanguageWords:
 
 @cache
 def _rouge_scorer(language: str | None) -> Any:
-    try:
+    with needs_extra("eval", "ROUGE"):
         from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise MissingExtraError("ROUGE", "eval") from error
     return RougeScorer(list(_ROUGE), tokenizer=_LanguageWords(language))

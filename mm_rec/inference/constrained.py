@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from mm_rec.errors import ConfigError, MissingExtraError, TokenizerError
+from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.grammars import call_grammar, functions_of, json_grammar, literals_of
 from mm_rec.tokenizers.chat_template import Layout, layout_of
 from mm_rec.tokenizers.conversion import ESCAPES, SPACE, unescape
@@ -48,15 +48,13 @@ Mask = NDArray[np.bool_]
 class Grammars:
     """What a tokenizer's text can be held to; made once for each tokenizer.
 
-    `rows`: those of the model, where it has more than the tokenizer has ids. Raises MissingExtraError without
-    llguidance, and TokenizerError for a tokenizer whose pieces are neither SentencePiece's nor byte-level.
+    `rows`: those of the model, where it has more than the tokenizer has ids. Raises TokenizerError for
+    a tokenizer whose pieces are neither SentencePiece's nor byte-level.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: int | None = None) -> None:
-        try:
-            from llguidance import LLTokenizer, TokenizerWrapper
-        except ImportError as error:
-            raise MissingExtraError("structured output", "serve") from error
+        from llguidance import LLTokenizer, TokenizerWrapper
+
         if tokenizer.eos_token_id is None:
             raise TokenizerError("this tokenizer has no eos, so no text could end. Give it a chat layout")
         self.rows = max(rows or 0, vocabulary_size(tokenizer))

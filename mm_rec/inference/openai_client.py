@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mm_rec.errors import MissingExtraError, shortened
+from mm_rec.errors import needs_extra, shortened
 
 if TYPE_CHECKING:
     from openai import APIError
@@ -12,10 +12,8 @@ if TYPE_CHECKING:
 
 def import_openai(purpose: str) -> Any:
     """The module `openai`; raises MissingExtraError, which names the purpose, where it is not installed."""
-    try:
+    with needs_extra("openai", purpose):
         import openai
-    except ImportError as error:
-        raise MissingExtraError(purpose, "client") from error
     return openai
 
 

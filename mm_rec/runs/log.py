@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mm_rec.errors import MissingExtraError
+from mm_rec.errors import needs_extra
 from mm_rec.runs.files import write_text
 
 METRICS = "metrics.jsonl"
@@ -65,8 +65,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _summary_writer(folder: Path) -> Any:
-    try:
+    with needs_extra("tensorboard", "TensorBoard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("TensorBoard", "tensorboard") from error
     return SummaryWriter(str(folder))

@@ -18,33 +18,29 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mm_rec.errors import ConfigError, MissingExtraError
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    String,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.orm import sessionmaker
 
-try:
-    from sqlalchemy import (
-        URL,
-        ColumnElement,
-        Connection,
-        Engine,
-        Select,
-        String,
-        bindparam,
-        create_engine,
-        delete,
-        event,
-        func,
-        insert,
-        inspect,
-        make_url,
-        select,
-        update,
-    )
-    from sqlalchemy.dialects import postgresql, sqlite
-    from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
-    from sqlalchemy.orm import sessionmaker
-except ImportError as missing:
-    raise MissingExtraError("the server's store", "serve") from missing
-
+from mm_rec.errors import ConfigError, needs_extra
 from mm_rec.serving.tables import (
     ID_FORM,
     SCHEMA_VERSION,
@@ -324,14 +320,12 @@ def _make_engine(url: str) -> Engine:
 
 
 def _make_postgresql_engine(url: URL) -> Engine:
-    try:
+    with needs_extra("postgres", "a store in PostgreSQL"):  # SQLAlchemy imports psycopg
         return create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,  # the database may have been restarted
             connect_args={"connect_timeout": _CONNECT_WAIT},
         )
-    except ImportError as error:
-        raise MissingExtraError("a store in PostgreSQL", "postgres") from error
 
 
 def _make_sqlite_engine(url: URL) -> Engine:

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from mm_rec.errors import MissingExtraError
+from mm_rec.errors import needs_extra
 from mm_rec.text.words import lower
 
 _SOFT_LINE_END = re.compile("\u00ad[ \t]*\n[ \t]*")
@@ -151,10 +151,8 @@ def _repair_lines(text: str, sign: re.Pattern[str], repair: Callable[[str], str]
 
 
 def _fix_encoding(line: str) -> str:
-    try:
+    with needs_extra("data", "repairing wrongly decoded text"):
         from ftfy import fix_encoding
-    except ImportError as error:
-        raise MissingExtraError("repairing wrongly decoded text", "data") from error
     line = fix_encoding(line)
     for (
         misread,

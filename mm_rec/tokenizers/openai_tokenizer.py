@@ -20,7 +20,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mm_rec.errors import MissingExtraError, TokenizerError
+from mm_rec.errors import TokenizerError, needs_extra
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.special import ENDOFTEXT, SPECIAL_TOKENS
 
@@ -91,10 +91,8 @@ def convert(pattern: str, ranks: Mapping[bytes, int], special: Mapping[str, int]
 
 def _encoding_name(model_name: str) -> str:
     """The name of a model's encoding; gpt2's ranks are those of r50k_base, which are one file instead of two."""
-    try:
+    with needs_extra("tiktoken", f"the tokenizer of {model_name}"):
         from tiktoken.model import MODEL_PREFIX_TO_ENCODING, MODEL_TO_ENCODING, encoding_name_for_model
-    except ImportError as error:
-        raise MissingExtraError(f"the tokenizer of {model_name}", "openai") from error
     try:
         name = encoding_name_for_model(model_name)
     except KeyError:
@@ -110,7 +108,8 @@ def _encoding_name(model_name: str) -> str:
 
 def _load_encoding(name: str) -> dict[str, Any]:
     """An encoding's pattern, ranks and special tokens, from tiktoken's cache or by download."""
-    from tiktoken_ext.openai_public import ENCODING_CONSTRUCTORS
+    with needs_extra("tiktoken", f"the encoding {name}"):
+        from tiktoken_ext.openai_public import ENCODING_CONSTRUCTORS
 
     encoding: dict[str, Any] = ENCODING_CONSTRUCTORS[name]()
     return encoding

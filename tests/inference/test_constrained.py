@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
-from mm_rec.errors import ConfigError, MissingExtraError, TokenizerError
+from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.constrained import LONGEST_NUMBER, Constraint, Grammars, token_bytes
 from mm_rec.inference.grammars import MOST_CALLS, functions_of
 from mm_rec.inference.sampling import Sampler, Sampling
@@ -748,12 +747,4 @@ def test_a_tokenizer_that_cannot_be_held(tokenizer: PreTrainedTokenizerBase) -> 
         grammars.tool_calls(TOOLS)
     tokenizer.eos_token = None
     with pytest.raises(TokenizerError, match="has no eos"):
-        Grammars(tokenizer)
-
-
-def test_without_llguidance_the_extra_is_named(
-    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(MissingExtraError, match=r"structured output needs .*mm-rec\[serve\]"):
         Grammars(tokenizer)

@@ -316,5 +316,5 @@ def test_neither_a_model_nor_a_server_and_no_client(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match="name a model"):
         run()
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(MissingExtraError, match=re.escape("mm-rec[client]")):
+    with pytest.raises(MissingExtraError, match=re.escape("mm-rec[openai]")):
         run("--url", "http://127.0.0.1:9/v1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sqlite3
 import subprocess
@@ -333,7 +332,3 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(MissingExtraError, match=r"a store in PostgreSQL .*'mm-rec\[postgres\]'"):
         Store("postgresql://localhost/x")
-    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    monkeypatch.delitem(sys.modules, "mm_rec.serving.store")
-    with pytest.raises(MissingExtraError, match=r"the server's store .*'mm-rec\[serve\]'"):
-        importlib.import_module("mm_rec.serving.store")

@@ -327,7 +327,7 @@ def test_the_simple_tokenizer_needs_neither_network_nor_tiktoken(
         monkeypatch.setitem(sys.modules, module, None)
     with warnings.catch_warnings(action="error"):
         assert len(get_tokenizer(name)) == 32_000
-    with pytest.raises(MissingExtraError, match=r"tokenizer of gpt-4 .*mm-rec\[openai\]"):
+    with pytest.raises(MissingExtraError, match=r"tokenizer of gpt-4 .*mm-rec\[tiktoken\]"):
         get_tokenizer("gpt-4")
 
 

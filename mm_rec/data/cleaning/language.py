@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mm_rec.config import Section
 from mm_rec.data.cleaning.page import Cut, Drop, Page
-from mm_rec.errors import ConfigError, MissingExtraError
+from mm_rec.errors import ConfigError, needs_extra
 from mm_rec.text.languages import language as language_of
 from mm_rec.text.words import lower, words
 
@@ -95,10 +95,8 @@ def _is_suspicious(line: str, page: Page) -> bool:
 @functools.cache
 def _detector(candidates: tuple[str, ...]) -> LanguageDetector:
     """The detector of some languages, made once a process."""
-    try:
+    with needs_extra("data", "language identification"):
         from lingua import IsoCode639_1, LanguageDetectorBuilder
-    except ImportError as error:
-        raise MissingExtraError("language identification", "data") from error
     if len(candidates) < 2:
         raise ConfigError("language identification needs two candidates or more")
     try:

@@ -29,7 +29,7 @@ from mm_rec.data.cleaning.tally import Amount, Flow, Removal, Tally
 from mm_rec.data.contamination import EvaluationIndex
 from mm_rec.data.dedup import DedupConfig, Fingerprints, fingerprint
 from mm_rec.data.sources import Document
-from mm_rec.errors import DataError, MissingExtraError
+from mm_rec.errors import DataError, MissingExtraError, needs_extra
 from mm_rec.runs.files import atomic_path, read_json, remove, write_json
 
 SHARD_BYTES = 8 * 2**20
@@ -46,8 +46,8 @@ class Shard:
 
     def documents(self, kind: str = "kept") -> Iterator[dict[str, Any]]:
         """Its documents in order, or those that were dropped: text, path, line (and reason, detail)."""
-        import zstandard
-
+        with needs_extra("data", "cleaning a corpus"):
+            import zstandard
         with zstandard.open(self.folder / f"{self.name}.{kind}.jsonl.zst", "rt", encoding="utf-8") as file:
             yield from map(json.loads, file)
 
@@ -203,8 +203,8 @@ def _count(tally: Tally, document: Document, page: Page, drop: Drop | None) -> N
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    import zstandard
-
+    with needs_extra("data", "cleaning a corpus"):
+        import zstandard
     text = io.StringIO()
     for row in rows:
         text.write(json.dumps(row, ensure_ascii=False) + "\n")

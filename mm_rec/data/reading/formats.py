@@ -18,7 +18,7 @@ from mm_rec.data.reading.blocks import lines, text_blocks, unreadable
 from mm_rec.data.reading.locations import SourceFile, file_kind
 from mm_rec.data.reading.opening import open_bytes
 from mm_rec.data.reading.problems import ProblemError, Report, fault, too_large
-from mm_rec.errors import MissingExtraError
+from mm_rec.errors import needs_extra
 
 DocumentsRule = Literal["file", "blank-line", "line"]
 Row = tuple[int, dict[str, Any]]
@@ -322,11 +322,9 @@ def _require_column(names: list[str], field: str | None, path: SourceFile) -> No
 
 def _parquet_rows(path: SourceFile, report: Report, field: str | None) -> Iterator[Row]:
     """The rows of a Parquet file, numbered from 1, decoded in batches of about _BATCH_BYTES."""
-    try:
+    with needs_extra("data", "reading .parquet files"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("reading .parquet files", "data") from error
     number = 0
     try:
         with open_bytes(path) as stored:

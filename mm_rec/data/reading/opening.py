@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import IO, cast
 
 from mm_rec.data.reading.locations import RemoteFile, SourceFile, compression
-from mm_rec.errors import MissingExtraError
+from mm_rec.errors import needs_extra
 
 # zstd may expand four bytes to 128 KiB, so that what is decompressed at once stays small only if this does.
 _ZSTD_FEED = 4096
@@ -50,10 +50,8 @@ def _gzip_pieces(stored: IO[bytes], most: int) -> Iterator[bytes]:
 
 def _zstd_pieces(stored: IO[bytes], most: int) -> Iterator[bytes]:
     """Frame by frame, because zstandard's own stream reader takes a file that was cut short for a whole one."""
-    try:
+    with needs_extra("data", "reading .zst files"):
         import zstandard
-    except ImportError as error:
-        raise MissingExtraError("reading .zst files", "data") from error
     decoder = None
     try:
         while data := stored.read(_ZSTD_FEED):
