@@ -137,20 +137,18 @@ def inspect_file(
 
 
 def default_detector() -> tuple[Detect, str]:
-    """Language identification and what it is called: lingua's where it is installed, else a look at the letters."""
-    from mm_rec.data.cleaning.language import LanguageConfig, identify, sample
-
-    candidates = tuple(LanguageConfig().candidates)
+    """Language identification and what it is called; a look at the letters where its libraries are not installed."""
+    from mm_rec.data.cleaning.language import UNCLEAR, identify
 
     def detect(text: str) -> str | None:
-        found = identify(sample(text), candidates)
-        return None if found is None else found[0]
+        found = identify(text)
+        return None if found is None or found.code == UNCLEAR else found.code
 
     try:
         detect("Hangi dildesin?")
     except MissingExtraError:
         return guess_language, "letters, so only tr or en; mm-rec[data] tells more"
-    return detect, f"lingua, among {len(candidates)} languages"
+    return detect, "CLD2 and fastText, among all languages that they know"
 
 
 def _size(file: SourceFile) -> int | None:

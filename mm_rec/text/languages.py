@@ -22,6 +22,8 @@ class Language:
     """Those of the abbreviations that a sentence may end with: a capital after them begins the next."""
     dotted_ordinals: bool
     """Whether "19." means nineteenth."""
+    foreign_letters: str = ""
+    """Letters of its nearest relatives that the language itself has not."""
 
 
 def language(code: str) -> Language:
@@ -64,6 +66,7 @@ _TURKISH = Language(
     ),
     closing_abbreviations=_words("şti no dk vb vs vd"),
     dotted_ordinals=True,
+    foreign_letters="qQxXäÄəƏñÑňŇţŢýÝ",  # Azerbaijani, Crimean Tatar, Gagauz, Kurdish, Salar, Turkmen, Uyghur, Uzbek
 )
 
 _ENGLISH = Language(

