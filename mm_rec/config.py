@@ -11,12 +11,23 @@ import pydantic
 import yaml
 
 from mm_rec.errors import ConfigError
+from mm_rec.plain import LARGEST, DuplicateKey, parse_yaml, wrong_number
 
 
 class Section(pydantic.BaseModel):
     """One section of a recipe: immutable, and an unknown key is an error that names the nearest right one."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, values: Any) -> Any:
+        """Refuse what overflows, and infinity and NaN where a field takes anything."""
+        if isinstance(values, Mapping) and (wrong := wrong_number(values, LARGEST)):
+            raise ValueError(wrong)
+        return values
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str = "recipe") -> Self:
@@ -38,8 +49,9 @@ def _explain(section: type[pydantic.BaseModel], item: dict[str, Any]) -> str:
     dotted = ".".join(location)
     if item["type"] != "extra_forbidden":
         value = item.get("input")
-        shown = "" if item["type"] == "missing" else f" (it is {value!r})"
-        return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
+        shown = "" if item["type"] == "missing" or isinstance(value, Mapping) else f" (it is {value!r})"
+        where = f"{dotted}: " if dotted else ""
+        return f"{where}{item['msg'].removeprefix('Value error, ')}{shown}"
     known = _fields_at(section, location[:-1])
     close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
@@ -68,9 +80,11 @@ def _fields_at(section: type[pydantic.BaseModel], path: tuple[str, ...]) -> list
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises ConfigError where the file is missing, broken or not a mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such file") from error
+    except DuplicateKey as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: this is not a YAML file: {error}") from error
     if not isinstance(values, dict):
@@ -102,7 +116,10 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
-        target[key] = yaml.safe_load(text)
+        try:
+            target[key] = parse_yaml(text)
+        except (DuplicateKey, yaml.YAMLError) as error:
+            raise ConfigError(f"--set {override!r}: this is not YAML: {error}") from error
     return result
 
 

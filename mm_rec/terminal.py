@@ -1,14 +1,17 @@
-"""How our programs end: an error becomes one clear paragraph and an exit status."""
+"""How our programs begin and end: arguments are checked, an error becomes one clear paragraph and an exit status."""
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
 
 from mm_rec import processor
 from mm_rec.errors import MMRecError, UserError
+from mm_rec.plain import LARGEST
 
 
 def run_app(app: typer.Typer, name: str, arguments: list[str] | None = None, debug: bool = False) -> int:
@@ -16,9 +19,11 @@ def run_app(app: typer.Typer, name: str, arguments: list[str] | None = None, deb
 
     `arguments` are those of the command line unless given; with `debug` errors of ours pass through.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        _require_utf8(arguments)
         processor.prepare()  # before a command imports torch
-        app(sys.argv[1:] if arguments is None else arguments)
+        checked_command(app)(arguments)
     except SystemExit as finished:  # typer ends every command so, with its own status for wrong options
         return finished.code if isinstance(finished.code, int) else 0
     except MMRecError as error:
@@ -27,3 +32,41 @@ def run_app(app: typer.Typer, name: str, arguments: list[str] | None = None, deb
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"{name}: {error}")
         return 2 if isinstance(error, UserError) else 1
     return 0
+
+
+def _require_utf8(arguments: list[str]) -> None:
+    """Raise UserError for an argument whose bytes are not UTF-8; Python hands them over as halves of characters."""
+    for number, argument in enumerate(arguments):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            before = arguments[number - 1] if number else ""
+            name = before if before.startswith("-") else f"argument {number + 1}"
+            raise UserError(
+                f"{name}: {argument!a} is not UTF-8. Set the terminal to UTF-8, or rename the file"
+            ) from error
+
+
+def checked_command(app: typer.Typer) -> Any:
+    """The command of a typer program, whose options refuse what is no finite number or overflows."""
+    command = typer.main.get_command(app)
+    _check_numbers(command)
+    return command
+
+
+def _check_numbers(command: Any) -> None:
+    """Let every option of a command and of those below it refuse what is no finite number."""
+    for parameter in command.params:
+        parameter.callback = parameter.callback or _finite
+    for below in getattr(command, "commands", {}).values():
+        _check_numbers(below)
+
+
+def _finite(context: object, parameter: object, value: Any) -> Any:
+    """The value of an option; raises BadParameter, which names the option, for infinity, NaN and what overflows."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, float) and not math.isfinite(one):
+            raise typer.BadParameter(f"{one} is not a finite number.")
+        if isinstance(one, int) and abs(one) > LARGEST:
+            raise typer.BadParameter(f"{one} is too large; the most is {LARGEST}.")
+    return value

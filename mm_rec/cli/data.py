@@ -49,7 +49,9 @@ def tokenize(
     out: Annotated[Path, typer.Option(help="Folder to write; running again continues there.")],
     text_field: TextField = "text",
     documents: Documents = None,
-    validation_fraction: Annotated[float, typer.Option(help="Share of the documents to hold out.")] = 0.01,
+    validation_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the documents to hold out.")
+    ] = 0.01,
     validation: Annotated[
         list[str] | None, typer.Option(help="Hold out these files instead (may be given several times).")
     ] = None,

@@ -28,7 +28,7 @@ def cluster(
     ],
     executor: Annotated[ExecutorChoice, typer.Option(help="What runs the tasks.")] = ExecutorChoice.local,
     tasks: Annotated[int, typer.Option(min=1, help="Parts that the source's files are dealt out to.")] = 1,
-    workers: Annotated[int, typer.Option(help="Tasks at once (-1: all).")] = -1,
+    workers: Annotated[int, typer.Option(min=-1, help="Tasks at once (-1: all).")] = -1,
     language: Annotated[str, typer.Option(help="Language of the text.")] = "tr",
     text_field: TextField = "text",
     settings: Annotated[

@@ -60,7 +60,7 @@ def evaluate(
         ),
     ] = None,
     max_mb: Annotated[
-        float | None, typer.Option(help="Read only the first MB of each text.", rich_help_panel=_TEXT)
+        float | None, typer.Option(min=0, help="Read only the first MB of each text.", rich_help_panel=_TEXT)
     ] = None,
     chat: Annotated[
         list[str] | None,
@@ -123,11 +123,12 @@ def evaluate(
     ] = None,
     adapter: Adapter = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="The most tokens to write (default: 100; for lists of words 400).")
+        int | None,
+        typer.Option(min=1, help="The most tokens to write (default: 100; for lists of words 400)."),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(help="0: always the likeliest token (default: 0.8; for --chat 0)."),
+        typer.Option(min=0, max=100, help="0: always the likeliest token (default: 0.8; for --chat 0)."),
     ] = None,
     top_k: TopK = 0,
     top_p: TopP = 0.95,

@@ -42,9 +42,12 @@ def create(
     expires_in: Annotated[
         str | None, typer.Option(metavar="TIME", help="When it ends: 90m, 12h, 30d or 8w from now.")
     ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(metavar="N", help="The most requests.")] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The most requests.")
+    ] = None,
     tokens_per_day: Annotated[
-        int | None, typer.Option(metavar="N", help="The most tokens, read and written, in a day (UTC).")
+        int | None,
+        typer.Option(min=1, metavar="N", help="The most tokens, read and written, in a day (UTC)."),
     ] = None,
     store: StoreUrl = DEFAULT_STORE,
 ) -> None:

@@ -56,13 +56,15 @@ def lora(
     check: Annotated[
         bool, typer.Option("--check", help="Only check: blocks, masks, memory and time; nothing is trained.")
     ] = False,
-    rank: Annotated[int | None, typer.Option(help="Rank (default: 16).", rich_help_panel=_ADAPTER)] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank (default: 16).", rich_help_panel=_ADAPTER)
+    ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(help="Scale times the rank (default: twice the rank).", rich_help_panel=_ADAPTER),
+        typer.Option(min=0, help="Scale times the rank (default: twice the rank).", rich_help_panel=_ADAPTER),
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="Dropout (default: 0.05).", rich_help_panel=_ADAPTER)
+        float | None, typer.Option(min=0, max=1, help="Dropout (default: 0.05).", rich_help_panel=_ADAPTER)
     ] = None,
     targets: Annotated[
         str | None,
@@ -82,7 +84,7 @@ def lora(
     ] = None,
     lora_plus: Annotated[
         float | None,
-        typer.Option(help="Rate of the second matrices, times the rate.", rich_help_panel=_ADAPTER),
+        typer.Option(min=0, help="Rate of the second matrices, times the rate.", rich_help_panel=_ADAPTER),
     ] = None,
     train_head: Annotated[
         bool | None,
@@ -105,7 +107,7 @@ def lora(
     text: BaseText = None,
     text_share: TextShare = None,
     chunk_length: Annotated[
-        int | None, typer.Option(help="Tokens of a block (default: 256).", rich_help_panel=_TEXT)
+        int | None, typer.Option(min=8, help="Tokens of a block (default: 256).", rich_help_panel=_TEXT)
     ] = None,
     overlap: Annotated[
         bool | None,
@@ -115,7 +117,7 @@ def lora(
         str | None, typer.Option(help=r"No block goes across this (default: \n\n\n).", rich_help_panel=_TEXT)
     ] = None,
     min_chars: Annotated[
-        int | None, typer.Option(help="Leave out smaller blocks.", rich_help_panel=_TEXT)
+        int | None, typer.Option(min=0, help="Leave out smaller blocks.", rich_help_panel=_TEXT)
     ] = None,
     bos: Annotated[
         bool | None, typer.Option("--bos/--no-bos", help="Begin blocks with BOS.", rich_help_panel=_TEXT)
@@ -131,7 +133,7 @@ def lora(
     ] = None,
     steps: Steps = None,
     epochs: Annotated[
-        float | None, typer.Option(help="Passes over the examples (default: 3).", rich_help_panel=TIME)
+        float | None, typer.Option(min=0, help="Passes over the examples (default: 3).", rich_help_panel=TIME)
     ] = None,
     minutes: Minutes = None,
     seq_len: SeqLen = None,
@@ -142,11 +144,12 @@ def lora(
         str | None, typer.Option(help="cosine (default), linear, wsd or constant.", rich_help_panel=TIME)
     ] = None,
     warmup_steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of warm-up.", rich_help_panel=TIME)
+        int | None, typer.Option(min=0, help="Optimizer steps of warm-up.", rich_help_panel=TIME)
     ] = None,
     optimizer: OptimizerName = None,
     neftune_alpha: Annotated[
-        float | None, typer.Option(help="Noise on embeddings (NEFTune), 5 to 15.", rich_help_panel=TIME)
+        float | None,
+        typer.Option(min=0, help="Noise on embeddings (NEFTune), 5 to 15.", rich_help_panel=TIME),
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None,
@@ -155,18 +158,19 @@ def lora(
     save_below_loss: Annotated[
         float | None,
         typer.Option(
+            min=0,
             help="Save when the loss falls below (default: 1.8), and by --save-loss-step again.",
             rich_help_panel=_SAVING,
         ),
     ] = None,
     save_loss_step: Annotated[
-        float | None, typer.Option(help="… by this much (default: 0.1).", rich_help_panel=_SAVING)
+        float | None, typer.Option(min=0, help="… by this much (default: 0.1).", rich_help_panel=_SAVING)
     ] = None,
     save_every: Annotated[
-        int | None, typer.Option(help="Save every so many steps.", rich_help_panel=_SAVING)
+        int | None, typer.Option(min=1, help="Save every so many steps.", rich_help_panel=_SAVING)
     ] = None,
     stop_at_loss: Annotated[
-        float | None, typer.Option(help="Stop when the loss is this low.", rich_help_panel=_SAVING)
+        float | None, typer.Option(min=0, help="Stop when the loss is this low.", rich_help_panel=_SAVING)
     ] = None,
     patience: Patience = None,
     name: RunName = None,

@@ -48,10 +48,12 @@ def pretrain(
         typer.Option(help="A tokenizer folder; without it one is trained.", rich_help_panel=_MODEL),
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(help="Pieces of the tokenizer to train.", rich_help_panel=_MODEL)
+        int | None, typer.Option(min=1, help="Pieces of the tokenizer to train.", rich_help_panel=_MODEL)
     ] = None,
     steps: Steps = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the text.", rich_help_panel=TIME)] = None,
+    epochs: Annotated[
+        float | None, typer.Option(min=0, help="Passes over the text.", rich_help_panel=TIME)
+    ] = None,
     minutes: Minutes = None,
     tokens: Annotated[
         str | None, typer.Option(help="Tokens to read: 300k, 50M, 1.5B.", rich_help_panel=TIME)
@@ -157,9 +159,9 @@ def _asked(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def verify_resume(
     target: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="A run folder or a recipe file.")],
-    steps: Annotated[int, typer.Option(help="Steps of the trial run.")] = 12,
-    kills: Annotated[int, typer.Option(help="How often it is killed.")] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the random moments.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the trial run.")] = 12,
+    kills: Annotated[int, typer.Option(min=0, help="How often it is killed.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random moments.")] = 0,
     keep: Annotated[Path | None, typer.Option(help="Keep the trial runs in this folder.")] = None,
 ) -> None:
     """Prove that killing loses nothing: train, SIGKILL at random moments, restart, compare with an unbroken run."""

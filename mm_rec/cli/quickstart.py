@@ -20,7 +20,9 @@ FOLDER = Path("quickstart")
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for text, model and results.")] = FOLDER,
-    minutes: Annotated[float | None, typer.Option(help="Minutes of both trainings (default: 3.5).")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Minutes of both trainings (default: 3.5).")
+    ] = None,
 ) -> None:
     """Train a small English and Turkish model from nothing, teach it to chat, measure it: five minutes."""
     from mm_rec.pipeline.quickstart import quickstart as run

@@ -16,25 +16,38 @@ if TYPE_CHECKING:
 
 _PANEL = "How text is written"
 
-MaxNewTokens = Annotated[int, typer.Option(help="The most tokens to write.", rich_help_panel=_PANEL)]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="The most tokens to write.", rich_help_panel=_PANEL)]
 Temperature = Annotated[
-    float, typer.Option(help="0 takes the likeliest token; higher is more varied.", rich_help_panel=_PANEL)
+    float,
+    typer.Option(
+        min=0, max=100, help="0 takes the likeliest token; higher is more varied.", rich_help_panel=_PANEL
+    ),
 ]
-TopK = Annotated[int, typer.Option(help="Choose among so many tokens (0: all).", rich_help_panel=_PANEL)]
+TopK = Annotated[
+    int, typer.Option(min=0, help="Choose among so many tokens (0: all).", rich_help_panel=_PANEL)
+]
 TopP = Annotated[
     float,
-    typer.Option(help="Choose among the fewest tokens of this total probability.", rich_help_panel=_PANEL),
+    typer.Option(
+        min=0, max=1, help="Choose among the fewest tokens of this total probability.", rich_help_panel=_PANEL
+    ),
 ]
 MinP = Annotated[
     float,
-    typer.Option(help="Leave out tokens under this share of the likeliest's.", rich_help_panel=_PANEL),
+    typer.Option(
+        min=0, max=1, help="Leave out tokens under this share of the likeliest's.", rich_help_panel=_PANEL
+    ),
 ]
-RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: repeat less.", rich_help_panel=_PANEL)]
+RepetitionPenalty = Annotated[
+    float, typer.Option(min=0, max=100, help="Above 1: repeat less.", rich_help_panel=_PANEL)
+]
 Stop = Annotated[
     list[str] | None,
     typer.Option(help="End before this text (may be given several times).", rich_help_panel=_PANEL),
 ]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.", rich_help_panel=_PANEL)]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="The same seed gives the same text.", rich_help_panel=_PANEL)
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 

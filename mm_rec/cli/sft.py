@@ -66,7 +66,8 @@ def sft(
     text_share: TextShare = None,
     steps: Steps = None,
     epochs: Annotated[
-        float | None, typer.Option(help="Passes over the conversations (default: 3).", rich_help_panel=TIME)
+        float | None,
+        typer.Option(min=0, help="Passes over the conversations (default: 3).", rich_help_panel=TIME),
     ] = None,
     minutes: Minutes = None,
     seq_len: SeqLen = None,

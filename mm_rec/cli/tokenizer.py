@@ -30,21 +30,22 @@ def train(
     paths: Files,
     out: Annotated[Path, typer.Option(help="Folder to write the tokenizer to.")],
     vocab_size: Annotated[
-        int, typer.Option(help="Pieces in the vocabulary, special tokens included.")
+        int, typer.Option(min=1, help="Pieces in the vocabulary, special tokens included.")
     ] = 32_000,
     text_field: TextField = "text",
     documents: Documents = None,
     sample_mb: Annotated[
-        float, typer.Option(help="Train on at most this many MB, in lines drawn from all of the text.")
+        float, typer.Option(min=0, help="Train on at most this many MB, in lines drawn from all of the text.")
     ] = 100.0,
     character_coverage: Annotated[
-        float, typer.Option(help="Share of the text's characters that get a piece of their own.")
+        float,
+        typer.Option(min=0, max=1, help="Share of the text's characters that get a piece of their own."),
     ] = 0.9995,
     byte_fallback: Annotated[
         bool, typer.Option(help="Write other characters as bytes, so that no text is ever lost.")
     ] = True,
-    threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="all")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 42,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to use.", show_default="all")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample.")] = 42,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier tokenizer.")] = False,
 ) -> None:
     """Train a SentencePiece BPE tokenizer and prove its tokenizer.json exact before writing it."""

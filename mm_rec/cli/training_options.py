@@ -28,7 +28,7 @@ TrainOn = Annotated[
     typer.Option(help="Answers of a conversation to learn: all or last.", rich_help_panel=EXAMPLES),
 ]
 MaxLength = Annotated[
-    int | None, typer.Option(help="Most tokens of a conversation.", rich_help_panel=EXAMPLES)
+    int | None, typer.Option(min=2, help="Most tokens of a conversation.", rich_help_panel=EXAMPLES)
 ]
 BaseText = Annotated[
     list[str] | None,
@@ -37,23 +37,25 @@ BaseText = Annotated[
     ),
 ]
 TextShare = Annotated[
-    float | None, typer.Option(help="Share of rows that are text of the base.", rich_help_panel=EXAMPLES)
+    float | None,
+    typer.Option(min=0, max=1, help="Share of rows that are text of the base.", rich_help_panel=EXAMPLES),
 ]
 
 # Of every training.
 
-Steps = Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=TIME)]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps.", rich_help_panel=TIME)]
 Minutes = Annotated[
-    float | None, typer.Option(help="As many steps as this machine does in so long.", rich_help_panel=TIME)
+    float | None,
+    typer.Option(min=0, help="As many steps as this machine does in so long.", rich_help_panel=TIME),
 ]
-SeqLen = Annotated[int | None, typer.Option(help="Tokens of a row.", rich_help_panel=TIME)]
-BatchSize = Annotated[int | None, typer.Option(help="Rows at a time.", rich_help_panel=TIME)]
-Accumulation = Annotated[int | None, typer.Option(help="Batches of one step.", rich_help_panel=TIME)]
-LearningRate = Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=TIME)]
+SeqLen = Annotated[int | None, typer.Option(min=2, help="Tokens of a row.", rich_help_panel=TIME)]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows at a time.", rich_help_panel=TIME)]
+Accumulation = Annotated[int | None, typer.Option(min=1, help="Batches of one step.", rich_help_panel=TIME)]
+LearningRate = Annotated[float | None, typer.Option(min=0, help="Peak rate.", rich_help_panel=TIME)]
 OptimizerName = Annotated[str | None, typer.Option(help="muon or adamw.", rich_help_panel=TIME)]
 Patience = Annotated[
     int | None,
-    typer.Option(help="Stop after so many validations without a better one.", rich_help_panel=TIME),
+    typer.Option(min=1, help="Stop after so many validations without a better one.", rich_help_panel=TIME),
 ]
 RunName = Annotated[str | None, typer.Option(help="Name of the run.", rich_help_panel=MACHINE)]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=MACHINE)]
@@ -64,4 +66,4 @@ RecipeFile = Annotated[
 PrecisionChoice = Annotated[
     str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=MACHINE)
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything.", rich_help_panel=MACHINE)]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything.", rich_help_panel=MACHINE)]

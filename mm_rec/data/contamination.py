@@ -8,7 +8,6 @@ https://arxiv.org/abs/2005.14165, appendix C); an item of fewer words must stand
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_rec.errors import DataError
+from mm_rec.plain import DuplicateKey, parse_json
 from mm_rec.text.normalise import dedup_key
 from mm_rec.text.overlap import n_grams, word_numbers
 
@@ -147,7 +147,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _json_lines(handle: Iterable[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(handle, 1):
         if not line.isspace():
-            yield number, json.loads(line)
+            yield number, parse_json(line)
 
 
 _READERS: dict[str, Any] = {
@@ -162,6 +162,8 @@ _READERS: dict[str, Any] = {
 def _json_document(text: str) -> Iterator[tuple[int, Any]]:
     """One JSON value, or, as some sets have it in .json too, one a line."""
     try:
-        yield 1, json.loads(text)
+        yield 1, parse_json(text)
+    except DuplicateKey:
+        raise
     except ValueError:
         yield from _json_lines(text.splitlines())

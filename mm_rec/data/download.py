@@ -84,10 +84,10 @@ class Record:
 def parse_size(text: str) -> int:
     """Bytes of a size such as 2GB, 500 MB or 1.5GB; raises ConfigError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", text.upper())
-    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if size <= 0:
+    size = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 1 <= size < 2**63:
         raise ConfigError(f"--limit {text!r}: write a size such as 500MB or 2GB (units: {', '.join(_UNITS)})")
-    return size
+    return int(size)
 
 
 def _no_progress(text_bytes: int, rows: int) -> None:

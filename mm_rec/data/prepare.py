@@ -176,9 +176,7 @@ def plan_groups(groups: Mapping[str, Sequence[Path | str]], **options: Any) -> d
 
 def _set_apart(plan: SourcePlan, plans: list[SourcePlan]) -> SourcePlan:
     """Leave out of a source's training what the sources with a higher threshold hold out."""
-    others = [
-        other for other in plans if other.split.threshold > plan.split.threshold or plan.split.kept
-    ]
+    others = [other for other in plans if other.split.threshold > plan.split.threshold or plan.split.kept]
     keys = {document_hash(text) for other in others for text in other.texts("validation")}
     held_out = frozenset(key for key in keys if not plan.split.holds(key))
     documents = read_documents(plan.files, plan.text_field, plan.documents) if held_out else ()

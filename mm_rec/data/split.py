@@ -140,7 +140,7 @@ def _cut_end(text: str, share: float) -> tuple[str, str]:
 
 
 def _measure(documents: Iterable[str]) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of every different document, by ascending hash: the hash, the UTF-8 bytes of all its copies, how many they are."""
+    """Of every different document, by ascending hash: the hash, UTF-8 bytes of its copies, and how many they are."""
     hashes, sizes = array("d"), array("q")
     for text in documents:
         hashes.append(document_hash(text))

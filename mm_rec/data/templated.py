@@ -32,6 +32,7 @@ from mm_rec.data.reading.problems import Problem, ProblemError
 from mm_rec.data.slicing import special_tokens
 from mm_rec.data.sources import MAX_DOCUMENT_BYTES, find_files
 from mm_rec.errors import ConfigError, DataError
+from mm_rec.plain import parse_json
 
 LearnFrom = Literal["response", "all"]
 
@@ -99,7 +100,7 @@ def find_format(name: str | Path) -> PromptFormat:
     if str(name) in BUILT_IN:
         return _format(BUILT_IN[str(name)], str(name))
     try:
-        values = json.loads(Path(name).read_text(encoding="utf-8"))
+        values = parse_json(Path(name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         hint = nearest(str(name), list(BUILT_IN))
         raise ConfigError(

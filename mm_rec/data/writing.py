@@ -49,7 +49,9 @@ def document_writer(path: Path) -> Iterator[Write]:
 def row_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yield a function that writes one object as a line of JSON; the file is there when all are written."""
     with atomic_path(path) as temporary, _open(temporary, path.suffix) as file:
-        yield lambda row: _discard(file.write((json.dumps(row, ensure_ascii=False) + "\n").encode()))
+        yield lambda row: _discard(
+            file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        )
 
 
 def _discard(written: int) -> None:

@@ -20,7 +20,6 @@ from mm_rec.errors import CheckpointError
 
 RECENT_TOKENS = 256
 _FEW = 256  # candidates that are looked at first
-Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 
 class Sampling(Section):
@@ -34,14 +33,14 @@ class Sampling(Section):
     defines them). Text ends before any of the `stop` strings. Without a `seed` every run differs.
     """
 
-    temperature: Finite = pydantic.Field(default=0.8, ge=0, le=100)
+    temperature: float = pydantic.Field(default=0.8, ge=0, le=100)
     top_k: int = pydantic.Field(default=0, ge=0)
-    top_p: Finite = pydantic.Field(default=0.95, gt=0, le=1)
-    min_p: Finite = pydantic.Field(default=0.0, ge=0, le=1)
-    repetition_penalty: Finite = pydantic.Field(default=1.0, gt=0, le=100)
-    frequency_penalty: Finite = pydantic.Field(default=0.0, ge=-2, le=2)
-    presence_penalty: Finite = pydantic.Field(default=0.0, ge=-2, le=2)
-    logit_bias: dict[int, Annotated[Finite, pydantic.Field(ge=-100, le=100)]] = {}
+    top_p: float = pydantic.Field(default=0.95, gt=0, le=1)
+    min_p: float = pydantic.Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = pydantic.Field(default=1.0, gt=0, le=100)
+    frequency_penalty: float = pydantic.Field(default=0.0, ge=-2, le=2)
+    presence_penalty: float = pydantic.Field(default=0.0, ge=-2, le=2)
+    logit_bias: dict[int, Annotated[float, pydantic.Field(ge=-100, le=100)]] = {}
     max_new_tokens: int = pydantic.Field(default=200, ge=1)
     stop: tuple[Annotated[str, pydantic.Field(min_length=1)], ...] = ()
     seed: int | None = pydantic.Field(default=None, ge=0, lt=2**63)

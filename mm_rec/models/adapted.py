@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +22,12 @@ def parse_adapter(text: str) -> tuple[str, float]:
     if not separator:
         return text, 1.0
     try:
-        return name, float(number)
-    except ValueError as error:
-        raise ConfigError(f"--adapter {text}: after the = stands a weight, like {name}=0.5") from error
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ConfigError(f"--adapter {text}: after the = stands a weight, like {name}=0.5")
+    return name, weight
 
 
 def load_with_adapters(

@@ -15,7 +15,7 @@ from mm_rec.data.slicing import Slices, read_text_files, slice_documents
 from mm_rec.data.sources import Document
 from mm_rec.data.split import plan_end, plan_split
 from mm_rec.data.templated import find_format, render_rows
-from mm_rec.errors import ConfigError, DataError
+from mm_rec.errors import ConfigError
 from mm_rec.evaluation.answers import beginning
 from mm_rec.pipeline.conversations import read_conversation_examples, sides
 from mm_rec.pipeline.examples import Examples, longest_allowed
@@ -196,8 +196,7 @@ class _Text:
         what = {_PARAGRAPH: "paragraphs", "\n": "lines"}.get(cut, what)
         share = split.validation_bytes / split.bytes
         self.notes.append(
-            f"held out: {split.validation_documents:,} of {split.documents:,} "
-            f"{what}, {share:.1%} of the text"
+            f"held out: {split.validation_documents:,} of {split.documents:,} {what}, {share:.1%} of the text"
         )
 
         def side(document: Document, number: int) -> Document:

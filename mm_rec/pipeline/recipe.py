@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -56,7 +57,8 @@ class ModelSection(Section):
 def _count(value: Any) -> Any:
     """A number of tokens from text like 50M; anything else is left to the field."""
     match = re.fullmatch(r"([0-9_.]+) ?([kKmMbB])", value) if isinstance(value, str) else None
-    return value if match is None else round(float(match[1]) * _UNITS[match[2].lower()])
+    number = math.nan if match is None else float(match[1]) * _UNITS[match[2].lower()]
+    return round(number) if math.isfinite(number) else value
 
 
 class TrainingSection(Section):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mm_rec.errors import DataError
+from mm_rec.plain import DuplicateKey, parse_json
 
 
 @contextlib.contextmanager
@@ -86,10 +87,12 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises DataError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError("there is no such file", path) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except DuplicateKey as error:
+        raise DataError(str(error), path) from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"this is not a JSON file ({error})", path) from error
 
 

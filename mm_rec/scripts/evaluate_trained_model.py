@@ -33,8 +33,8 @@ def evaluate_trained_model(
         int,
         typer.Option("--max-length", "--max_length", min=1, help="The most tokens to write for a prompt."),
     ] = 100,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 42,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="0 takes the likeliest token.")] = 0.8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 42,
 ) -> None:
     """Perplexity and token accuracy of a text, continuations of prompts, and what they say of the model."""
     from rich.console import Console

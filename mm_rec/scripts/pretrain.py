@@ -31,14 +31,16 @@ def pretrain(
         str, typer.Option("--model_name", "--model-name", help="Preset (`mmrec models`).")
     ] = "tiny",
     max_steps: Annotated[
-        int | None, typer.Option("--max_steps", "--max-steps", help="Optimizer steps.")
+        int | None, typer.Option("--max_steps", "--max-steps", min=1, help="Optimizer steps.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch_size", "--batch-size", help="Rows at a time.")
+        int | None, typer.Option("--batch_size", "--batch-size", min=1, help="Rows at a time.")
     ] = None,
-    seq_len: Annotated[int | None, typer.Option("--seq_len", "--seq-len", help="Tokens of a row.")] = None,
+    seq_len: Annotated[
+        int | None, typer.Option("--seq_len", "--seq-len", min=2, help="Tokens of a row.")
+    ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning_rate", "--learning-rate", help="Peak learning rate.")
+        float | None, typer.Option("--learning_rate", "--learning-rate", min=0, help="Peak learning rate.")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="A tokenizer folder; without it one is trained.")

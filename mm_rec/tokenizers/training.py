@@ -60,7 +60,7 @@ class TokenizerConfig(Section):
     byte_fallback: bool = True
     sample_bytes: int = pydantic.Field(default=100_000_000, ge=1)
     threads: int | None = pydantic.Field(default=None, ge=1, le=1024)
-    seed: int = 42
+    seed: int = pydantic.Field(default=42, ge=0)
 
 
 @dataclass(frozen=True, slots=True)

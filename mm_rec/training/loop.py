@@ -264,6 +264,16 @@ class Training:
             f"(--learning-rate {self.config.learning_rate / 2:g}), a longer warm-up, or --precision float32"
         )
 
+    def _stop_at_non_finite_model(self, what: str) -> None:
+        """Leave without a checkpoint of a model that is of no use."""
+        step = self.state.step
+        self.log.write("event", step, event="non-finite", reason=what)
+        raise TrainingStopped(
+            f"step {step}: {what}, so nothing was saved. The last checkpoint is of step {max(0, self._saved_step)}. "
+            f"Try a lower learning rate (--learning-rate {self.config.learning_rate / 2:g}), less weight decay, or "
+            "--precision float32"
+        )
+
     def _report(self, values: dict[str, float]) -> None:
         step, config = self.state.step, self.config
         self.reporter.progress(step, config.steps, values)
@@ -280,6 +290,8 @@ class Training:
         with torch.compiler.set_stance("force_eager"):  # its shapes would each be compiled for a few batches
             scores = self.validate(self.model)
         loss, state.validated_step = scores["loss"], state.step
+        if not math.isfinite(loss):
+            self._stop_at_non_finite_model(f"the validation loss is {loss}")
         train = sum(state.recent_losses) / max(1, len(state.recent_losses))
         state.history.append((train, loss))
         self.log.write("validation", state.step, **scores, train_loss=train)
@@ -306,6 +318,8 @@ class Training:
         """Write a checkpoint of the present step, unless it was written already."""
         if self._saved_step == self.state.step:
             return
+        if not all(bool(parameter.isfinite().all()) for parameter in self.optimizer.parameters):
+            self._stop_at_non_finite_model("weights are infinite or not numbers")
         state = {
             "loop": asdict(self.state),
             "data": self.batches.state_dict(),

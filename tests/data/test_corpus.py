@@ -233,7 +233,11 @@ ARTICLES = [f"Article {number} says what the others do not." for number in range
         ("\n\n".join(ARTICLES), "blank-line", "--documents blank-line)"),
         ("\n".join(ARTICLES), "line", "--documents line, because there is one block)"),
         ("\n\n".join([ARTICLES[1] * 10] * 3), "blank-line", "held out for validation: the end of the text"),
-        (" ".join(["one", "long", "line"] * 200), "blank-line", "held out for validation: the end of the text"),
+        (
+            " ".join(["one", "long", "line"] * 200),
+            "blank-line",
+            "held out for validation: the end of the text",
+        ),
     ],
 )
 def test_one_file_is_cut_until_something_can_be_held_out(

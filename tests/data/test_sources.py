@@ -312,6 +312,30 @@ def test_parquet_reads_one_column_and_counts_rows(tmp_path: Path) -> None:
     assert refused(path, text_field="id").startswith(f"{path}:1: the field 'id' is not a string but 0")
 
 
+def test_parquet_that_stores_text_as_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": pyarrow.array(["çay".encode(), b"\xfe", b"son"], pyarrow.large_binary())})
+    pyarrow.parquet.write_table(table, path)
+    assert problems(path) == (["çay", "son"], [("encoding", 2)])
+    assert refused(path) == f"{path}:2: the column 'text' of this row is not UTF-8. Mend or delete it"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ""])
+def test_files_joined_with_their_byte_order_marks(tmp_path: Path, end: str) -> None:
+    parts = [f"\ufeffbir{end}".encode(), f"\ufeff\ufeffiki \ufeffüç{end}".encode()]
+    for name, content in (("a.txt", b"".join(parts)), ("a.txt.gz", b"".join(map(gzip.compress, parts)))):
+        (tmp_path / name).write_bytes(content)
+        read = "".join(texts(tmp_path / name, documents="file"))
+        assert read == ("bir\niki \ufeffüç\n" if end else "bir\ufeff\ufeffiki \ufeffüç")
+    rows = [f'\ufeff{{"text": "{text}"}}{end}'.encode() for text in ("bir", "iki")]
+    for name, content in (("a.jsonl", b"".join(rows)), ("a.jsonl.gz", b"".join(map(gzip.compress, rows)))):
+        (tmp_path / name).write_bytes(content)
+        if end:
+            assert texts(tmp_path / name) == ["bir", "iki"]
+        else:
+            assert "joined here without a line end between" in refused(tmp_path / name)
+
+
 def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     strings = pyarrow.array([b"one", b"\xff", None, b"four"]).cast(pyarrow.string(), safe=False)

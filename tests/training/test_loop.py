@@ -197,6 +197,29 @@ def test_a_damaged_newest_checkpoint_is_passed_over_saying_so(
         checkpoints.load_newest(said.append)
 
 
+def test_a_validation_or_weights_that_are_not_finite_never_end_as_done(
+    corpus: Corpus, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for number, bad in enumerate((math.nan, math.inf)):
+        run = tmp_path / str(number)
+        figures = iter([{"loss": 3.0}, {"loss": bad}])
+        one = training(
+            corpus, run, tokenizer, steps=4, validate_every=2, validate=lambda model, left=figures: next(left)
+        )
+        with (
+            pytest.raises(TrainingStopped, match=rf"step 4: the validation loss is {bad}"),
+            StopRequest(print) as stop,
+        ):
+            one.fit(stop)
+        assert (run / "checkpoints" / "latest").read_text().strip() == "step-1"
+        assert read_metrics(run / "metrics.jsonl")[-1]["event"] == "non-finite"
+    one = training(corpus, tmp_path / "weights", tokenizer, steps=1, optimizer="adamw", learning_rate=1e30)
+    one.optimizer.step = lambda: next(one.model.parameters()).data.fill_(math.inf)  # type: ignore[method-assign]
+    with pytest.raises(TrainingStopped, match="step 1: weights are infinite"), StopRequest(print) as stop:
+        one.fit(stop)
+    assert not (tmp_path / "weights" / "checkpoints" / "latest").exists()
+
+
 def test_a_non_finite_loss_stops_before_the_step(
     corpus: Corpus, word_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
 from mm_rec.config import Section
@@ -52,7 +53,7 @@ class CorpusConfig(Section):
     dedup: DedupConfig = DedupConfig()
     earlier: list[str] = []  # report folders of corpora that this one must not repeat
     evaluation: list[str] = []  # files whose items must not stand in the corpus
-    evaluation_words: int = N
+    evaluation_words: int = pydantic.Field(default=N, ge=1)
     text_field: str = "text"
     documents: DocumentsRule | None = None
 

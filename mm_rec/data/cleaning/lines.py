@@ -11,6 +11,7 @@ import functools
 import re
 from pathlib import Path
 
+import pydantic
 import yaml
 
 from mm_rec.config import Section
@@ -31,8 +32,8 @@ class LineConfig(Section):
     """Which lines are cut."""
 
     terminal_punctuation: bool = False  # C4: only lines that end as a sentence does stay
-    min_words: int = 1  # C4: 3
-    max_word_length: int = 1000  # characters (C4)
+    min_words: int = pydantic.Field(default=1, ge=0)  # C4: 3
+    max_word_length: int = pydantic.Field(default=1000, ge=1)  # characters (C4)
     javascript: bool = False  # C4: lines that mention it; in text about programming they are prose
     notices: bool = True  # cookies, privacy, copyright, "enable JavaScript"
     menus: bool = True  # "Ana sayfa > Haberler", "Share | Print", a link alone

@@ -13,6 +13,7 @@ from typing import Any
 
 from mm_rec.data.conversations.conversation import ChatMessage, ToolCall
 from mm_rec.data.conversations.faults import Fault, nearest
+from mm_rec.plain import parse_json, wrong_number
 
 ROLE_ALIASES = {
     "human": "user",
@@ -55,13 +56,14 @@ def present(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_value(value: Any) -> Any:
-    """What a text that holds JSON stands for (a column of CSV can hold nothing else); None where it is not JSON."""
+    """What a text that holds JSON stands for (in CSV there is nothing else); None where it is not sound JSON."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        found = parse_json(value)
     except (ValueError, RecursionError):
         return None
+    return None if wrong_number(found) else found
 
 
 def read_messages(values: Any, notes: Notes, fields: Mapping[str, str] | None = None) -> list[ChatMessage]:

@@ -17,6 +17,7 @@ from mm_rec.data.reading.formats import rows
 from mm_rec.data.reading.locations import ROW_KINDS, SourceFile, file_kind
 from mm_rec.data.reading.problems import Problem, ProblemError
 from mm_rec.data.sources import MAX_DOCUMENT_BYTES, find_files
+from mm_rec.plain import wrong_number
 
 # After these a row is still whole, so that its conversation can be checked too and all problems be told at once.
 _HARMLESS = {"unknown-field", "bad-weight", "reasoning"}
@@ -82,9 +83,11 @@ class _Reader:
             for line, row in rows(file, MAX_DOCUMENT_BYTES, lambda problem: self._refuse([_fault(problem)])):
                 summary.rows += 1
                 # Parquet knows dates and other things that JSON does not.
-                self._add(
-                    _plain(row) if file_kind(file) == "parquet" else row, f"{summary.path}:{line}", summary
-                )
+                place = f"{summary.path}:{line}"
+                if wrong := wrong_number(row):
+                    self._refuse([Fault("not-json", place, f"{wrong}: JSON has no such number")])
+                else:
+                    self._add(_plain(row) if file_kind(file) == "parquet" else row, place, summary)
         except ProblemError as error:
             self.found.problems.append(_fault(error.problem))
 

@@ -45,9 +45,19 @@ def to_rows(
         if format_name == "prompt" and path.suffix in (".csv", ".tsv") and isinstance(row["prompt"], list):
             message = "a column of CSV holds the text of one question and one answer, and no list of messages"
             faults.append(Fault("cannot-hold", conversation.place, message))
+        elif path.suffix in (".csv", ".tsv") and (lost := _lost_in_csv(row)):
+            message = f"{lost} would not come back from a column of CSV. Write .jsonl"
+            faults.append(Fault("cannot-hold", conversation.place, message))
         else:
             rows.append(row)
     return rows, faults
+
+
+def _lost_in_csv(row: Row) -> str | None:
+    """What of the texts in a row a reader of CSV takes for something else."""
+    text = "".join(value for value in row.values() if isinstance(value, str))
+    names = {"\r": "a carriage return (\\r)", "\0": "a zero byte", "\ufeff": "a byte-order mark (U+FEFF)"}
+    return next((name for character, name in names.items() if character in text), None)
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
@@ -74,7 +84,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def from_conversation(conversation: Conversation, format_name: str) -> Row:

@@ -12,7 +12,7 @@ from mm_rec.data.reading.opening import byte_pieces
 from mm_rec.data.reading.problems import ProblemError, fault
 
 _PIECE = 2**16  # small enough for a processor's cache, which makes it twice as fast as a MiB
-_BOM = b"\xef\xbb\xbf"
+_MARKS = re.compile("^\ufeff+", re.MULTILINE)
 # A carriage return alone ends a line too, but what follows the last one of a piece is not known yet.
 _LINE_END = re.compile(rb"\n|\r(?=[^\n])")
 
@@ -35,8 +35,9 @@ def lines(file: SourceFile, limit: int) -> Iterator[tuple[int, str | None]]:
 def text_blocks(file: SourceFile, limit: int) -> Iterator[tuple[int, str | None]]:
     """Runs of whole lines with the number of the first; (number, None) is a line above `limit` bytes.
 
-    UTF-8 with or without a byte-order mark; each line ends with "\\n", however the file has it. Memory: what a
-    line of `limit` bytes needs. Raises ProblemError where the file, or the rest of it, cannot be read.
+    UTF-8; a byte-order mark where a line begins, of the file or of one that was joined to it, is left out; each line
+    ends with "\\n", however the file has it. Memory: what a line of `limit` bytes needs. Raises ProblemError where the
+    file, or the rest of it, cannot be read.
     """
     line, head, multibyte, empty = 1, b"", False, True
     try:
@@ -46,15 +47,13 @@ def text_blocks(file: SourceFile, limit: int) -> Iterator[tuple[int, str | None]
                 line, empty = line + 1, False
                 continue
             head = head or stored[:HEAD_BYTES]
-            raw = stored.removeprefix(_BOM) if offset == 0 else stored
-            text, bad = _decode(raw)
+            text, bad = _decode(stored)
             multibyte = multibyte or not text.isascii()
             if text:
                 yield line, text
                 line, empty = line + text.count("\n"), False
             if bad:
-                start = offset + len(stored) - len(raw) + bad.start
-                raise not_text(file, head, line, start, raw[bad], multibyte)
+                raise not_text(file, head, line, offset + bad.start, stored[bad], multibyte)
     except (EOFError, zlib.error, OSError) as error:
         raise _reading_error(file, line, error) from error
     if empty:
@@ -101,7 +100,7 @@ def _decode(raw: bytes) -> tuple[str, slice | None]:
         text = raw[: bad.start].decode()
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text, bad
+    return (_MARKS.sub("", text) if "\ufeff" in text else text), bad
 
 
 def _whole_lines(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[int, bytes | None]]:

@@ -19,6 +19,7 @@ from mm_rec.data.reading.locations import SourceFile, file_kind
 from mm_rec.data.reading.opening import open_bytes
 from mm_rec.data.reading.problems import ProblemError, Report, fault, too_large
 from mm_rec.errors import needs_extra
+from mm_rec.plain import JSON, DuplicateKey, with_lines
 
 DocumentsRule = Literal["file", "blank-line", "line"]
 Row = tuple[int, dict[str, Any]]
@@ -26,7 +27,7 @@ Row = tuple[int, dict[str, Any]]
 _BATCH_BYTES = 16 * 2**20  # of a Parquet file, decoded at once
 _BATCH_ROWS = 1024
 _READ_BYTES = 2**20  # of it, read at once
-_DECODER = json.JSONDecoder()
+_NO_TEXT = object()  # stands for bytes that are not UTF-8
 _JSON_GAP = re.compile(r"[\s,]*")
 
 
@@ -153,13 +154,19 @@ def _jsonl_rows(path: SourceFile, limit: int, report: Report) -> Iterator[Row]:
 
 def _json_object(line: str, path: SourceFile, number: int) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = JSON.decode(line)
+    except DuplicateKey as error:
+        raise fault("duplicate-key", f"{error}: {_shorten(line)!r}", path, number) from error
     # A number with too many digits is a plain ValueError, brackets nested too deep a RecursionError.
     except (ValueError, RecursionError) as error:
+        remedy = "`jq -c . FILE > NEW.jsonl` rewrites pretty-printed JSON, otherwise mend or delete the row"
+        if "\ufeff" in line:
+            remedy = (
+                "Files were joined here without a line end between (U+FEFF begins the second): put one there"
+            )
         raise fault(
             "not-json",
-            f"this row is not JSON ({error}): {_shorten(line)!r}. A .jsonl file has one whole object a line; "
-            "`jq -c . FILE > NEW.jsonl` rewrites pretty-printed JSON, otherwise mend or delete the row",
+            f"this row is not JSON ({error}): {_shorten(line)!r}. A .jsonl file has one whole object a line; {remedy}",
             path,
             number,
         ) from error
@@ -192,12 +199,15 @@ def _json_rows(path: SourceFile, limit: int, report: Report) -> Iterator[Row]:
         line, counted = line + text.count("\n", counted, position), position
         number += 1
         try:
-            value, end = _DECODER.raw_decode(text, position)
+            value, end = JSON.raw_decode(text, position)
             if end - position > limit:
                 raise too_large(path, line, limit, "row")
             row = _require_object(value, text[position:end], path, line)
         except (ValueError, RecursionError) as error:
             end = _next_object(text, position)
+            if isinstance(error, DuplicateKey):
+                stop = end if end >= 0 else len(text)
+                error = with_lines(error, "\n" * (line - 1) + text[position:stop].rstrip(" \n,]"))
             message = f"this row is not JSON ({error})"
             if end < 0:
                 rest = ". What follows is not read: where its rows begin is not known. Mend the file"
@@ -254,6 +264,7 @@ def _csv_rows(path: SourceFile, limit: int, report: Report, field: str | None) -
             continue
         if header is None:
             header = values
+            _require_different(header, path)
             _require_column(header, field, path)
         elif values:  # an empty line is no row
             number += 1
@@ -310,6 +321,19 @@ def _bad_width(path: SourceFile, number: int, values: list[str], header: list[st
     )
 
 
+def _require_different(names: list[str], path: SourceFile) -> None:
+    """Raise ProblemError where two columns have one name; columns without a name are nobody's."""
+    for number, name in enumerate(names):
+        if name and (first := names.index(name)) < number:
+            raise fault(
+                "duplicate-key",
+                f"the columns {first + 1} and {number + 1} are both called {name!r}; only one of them can count. "
+                "Rename or delete one",
+                path,
+                1,
+            )
+
+
 def _require_column(names: list[str], field: str | None, path: SourceFile) -> None:
     if field is not None and field not in names:
         columns = ", ".join(map(repr, names)) or "none"
@@ -329,18 +353,18 @@ def _parquet_rows(path: SourceFile, report: Report, field: str | None) -> Iterat
     try:
         with open_bytes(path) as stored:
             file = pyarrow.parquet.ParquetFile(stored, buffer_size=_READ_BYTES)
+            _require_different(file.schema_arrow.names, path)
             _require_column(file.schema_arrow.names, field, path)
             columns = None if field is None else [field]
             batch_rows = _batch_rows(file.metadata)
             for batch in file.iter_batches(batch_rows, columns=columns, use_threads=False):
                 for row in _batch_to_rows(batch):
                     number += 1
-                    if row is None:
-                        report(
-                            fault(
-                                "encoding", "this row is not UTF-8. Mend or delete it", path, number
-                            ).problem
-                        )
+                    column = next((name for name, value in (row or {}).items() if value is _NO_TEXT), None)
+                    if row is None or column is not None:
+                        what = "this row" if column is None else f"the column {column!r} of this row"
+                        message = f"{what} is not UTF-8. Mend or delete it"
+                        report(fault("encoding", message, path, number).problem)
                     else:
                         yield number, row
     except (OSError, pyarrow.ArrowException) as error:
@@ -361,11 +385,30 @@ def _batch_rows(metadata: Any) -> int:
 def _batch_to_rows(batch: Any) -> list[dict[str, Any] | None]:
     """The rows of a batch; None for one whose strings are not UTF-8."""
     try:
-        return cast("list[dict[str, Any] | None]", batch.to_pylist())
+        rows = cast("list[dict[str, Any]]", batch.to_pylist())
+        if "binary" in str(batch.schema):
+            rows = [{name: _decoded(value) for name, value in row.items()} for row in rows]
+        return cast("list[dict[str, Any] | None]", rows)
     except UnicodeDecodeError:
         if batch.num_rows == 1:
             return [None]
         return [row for index in range(batch.num_rows) for row in _batch_to_rows(batch.slice(index, 1))]
+
+
+def _decoded(value: Any) -> Any:
+    """A value of Parquet with its bytes as UTF-8 text, as some programs store it; _NO_TEXT where they are none."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return _NO_TEXT
+    if isinstance(value, list | tuple):  # the entries of a map are pairs
+        parts = [_decoded(part) for part in value]
+        return _NO_TEXT if any(part is _NO_TEXT for part in parts) else parts
+    if isinstance(value, dict):
+        fields = {name: _decoded(part) for name, part in value.items()}
+        return _NO_TEXT if any(part is _NO_TEXT for part in fields.values()) else fields
+    return value
 
 
 def _shorten(text: str, length: int = 60) -> str:

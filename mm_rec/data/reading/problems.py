@@ -25,6 +25,7 @@ Reason = Literal[
     "no-field",
     "not-a-string",
     "surrogate",
+    "duplicate-key",
 ]
 
 

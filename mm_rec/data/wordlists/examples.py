@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,8 +117,9 @@ def parse_shares(text: str) -> dict[tuple[int, ...], float]:
                 f"--shares {part.strip()!r}: write it as WORDS=SHARE, for example 10=70,8-9=20,6-7=10"
             )
         shares[tuple(range(int(match[1]), int(match[2] or match[1]) + 1))] = float(match[3])
-    if sum(shares.values()) <= 0:
-        raise ConfigError(f"--shares {text!r}: at least one share must be above 0")
+    total = sum(shares.values())
+    if not any(math.isclose(total, whole, rel_tol=0.01) for whole in (1, 100)):
+        raise ConfigError(f"--shares {text!r}: these come to {total:g}. Shares are parts of 100, or of 1")
     return shares
 
 

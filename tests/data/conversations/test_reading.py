@@ -390,3 +390,65 @@ def test_convert_with_nothing_left_writes_nothing(tmp_path: Path):
     path = write_lines(tmp_path / "a.jsonl", pair("?", ""))
     assert run(path, "--to", "openai", "--out", tmp_path / "b.jsonl", "--fix") == 2
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_convert_of_text_stored_as_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    inside = pyarrow.array(
+        [[{"role": b"user", "content": "çay?".encode()}, {"role": b"assistant", "content": b"Evet."}]]
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"messages": inside}), tmp_path / "a.parquet")
+    pairs = {"prompt": [b"a?", b"b?"], "completion": [b"a!", b"\xff!"]}
+    pyarrow.parquet.write_table(pyarrow.table(pairs), tmp_path / "b.parquet")
+    assert run(tmp_path / "a.parquet", "--to", "prompt", "--out", tmp_path / "a.jsonl") == 0
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == pair("çay?", "Evet.")
+    assert run(tmp_path / "b.parquet", "--to", "prompt", "--out", tmp_path / "b.jsonl") == 2
+    assert "the column 'completion' of this row is not UTF-8" in capsys.readouterr().out.replace("\n", " ")
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_convert_writes_no_number_that_json_has_not(
+    number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def convert(row: str) -> str:
+        (tmp_path / "a.jsonl").write_text(row + "\n")
+        assert run(tmp_path / "a.jsonl", "--to", "openai", "--out", tmp_path / "out.jsonl") == 2
+        assert not (tmp_path / "out.jsonl").exists()
+        return capsys.readouterr().out.replace("\n", " ")
+
+    plain = json.dumps({**pair("a?", "a!"), "score": 0})
+    assert ":1" in (said := convert(plain.replace("0}", f"{number}}}"))) and "score is" in said
+    arguments = json.dumps(f'{{"city": [{number}]}}')
+    call = f'{{"id": "c", "type": "function", "function": {{"name": "w", "arguments": {arguments}}}}}'
+    said = convert(
+        f'{{"messages": [{{"role": "user", "content": "?"}}, {{"role": "assistant", "tool_calls": [{call}]}}], '
+        '"tools": [{"type": "function", "function": {"name": "w", "parameters": {}}}]}'
+    )
+    assert "the arguments of 'w'" in said and "not JSON" in said
+
+
+def test_convert_writes_no_number_of_parquet_that_json_has_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    table = {"prompt": ["a?", "b?"], "completion": ["a!", "b!"], "score": [1.0, float("nan")]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    assert run(tmp_path / "a.parquet", "--to", "openai", "--out", tmp_path / "out.jsonl") == 2
+    assert "score is nan, and must be a finite number" in capsys.readouterr().out.replace("\n", " ")
+    assert run(tmp_path / "a.parquet", "--to", "openai", "--out", tmp_path / "out.jsonl", "--fix") == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("odd", ["\r\n", "\r", "\0", "\ufeff"])
+def test_a_text_comes_back_from_csv_or_is_refused(
+    odd: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    good = write_lines(tmp_path / "good.jsonl", pair('a,"b"\n\n;\tc', " d \n"), pair("çay?", "e\u2028f\x0b"))
+    there, back = tmp_path / f"there{suffix}", tmp_path / "back.jsonl"
+    assert run(good, "--to", "prompt", "--out", there) == 0
+    assert run(there, "--to", "prompt", "--out", back) == 0
+    assert back.read_text() == good.read_text()
+    bad = write_lines(tmp_path / "bad.jsonl", pair("a?", f"one{odd}two"))
+    assert run(bad, "--to", "prompt", "--out", tmp_path / f"bad{suffix}") == 2
+    assert "would not come back from a column of CSV" in capsys.readouterr().out.replace("\n", " ")
+    assert not (tmp_path / f"bad{suffix}").exists()
