@@ -85,6 +85,8 @@ def tokenize(
             plan, loaded, out, threads=threads, progress=lambda size: bar.advance(task, size)
         )
     console.print(_summary(prepared))
+    for line in prepared.notes():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _summary(prepared: PreparedCorpus) -> Table:

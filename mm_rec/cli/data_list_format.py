@@ -41,7 +41,7 @@ def list_format(
     held_out: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Share of the words to hold out for evaluation (default: 0.1; 0 for none)."
+            min=0, help="Share of the words to hold out for evaluation (default: 0.1; 0 for none)."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of words.")] = 42,

@@ -205,11 +205,14 @@ def evaluate(
     from mm_rec.evaluation.report import make_report
     from mm_rec.evaluation.report_view import rendered
     from mm_rec.inference.engine import Engine
+    from mm_rec.tokenizers.loading import count_specials, describe_specials
 
     engine = Engine(loaded, place)
     contexts = sorted(set(context or [min(512, engine.context_limit or 512)]))
     sources = _sources(text or [], text_field, None if documents is None else documents.value, max_mb)
     texts = _score(loaded, tokenizer, sources, contexts, console)
+    for line in describe_specials(count_specials(tokenizer, prompt or [])):
+        console.print(f"--prompt: {line}", markup=False, highlight=False, soft_wrap=True)
     with console.status("writing samples"):
         samples = list(generate_samples(engine, tokenizer, prompt or DEFAULT_PROMPTS, sampling))
     report = make_report(loaded, name, texts, samples)
@@ -288,9 +291,12 @@ def _score(
     """The scores of each text at each context."""
     from mm_rec.evaluation.perplexity import evaluate_text
     from mm_rec.evaluation.report import TextResult
+    from mm_rec.tokenizers.loading import count_specials, describe_specials
 
     results = []
     for source in sources:
+        for line in describe_specials(count_specials(tokenizer, source)):
+            console.print(f"{source.name}: {line}", markup=False, highlight=False, soft_wrap=True)
         for context in contexts:
             with console.status(f"reading {source.name} at a context of {context:,} tokens"):
                 scores = evaluate_text(model, tokenizer, source, context)

@@ -57,12 +57,15 @@ def generate(
         seed=seed,
     )
     from mm_rec.inference.text_stream import prompt_ids, stream_text
+    from mm_rec.tokenizers.loading import count_specials, describe_specials
 
     console, notes = Console(soft_wrap=True, highlight=False, markup=False), Console(stderr=True)
     engine, tokenizer = open_engine(model, adapter or [], device, precision, notes)
     tokens, started = 0, time.perf_counter()
     for text in prompt:
         warn_of_format(adapter or [], text, notes)
+        for line in describe_specials(count_specials(tokenizer, [text])):
+            notes.print(f"note: {line}", style="dim", markup=False, soft_wrap=True)
         session = engine.session()
         session.feed(prompt_ids(tokenizer, text))
         for number in range(count):

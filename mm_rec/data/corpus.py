@@ -14,10 +14,10 @@ import io
 import json
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,7 +34,7 @@ from mm_rec.runs.files import (
     require_free_space,
     write_json,
 )
-from mm_rec.tokenizers.loading import encode_documents, fingerprint, vocabulary_size
+from mm_rec.tokenizers.loading import count_specials, encode_documents, fingerprint, vocabulary_size
 
 FORMAT = 1
 SHARD_BYTES = 16 * 2**20
@@ -46,7 +46,10 @@ _OPEN_SHARDS = 200  # memory maps held at once; each keeps a file open, and 1,02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One shard: counts, bytes of UTF-8 text, and hashes of the text and of both files."""
+    """One shard: counts, bytes of UTF-8 text, and hashes of the text and of both files.
+
+    `specials`: special tokens that are written out in the text, and so are text, with how often.
+    """
 
     name: str
     tokens: int
@@ -55,6 +58,7 @@ class Shard:
     text_hash: str
     sha256: str
     index_sha256: str
+    specials: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +110,11 @@ class Corpus:
             if problem:
                 raise DataError(f"the corpus is damaged: {problem}. Tokenize again", path / shard.name)
         return corpus
+
+    @property
+    def specials(self) -> Counter[str]:
+        """Special tokens that are written out in the text, with how often."""
+        return sum((Counter(shard.specials) for shard in self.shards), Counter())
 
     @property
     def fingerprint(self) -> str:
@@ -315,6 +324,7 @@ class _Writer:
             text_hash=piece.digest,
             sha256=hashlib.sha256(token_bytes).hexdigest(),
             index_sha256=hashlib.sha256(index_bytes).hexdigest(),
+            specials=dict(count_specials(self.tokenizer, piece.texts)),
         )
         self._write(shard, token_bytes, index_bytes)
         return shard

@@ -15,6 +15,7 @@ from mm_rec.data.sources import ReadCounts, find_files, fitting_rule, read_docum
 from mm_rec.data.split import MUCH, Split, document_hash, plan_end, plan_split
 from mm_rec.errors import DataError
 from mm_rec.runs.files import read_json, remove, write_json
+from mm_rec.tokenizers.loading import describe_specials
 
 Side = Literal["train", "validation"]
 _MINIMUM = 0.01
@@ -128,6 +129,10 @@ class PreparedCorpus:
     train: Corpus
     validation: Corpus
     record: dict[str, Any]
+
+    def notes(self) -> list[str]:
+        """What is unusual about the text, a line each."""
+        return describe_specials(self.train.specials + self.validation.specials)
 
 
 def plan_sources(

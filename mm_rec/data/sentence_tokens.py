@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.rendering import encode_texts
 from mm_rec.text.sentences import split_sentences
+from mm_rec.tokenizers.loading import text_encoder
 
 _RUN = 50_000  # characters that are encoded as one text
 _BATCH = 1_000_000  # characters that are encoded at once, on all threads
@@ -63,10 +63,15 @@ def tokenized(parts: Iterable[Part], tokenizer: PreTrainedTokenizerBase) -> Iter
     encoded = (
         (run.part, _run_tokens(run, encoding))
         for batch in _batches(run for part in parts for run in _runs(part))
-        for run, encoding in zip(batch, encode_texts(tokenizer, [run.text for run in batch]), strict=True)
+        for run, encoding in zip(batch, _encoded(tokenizer, [run.text for run in batch]), strict=True)
     )
     for _, runs in itertools.groupby(encoded, key=lambda pair: pair[0]):
         yield _joined([tokens for _, tokens in runs])
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Encoding]:
+    encodings: list[Encoding] = text_encoder(tokenizer, texts).encode_batch(texts, add_special_tokens=False)
+    return encodings
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ Shapes: T tokens of a block, S sentences of a part.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -35,6 +36,7 @@ from mm_rec.data.sentence_tokens import Part, PartTokens, sentence_spans, tokeni
 from mm_rec.data.sources import Document, find_files, read_documents
 from mm_rec.errors import DataError
 from mm_rec.text.languages import language
+from mm_rec.tokenizers.loading import count_specials, describe_specials
 
 Ids = NDArray[np.int32]
 TooLong = Literal["split", "trim", "drop"]
@@ -83,6 +85,7 @@ class Slices:
     lost_tokens: int = 0
     small_blocks: int = 0
     unmarked_blocks: int = 0
+    specials: Counter[str] = field(default_factory=Counter)  # written out in the text
     missing_tokens: list[str] = field(default_factory=list)  # BOS or EOS, where the tokenizer has none to add
 
     @property
@@ -115,6 +118,7 @@ class Slices:
         if self.unmarked_blocks:
             marker = settings.train_only_after
             notes.append(f"blocks with nothing after {marker!r}, left out: {self.unmarked_blocks:,}")
+        notes += describe_specials(self.specials)
         notes += [f"the tokenizer has no {name} token, so none is added" for name in self.missing_tokens]
         return notes
 
@@ -145,13 +149,13 @@ def slice_documents(
     """The blocks of texts, none across two of them.
 
     All tokens but BOS are learnt, or those after `train_only_after`. BOS that begins a part and EOS that ends one are
-    not doubled; elsewhere in the text a special token raises DataError, as does text that gives no block.
+    not doubled; elsewhere a special token that is written out is text. Raises DataError for text that gives no block.
     """
     slices = Slices(settings)
     before, after = _edges(tokenizer, slices)
     capacity = settings.chunk_length - len(before) - len(after)
     parts = (part for document in documents for part in _parts(document, tokenizer, settings))
-    for part in tokenized(parts, tokenizer):
+    for part in tokenized(_counted(parts, tokenizer, slices), tokenizer):
         _measure_part(slices, len(part.ids) + len(before) + len(after))
         fitted = _fitted(part, capacity, slices)
         for first, stop, overlaps in _blocks(fitted, capacity, settings):
@@ -167,13 +171,6 @@ def slice_documents(
                 slices.overlapping += overlaps
     _require_blocks(slices)
     return slices
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """What finds a special token in text that should hold none; that for unknown words stands for ordinary text."""
-    names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    names -= {str(tokenizer.unk_token)}
-    return re.compile("|".join(map(re.escape, sorted(names, reverse=True))) or r"(?!)")
 
 
 def _edges(tokenizer: PreTrainedTokenizerBase, slices: Slices) -> tuple[Ids, Ids]:
@@ -193,26 +190,21 @@ def _edge(token: int | None, name: str, slices: Slices) -> list[int]:
 
 def _parts(document: Document, tokenizer: PreTrainedTokenizerBase, settings: Slicing) -> Iterator[Part]:
     """What stands between the hard cuts of a document, without the white space, BOS and EOS around it."""
-    specials = special_tokens(tokenizer)
     text = document.text.replace("\r\n", "\n").replace("\r", "\n")
-    position = 0
     for piece in text.split(settings.hard_cut) if settings.hard_cut else [text]:
         core = piece.strip()
         if settings.add_bos and tokenizer.bos_token:
             core = core.removeprefix(str(tokenizer.bos_token)).lstrip()
         if settings.add_eos and tokenizer.eos_token:
             core = core.removesuffix(str(tokenizer.eos_token)).rstrip()
-        if found := specials.search(core):
-            place = position + piece.find(core) + found.start()
-            raise DataError(
-                f"the text holds {found[0]}, a special token of the tokenizer, which would end or begin something in "
-                "the middle of a block. Write it otherwise, or give conversations as chat JSONL",
-                str(document.path),
-                document.line + text.count("\n", 0, place),
-            )
-        position += len(piece) + len(settings.hard_cut)
         if core:
             yield Part(core, sentence_spans(core, settings.language))
+
+
+def _counted(parts: Iterator[Part], tokenizer: PreTrainedTokenizerBase, slices: Slices) -> Iterator[Part]:
+    for part in parts:
+        slices.specials.update(count_specials(tokenizer, [part.text]))
+        yield part
 
 
 def _measure_part(slices: Slices, tokens: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from mm_rec.data.reading.locations import SourceFile, file_size
 from mm_rec.data.sources import find_files, fitting_rule, read_documents
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, DataError
-from mm_rec.tokenizers.loading import encode_documents, fingerprint
+from mm_rec.tokenizers.loading import count_specials, encode_documents, fingerprint
 
 _BATCH_CHARACTERS = 2**16  # text that is read and encoded at once
 _DRAWS = 1024  # random words made at once
@@ -191,11 +191,18 @@ class RowStream:
     """
 
     def __init__(
-        self, source: StreamSource, tokenizer: Any, seq_len: int, buffer_rows: int, seed: int
+        self,
+        source: StreamSource,
+        tokenizer: Any,
+        seq_len: int,
+        buffer_rows: int,
+        seed: int,
+        say: Callable[[str], None],
     ) -> None:
         self.name = source.name
         self.reader = DocumentReader(source, seed)
         self._tokenizer = tokenizer
+        self._say, self._specials = say, set[str]()
         self._seq_len = seq_len
         self._buffer_rows = buffer_rows
         self._seed = source_seed(seed, source.name)
@@ -231,7 +238,14 @@ class RowStream:
 
     def _encode(self) -> None:
         """Put the tokens of some more documents behind those that fill no row yet."""
-        rows = [row for row in encode_documents(self._tokenizer, self.reader.batch()) if len(row)]
+        texts = self.reader.batch()
+        if found := count_specials(self._tokenizer, texts).keys() - self._specials:
+            self._specials |= found
+            self._say(
+                f"{self.name}: special tokens that are written out in the text are read as plain text: "
+                + ", ".join(sorted(found))
+            )
+        rows = [row for row in encode_documents(self._tokenizer, texts) if len(row)]
         starts = np.zeros(sum(len(row) for row in rows), dtype=bool)
         starts[np.cumsum([0, *(len(row) for row in rows[:-1])])] = True
         self._ids = np.concatenate([self._ids[self._at :], *rows])
@@ -286,10 +300,11 @@ class StreamedBatches:
         accumulation: int = 1,
         seed: int = 0,
         shuffle_rows: int = 1024,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         assert list(sources) == mixture.names
         self.streams = [
-            RowStream(source, tokenizer, seq_len, shuffle_rows, seed) for source in sources.values()
+            RowStream(source, tokenizer, seq_len, shuffle_rows, seed, say) for source in sources.values()
         ]
         self.mixture = mixture
         self.micro_batch = micro_batch

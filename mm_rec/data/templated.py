@@ -29,10 +29,10 @@ from mm_rec.data.conversations.rendering import Rendered, encode_texts
 from mm_rec.data.reading.formats import rows
 from mm_rec.data.reading.locations import ROW_KINDS, SourceFile
 from mm_rec.data.reading.problems import Problem, ProblemError
-from mm_rec.data.slicing import special_tokens
 from mm_rec.data.sources import MAX_DOCUMENT_BYTES, find_files
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.plain import parse_json
+from mm_rec.tokenizers.loading import special_pattern
 
 LearnFrom = Literal["response", "all"]
 
@@ -139,7 +139,7 @@ def render_rows(
     that fits no template, is over `max_length` tokens, or cannot be learnt; with `left_out` they are put there instead.
     """
     faults: list[Fault] = [] if left_out is None else left_out
-    texts = list(_texts(path, prompt_format, special_tokens(tokenizer), faults))
+    texts = list(_texts(path, prompt_format, special_pattern(tokenizer), faults))
     edges = (tokenizer.bos_token_id if add_bos else None, tokenizer.eos_token_id if add_eos else None)
     rendered = []
     for first in range(0, len(texts), _GROUP):

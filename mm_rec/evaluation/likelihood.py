@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import DataError
-from mm_rec.inference.text_stream import encode, prompt_ids
+from mm_rec.inference.text_stream import plain_ids, prompt_ids
 from mm_rec.models.cross_entropy import IGNORED, token_losses
 from mm_rec.models.forward import Batch, head_weight, hidden_states
 
@@ -59,14 +59,17 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [] if first is None else [first]
 
 
-def encode_request(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> Request:
+def encode_request(
+    tokenizer: PreTrainedTokenizerBase, context: str, continuation: str, rendered: bool = False
+) -> Request:
     """The ids of a context, begun as `start_ids` or with bos, and those of what continues it.
 
-    The two are encoded as one text and cut behind as many tokens as the context alone has.
+    The two are encoded as one text and cut behind as many tokens as the context alone has. `rendered`: as of
+    `prompt_ids`.
     """
     if not context:
-        return start_ids(tokenizer), encode(tokenizer, continuation)
-    whole, head = prompt_ids(tokenizer, context + continuation), prompt_ids(tokenizer, context)
+        return start_ids(tokenizer), plain_ids(tokenizer, continuation)
+    whole, head = (prompt_ids(tokenizer, text, rendered) for text in (context + continuation, context))
     return whole[: len(head)], whole[len(head) :]
 
 

@@ -14,7 +14,7 @@ from mm_rec.data.wordlists.entries import read_entries
 from mm_rec.data.wordlists.prompts import instruction_text
 from mm_rec.evaluation.list_format import Answer
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.text_stream import encode, stop_ids
+from mm_rec.inference.text_stream import plain_ids, stop_ids
 
 _ANSWERS = re.compile(r"### Response:\n(.*?)(?:\n\n|\Z)", re.DOTALL)
 _NUMBERED = re.compile(r"^\d{1,3}\. (.+)$", re.MULTILINE)
@@ -34,7 +34,7 @@ def greedy_answers(
         if not instruction:
             return prompt_ids(tokenizer, [ChatMessage("user", prompt)])
         begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        return [*begin, *encode(tokenizer, instruction_text(prompt, ""))]
+        return [*begin, *plain_ids(tokenizer, instruction_text(prompt, ""))]
 
     def answer(prompts: list[str]) -> list[str]:
         replies = engine.continue_greedily(list(map(read, prompts)), max_new_tokens, stop_ids(tokenizer))

@@ -26,7 +26,7 @@ from mm_rec.errors import ConfigError, DataError, TokenizerError, needs_extra
 from mm_rec.evaluation.likelihood import BATCH_TOKENS, Request, encode_request, log_likelihoods, start_ids
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import encode, prompt_ids, stream_text
+from mm_rec.inference.text_stream import encode, plain_ids, prompt_ids, stream_text
 from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.runtime import choose_device
 from mm_rec.tokenizers.loading import fingerprint
@@ -72,6 +72,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self.engine = Engine(model, model.device)
         self.limit = max_length or self.engine.context_limit
         self._device = model.device
+        self._rendered = False  # whether a chat template writes what is read
 
     @classmethod
     def create_from_arg_string(
@@ -127,12 +128,15 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """The ids of a text, begun with bos unless `add_special_tokens` is False."""
-        return (encode if add_special_tokens is False else prompt_ids)(self.tokenizer, string)
+        if add_special_tokens is False:
+            return (encode if self._rendered else plain_ids)(self.tokenizer, string)
+        return prompt_ids(self.tokenizer, string, self._rendered)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The text of a conversation, by the tokenizer's own template."""
+        self._rendered = True
         if not self.tokenizer.chat_template:
             raise TokenizerError(
                 "this model's tokenizer has no chat template. Run the tasks without one, or use a chat model"
@@ -155,7 +159,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     def _encode_request(self, context: str, continuation: str) -> Request:
         """lm-eval's rule: white space at the end of a context belongs to what follows it."""
         kept = context.rstrip()
-        return encode_request(self.tokenizer, kept, context[len(kept) :] + continuation)
+        return encode_request(self.tokenizer, kept, context[len(kept) :] + continuation, self._rendered)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str] | None, Sequence[int], Sequence[int]]], **kwargs: Any
@@ -182,7 +186,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         windows, owners = [], []
         for owner, request in enumerate(requests):
             for window in get_rolling_token_windows(
-                token_list=encode(self.tokenizer, request.args[0]),
+                token_list=plain_ids(self.tokenizer, request.args[0]),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,

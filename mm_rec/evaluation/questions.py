@@ -11,7 +11,7 @@ from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids as chat_prompt_ids
 from mm_rec.errors import DataError
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.text_stream import encode, prompt_ids, stop_ids
+from mm_rec.inference.text_stream import plain_ids, prompt_ids, stop_ids
 from mm_rec.tokenizers.loading import vocabulary_size
 
 BATCH_QUESTIONS = 64
@@ -61,7 +61,7 @@ def score_questions(
         else prompt_ids(tokenizer, question.prompt)
         for question in questions
     ]
-    longest = max(len(encode(tokenizer, f" {question.answer}")) for question in questions)
+    longest = max(len(plain_ids(tokenizer, f" {question.answer}")) for question in questions)
     ends = stop_ids(tokenizer) | _newline_ids(tokenizer)
     # Rows of like length stand together: less padding.
     order = sorted(range(len(questions)), key=lambda index: len(prompts[index]))

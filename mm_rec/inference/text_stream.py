@@ -9,21 +9,31 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.inference.engine import Session
 from mm_rec.inference.sampling import Sampling
 from mm_rec.tokenizers.conversion import ESCAPES
+from mm_rec.tokenizers.loading import text_encoder
 
 # How the text of tokens ends that need the next one: in the middle of a character, or of an escape.
 _UNFINISHED = ("\ufffd", ESCAPES[0][0])
 _LONGEST_UNIT = 6  # bytes, so tokens that a character or an escape can be spread over
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a prompt, started with bos as the documents of training are; special tokens in it are parsed."""
-    ids = encode(tokenizer, text)
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str, rendered: bool = False) -> list[int]:
+    """The ids of a prompt, started with bos as the documents of training are.
+
+    Special tokens that are written out in it are text, as in training; in what a chat template `rendered` they are not.
+    """
+    ids = (encode if rendered else plain_ids)(tokenizer, text)
     bos = tokenizer.bos_token_id
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text that continues another; special tokens that are written out in it are text."""
+    ids: list[int] = text_encoder(tokenizer, [text]).encode(text, add_special_tokens=False).ids
+    return ids
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a text that continues another; special tokens in it are parsed."""
+    """The ids of what a chat template rendered, or a part of it; special tokens in it are parsed."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 

@@ -44,6 +44,7 @@ class RunText:
     tokenizer: PreTrainedTokenizerBase
     corpora: dict[str, PreparedCorpus]
     streams: dict[str, StreamSource]
+    say: Callable[[str], None]
 
     @property
     def tokens(self) -> dict[str, int] | None:
@@ -66,7 +67,7 @@ class RunText:
         sizes = (config.seq_len, config.micro_batch, config.accumulation, config.seed)
         if self.streams:
             rows = self.data.shuffle_rows
-            return StreamedBatches(self.streams, self.mixture(config), self.tokenizer, *sizes, rows)
+            return StreamedBatches(self.streams, self.mixture(config), self.tokenizer, *sizes, rows, self.say)
         corpora = {name: prepared.train for name, prepared in self.corpora.items()}
         if len(corpora) == 1:
             return PackedBatches(next(iter(corpora.values())), *sizes)
@@ -172,6 +173,8 @@ def read_text(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
     for prepared in text.corpora.values():
         for corpus in (prepared.train, prepared.validation):
             corpus.require_tokenizer(fingerprint(text.tokenizer))
+        for line in prepared.notes():
+            reporter.say(line)
     if text.tokens is not None:
         trains = [prepared.train for prepared in text.corpora.values()]
         tokens = sum(text.tokens.values())
@@ -199,7 +202,9 @@ def _on_disk(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
     finished = all(is_prepared(folder) for folder in made.values())
     if finished and (source is not None or (run / "tokenizer").is_dir()):
         tokenizer = load_tokenizer(source or run / "tokenizer")
-        return RunText(data, tokenizer, {name: open_prepared(place) for name, place in folders.items()}, {})
+        return RunText(
+            data, tokenizer, {name: open_prepared(place) for name, place in folders.items()}, {}, reporter.say
+        )
     plans = plan_groups(
         {name: paths for name, paths in groups.items() if name in made},
         text_field=data.text_field,
@@ -220,7 +225,7 @@ def _on_disk(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
         name: prepare_corpus(plans[name], tokenizer, place) if name in made else open_prepared(place)
         for name, place in folders.items()
     }
-    return RunText(data, tokenizer, corpora, {})
+    return RunText(data, tokenizer, corpora, {}, reporter.say)
 
 
 def _streamed(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
@@ -260,7 +265,7 @@ def _streamed(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
         )
 
     tokenizer = _tokenizer(recipe, tokenizer_source(recipe), texts, run, reporter)
-    return RunText(data, tokenizer, {}, streams)
+    return RunText(data, tokenizer, {}, streams, reporter.say)
 
 
 def _beginning(texts: Iterator[str], size: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from mm_rec.errors import ConfigError
 from mm_rec.inference.engine import Session
 from mm_rec.inference.sampling import Chosen, Sampling
-from mm_rec.inference.text_stream import encode
+from mm_rec.inference.text_stream import plain_ids
 from mm_rec.serving.answers import pieces_of
 from mm_rec.serving.errors import ApiError, about
 from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices, read_with
@@ -104,7 +104,7 @@ class CompletionAnswer:
         tokenizer = self._served.model.tokenizer
         if isinstance(prompt, str):
             ids = text_ids(self._served, prompt)
-            text = _Text(ids, len(ids) - len(encode(tokenizer, prompt)))
+            text = _Text(ids, len(ids) - len(plain_ids(tokenizer, prompt)))
         else:
             text = _Text(prompt, 0)
         if not text.ids:

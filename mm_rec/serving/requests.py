@@ -16,7 +16,7 @@ from mm_rec.data.conversations.rendering import require_plain
 from mm_rec.data.conversations.turns import prompt_parts
 from mm_rec.inference.constrained import Constraint
 from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import encode, prompt_ids
+from mm_rec.inference.text_stream import plain_ids, prompt_ids
 from mm_rec.serving.errors import ApiError, about
 from mm_rec.serving.generation import Prompt, prompt_for
 from mm_rec.serving.models import Served
@@ -61,9 +61,12 @@ class Names:
 
 
 def text_ids(served: Served, text: str, bos: bool = True) -> list[int]:
-    """The ids of a plain text; raises UnicodeEncodeError for half of a surrogate pair, which no tokenizer takes."""
+    """The ids of a plain text, special tokens that are written out in it too.
+
+    Raises UnicodeEncodeError for half of a surrogate pair, which no tokenizer takes.
+    """
     text.encode()
-    return (prompt_ids if bos else encode)(served.model.tokenizer, text)
+    return (prompt_ids if bos else plain_ids)(served.model.tokenizer, text)
 
 
 def require_with(request: Body, **others: str) -> None:

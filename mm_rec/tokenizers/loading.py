@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,10 @@ from mm_rec.errors import TokenizerError
 from mm_rec.tokenizers.conversion import SPACE, unescape
 from mm_rec.tokenizers.special import UNKNOWN
 
+_LOCK = threading.Lock()
+_TEXT_ENCODERS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, Tokenizer]] = (
+    weakref.WeakKeyDictionary()
+)
 _GROUP_CHARACTERS = 4_000_000
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -73,14 +80,16 @@ def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-    """Encode a batch as `encode_document` does, on all threads; one array (tokens,) int32 a document."""
-    backend = encoder(tokenizer)
+    """Encode a batch as `encode_document` does, on all threads; one array (tokens,) int32 a document.
+
+    A special token that is written out in a text is text: only what is rendered by a chat template holds special ones.
+    """
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [
         np.array([*before, *encoding.ids, *after], dtype=np.int32)
         for group in _groups(texts)
-        for encoding in backend.encode_batch_fast(group, add_special_tokens=False)
+        for encoding in text_encoder(tokenizer, group).encode_batch_fast(group, add_special_tokens=False)
     ]
 
 
@@ -129,7 +138,7 @@ def byte_fallback_ids(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int6
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer's backend, set to encode whole texts as they are, special tokens in them parsed."""
+    """The tokenizer's backend, set to encode rendered chats as they are, special tokens in them parsed."""
     backend = _backend(tokenizer)
     # Left behind by an earlier `tokenizer(…, truncation=True)`, or stored in a foreign tokenizer.json.
     if backend.truncation is not None:
@@ -139,6 +148,42 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     if backend.encode_special_tokens:  # left behind by `tokenizer(…, split_special_tokens=True)`
         backend.encode_special_tokens = False
     return backend
+
+
+def text_encoder(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Tokenizer:
+    """The backend to encode these texts as text, special tokens that are written out in them too."""
+    pattern = special_pattern(tokenizer)
+    if not any(pattern.search(text) for text in texts):
+        return encoder(tokenizer)
+    with _LOCK:
+        backend, known = encoder(tokenizer), _TEXT_ENCODERS.get(tokenizer)
+        if known is None or known[0] != len(backend.get_added_tokens_decoder()):
+            # A copy, because the switch is the backend's own, and others encode chats with it at the same time.
+            copy = Tokenizer.from_str(backend.to_str())
+            copy.encode_special_tokens = True
+            known = _TEXT_ENCODERS[tokenizer] = (len(backend.get_added_tokens_decoder()), copy)
+        return known[1]
+
+
+def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """What finds a special token written out in a text; that for unknown words stands for ordinary text."""
+    names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    names -= {str(tokenizer.unk_token)}
+    return re.compile("|".join(map(re.escape, sorted(names, reverse=True))) or r"(?!)")
+
+
+def count_specials(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[str]:
+    """How often each special token is written out in texts."""
+    pattern = special_pattern(tokenizer)
+    return Counter(found for text in texts for found in pattern.findall(text))
+
+
+def describe_specials(counts: Mapping[str, int]) -> list[str]:
+    """What is said of special tokens that are written out in a text: a line, or none where there are none."""
+    if not counts:
+        return []
+    named = ", ".join(f"{token} {count:,} times" for token, count in sorted(counts.items()))
+    return [f"special tokens that are written out in the text are read as plain text: {named}"]
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -294,6 +294,23 @@ def test_separate_validation_files_are_kept_out_of_training(
         plan_sources([sources], validation_sources=[held])
 
 
+def test_special_tokens_in_a_corpus_are_text_and_said(tmp_path: Path, byte_tokenizer: Any) -> None:
+    byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    texts = [f"Line {number} says <s> and </s>." if number % 2 else f"Line {number}." for number in range(40)]
+    (tmp_path / "c.txt").write_text("\n\n".join(texts))
+    arguments = ["--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(
+        app, ["tokenize", str(tmp_path / "c.txt"), *arguments], env={"COLUMNS": "200"}
+    )
+    assert result.exit_code == 0, result.output
+    assert "are read as plain text: </s> 20 times, <s> 20 times" in result.output.replace("\n", " ")
+    train = open_prepared(tmp_path / "out").train
+    ids = train.read(0, train.tokens).tolist()
+    assert ids.count(byte_tokenizer.bos_token_id) == ids.count(byte_tokenizer.eos_token_id) == train.documents
+    documents = byte_tokenizer.decode(ids).removeprefix("<s>").removesuffix("</s>").split("</s><s>")
+    assert set(documents) <= set(texts) and len(documents) == train.documents
+
+
 def test_the_command(tmp_path: Path, sources: Path, byte_tokenizer: Any) -> None:
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
     out = tmp_path / "out"

@@ -188,13 +188,14 @@ def test_a_tokenizer_without_bos_gives_a_note() -> None:
     assert len(slices.blocks[0].ids) == 3 and slices.blocks[0].learnt.all()
 
 
-def test_a_special_token_within_the_text_is_refused_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text(f"A b.\n\n\nC d.\nE {EOS} f.\n")
+def test_a_special_token_within_the_text_is_text_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"A b.\n\n\nC d.\nE {EOS} f {BOS}{EOS}.\n")
     tokenizer = word_tokenizer("A b. C d. E f.", bos_token=BOS, eos_token=EOS)
-    with pytest.raises(
-        DataError, match=rf"a\.txt:5: the text holds {EOS}, a special token.*Write it otherwise"
-    ):
-        slice_documents(read_text_files([tmp_path]), tokenizer, Slicing())
+    slices = slice_documents(read_text_files([tmp_path]), tokenizer, Slicing(add_bos=False, add_eos=False))
+    specials = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    assert not specials & {token for block in slices.blocks for token in block.ids.tolist()}
+    assert f"E {EOS} f" in "".join(texts(slices))
+    assert slices.notes()[0].endswith(f"are read as plain text: {EOS} 2 times, {BOS} 1 times")
     assert texts(slice_text("A <unk> b.", tokenizer, Slicing())) == ["A <unk> b."]  # as in WikiText
 
 

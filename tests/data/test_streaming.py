@@ -79,6 +79,17 @@ def rows_of(found: Iterator[dict[str, torch.Tensor]], name: str = "input_ids") -
     return torch.cat([batch[name] for batch in found]).tolist()
 
 
+def test_special_tokens_in_a_stream_are_text_and_said_once(tmp_path: Path, byte_tokenizer: Any) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(f"document {i} <s> or </s>" for i in range(30)))
+    sources, said = stream(tmp_path), list[str]()
+    mixture = Mixture(list(sources), [(0, [1.0])])
+    run = StreamedBatches(sources, mixture, byte_tokenizer, 20, 2, 1, seed=3, shuffle_rows=1, say=said.append)
+    ids = rows_of(steps(run, 0, 30))
+    assert len(said) == 1 and said[0].endswith("are read as plain text: </s>, <s>")
+    text = byte_tokenizer.decode([*ids[0], *itertools.chain.from_iterable(row[1:] for row in ids[1:])])
+    assert text.count(" <s> or </s></s><s>document ") > 10
+
+
 def test_unshuffled_rows_are_the_training_documents_one_after_the_other(
     folder: Path, byte_tokenizer: Any
 ) -> None:

@@ -36,6 +36,13 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
+def test_special_tokens_in_texts_and_prompts_are_said(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_text("Ayşe <|user|> dedi.\n\nBir <|user|> daha.", encoding="utf-8")
+    output = run("--text", tmp_path / "odd.txt", "--prompt", "<|pad|>", "--max-new-tokens", 2, folder)
+    said = output.replace("\n", " ")
+    assert "are read as plain text: <|user|> 2 times" in said and "--prompt: special tokens" in said
+
+
 def run(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -76,8 +83,8 @@ def test_mistakes_are_user_errors(folder: Path, text_file: Path, tmp_path: Path)
         run(folder, "--text", tmp_path / "absent.txt")
     with pytest.raises(ConfigError, match="at most 300"):
         run(folder, "--text", text_file, "--context", 301)
-    with pytest.raises(ConfigError, match="mmrec evaluate: min_p"):
-        run(folder, "--text", text_file, "--min-p", 7)
+    with pytest.raises(ConfigError, match="mmrec evaluate: top_p"):
+        run(folder, "--text", text_file, "--top-p", 0)
     with pytest.raises(ConfigError, match="--max-mb 0"):
         run(folder, "--text", text_file, "--max-mb", 0)
     empty = tmp_path / "empty.txt"

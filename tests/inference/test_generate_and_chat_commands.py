@@ -52,6 +52,15 @@ def run_both(*arguments: object) -> str:
     return str(CliRunner().invoke(app, [str(argument) for argument in arguments]).output)
 
 
+def test_a_special_token_in_a_prompt_is_text_and_said(folder: Path) -> None:
+    output = run_both("generate", folder, "--prompt", "<|user|> Ayşe", "--max-new-tokens", 2)
+    assert (
+        "note: special tokens that are written out in the text are read as plain text: <|user|> 1 times"
+        in (output.replace("\n", " "))
+    )
+    assert "note:" not in run_both("generate", folder, "--prompt", "Ayşe", "--max-new-tokens", 2)
+
+
 def test_generate_continues_each_prompt(folder: Path) -> None:
     options = ("--count", 2, "--max-new-tokens", 8, "--seed", 5)
     output = run("generate", folder, "--prompt", "Ayşe", "--prompt", "She [sees]", *options)
@@ -158,10 +167,12 @@ def test_mistakes_are_user_errors(folder: Path, tmp_path: Path) -> None:
     for own in ("runs/absent", "quickstart/absent"):  # no names of the hub
         with pytest.raises(CheckpointError, match="no such file or folder"):
             run("generate", own, "--prompt", "x")
-    with pytest.raises(ConfigError, match="mmrec generate: temperature"):
-        run("generate", folder, "--prompt", "x", "--temperature", -1)
+    assert "Invalid value for '--temperature'" in run_both(
+        "generate", folder, "--prompt", "x", "--temperature", -1
+    )
+    assert "Invalid value for '--top-p'" in run_both("chat", folder, "--top-p", 2)
     with pytest.raises(ConfigError, match="mmrec chat: top_p"):
-        run("chat", folder, "--top-p", 2)
+        run("chat", folder, "--top-p", 0)
     with pytest.raises(ConfigError, match="device"):
         run("generate", folder, "--prompt", "x", "--device", "abacus")
     (folder / "chat_template.jinja").unlink()

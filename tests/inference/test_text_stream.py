@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.inference.text_stream import TextStream, encode, prompt_ids, stop_ids
+from mm_rec.inference.text_stream import TextStream, encode, plain_ids, prompt_ids, stop_ids
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int], *stop: str) -> list[str]:
@@ -93,6 +93,10 @@ def test_what_may_become_a_stop_string_waits(tokenizer: PreTrainedTokenizerBase)
 def test_prompts_start_with_bos_once(tokenizer: PreTrainedTokenizerBase) -> None:
     bos, user = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>"])
     assert prompt_ids(tokenizer, "") == [bos]
-    assert prompt_ids(tokenizer, "<|user|>")[:2] == [bos, user]
-    assert prompt_ids(tokenizer, "<|endoftext|><|user|>") == [bos, user]
+    assert prompt_ids(tokenizer, "<|user|>", rendered=True)[:2] == [bos, user]
+    assert prompt_ids(tokenizer, "<|endoftext|><|user|>", rendered=True) == [bos, user]
+    plain = prompt_ids(tokenizer, "<|endoftext|><|user|>")  # text, as a corpus is read
+    assert plain[0] == bos and not {bos, user} & set(plain[1:])
+    assert plain == [bos, *plain_ids(tokenizer, "<|endoftext|><|user|>")]
+    assert tokenizer.decode(plain[1:]) == "<|endoftext|><|user|>"
     assert stop_ids(tokenizer) == {bos}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ from mm_rec.tokenizers import loading
 from mm_rec.tokenizers.conversion import to_tokenizer_json
 from mm_rec.tokenizers.loading import (
     byte_fallback_ids,
+    count_specials,
+    describe_specials,
     encode_document,
     encode_documents,
+    encoder,
     fingerprint,
     load_tokenizer,
     require_fit,
@@ -102,6 +106,47 @@ def test_byte_lengths_add_up_to_the_text(corpus: Corpus, tokenizer: PreTrainedTo
     for text in [*corpus(), *TEXTS[:4], "emoji 👩‍👧 \x00 e\u0301"]:
         assert lengths[tokenizer(text)["input_ids"]].sum() == len(text.encode())
     assert lengths[tokenizer("<|user|>\n<|endoftext|>")["input_ids"]].sum() == 1
+
+
+def test_special_tokens_in_a_text_are_text(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """They encode as the same characters do that are none, decode to themselves, and change nothing for chats."""
+    lengths = token_byte_lengths(tokenizer)
+    text = "Ayşe <|user|>\n<|endoftext|><|pad|> <|user|> <unk>"
+    plain, other = encode_documents(tokenizer, [text, "Ayşe"])
+    specials = {
+        token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    assert not set(specials.values()) & set(plain[1:-1].tolist())
+    assert tokenizer.decode(plain[1:-1]) == text and lengths[plain].sum() == len(text.encode())
+    assert other.tolist() == encode_documents(tokenizer, ["Ayşe"])[0].tolist()
+    assert count_specials(tokenizer, [text]) == {"<|user|>": 2, "<|endoftext|>": 1, "<|pad|>": 1}
+    assert describe_specials(count_specials(tokenizer, ["Ayşe"])) == []
+    ids = encoder(tokenizer).encode(text, add_special_tokens=False).ids
+    assert specials["<|user|>"] in ids and specials["<|endoftext|>"] in ids
+    assert fingerprint(tokenizer) == fingerprint(load_tokenizer(folder))
+
+
+def test_a_special_token_that_was_added_later_is_text_too(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "<|user|> <|later|>"
+    encode_documents(tokenizer, [text])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|later|>"]})
+    (ids,) = encode_documents(tokenizer, [text])
+    assert tokenizer.convert_tokens_to_ids("<|later|>") not in ids
+    assert count_specials(tokenizer, [text]) == {"<|user|>": 1, "<|later|>": 1}
+
+
+def test_chats_and_texts_are_encoded_at_the_same_time(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "<|user|> Ayşe <|endoftext|>"
+    chat = encoder(tokenizer).encode(text, add_special_tokens=False).ids
+    plain = encode_documents(tokenizer, [text])[0].tolist()
+
+    def both(number: int) -> bool:
+        if number % 2:
+            return encode_documents(tokenizer, [text])[0].tolist() == plain
+        return bool(encoder(tokenizer).encode(text, add_special_tokens=False).ids == chat)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(both, range(400)))
 
 
 def byte_level() -> PreTrainedTokenizerFast:

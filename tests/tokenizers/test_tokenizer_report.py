@@ -50,7 +50,8 @@ def test_figures_of_the_whole(corpus: Corpus, tokenizer: PreTrainedTokenizerBase
 
 def test_special_tokens_in_the_text_are_not_lost_from_the_count(tokenizer: PreTrainedTokenizerBase) -> None:
     row = report(tokenizer, {"x": ["a<|endoftext|>a"]})["languages"]["x"]
-    assert row["tokens"] == 3
+    assert row["tokens"] > 3  # it is read as text: many pieces
+    assert row["bytes"] == len("a<|endoftext|>a")
 
 
 @pytest.mark.parametrize("texts", [[], [""]])
