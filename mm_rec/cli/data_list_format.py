@@ -40,9 +40,7 @@ def list_format(
     ] = "10=70,8-9=20,6-7=10",
     held_out: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="Share of the words to hold out for evaluation (default: 0.1; 0 for none)."
-        ),
+        typer.Option(min=0, help="Share of the words to hold out for evaluation (default: 0.1; 0 for none)."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of words.")] = 42,
     hard_cut: Annotated[

@@ -67,7 +67,7 @@ def masks(
         raise ConfigError(f"--out {out}: the page is written to a file that ends with .html")
     console = Console(highlight=False)
     chosen, cutting = read_train_on(train_on, too_long)
-    loaded = load_tokenizer(tokenizer if (tokenizer / "tokenizer.json").is_file() else find_model(tokenizer))
+    loaded = load_tokenizer(tokenizer if tokenizer.is_dir() else find_model(tokenizer))
     if template is not None or not loaded.chat_template:
         prepare_for_chat(loaded, template or "default")
     require_template(loaded)

@@ -147,9 +147,10 @@ def run(
     """Run the stages of a recipe one after the other, each from the one before; call it again to go on."""
     from mm_rec.pipeline.recipe import read_recipe
     from mm_rec.pipeline.run import run_recipe
+    from mm_rec.runs.directory import require_name
 
     given = read_recipe(recipe, overrides)
-    folder = runs / (name or given.name)
+    folder = runs / require_name(given.name if name is None else name)
     with RichReporter() as reporter:
         outcome = run_recipe(given, folder, reporter)
         if outcome.ended == "stopped":

@@ -39,7 +39,7 @@ def train(
     ] = 100.0,
     character_coverage: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of the text's characters that get a piece of their own."),
+        typer.Option(min=0, help="Share of the text's characters that get a piece of their own."),
     ] = 0.9995,
     byte_fallback: Annotated[
         bool, typer.Option(help="Write other characters as bytes, so that no text is ever lost.")

@@ -101,9 +101,8 @@ def _text(
 ) -> PreparedCorpus | None:
     """Text of the kind that the base was trained on: named, or that of the base's own run where it is there."""
     if section.text:
-        plan = plan_sources(section.text)
-        prepared = prepare_corpus(plan, tokenizer, run / "data")
-        for line in [*plan.describe(), *prepared.notes()]:
+        prepared = prepare_corpus(plan_sources(section.text), tokenizer, run / "data")
+        for line in prepared.notes():
             reporter.say(f"text of the base: {line}")
         return prepared
     assert section.start_from is not None

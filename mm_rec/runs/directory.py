@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -16,21 +17,32 @@ RECIPE = "recipe.yaml"
 
 
 def new_run(folder: Path, name: str | None, default: str) -> Path:
-    """The path of a run that does not exist yet; raises ConfigError where a chosen name is taken.
+    """The path of a run that does not exist yet; raises ConfigError where a chosen name is taken or is no name.
 
     Without a name: `default`, then `default-2`, `default-3` …
     """
     if name is not None:
-        run = folder / name
+        run = folder / require_name(name)
         if (run / RECIPE).exists():
             raise ConfigError(
                 f"{run}: this run exists. Continue it with --resume {run}, or choose another --name"
             )
         return run
-    run, number = folder / default, 2
+    run, number = folder / require_name(default), 2
     while run.exists():
         run, number = folder / f"{default}-{number}", number + 1
     return run
+
+
+def require_name(name: str) -> str:
+    """The name itself; raises ConfigError unless it is that of a folder, which then lies in the folder of all runs."""
+    if name in ("", ".", "..") or len(name.encode()) > 200 or re.search(r"[/\\\x00-\x1f]", name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of a run: it is that of a folder, without / and \\ "
+            "and of 200 bytes at most. "
+            "Say where it lies with --runs"
+        )
+    return name
 
 
 def require_run(run: Path) -> Path:

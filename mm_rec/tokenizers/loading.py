@@ -30,7 +30,7 @@ _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a tokenizer folder or a model folder from its `tokenizer.json`.
+    """Load the tokenizer of a tokenizer folder, a model folder or a run from its `tokenizer.json`.
 
     Nothing is downloaded and no code of the folder is run. Raises TokenizerError where none can be loaded.
     """
@@ -40,7 +40,10 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
             f"{folder}: there is no such folder. Name a folder that holds a tokenizer.json: "
             "one that `mmrec tokenizer train` wrote, or a model folder"
         )
-    if not (folder / "tokenizer.json").is_file():
+    places = [folder, folder / "final", folder / "best", folder / "tokenizer"]
+    places += sorted((folder / "checkpoints").glob("step-*/model"), reverse=True)
+    found = next((place for place in places if (place / "tokenizer.json").is_file()), None)
+    if found is None:
         raise TokenizerError(
             f"{folder}: there is no tokenizer.json in this folder. Train one with `mmrec tokenizer train "
             "FILES --out DIR`, or save your model's: AutoTokenizer.from_pretrained(…).save_pretrained(DIR)"
@@ -48,7 +51,7 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     try:
         # Not AutoTokenizer: that asks for leave to run code where a model folder carries a modelling file.
         tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
-            str(folder), local_files_only=True
+            str(found), local_files_only=True
         )
     except Exception as error:  # `tokenizers` raises bare Exception for a damaged file
         raise TokenizerError(

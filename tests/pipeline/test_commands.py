@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from mm_rec.cli.main import run
+from mm_rec.config import dump_yaml
 from mm_rec.pipeline import quickstart as pipeline_quickstart
-from mm_rec.pipeline.recipe import read_recipe
+from mm_rec.pipeline.recipe import Recipe, read_recipe
 
 SMALL = [
     *("--set", "model.changes={num_hidden_layers: 2, hidden_size: 64}"),
@@ -87,6 +88,24 @@ def test_a_taken_name_is_refused(text_file: Path, capsys: pytest.CaptureFixture[
     Path("runs/mine/recipe.yaml").write_text("name: mine\n")
     assert run(["pretrain", str(text_file), "--name", "mine"]) == 2
     assert "--resume runs/mine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", "", "a\\b", "x" * 300, "a\0b"])
+def test_a_run_lies_in_the_folder_of_all_runs(
+    text_file: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(dump_yaml(Recipe.read({"name": name, "data": {"sources": [str(text_file)]}})))
+    before = set(Path.cwd().rglob("*"))
+    for arguments in (
+        ["pretrain", str(text_file), "--name", name], ["pretrain", "--recipe", str(recipe)],
+        ["sft", "a.jsonl", "--from", "m", "--name", name], ["lora", "a.txt", "--from", "m", "--name", name],
+        ["run", str(recipe)], ["run", str(recipe), "--name", name],
+    ):  # fmt: skip
+        assert run(arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert "cannot be the name of a run" in error and "--runs" in error, arguments
+    assert set(Path.cwd().rglob("*")) == before
 
 
 def test_models_lists_every_preset_with_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,10 @@ def test_train_then_report(text_file: Path, tmp_path: Path) -> None:
     output = run("report", tmp_path / "tok", text_file, "--json", figures)
     assert "hikaye" in output
     assert list(json.loads(figures.read_text(encoding="utf-8"))["languages"]) == ["hikaye"]
+    for place in ("tokenizer", "final", "best", "checkpoints/step-7/model"):  # of a run
+        held = tmp_path / place.split("/")[0] / "run" / place
+        shutil.copytree(tmp_path / "tok", held)
+        assert "hikaye" in run("report", tmp_path / place.split("/")[0] / "run", text_file)
     output = run("report", tmp_path / "tok", "--language", f"english={rows}", "--text-field", "body")
     assert "english" in output
 

@@ -211,7 +211,7 @@ def test_a_validation_or_weights_that_are_not_finite_never_end_as_done(
             StopRequest(print) as stop,
         ):
             one.fit(stop)
-        assert (run / "checkpoints" / "latest").read_text().strip() == "step-1"
+        assert (run / "checkpoints" / "latest").read_text().strip() == "step-00000001"
         assert read_metrics(run / "metrics.jsonl")[-1]["event"] == "non-finite"
     one = training(corpus, tmp_path / "weights", tokenizer, steps=1, optimizer="adamw", learning_rate=1e30)
     one.optimizer.step = lambda: next(one.model.parameters()).data.fill_(math.inf)  # type: ignore[method-assign]
@@ -309,12 +309,44 @@ def test_schedules() -> None:
     assert rates("cosine")[-1] == pytest.approx(0.1)
     assert rates("linear")[6] == pytest.approx(0.55)
     assert rates("constant")[-1] == 1.0
-    wsd = rates("wsd", decay_fraction=0.5, min_lr_ratio=0.0)
+    wsd = rates("wsd", decay_fraction=0.5, min_lr_ratio=1e-13)
     assert (
         wsd[2:7] == pytest.approx([1.0] * 5)
         and wsd[8] == pytest.approx(0.5)
         and wsd[-1] == pytest.approx(0.0)
     )
+
+
+def test_no_step_has_the_rate_0() -> None:
+    """A rate that falls to 0 would get there one step after the last."""
+    for schedule in ("cosine", "linear", "wsd", "constant"):
+        for warmup in range(4):
+            for steps in range(max(1, warmup), 8):
+                config = TrainingConfig(
+                    **{
+                        **BASE,
+                        "steps": steps,
+                        "warmup_steps": warmup,
+                        "schedule": schedule,
+                        "min_lr_ratio": 0.0,
+                    }
+                )
+                rates = [learning_rate(step, config) for step in range(steps)]
+                assert min(rates) > 0 and rates[warmup:] == sorted(rates[warmup:], reverse=True)
+                if schedule == "linear":
+                    assert rates[-1] == pytest.approx(0.003 / max(1, steps - warmup))
+
+
+def test_the_share_of_the_peak_is_never_over_all_of_it(
+    corpus: Corpus, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    run = training(corpus, tmp_path, tokenizer, log_every=1)
+    run.flops_per_token, run.peak_flops = 10**9, 1.0  # measured while another process was busy
+    fit(run)
+    shares = [
+        record["peak_share"] for record in read_metrics(tmp_path / "metrics.jsonl") if "peak_share" in record
+    ]
+    assert len(shares) == 6 and shares[0] == 1.0 and all(0 < share <= 1 for share in shares)
 
 
 def test_a_metrics_file_cut_short_is_read_up_to_the_cut(tmp_path: Path) -> None:
