@@ -5,29 +5,48 @@
 // it there. Rows of one sequence stand in the order of time. What is computed for a row does not depend on the other rows,
 // to the last bit: each sum is taken in one order, however many rows share it.
 //
-// Plain C++20 with GCC's and Clang's vector types; it is compiled for the machine at hand when it is first used.
+// Plain C++20 with GCC's and Clang's vector types, as wide as the registers of the processor that it is compiled for; it is
+// compiled when it is first used. Where a type is widened or numbers are multiplied in pairs, which compilers do not find
+// by themselves, there is a form for AVX-512, AVX2, SSE4.1 and NEON, and one for any other processor.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <omp.h>
 #include <type_traits>
 #include <vector>
-#if defined(__AVX512F__)
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace {
 
-constexpr int LANES = 16;
+// LANES: numbers of float32 in a register. SUMS: how many registers of sums a product keeps beside what it multiplies.
+#if defined(__AVX512BW__)
+constexpr int LANES = 16, SUMS = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8, SUMS = 8;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, SUMS = 16;
+#else
+constexpr int LANES = 4, SUMS = 8;
+#endif
+constexpr int LINE = 64;   // bytes that come from memory together
+constexpr int GROUP = 64;  // weights of a byte that share a scale, as in program.py
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-typedef float Eight __attribute__((vector_size(32)));
+typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(2 * LANES)));
 typedef float Four __attribute__((vector_size(16)));
-typedef int8_t Bytes __attribute__((vector_size(LANES)));
+typedef float Eight __attribute__((vector_size(32)));
+typedef float Sixteen __attribute__((vector_size(64)));
 
 enum Kind : int32_t { EMBED, NORM, LINEAR, ANGLES, ROTATE, ATTEND, GATE, CONVOLVE, RECUR, LORA_IN, LORA_OUT };
 enum Type : int32_t { FLOAT32, BFLOAT16, INT8 };
@@ -64,33 +83,29 @@ Floats load(const float* from) {
 Floats load(const Bfloat16* from) {
     Halves halves;
     std::memcpy(&halves, from, sizeof halves);
-#if defined(__AVX512F__)  // GCC 12 makes four instructions of what is one
+#if defined(__AVX512BW__)
     Words words = (Words)_mm512_cvtepu16_epi32((__m256i)halves) << 16;
+#elif defined(__AVX2__)
+    Words words = (Words)_mm256_cvtepu16_epi32((__m128i)halves) << 16;
+#elif defined(__x86_64__)
+    Words words = (Words)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i*)from));
 #else
     Words words = __builtin_convertvector(halves, Words) << 16;
 #endif
-    Floats out;
-    std::memcpy(&out, &words, sizeof out);
-    return out;
-}
-Floats load(const int8_t* from) {
-    Bytes bytes;
-    std::memcpy(&bytes, from, sizeof bytes);
-#if defined(__AVX512F__)
-    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
-#else
-    return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
-#endif
+    return (Floats)words;
 }
 void store(Floats x, float* to) { std::memcpy(to, &x, sizeof x); }
 // The sum of the lanes, in one order: halves are added until four are left, then 0 + 2 and 1 + 3.
-Four fold(Floats x) {
-    Eight eights[2];
-    std::memcpy(eights, &x, sizeof x);
-    Eight eight = eights[0] + eights[1];
-    Four fours[2];
-    std::memcpy(fours, &eight, sizeof eight);
-    return fours[0] + fours[1];
+[[maybe_unused]] Four fold(const Four& x) { return x; }
+[[maybe_unused]] Four fold(const Eight& x) {
+    Four halves[2];
+    std::memcpy(halves, &x, sizeof x);
+    return halves[0] + halves[1];
+}
+[[maybe_unused]] Four fold(const Sixteen& x) {
+    Eight halves[2];
+    std::memcpy(halves, &x, sizeof x);
+    return fold(halves[0] + halves[1]);
 }
 float sum(Floats x) {
     Four four = fold(x);
@@ -132,6 +147,54 @@ float exponential(float x) {
     return exponential(zero + x)[0];
 }
 float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// To the nearest whole number, ties to even: adding 1.5 · 2^23 leaves no bits for a fraction.
+int32_t to_nearest(float x) {
+    float shifted = x + 12582912.0f;
+    int32_t bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    return bits - 0x4b400000;
+}
+
+// 2 · LANES bytes as numbers of 16 bits.
+Shorts load(const int8_t* from) {
+    Bytes bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+#if defined(__AVX512BW__)
+    return (Shorts)_mm512_cvtepi8_epi16((__m256i)bytes);
+#elif defined(__AVX2__)
+    return (Shorts)_mm256_cvtepi8_epi16((__m128i)bytes);
+#elif defined(__SSE4_1__)
+    return (Shorts)_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i*)from));
+#else
+    return __builtin_convertvector(bytes, Shorts);
+#endif
+}
+Shorts load(const int16_t* from) {
+    Shorts out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+// `total` and the 2 · LANES products of two such, two of them in each lane.
+Ints add_products(Ints total, Shorts a, Shorts b) {
+#if defined(__AVX512VNNI__)
+    return (Ints)_mm512_dpwssd_epi32((__m512i)total, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+    return total + (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVXVNNI__)
+    return (Ints)_mm256_dpwssd_avx_epi32((__m256i)total, (__m256i)a, (__m256i)b);
+#elif defined(__AVX2__)
+    return total + (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+    return total + (Ints)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    int32x4_t low = vmlal_s16((int32x4_t)total, vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b));
+    return (Ints)vmlal_high_s16(low, (int16x8_t)a, (int16x8_t)b);
+#else
+    for (int lane = 0; lane < 2 * LANES; ++lane) total[lane / 2] += a[lane] * b[lane];
+    return total;
+#endif
+}
 
 // The first `count` of LANES numbers, the others 0, and back.
 template <typename T>
@@ -191,23 +254,26 @@ struct Share {
 constexpr int WEIGHTS = 4;  // rows of a weight that are read side by side
 
 // The next LANES products of ROWS rows of `in` with COLUMNS rows of a weight, added to what is there. All loops are unrolled
-// and the function is inlined, or the sums would not stay in registers; the rows of the weight that come next are fetched
-// meanwhile, which doubles the speed for several rows.
+// and the function is inlined, or the sums would not stay in registers.
 template <typename T, int ROWS, int COLUMNS>
 [[gnu::always_inline]] inline void multiply(const T* weight, int64_t weight_stride, const float* in, int64_t in_stride,
                                             Floats (&acc)[ROWS][COLUMNS]) {
     Floats w[COLUMNS];
 #pragma GCC unroll 16
-    for (int c = 0; c < COLUMNS; ++c) {
-        w[c] = load(weight + c * weight_stride);
-        __builtin_prefetch(weight + (WEIGHTS + c) * weight_stride);
-    }
+    for (int c = 0; c < COLUMNS; ++c) w[c] = load(weight + c * weight_stride);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
         Floats x = load(in + r * in_stride);
 #pragma GCC unroll 16
         for (int c = 0; c < COLUMNS; ++c) acc[r][c] += w[c] * x;
     }
+}
+
+// The line of each row of the weight that comes next is fetched while these are multiplied: twice the speed for several rows.
+template <int COLUMNS, typename T>
+[[gnu::always_inline]] inline void fetch(const T* weight, int64_t stride) {
+#pragma GCC unroll 16
+    for (int c = 0; c < COLUMNS; ++c) __builtin_prefetch(weight + (WEIGHTS + c) * stride);
 }
 
 // The sums of the lanes.
@@ -226,6 +292,11 @@ void dot_block(const T* weight, int64_t weight_stride, const float* in, int64_t 
                float (*sums)[COLUMNS]) {
     Floats acc[ROWS][COLUMNS] = {};
     int64_t k = 0;
+    for (constexpr int STEP = LINE / sizeof(T); k + STEP <= size; k += STEP) {
+        fetch<COLUMNS>(weight + k, weight_stride);
+#pragma GCC unroll 16
+        for (int i = 0; i < STEP; i += LANES) multiply(weight + k + i, weight_stride, in + k + i, in_stride, acc);
+    }
     for (; k + LANES <= size; k += LANES) multiply(weight + k, weight_stride, in + k, in_stride, acc);
     if (k < size)
 #pragma GCC unroll 16
@@ -242,38 +313,84 @@ float dot(const float* a, const float* b, int64_t size) {
     return total[0][0];
 }
 
-// As above for weights of a byte, each group of them times its scale.
+// What a weight is multiplied with: float32, or the inputs in fewer bits where the processor then multiplies faster.
+template <typename T>
+struct Inputs {
+    const T* numbers;
+    int64_t stride;
+    const float* scales;  // (R, K / GROUP) of int16_t
+};
+template <typename Weight>
+using InputOf = std::conditional_t<std::is_same_v<Weight, int8_t>, int16_t,
+#if defined(__AVX512BF16__)
+                                   std::conditional_t<std::is_same_v<Weight, Bfloat16>, Bfloat16, float>>;
+#else
+                                   float>;
+#endif
+
+template <int ROWS, int COLUMNS, typename T>
+void products(const T* weight, const float*, const Inputs<float>& in, int64_t size, float (*sums)[COLUMNS]) {
+    dot_block<T, ROWS, COLUMNS>(weight, size, in.numbers, in.stride, size, sums);
+}
+
+// Weights of a byte, each group of them times its scale. The sum of a group is exact: 64 · 127 · 32767 is less than 2^31.
 template <int ROWS, int COLUMNS>
-void dot_groups(const int8_t* weight, const float* scales, int64_t group, const float* in, int64_t size,
-                int64_t in_stride, float (*sums)[COLUMNS]) {
+void products(const int8_t* weight, const float* scales, const Inputs<int16_t>& in, int64_t size, float (*sums)[COLUMNS]) {
     Floats acc[ROWS][COLUMNS] = {};
-    int64_t groups = size / group;
+    int64_t groups = size / GROUP;
     for (int64_t g = 0; g < groups; ++g) {
-        Floats part[ROWS][COLUMNS] = {};
-        for (int64_t k = g * group; k < (g + 1) * group; k += LANES) multiply(weight + k, size, in + k, in_stride, part);
+        const int8_t* bytes = weight + g * GROUP;
+        const int16_t* numbers = in.numbers + g * GROUP;
+        Ints part[ROWS][COLUMNS] = {};
+        fetch<COLUMNS>(bytes, size);
 #pragma GCC unroll 16
-        for (int c = 0; c < COLUMNS; ++c) {
-            float scale = scales[c * groups + g];
+        for (int k = 0; k < GROUP; k += 2 * LANES) {
+            Shorts w[COLUMNS];
 #pragma GCC unroll 16
-            for (int r = 0; r < ROWS; ++r) acc[r][c] += part[r][c] * scale;
+            for (int c = 0; c < COLUMNS; ++c) w[c] = load(bytes + c * size + k);
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r) {
+                Shorts x = load(numbers + r * in.stride + k);
+#pragma GCC unroll 16
+                for (int c = 0; c < COLUMNS; ++c) part[r][c] = add_products(part[r][c], w[c], x);
+            }
         }
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c)
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r)
+                acc[r][c] += __builtin_convertvector(part[r][c], Floats) * (scales[c * groups + g] * in.scales[r * groups + g]);
     }
     add_up(acc, sums);
 }
 
-#if defined(__AVX512BF16__)
-using Input = Bfloat16;  // of a product with a bfloat16 weight
+// Numbers of 16 bits for each group of inputs: its largest becomes ±32767. A NaN makes the whole group one, an infinity too.
+void narrow_row(const float* in, int64_t size, int16_t* out, float* scales) {
+    for (int64_t g = 0; g < size / GROUP; ++g, in += GROUP, out += GROUP) {
+        Ints most = {};
+        for (int k = 0; k < GROUP; k += LANES) {  // the bits of positive numbers are ordered as they are, a NaN's above all
+            Ints bits = (Ints)load(in + k) & 0x7fffffff;
+            most = bits > most ? bits : most;
+        }
+        int32_t highest = 0;
+        for (int lane = 0; lane < LANES; ++lane) highest = std::max(highest, most[lane]);
+        float largest;
+        std::memcpy(&largest, &highest, sizeof largest);
+        scales[g] = largest / 32767.0f;
+        float factor = largest > 0.0f ? 32767.0f / largest : 0.0f;
+        for (int k = 0; k < GROUP; ++k) out[k] = int16_t(to_nearest(in[k] * factor));
+    }
+}
 
-// As above for two numbers of bfloat16: the processor adds the products of 32 pairs to 16 sums of float32 at once.
+#if defined(__AVX512BF16__)
+// The processor adds the products of 32 pairs of bfloat16 to 16 sums of float32 at once.
 template <int ROWS, int COLUMNS>
 [[gnu::always_inline]] inline void multiply_pairs(const Bfloat16* weight, const Bfloat16* in, int64_t stride, __mmask32 here,
                                                   Floats (&acc)[ROWS][COLUMNS]) {
     __m512bh w[COLUMNS];
+    fetch<COLUMNS>(weight, stride);
 #pragma GCC unroll 16
-    for (int c = 0; c < COLUMNS; ++c) {
-        w[c] = (__m512bh)_mm512_maskz_loadu_epi16(here, weight + c * stride);
-        __builtin_prefetch(weight + (WEIGHTS + c) * stride);
-    }
+    for (int c = 0; c < COLUMNS; ++c) w[c] = (__m512bh)_mm512_maskz_loadu_epi16(here, weight + c * stride);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
         __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(here, in + r * stride);
@@ -283,50 +400,51 @@ template <int ROWS, int COLUMNS>
 }
 
 template <int ROWS, int COLUMNS>
-void dot_pairs(const Bfloat16* weight, const Bfloat16* in, int64_t size, float (*sums)[COLUMNS]) {
+void products(const Bfloat16* weight, const float*, const Inputs<Bfloat16>& in, int64_t size, float (*sums)[COLUMNS]) {
     Floats acc[ROWS][COLUMNS] = {};
     int64_t k = 0;
-    for (; k + 2 * LANES <= size; k += 2 * LANES) multiply_pairs(weight + k, in + k, size, ~0u, acc);
-    if (k < size) multiply_pairs(weight + k, in + k, size, (1u << (size - k)) - 1, acc);
+    for (; k + 2 * LANES <= size; k += 2 * LANES) multiply_pairs(weight + k, in.numbers + k, size, ~0u, acc);
+    if (k < size) multiply_pairs(weight + k, in.numbers + k, size, (1u << (size - k)) - 1, acc);
     add_up(acc, sums);
 }
 
-// The inputs of a product, rounded: a bfloat16 model's are. Each thread makes its own copy, which costs less than waiting.
-const Bfloat16* rounded_inputs(const Op& op, int64_t rows) {
-    static thread_local std::vector<Bfloat16> inputs;
-    int64_t size = op.n[1];
-    if (int64_t(inputs.size()) < rows * size) inputs.resize(rows * size);
-    for (int64_t r = 0; r < rows; ++r) {
-        const float* in = static_cast<const float*>(op.in) + r * op.strides[0];
-        for (int64_t k = 0; k < size; k += LANES) {
-            __mmask16 here = size - k >= LANES ? 0xffff : (1u << (size - k)) - 1;
-            _mm256_mask_storeu_epi16(&inputs[r * size + k], here, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(here, in + k)));
-        }
+// Rounded to bfloat16, as a bfloat16 model's own inputs are.
+void narrow_row(const float* in, int64_t size, Bfloat16* out, float*) {
+    for (int64_t k = 0; k < size; k += LANES) {
+        __mmask16 here = size - k >= LANES ? 0xffff : (1u << (size - k)) - 1;
+        _mm256_mask_storeu_epi16(out + k, here, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(here, in + k)));
     }
-    return inputs.data();
 }
-#else
-using Input = float;
 #endif
 
+// The inputs of a product. Each thread makes its own copy where they are narrowed, which costs less than waiting.
+template <typename T>
+Inputs<T> inputs_of(const Op& op, int64_t rows) {
+    const float* in = static_cast<const float*>(op.in);
+    int64_t size = op.n[1], groups = size / GROUP;
+    if constexpr (std::is_same_v<T, float>) {
+        return {in, op.strides[0], nullptr};
+    } else {
+        static thread_local std::vector<T> numbers;
+        static thread_local std::vector<float> scales;
+        if (int64_t(numbers.size()) < rows * size) numbers.resize(rows * size);
+        if (int64_t(scales.size()) < rows * groups) scales.resize(rows * groups);
+        for (int64_t r = 0; r < rows; ++r)
+            narrow_row(in + r * op.strides[0], size, &numbers[r * size], scales.data() + r * groups);
+        return {numbers.data(), size, scales.data()};
+    }
+}
+
 template <typename T, int ROWS, int COLUMNS>
-void linear_block(const Op& op, const Input* inputs, int64_t row, int64_t column) {
-    int64_t in_size = op.n[1], group = op.n[3];
+void linear_block(const Op& op, const Inputs<InputOf<T>>& inputs, int64_t row, int64_t column) {
+    int64_t in_size = op.n[1], groups = in_size / GROUP;
     const T* weight = static_cast<const T*>(op.weight) + column * in_size;
-    const float* in = static_cast<const float*>(op.in) + row * op.strides[0];
     const float* bias = static_cast<const float*>(op.extra[1]);
+    const float* scales = op.extra[0] ? static_cast<const float*>(op.extra[0]) + column * groups : nullptr;
     float* out = static_cast<float*>(op.out) + row * op.strides[1] + column;
     float sums[ROWS][COLUMNS];
-    if constexpr (std::is_same_v<T, int8_t>) {
-        const float* scales = static_cast<const float*>(op.extra[0]) + column * (in_size / group);
-        dot_groups<ROWS, COLUMNS>(weight, scales, group, in, in_size, op.strides[0], sums);
-    } else if constexpr (std::is_same_v<T, Bfloat16> && std::is_same_v<Input, Bfloat16>) {
-#if defined(__AVX512BF16__)
-        dot_pairs<ROWS, COLUMNS>(weight, inputs + row * in_size, in_size, sums);
-#endif
-    } else {
-        dot_block<T, ROWS, COLUMNS>(weight, in_size, in, op.strides[0], in_size, sums);
-    }
+    Inputs<InputOf<T>> in = {inputs.numbers + row * inputs.stride, inputs.stride, inputs.scales + row * groups};
+    products<ROWS, COLUMNS>(weight, scales, in, in_size, sums);
     for (int r = 0; r < ROWS; ++r)
         for (int c = 0; c < COLUMNS; ++c) {
             float* place = out + r * op.strides[1] + c;
@@ -335,31 +453,33 @@ void linear_block(const Op& op, const Input* inputs, int64_t row, int64_t column
         }
 }
 
-template <typename T, int COLUMNS>
-void linear_rows(const Op& op, const Input* inputs, int64_t rows, int64_t column) {
-    int64_t row = 0;
-    for (; row + 8 <= rows; row += 8) {
-        constexpr int HALF = COLUMNS > 1 ? COLUMNS / 2 : 1;
-        for (int c = 0; c < COLUMNS; c += HALF) linear_block<T, 8, HALF>(op, inputs, row, column + c);
-    }
-    for (; row + 4 <= rows; row += 4) linear_block<T, 4, COLUMNS>(op, inputs, row, column);
-    for (; row + 2 <= rows; row += 2) linear_block<T, 2, COLUMNS>(op, inputs, row, column);
-    for (; row < rows; ++row) linear_block<T, 1, COLUMNS>(op, inputs, row, column);
+// The next ROWS rows, as often as there are so many, with as many rows of the weight at once as there are registers for.
+template <typename T, int ROWS, int COLUMNS>
+void linear_rows(const Op& op, const Inputs<InputOf<T>>& inputs, int64_t rows, int64_t& row, int64_t column) {
+    constexpr int MOST = std::is_same_v<T, int8_t> ? SUMS / 2 : SUMS;  // a group of bytes has a sum of its own
+    constexpr int AT_ONCE = std::min(COLUMNS, std::max(MOST / ROWS, 1));
+    for (; row + ROWS <= rows; row += ROWS)
+        for (int c = 0; c < COLUMNS; c += AT_ONCE) linear_block<T, ROWS, AT_ONCE>(op, inputs, row, column + c);
 }
 
-// out (R, N) = in (R, K) · weight (N, K)ᵀ + bias. Where the processor multiplies bfloat16, inputs of such a weight are rounded
-// to it, as the model's are. n: N, K, type, group; strides: of a row of in and of out;
-// extra: scales (N, K / group) of INT8, bias (N) or null.
+template <typename T, int COLUMNS>
+void linear_columns(const Op& op, const Inputs<InputOf<T>>& inputs, int64_t rows, int64_t column) {
+    int64_t row = 0;
+    if constexpr (SUMS > 8) linear_rows<T, 8, COLUMNS>(op, inputs, rows, row, column);
+    linear_rows<T, 4, COLUMNS>(op, inputs, rows, row, column);
+    linear_rows<T, 2, COLUMNS>(op, inputs, rows, row, column);
+    linear_rows<T, 1, COLUMNS>(op, inputs, rows, row, column);
+}
+
+// out (R, N) = in (R, K) · weight (N, K)ᵀ + bias. n: N, K, type; strides: of a row of in and of out;
+// extra: scales (N, K / GROUP) of INT8, bias (N) or null.
 template <typename T>
 void linear(const Op& op, const Rows& rows, int id, int threads) {
     Share share(op.n[0], WEIGHTS, id, threads);
-    const Input* inputs = nullptr;
-#if defined(__AVX512BF16__)
-    if (std::is_same_v<T, Bfloat16>) inputs = rounded_inputs(op, rows.count);
-#endif
+    Inputs<InputOf<T>> inputs = inputs_of<InputOf<T>>(op, rows.count);
     int64_t column = share.begin;
-    for (; column + WEIGHTS <= share.end; column += WEIGHTS) linear_rows<T, WEIGHTS>(op, inputs, rows.count, column);
-    for (; column < share.end; ++column) linear_rows<T, 1>(op, inputs, rows.count, column);
+    for (; column + WEIGHTS <= share.end; column += WEIGHTS) linear_columns<T, WEIGHTS>(op, inputs, rows.count, column);
+    for (; column < share.end; ++column) linear_columns<T, 1>(op, inputs, rows.count, column);
 }
 
 // Low-rank adapters, a row's own: LORA_IN writes A x (R, rank), LORA_OUT adds B times it. weight: table of Factors;
@@ -624,17 +744,25 @@ void run_op(const Op& op, const Rows& rows, int id, int threads, std::vector<flo
 extern "C" {
 
 // Run the operations one after the other, each by all threads. They are those of OpenMP that torch has too: threads of our
-// own would fight with those for the processors, as both wait actively.
+// own would fight with those for the processors, as both wait actively. Without OpenMP there is one.
 void run(const Op* ops, int64_t count, const Rows* rows, int threads) {
+#if defined(_OPENMP)
 #pragma omp parallel num_threads(threads)
+#endif
     {
         static thread_local std::vector<float> scratch;
+#if defined(_OPENMP)
         int id = omp_get_thread_num(), all = omp_get_num_threads();
+#else
+        int id = 0, all = 1;
+#endif
         for (int64_t i = 0; i < count; ++i) {
             run_op(ops[i], *rows, id, all, scratch);
+#if defined(_OPENMP)
             if (!(ops[i].flags & UNORDERED)) {
 #pragma omp barrier
             }
+#endif
         }
     }
 }
