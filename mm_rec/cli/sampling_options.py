@@ -91,6 +91,7 @@ def open_engine(
     """Read a model with its adapters, and say where it will be slower than it could be."""
     import torch
 
+    from mm_rec import processor
     from mm_rec.errors import ConfigError
     from mm_rec.inference.engine import Engine
     from mm_rec.models.adapted import load_with_adapters
@@ -100,10 +101,15 @@ def open_engine(
     dtype = torch.float32 if precision is PrecisionChoice.FLOAT32 else torch.bfloat16
     loaded, tokenizer = load_with_adapters(model, adapters, dtype, str(place))
     engine = Engine(loaded, place, int8=int8)
-    if engine.slow and int8:
+    if engine.slow and place.type != "cpu" and int8:
         raise ConfigError(f"--precision int8 cannot be used here: {engine.slow}. Choose bfloat16")
     if engine.slow and place.type == "cpu":
-        notes.print(f"note: {engine.slow}", style="dim")
+        note = engine.slow
+        if int8 or (dtype is torch.bfloat16 and not processor.multiplies_bfloat16()):
+            note += f"; {precision.value} would not be faster here, so float32 is used"
+            loaded, tokenizer = load_with_adapters(model, adapters, torch.float32, str(place))
+            engine = Engine(loaded, place)
+        notes.print(f"note: {note}", style="dim")
     return engine, tokenizer
 
 

@@ -2,7 +2,8 @@
 
 What a session has read is its state, whatever the family: MM-Rec's memories of constant size, or LLaMA's keys and
 values. It is carried from call to call, so nothing is ever read twice. Many tokens of one session are read by the model
-itself, in segments; few tokens, of many sessions at once, by the kernels of `native` where they know the model.
+itself, in segments; few tokens, of many sessions at once, by the kernels of `native` where they know the model. They
+read everything where the model would be slower: in bfloat16, on a processor that does not multiply it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from mm_rec import processor
 from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference.native.decoder import decoder_for
 from mm_rec.inference.sampling import RECENT_TOKENS, Chosen, Constraint, Sampler, Sampling, described
@@ -48,6 +50,7 @@ class Engine:
         adapters = adapters_of(self.model)
         self._known = [] if adapters is None else adapters.names
         self._decoder, self.slow = decoder_for(self.model, self._int8)
+        self._kernels_are_faster = self.model.dtype == torch.bfloat16 and not processor.multiplies_bfloat16()
 
     @property
     def precision(self) -> str:
@@ -117,8 +120,15 @@ class Engine:
 
     @torch.inference_mode()
     def read_segment(self, session: Session) -> None:
-        """Read the next part of what has not been read, by the model itself; its length bounds the memory needed."""
-        session.logits = self._forward(session, logits_to_keep=1)[0, -1].float().cpu()
+        """Read the next part of what has not been read; its length bounds the memory needed."""
+        place = self._place(session) if self._kernels_are_faster else None
+        if place is None or self._decoder is None:
+            session.logits = self._forward(session, logits_to_keep=1)[0, -1].float().cpu()
+            return
+        session.logits = self._decoder.read(
+            [session.own_state()], [session.unread[:SEGMENT_TOKENS]], [place]
+        )[0]
+        del session.unread[:SEGMENT_TOKENS]
 
     @torch.inference_mode()
     def score_segment(self, session: Session, likeliest: int) -> list[Chosen | None]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
+from mm_rec import processor
 from mm_rec.cli import chat, evaluate, generate
 from mm_rec.cli.conversation import turn
 from mm_rec.errors import CheckpointError, ConfigError, TokenizerError
@@ -79,16 +80,24 @@ def test_weights_in_fewer_bits_write_too(folder: Path, precision: str) -> None:
     assert "The conversation is forgotten." in run("chat", folder, *options, typed="Ayşe\n/reset\n")
 
 
-def test_bytes_need_the_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_kernels_float32_writes_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("generate", folder, "--prompt", "Ayşe", "--max-new-tokens", 2, "--temperature", 0)
     monkeypatch.setenv("CXX", "false")
     library.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: False)
     try:
-        with pytest.raises(ConfigError, match="--precision int8 cannot be used here: false refused"):
-            run("generate", folder, "--prompt", "Ayşe", "--precision", "int8")
-        assert "several times slower" in run_both(
-            "generate", folder, "--prompt", "Ayşe", "--max-new-tokens", 2
-        )
+        assert "several times slower" in run_both(*options)
+        expected = run(*options)
+        for precision in ("int8", "bfloat16"):
+            said = run_both(*options, "--precision", precision).replace("\n", " ")
+            assert (
+                "false refused" in said
+                and f"{precision} would not be faster here, so float32 is used" in said
+            )
+            assert run(*options, "--precision", precision) == expected
     finally:
         library.cache_clear()
 

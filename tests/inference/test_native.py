@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from mm_rec import processor
 from mm_rec.inference.engine import FEW_TOKENS, Engine
-from mm_rec.inference.native import library as library_module
 from mm_rec.inference.native.decoder import MAX_ROWS, Decoder, decoder_for
-from mm_rec.inference.native.program import GROUP, quantised
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.native.library import library
+from mm_rec.inference.native.program import GROUP, Program, StatePointers, quantised
 from mm_rec.models import attention
 from mm_rec.models.adapters import Adapters
 from mm_rec.models.lora import LoraConfig, lora_layers
@@ -63,6 +64,22 @@ FAMILIES: dict[str, Any] = {
                               memory_key_dim=20, memory_value_dim=36, num_memories=3), seed=1
     ),
 }  # fmt: skip
+
+
+@pytest.fixture(params=["x86-64-v2", "x86-64-v3", processor.NATIVE], scope="module", autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test of this file runs with the kernels compiled for older processors too, and for this one."""
+    name: str = request.param
+    own = processor.vector_isa()
+    if name != processor.NATIVE and own == "neon":
+        pytest.skip(f"{name} is a level of x86-64")
+    if name == "x86-64-v3" and own == "sse4_2":
+        pytest.skip("this processor has no AVX2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(processor.VARIABLE, name)
+        library.cache_clear()
+        yield name
+    library.cache_clear()
 
 
 @pytest.fixture(params=list(FAMILIES))
@@ -176,6 +193,31 @@ def test_the_number_of_threads_changes_no_bit(name: str) -> None:
         assert torch.equal(one_by_one(Decoder(model, threads), model, ids), expected)
 
 
+def dequantised(values: Tensor, scales: Tensor) -> Tensor:
+    return (values.unflatten(1, (-1, GROUP)) * scales[..., None]).flatten(1)
+
+
+def test_a_product_of_bytes_with_inputs_that_16_bits_hold_is_exact() -> None:
+    """Also where a group of inputs is 0, tiny or huge; for every number of rows that share it."""
+    torch.manual_seed(1)
+    groups = torch.randint(-32767, 32768, (MAX_ROWS, 4, GROUP)).float()
+    groups[..., 5] = 32767
+    groups[:, 0] = 0
+    groups[3:, 1] *= 2.0**-100
+    groups[5:, 2] *= 2.0**60
+    values, scales = quantised(torch.randn(30, 4 * GROUP))
+    expected = groups.flatten(1).double() @ dequantised(values, scales.double()).T
+    program = Program(MAX_ROWS, THREADS)
+    x, out = program.buffer(4 * GROUP), program.buffer(30)
+    program.linear(x, values, out, scales=scales)
+    x.copy_(groups.flatten(1))
+    for rows in range(1, MAX_ROWS + 1):
+        out.zero_()
+        program.run([0] * rows, [0] * rows, [-1] * rows, [StatePointers([])] * rows)
+        for row in range(rows):
+            assert relative(out[row], expected[row]) < 1e-6
+
+
 @pytest.mark.parametrize("name", ["llama", "mmrec"])
 def test_bytes_are_the_model_with_rounded_matrices(name: str) -> None:
     changes = {"hidden_size": 128, "num_hidden_layers": 2}
@@ -193,11 +235,47 @@ def test_bytes_are_the_model_with_rounded_matrices(name: str) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Linear):
-                values, scales = quantised(module.weight)
-                rounded = (values.unflatten(1, (-1, GROUP)) * scales[..., None]).flatten(1)
-                module.weight = torch.nn.Parameter(rounded)  # of a tied head too, and not of its embedding
-    assert relative(ours, whole(model, ids)) < 1e-5
-    assert 1e-4 < relative(ours, exact) < 0.05
+                # Of a tied head too, and not of its embedding.
+                module.weight = torch.nn.Parameter(dequantised(*quantised(module.weight)))
+    # An input is off by at most half of 1 / 32767 of the largest of its group, so a group by √64 / 65534 of its norm.
+    assert relative(ours, whole(model, ids)) < GROUP**0.5 / 65534
+    assert 1e-3 < relative(ours, exact) < 0.05
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bytes_hide_no_number_that_is_none(bad: float) -> None:
+    model, ids = make("mmrec"), tokens(2)
+    decoder = Decoder(model, THREADS, int8=True)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[ids[-1], 3] = bad
+    assert not one_by_one(decoder, model, ids)[-1].isfinite().any()
+
+
+def test_where_the_model_would_be_slower_the_kernels_read_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: False)
+    model, ids = make("mmrec").to(torch.bfloat16), tokens(3 * FEW_TOKENS)
+    engine, decoder = Engine(model), Decoder(model, THREADS)
+    monkeypatch.setattr(model, "forward", None)
+    session = engine.session()
+    session.feed(ids)
+    assert torch.equal(session.next_logits(), one_by_one(decoder, model, ids)[-1])
+
+
+@pytest.mark.parametrize("name", ["llama", "mmrec"])
+def test_others_in_the_batch_change_no_bit_of_bytes_and_bfloat16(name: str) -> None:
+    """As above for every number of rows that share a product."""
+    changes = {"hidden_size": 128, "intermediate_size": 192}
+    model = (
+        LlamaForCausalLM(LlamaConfig(**{**SHAPE, **changes})).eval() if name == "llama" else
+        build(preset("tiny").config(VOCABULARY, num_hidden_layers=2, **changes), seed=1).eval()
+    ).to(torch.bfloat16)  # fmt: skip
+    ids = tokens(15)
+    for int8 in (False, True):
+        decoder = Decoder(model, THREADS, int8=int8)
+        alone = one_by_one(decoder, model, ids)
+        for count in range(1, len(ids) + 1):
+            state = new_state(model, model.dtype, "cpu")
+            assert torch.equal(decoder.read([state], [ids[:count]], [-1])[0], alone[count - 1])
 
 
 def with_adapters(model: PreTrainedModel, tmp_path: Path, names: str = "ab", **changes: Any) -> Adapters:
@@ -292,36 +370,16 @@ def test_a_model_that_computes_otherwise_is_found_out() -> None:
     assert decoder is None and "changes its predictions" in why
 
 
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    library_module.library.cache_clear()
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    yield
-    library_module.library.cache_clear()
-
-
-@pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_the_model_decodes() -> None:
-    model, ids = make("mmrec"), tokens(20)
-    engine = Engine(model)
-    assert "C++ compiler" in engine.slow
-    session = engine.session()
-    session.feed(ids)
-    reply = list(session.generate(Sampling(temperature=0, max_new_tokens=5)))
-    for place, token in enumerate(reply):
-        assert int(whole(model, ids + reply[:place])[-1].argmax()) == token
-
-
-def test_a_compiler_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    library_module.library.cache_clear()
-    monkeypatch.setenv("CXX", "false")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    try:
-        assert "refused" in Engine(make("mmrec")).slow
-        assert not list(tmp_path.rglob("*.so"))
-    finally:
-        library_module.library.cache_clear()
+def test_kernels_that_are_held_use_no_newer_instruction(isa: str) -> None:
+    """The registers that objdump names in what was compiled."""
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is absent: apt-get install binutils")
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", library()._name], capture_output=True, text=True, check=True
+    ).stdout
+    if isa != processor.NATIVE:
+        assert "%zmm" not in listing
+        assert ("%ymm" in listing) == (isa == "x86-64-v3")
 
 
 def test_short_and_long_prompts_are_read_alike() -> None:

@@ -7,7 +7,7 @@
 //
 // Plain C++20 with GCC's and Clang's vector types, as wide as the registers of the processor that it is compiled for; it is
 // compiled when it is first used. Where a type is widened or numbers are multiplied in pairs, which compilers do not find
-// by themselves, there is a form for AVX-512, AVX2, SSE4.1 and NEON, and one for any other processor.
+// by themselves, there is a form for AVX-512, AVX2, SSE4.1 and NEON.
 
 #include <algorithm>
 #include <cmath>
@@ -15,9 +15,6 @@
 #include <cstring>
 #include <type_traits>
 #include <vector>
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -33,8 +30,10 @@ constexpr int LANES = 16, SUMS = 16;
 constexpr int LANES = 8, SUMS = 8;
 #elif defined(__aarch64__)
 constexpr int LANES = 4, SUMS = 16;
-#else
+#elif defined(__SSE4_1__)
 constexpr int LANES = 4, SUMS = 8;
+#else
+#error "a processor with AVX-512, AVX2, SSE4.1 or NEON is needed"
 #endif
 constexpr int LINE = 64;   // bytes that come from memory together
 constexpr int GROUP = 64;  // weights of a byte that share a scale, as in program.py
@@ -53,7 +52,7 @@ enum Type : int32_t { FLOAT32, BFLOAT16, INT8 };
 
 // Flags of an operation.
 constexpr int32_t ACCUMULATE = 1;  // add to what is in `out`
-constexpr int32_t UNORDERED = 2;   // the next operation needs nothing of this one
+[[maybe_unused]] constexpr int32_t UNORDERED = 2;   // the next operation needs nothing of this one
 
 struct Bfloat16 {
     uint16_t bits;
@@ -90,7 +89,7 @@ Floats load(const Bfloat16* from) {
 #elif defined(__x86_64__)
     Words words = (Words)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i*)from));
 #else
-    Words words = __builtin_convertvector(halves, Words) << 16;
+    Words words = (Words)vshll_n_u16((uint16x4_t)halves, 16);
 #endif
     return (Floats)words;
 }
@@ -164,10 +163,10 @@ Shorts load(const int8_t* from) {
     return (Shorts)_mm512_cvtepi8_epi16((__m256i)bytes);
 #elif defined(__AVX2__)
     return (Shorts)_mm256_cvtepi8_epi16((__m128i)bytes);
-#elif defined(__SSE4_1__)
+#elif defined(__x86_64__)
     return (Shorts)_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i*)from));
 #else
-    return __builtin_convertvector(bytes, Shorts);
+    return (Shorts)vmovl_s8((int8x8_t)bytes);
 #endif
 }
 Shorts load(const int16_t* from) {
@@ -187,12 +186,9 @@ Ints add_products(Ints total, Shorts a, Shorts b) {
     return total + (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__x86_64__)
     return total + (Ints)_mm_madd_epi16((__m128i)a, (__m128i)b);
-#elif defined(__aarch64__)
+#else
     int32x4_t low = vmlal_s16((int32x4_t)total, vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b));
     return (Ints)vmlal_high_s16(low, (int16x8_t)a, (int16x8_t)b);
-#else
-    for (int lane = 0; lane < 2 * LANES; ++lane) total[lane / 2] += a[lane] * b[lane];
-    return total;
 #endif
 }
 
@@ -214,6 +210,11 @@ void store_some(Floats x, float* to, int64_t count) {
 }  // namespace
 
 extern "C" {
+
+#if defined(_OPENMP)  // as in omp.h, which Apple's clang lacks; torch has the functions
+int omp_get_thread_num();
+int omp_get_num_threads();
+#endif
 
 // One operation. What the fields mean to each kind stands at its function below; unused ones are 0.
 struct Op {
@@ -714,7 +715,8 @@ void recur(const Op& op, const Rows& rows, int id, int threads, std::vector<floa
         }
 }
 
-void run_op(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
+void run_op(const Op& op, const Rows& rows, int id, int threads) {
+    static thread_local std::vector<float> scratch;
     switch (op.kind) {
         case EMBED: op.n[1] == BFLOAT16 ? embed<Bfloat16>(op, rows, id, threads) : embed<float>(op, rows, id, threads); break;
         case NORM: norm(op, rows, id, threads); break;
@@ -745,26 +747,21 @@ extern "C" {
 
 // Run the operations one after the other, each by all threads. They are those of OpenMP that torch has too: threads of our
 // own would fight with those for the processors, as both wait actively. Without OpenMP there is one.
-void run(const Op* ops, int64_t count, const Rows* rows, int threads) {
+void run(const Op* ops, int64_t count, const Rows* rows, [[maybe_unused]] int threads) {
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(threads)
-#endif
     {
-        static thread_local std::vector<float> scratch;
-#if defined(_OPENMP)
         int id = omp_get_thread_num(), all = omp_get_num_threads();
-#else
-        int id = 0, all = 1;
-#endif
         for (int64_t i = 0; i < count; ++i) {
-            run_op(ops[i], *rows, id, all, scratch);
-#if defined(_OPENMP)
+            run_op(ops[i], *rows, id, all);
             if (!(ops[i].flags & UNORDERED)) {
 #pragma omp barrier
             }
-#endif
         }
     }
+#else
+    for (int64_t i = 0; i < count; ++i) run_op(ops[i], *rows, 0, 1);
+#endif
 }
 
 int64_t op_size() { return sizeof(Op); }

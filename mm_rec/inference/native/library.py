@@ -10,12 +10,13 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from mm_rec import processor
+
 _SOURCE = Path(__file__).with_name("kernels.cpp")
-_OPTIONS = (
-    "-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
-)  # fmt: skip
+_OPTIONS = ("-std=c++20", "-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _LONGEST_COMPILATION = 300  # seconds
 
 
@@ -26,58 +27,86 @@ class NoCompilerError(Exception):
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled kernels; seconds at the first call on a machine, then at once. Raises NoCompilerError."""
+    if processor.vector_isa() == "unknown":
+        raise NoCompilerError(f"the kernels do not know this processor ({processor.model_name()})")
+    attempts = compiler_flags(platform.system(), platform.machine(), processor.compiler_target())
+    if not attempts:
+        raise NoCompilerError(f"the kernels are not built on {platform.system()}")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
     if compiler is None:
         raise NoCompilerError("there is no C++ compiler (g++ or clang++)")
-    key = "\0".join(
-        [_SOURCE.read_text(encoding="utf-8"), compiler, *_OPTIONS, *_for_processor(), _processor()]
-    )
-    path = _cache() / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if not path.is_file():
-        _compile(compiler, path)
     try:
-        loaded = ctypes.CDLL(str(path))
+        path = _cached(compiler, attempts)
+        loaded = _load(path) if path.is_file() else _build(compiler, attempts, path)
     except OSError as error:
-        raise NoCompilerError(f"the compiled kernels cannot be loaded ({error})") from error
+        raise NoCompilerError(f"the compiled kernels cannot be kept ({error})") from error
     loaded.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
     loaded.run.restype = None
     loaded.op_size.restype = ctypes.c_int64
     return loaded
 
 
-def _compile(compiler: str, path: Path) -> None:
+def compiler_flags(system: str, machine: str, target: Sequence[str]) -> list[list[str]]:
+    """The flags of g++ and clang++ on a kind of machine, best first; where all with OpenMP fail, one thread decodes.
+
+    None on Windows. On macOS Apple's clang has no OpenMP of its own: the functions are those of torch's libomp, which
+    is loaded already. macOS is untested.
+    """
+    if system not in ("Linux", "Darwin"):
+        return []
+    flags = [*_OPTIONS, *target]
+    if machine in ("x86_64", "AMD64"):  # GCC splits vectors of 512 bits in two unless it is told not to
+        flags.append("-mprefer-vector-width=512")
+    openmp = {
+        "Linux": ["-fopenmp"],
+        "Darwin": ["-Xpreprocessor", "-fopenmp", "-undefined", "dynamic_lookup"],
+    }[system]
+    return [[*flags, *openmp], flags]
+
+
+def _cached(compiler: str, attempts: list[list[str]]) -> Path:
+    """Where the compiled kernels are kept; several machines may share a home folder, and compilers are updated."""
+    key = [_SOURCE.read_text(encoding="utf-8"), compiler, _version(compiler), repr(attempts)]
+    digest = hashlib.sha256("\0".join([*key, processor.fingerprint()]).encode()).hexdigest()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"kernels-{digest[:16]}.so"
+
+
+def _version(compiler: str) -> str:
+    return _run([compiler, "--version"]).stdout
+
+
+def _build(compiler: str, attempts: list[list[str]], path: Path) -> ctypes.CDLL:
+    """Compile, and keep the first form that can be loaded: nothing else is ever found under that name."""
+    failures = []
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        command = [compiler, *_OPTIONS, *_for_processor(), str(_SOURCE), "-o", str(fresh)]
-        try:
-            done = subprocess.run(
-                command, check=False, capture_output=True, text=True, timeout=_LONGEST_COMPILATION
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise NoCompilerError(f"{compiler} cannot be used ({error})") from error
-        if done.returncode:
-            raise NoCompilerError(f"{compiler} refused the kernels: {done.stderr.strip()[:400]}")
-        fresh.replace(path)
+        for flags in attempts:
+            done = _run([compiler, *flags, str(_SOURCE), "-o", str(fresh)])
+            try:
+                if done.returncode:
+                    raise NoCompilerError(f"{compiler} refused the kernels: {done.stderr.strip()[:400]}")
+                _load(fresh)
+            except NoCompilerError as error:
+                failures.append(error)
+                continue
+            fresh.replace(path)
+            return _load(path)
+    raise failures[0]
 
 
-def _for_processor() -> list[str]:
-    """GCC splits vectors of 512 bits in two unless it is told not to."""
-    return ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
-
-
-def _cache() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
+def _load(path: Path) -> ctypes.CDLL:
     try:
-        base.mkdir(parents=True, exist_ok=True)
+        return ctypes.CDLL(str(path))
     except OSError as error:
-        raise NoCompilerError(f"{base} cannot be written ({error.strerror})") from error
-    return base
+        raise NoCompilerError(f"the compiled kernels cannot be loaded ({error})") from error
 
 
-def _processor() -> str:
-    """What the processor can do: a home folder may be shared by several machines."""
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine() + platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=_LONGEST_COMPILATION
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoCompilerError(f"{command[0]} cannot be used ({error})") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mm_rec.inference.native.library import library
 
-GROUP = 64  # weights of a byte that share a scale
+GROUP = 64  # weights of a byte that share a scale, as in kernels.cpp
 MOST_ADAPTERS = 64  # choices of adapters and weights that are held at once
 MOST_RANK = 1024  # of all adapters of a choice together
 
@@ -109,7 +109,7 @@ class Program:
         A weight in int8 has scales (N, K / GROUP). `last`: what follows waits for it.
         """
         self._op(
-            Kind.LINEAR, x, out, weight, n=[*weight.shape, _TYPES[weight.dtype], GROUP],
+            Kind.LINEAR, x, out, weight, n=[*weight.shape, _TYPES[weight.dtype]],
             strides=[x.stride(0), out.stride(0)],
             extra=[scales, None if bias is None else bias.float()], flags=_ACCUMULATE * add | _UNORDERED * (not last),
         )  # fmt: skip
