@@ -104,7 +104,7 @@ def child(contender: str, megabytes: float, out: Path) -> None:
     size = text_data.size_mb(documents)
     seconds, kept = (ours if contender == "mm-rec" else datatrove)(documents)
     result: dict[str, Any] = {"mb_per_second": round(size / seconds, 3), "kept": sum(kept)}
-    out.write_text(json.dumps(kept))
+    out.write_text(json.dumps(kept), encoding="utf-8")
     if contender == "mm-rec":
         without = whole(documents, identify=False)
         result["everything_mb_per_second"] = round(size / without, 2)

@@ -83,7 +83,7 @@ class Server:
 
     def rss_mb(self) -> float:
         """Resident memory now, MiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     def figure(self, name: str) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import random
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
 
 from mm_rec import processor
@@ -109,19 +110,19 @@ def memory_bytes(device: torch.device) -> int:
     """Memory in bytes that the device has in all."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(psutil.virtual_memory().total)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
     """The most memory that was used so far: of the GPU, or of this process; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # no such thing on Windows
-        return None
+    if sys.platform == "win32":
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from typing import Any
@@ -20,6 +21,9 @@ def run_app(app: typer.Typer, name: str, arguments: list[str] | None = None, deb
     `arguments` are those of the command line unless given; with `debug` errors of ours pass through.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # "?" where it cannot hold "→" or "ğ", as a file on Windows
     try:
         _require_utf8(arguments)
         processor.prepare()  # before a command imports torch

@@ -161,14 +161,32 @@ def base_folder(folder: Path) -> Path:
     return folder
 
 
-def test_every_module_imports_with_the_base_alone(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(base_folder(tmp_path / "base")), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-S", ROOT / "tests" / "import_all.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, encoding="utf-8", check=False,
+def run_with_the_base(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the tests in an empty folder, where nothing but the base can be imported."""
+    work = folder / "work"
+    work.mkdir()
+    environment["PYTHONPATH"] = os.pathsep.join([str(base_folder(folder / "base")), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, "-S", ROOT / "tests" / script], cwd=work, env=os.environ | environment,
+        capture_output=True, text=True, errors="replace", check=False,
     )  # fmt: skip
+
+
+def test_every_module_imports_with_the_base_alone(tmp_path: Path) -> None:
+    done = run_with_the_base("import_all.py", tmp_path)
     assert done.returncode == 0, done.stderr
     said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert said.keys() == OF_AN_EXTRA.keys()
     for module, extra in OF_AN_EXTRA.items():
         assert f"install 'mm-rec[{extra}]'" in said[module]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Windows is played on Linux, with /proc and fcntl")
+def test_every_module_imports_and_text_becomes_answers_as_on_windows(tmp_path: Path) -> None:
+    """No compiler, an encoding for files and another for the screen, neither of them UTF-8."""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "cp1254"}
+    other = {**plain, "PATH": "/nowhere", "OMP_NUM_THREADS": "1"}
+    done = run_with_the_base("as_on_windows.py", tmp_path, **other)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no C++ compiler" in done.stderr and "runs/sft: finished, step 4 of 4" in done.stdout
+    assert b"\r" not in (tmp_path / "work" / "runs" / "sft" / "recipe.yaml").read_bytes()

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ from mm_rec.training.config import TrainingConfig
 from mm_rec.training.loop import Reporter
 
 _LONGEST = 600  # seconds that one child may take
+if sys.platform == "win32":  # there os.kill ends a process at once, whatever the signal
+    _KILL, _KILLED = signal.SIGTERM, int(signal.SIGTERM)
+else:
+    _KILL, _KILLED = signal.SIGKILL, -signal.SIGKILL
 _TIMES = ("seconds",)  # what may differ between two runs: clocks
 
 
@@ -156,7 +161,7 @@ def _train(recipe: Recipe, run: Path, moment: Moment | None) -> bool:
         if child.is_alive():
             child.kill()
             child.join()
-    if child.exitcode == -signal.SIGKILL and moment is not None:
+    if child.exitcode == _KILLED and moment is not None:
         return False
     if child.exitcode != 0:
         raise ProofError(
@@ -174,7 +179,7 @@ def _child(run: str, moment: Moment | None) -> None:
         if moment is not None and event == moment.event:
             seen += 1
             if seen == moment.count:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), _KILL)
 
     recipe = read_recipe(Path(run) / RECIPE)
     stage = _stage(recipe)

@@ -67,11 +67,13 @@ def write_lineage(run: Path, inputs: Mapping[str, Any], machine: Mapping[str, An
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the code runs from, or None."""
+    """The commit of the checkout that the code runs from; None where it is no checkout, or there is no git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    found = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    except OSError:
+        return None
     return found.stdout.strip() or None

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +67,10 @@ def flush(path: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Force one file's bytes, or one folder's list of names, onto the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        return  # it opens no folder, and keeps the names itself
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # it flushes only what may be written
     try:
         os.fsync(handle)
     finally:
@@ -74,9 +78,9 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically, its lines ended by "\\n" on every system."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -74,7 +74,7 @@ class GracefulServer(uvicorn.Server):
 
 def return_freed_memory() -> None:
     """Give freed tensors back to the system: the C library would keep gigabytes of the states of ended sessions."""
-    with contextlib.suppress(OSError, AttributeError):  # of glibc alone
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # of glibc alone; Windows has no CDLL(None)
         ctypes.CDLL(None).malloc_trim(0)
 
 

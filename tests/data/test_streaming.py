@@ -244,9 +244,9 @@ def test_a_damaged_row_is_named_when_it_is_met(folder: Path, byte_tokenizer: Any
 
 
 def replace(path: Path, old: str, new: str) -> None:
-    content = path.read_text()
+    content = path.read_text(encoding="utf-8")
     assert content.count(old) == 1
-    path.write_text(content.replace(old, new))
+    path.write_text(content.replace(old, new), encoding="utf-8")
 
 
 def test_what_was_read_may_not_change_and_what_was_not_may(folder: Path, byte_tokenizer: Any) -> None:

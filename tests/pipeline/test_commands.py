@@ -85,7 +85,7 @@ def test_mistakes_are_one_paragraph_and_status_2(
 
 def test_a_taken_name_is_refused(text_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs/mine").mkdir(parents=True)
-    Path("runs/mine/recipe.yaml").write_text("name: mine\n")
+    Path("runs/mine/recipe.yaml").write_text("name: mine\n", encoding="utf-8")
     assert run(["pretrain", str(text_file), "--name", "mine"]) == 2
     assert "--resume runs/mine" in capsys.readouterr().err
 

@@ -438,7 +438,7 @@ def test_too_few_conversations_and_a_model_that_cannot_be_trained(
     base: Path, chats: Path, listener: Any, tmp_path: Path
 ) -> None:
     one = tmp_path / "one.jsonl"
-    one.write_text(chats.read_text().splitlines()[0] + "\n")
+    one.write_text(chats.read_text(encoding="utf-8").splitlines()[0] + "\n")
     with pytest.raises(DataError, match="1 examples are not enough to hold one out"):
         sft(recipe(base, str(one)), tmp_path / "a", listener)
     tokenizer = load_model_and_tokenizer(base)[1]

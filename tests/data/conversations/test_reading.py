@@ -39,7 +39,7 @@ def said(conversation: Conversation) -> list[str]:
 
 def write_lines(path: Path, *rows: object) -> Path:
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
