@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from waiting import LONGEST
 
 from mm_rec.data.catalogue import find_source
 
@@ -142,7 +143,7 @@ def ask(endpoint: str, folder: Path, cases: dict[str, dict[str, Any]]) -> dict[s
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONGEST,
         check=True,
     )
     answers: dict[str, str] = json.loads(done.stdout)

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from transformers import PreTrainedModel
+from waiting import LONGEST
 
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
 from mm_rec.inference.batching import Batcher, QueueFullError, Work
 from mm_rec.inference.engine import FEW_TOKENS, Continuation, Engine, Session
 from mm_rec.inference.sampling import Chosen, Sampler, Sampling
-
-LONGEST_WAIT = 60  # seconds
 
 
 class Told:
@@ -45,7 +44,7 @@ class Told:
         self.came.put(chosen)
 
     def wait(self) -> list[int]:
-        assert self._ended.wait(LONGEST_WAIT), "nothing came for a long time"
+        assert self._ended.wait(LONGEST), "nothing came for a long time"
         return self.tokens
 
 
@@ -116,7 +115,7 @@ def test_those_that_leave_change_nothing_for_those_that_stay(engine: Engine, bat
         leaves = Told(engine, prompt_of(10 * seed, seed), long)
         batcher.submit(leaves.work)
         if seed % 2:
-            leaves.came.get(timeout=LONGEST_WAIT)  # one token was written, or it is over
+            leaves.came.get(timeout=LONGEST)  # one token was written, or it is over
         leaves.work.cancel()
         leaves.wait()
         assert len(leaves.tokens) < 60
@@ -153,7 +152,7 @@ def test_reading_alone_ends_without_a_token(engine: Engine, batcher: Batcher) ->
         engine.read_segment(one)
 
     batcher.submit(Work(session, [prompt_of(20, 1)], lambda _: ended.set(), read_segment=read))
-    assert ended.wait(LONGEST_WAIT)
+    assert ended.wait(LONGEST)
     assert (session.length, session.unread, segments) == (20, [], [20])
     other = engine.session()
     other.feed(prompt_of(20, 1))
@@ -187,7 +186,7 @@ def test_a_full_queue_refuses(engine: Engine) -> None:
         endless = Sampling(temperature=0, max_new_tokens=10**6)
         told = [Told(engine, prompt_of(3, 0), endless)]
         batcher.submit(told[0].work)
-        told[0].came.get(timeout=LONGEST_WAIT)  # it has its place, so the queue is empty
+        told[0].came.get(timeout=LONGEST)  # it has its place, so the queue is empty
         for seed in (1, 2):
             told.append(Told(engine, prompt_of(3, seed), endless))
             batcher.submit(told[-1].work)
@@ -215,7 +214,7 @@ def test_a_long_prompt_delays_the_others_by_a_segment(
     try:
         writes = Told(engine, prompt_of(5, 0), Sampling(temperature=0, max_new_tokens=10**6))
         batcher.submit(writes.work)
-        writes.came.get(timeout=LONGEST_WAIT)
+        writes.came.get(timeout=LONGEST)
         one = Sampling(temperature=0, max_new_tokens=1)
         long, short = Told(engine, prompt_of(1600, 1), one), Told(engine, prompt_of(100, 2), one)
         before = len(writes.tokens)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from waiting import little_work
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
@@ -622,10 +622,8 @@ BAD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_schema_that_cannot_be_followed_says_so_at_once(grammars: Grammars, name: str) -> None:
     schema, reason = BAD[name]
-    start = time.perf_counter()
-    with pytest.raises(ConfigError, match=reason) as error:
+    with little_work(), pytest.raises(ConfigError, match=reason) as error:
         grammars.json_schema(schema)
-    assert time.perf_counter() - start < 5
     assert len(str(error.value)) < 700
     if isinstance(schema, dict):
         tool = {"name": "kötü", "parameters": {"properties": {"a": schema}, "required": ["a"]}}
@@ -660,10 +658,8 @@ def test_a_schema_that_cannot_be_followed_says_so_at_once(grammars: Grammars, na
 )
 def test_a_hostile_schema_is_bounded_in_time(grammars: Grammars, schema: dict[str, Any]) -> None:
     """It is followed, or refused; in either case a token takes milliseconds."""
-    start = time.perf_counter()
-    with contextlib.suppress(ConfigError):
+    with little_work(), contextlib.suppress(ConfigError):
         write(grammars.json_schema(schema), grammars.eos, 0, 300)
-    assert time.perf_counter() - start < 10
 
 
 def test_nothing_is_asked_of_the_network(grammars: Grammars) -> None:

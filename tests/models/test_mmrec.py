@@ -9,6 +9,7 @@ import pytest
 import torch
 from comparing import relative
 from transformers import AutoModelForCausalLM
+from waiting import LONGEST
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models.loading import load_model, save_model
@@ -302,7 +303,7 @@ torch.save(model(ids).logits, sys.argv[3])
     subprocess.run(
         [sys.executable, "-c", script, tmp_path / "model", tmp_path / "ids.pt", tmp_path / "logits.pt"],
         check=True,
-        timeout=120,
+        timeout=LONGEST,
         cwd=tmp_path,
         env={"HF_HOME": str(tmp_path / "hf"), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
     )

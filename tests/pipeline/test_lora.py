@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
+from waiting import LONGEST
 
 from mm_rec.cli.main import run as command
 from mm_rec.data.prompt_lines import common_lines, differing_format
@@ -497,7 +498,7 @@ def test_a_gated_model_says_which_page_to_accept_and_how_to_log_in(
             [sys.executable, "-c", "from mm_rec.cli.main import main; main()", "lora", str(text), "--from", name],
             check=False,
             env={**os.environ, **hub, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=120, cwd=tmp_path,
+            capture_output=True, text=True, timeout=LONGEST, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 2
         answers.append(" ".join(done.stderr.split()))

@@ -5,13 +5,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from waiting import until
 
 from mm_rec.cli.main import run
 from mm_rec.config import dump_yaml
@@ -19,24 +18,13 @@ from mm_rec.models.loading import load_model
 from mm_rec.pipeline.pretrain import pretrain
 from mm_rec.pipeline.recipe import Recipe, read_recipe
 from mm_rec.runs.control import change_control
-from mm_rec.runs.log import CHANGE, read_metrics
+from mm_rec.runs.log import CHANGE, MetricsLog, read_metrics
 
 _TRAIN = "from mm_rec.cli.main import main; main()"
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
     return read_metrics(folder / "metrics.jsonl")
-
-
-def wait_for(what: Callable[[], Any], child: subprocess.Popen[str]) -> Any:
-    """What a function finds, as soon as it finds something."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end and child.poll() is None:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    child.kill()
-    raise AssertionError(f"the training ended, or what was waited for did not come: {child.communicate()[0]}")
 
 
 def changes(folder: Path) -> list[dict[str, Any]]:
@@ -56,23 +44,28 @@ def test_a_live_training_obeys_and_killed_and_resumed_equals_the_unbroken_one(
     (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe))
     arguments = ["pretrain", "--recipe", "recipe.yaml", "--runs", ".", "--name", "killed"]
     child = subprocess.Popen(
-        [sys.executable, "-c", _TRAIN, *arguments], cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-c", _TRAIN, *arguments], cwd=tmp_path,
+        stdout=(tmp_path / "said").open("w"), stderr=subprocess.STDOUT,
     )  # fmt: skip
+
+    def training() -> bool:
+        assert child.poll() is None, (tmp_path / "said").read_text()
+        return True
+
     try:
-        wait_for(lambda: last_step(killed) > 5, child)
+        until(lambda: last_step(killed) > 5, training)
         assert run(["runs", "set", str(killed), "max-learning-rate=1e-5"]) == 0
         shown = capsys.readouterr().out
         assert "is told: max-learning-rate = 1e-05. It obeys before its next step (training, step" in shown
-        (change,) = wait_for(lambda: changes(killed), child)
-        wait_for(lambda: last_step(killed) > change["step"] + 3, child)
+        (change,) = until(lambda: changes(killed), training)
+        until(lambda: last_step(killed) > change["step"] + 3, training)
         assert run(["runs", "show", str(killed)]) == 0
         shown = capsys.readouterr().out
-        assert re.search(r"training, step [\d,]+ of 100,000; last heard of 0 seconds ago", shown), shown
+        assert re.search(r"training, step [\d,]+ of 100,000; last heard of -?\d+ \w+ ago", shown), shown
         assert "learning rate 1.00e-05" in shown and "set: max-learning-rate = 1e-05" in shown
     finally:
         child.send_signal(signal.SIGKILL)
-        child.communicate()
+        child.wait()
     capped = [r["lr"] for r in records(killed) if r["kind"] == "train" and r["step"] > change["step"]]
     assert set(capped) == {1e-5}
 
@@ -120,6 +113,25 @@ def test_stop_at_loss_ends_like_a_finished_run(
     assert "obeys when it is continued (at the loss asked for, step 5)" in capsys.readouterr().out
     assert run(["runs", "show", str(folder)]) == 0
     assert "saved: checkpoint-2, checkpoint-4, checkpoint-5-user" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("age", "shown"),
+    [(0.2, "0 seconds"), (119, "119 seconds"), (121, "2 minutes"), (7_300, "2 hours"), (200_000, "2 days")],
+)
+def test_how_long_ago_a_run_was_heard_of(
+    age: float,
+    shown: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: run\n")
+    MetricsLog(tmp_path / "metrics.jsonl").write("event", 3, event="started", steps=9)
+    now = records(tmp_path)[-1]["time"] + age
+    monkeypatch.setattr("mm_rec.runs.status.time.time", lambda: now)
+    assert run(["runs", "show", str(tmp_path)]) == 0
+    assert f"training, step 3 of 9; last heard of {shown} ago" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,17 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
+from playwright.sync_api import expect
 from serving.server import Server, small_model
 from small_models import tokenizer_folder  # noqa: F401
 from transformers import PreTrainedTokenizerBase
+from waiting import LONGEST, until
 
 from mm_rec.inference.batching import Batcher
 from mm_rec.serving.store import Store
@@ -69,13 +71,25 @@ def _other_user(folder: Path) -> int | None:
 
 
 def _wait_until_ready(folder: str, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end and server.poll() is None:
+    def answers() -> bool:
         with contextlib.suppress(psycopg.OperationalError):
             psycopg.connect(f"host={folder} user=postgres dbname=postgres").close()
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"PostgreSQL did not start: {(Path(folder) / 'log').read_text()}")
+            return True
+        return False
+
+    def starting() -> bool:
+        assert server.poll() is None, (Path(folder) / "log").read_text()
+        return True
+
+    until(answers, starting)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> None:
+    """Clients and browsers wait a minute and more for what a busy machine takes long for: their own limits are 5 s."""
+    usual = httpx._config.DEFAULT_TIMEOUT_CONFIG  # has no other way to be set for all
+    usual.connect = usual.read = usual.write = usual.pool = LONGEST
+    expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from small_models import build_small
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from waiting import LONGEST, until
 
 from mm_rec.inference.batching import Batcher
 from mm_rec.inference.engine import Engine
@@ -43,7 +43,7 @@ class Server:
 
     def __init__(
         self, models: Sequence[ServedModel], folder: Path, *, store: str = "", rules: Rules | None = None,
-        limits: Limits | None = None, shorten: bool = False,
+        limits: Limits | None = None, shorten: bool = False, finish_seconds: float = 0.5,
     ) -> None:  # fmt: skip
         self.folder = folder
         opened = Store(store or f"sqlite:///{folder}/store.db")
@@ -51,19 +51,16 @@ class Server:
         limits = limits or Limits(answer_tokens=256)
         self.service = Service(Registry(list(models)), opened, sessions, limits, shorten=shorten)
         app = create_app(self.service, rules or Rules())
-        self._server = GracefulServer(app, finish_seconds=0.5)
+        self._server = GracefulServer(app, finish_seconds)
         listening = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()
-        end = time.monotonic() + 30
-        while not self._server.started:
-            assert self._thread.is_alive() and time.monotonic() < end, "the server did not start"
-            time.sleep(0.01)
+        until(lambda: self._server.started, self._thread.is_alive)
         self.port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
         """End it, as Ctrl-C would."""
         self._server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(LONGEST)
         assert not self._thread.is_alive(), "the server did not end"

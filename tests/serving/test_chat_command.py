@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rich.console import Console
 from serving.server import Server, small_model
 from transformers import PreTrainedTokenizerBase
 from typer.testing import CliRunner
+from waiting import LONGEST, until
 
 from mm_rec.cli import chat
 from mm_rec.cli.conversation import turn
@@ -180,10 +180,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_came(server: Server, talk: Talk) 
     whole = "".join(talk(f"{server.url}/v1").say("Ayşe kim?"))
     assert whole.startswith(kept) and len(kept) < len(whole)
     batcher = server.service.registry.models[0].batcher
-    end = time.monotonic() + 10
-    while batcher.active and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not batcher.active  # the server has stopped writing
+    until(lambda: not batcher.active)  # the server has stopped writing
     turn("Ne?", conversation, Console(quiet=True))
     assert len(conversation.messages) == 4
 
@@ -191,12 +188,19 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_came(server: Server, talk: Talk) 
 def test_ctrl_c_does_not_wait_for_a_server_that_says_nothing(talk: Talk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         conversation = talk(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", "m")
-        press = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-        press.start()
-        begun = time.monotonic()
+
+        def press() -> None:
+            with silent.accept()[0] as asked:
+                asked.recv(4096)
+                os.kill(os.getpid(), signal.SIGINT)
+                over.wait(LONGEST)  # the connection stays open: nothing else ends the wait
+
+        over, person = threading.Event(), threading.Thread(target=press)
+        person.start()
         turn("Selam", conversation, Console(quiet=True))
-        press.join()
-    assert time.monotonic() - begun < 5 and conversation.messages == []
+        over.set()
+        person.join()
+    assert conversation.messages == []
 
 
 def test_a_server_with_keys(

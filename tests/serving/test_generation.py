@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from inference.test_native import with_adapters
 from serving.server import Server, small_model
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
+from waiting import LONGEST, until
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids
@@ -25,7 +26,6 @@ from mm_rec.inference.text_stream import TextStream
 from mm_rec.serving.requests import Limits
 
 SYSTEM = {"role": "system", "content": "You are helpful, and answer in a few words."}
-WAIT = 30
 
 
 def user(text: str) -> dict[str, str]:
@@ -34,7 +34,7 @@ def user(text: str) -> dict[str, str]:
 
 def ask(server: Server, model: str, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
     body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 24, **options}
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=WAIT)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=LONGEST)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -93,7 +93,7 @@ def test_answers_that_end_before_anybody_looks_are_whole(server: Server) -> None
             "echo": True,
             "logprobs": 0,
         }
-        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=WAIT).json()
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=LONGEST).json()
         return [choice["text"] for choice in answer["choices"]]
 
     prompts = ["Once there was", "a " * 3000]
@@ -128,7 +128,7 @@ def test_a_full_context_is_refused_or_loses_its_oldest_turns(server: Server) -> 
     messages = [SYSTEM] + [one for turn in turns for one in (turn, {"role": "assistant", "content": "Yes."})]
     messages += [user("And the last?")]
     body = {"model": "llama", "messages": messages, "max_tokens": 24, "temperature": 0}
-    refused = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=WAIT)
+    refused = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=LONGEST)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "context_length_exceeded"
     assert "truncation" in refused.json()["error"]["message"]
@@ -164,7 +164,7 @@ def _chat(
 
 def test_a_message_too_long_for_the_context_is_refused_whatever_is_dropped(server: Server) -> None:
     body = {"model": "llama", "messages": [user("word " * 2000)], "truncation": "auto"}
-    refused = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=WAIT)
+    refused = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=LONGEST)
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
 
 
@@ -185,16 +185,9 @@ def _endless(server: Server) -> dict[str, int]:
 def slow(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[Server]:
     """A server whose answers may take very long, with little room."""
     model = small_model("mmrec", chat_tokenizer, batcher=Batcher(most=1, queue=1))
-    running = Server([model], tmp_path, limits=Limits(answer_tokens=10**9, seconds=2))
+    running = Server([model], tmp_path, limits=Limits(answer_tokens=10**9, seconds=LONGEST))
     yield running
     running.stop()
-
-
-def until(condition: Any) -> None:
-    end = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < end, "this did not come about"
-        time.sleep(0.01)
 
 
 def endless(server: Server, stream: bool) -> dict[str, Any]:
@@ -209,42 +202,61 @@ def _bias(server: Server) -> dict[str, int]:
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_nobody_waits_for_ends(slow: Server, stream: bool) -> None:
     batcher = slow.service.registry.models[0].batcher
-    with httpx.Client(base_url=slow.url, timeout=WAIT) as client:
+    with httpx.Client(base_url=slow.url, timeout=LONGEST) as client:
         if stream:
             with client.stream("POST", "/v1/chat/completions", json=endless(slow, True)) as answer:
                 lines = answer.iter_lines()  # kept: httpx ends the answer where its iterator is dropped
                 assert "assistant" in next(lines)
                 until(lambda: batcher.active == 1)
         else:
+            patience = httpx.Timeout(LONGEST, read=0.3)
             with pytest.raises(httpx.ReadTimeout):
-                client.post("/v1/chat/completions", json=endless(slow, False), timeout=0.3)
+                client.post("/v1/chat/completions", json=endless(slow, False), timeout=patience)
     until(lambda: batcher.active == batcher.waiting == 0)
 
 
-def test_a_full_queue_answers_429_and_an_answer_too_long_408(slow: Server) -> None:
-    batcher, statuses = slow.service.registry.models[0].batcher, []
+def post_endless(server: Server) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/chat/completions", json=endless(server, False), timeout=LONGEST)
 
-    def hold() -> None:
-        answer = httpx.post(f"{slow.url}/v1/chat/completions", json=endless(slow, False), timeout=WAIT)
-        statuses.append((answer.status_code, answer.json()["error"]["code"]))
 
-    threads = [threading.Thread(target=hold) for _ in range(2)]
-    threads[0].start()
-    until(lambda: batcher.active == 1)
-    threads[1].start()
-    until(lambda: batcher.waiting == 1)
-    refused = httpx.post(f"{slow.url}/v1/chat/completions", json=endless(slow, False), timeout=WAIT)
+def limit(server: Server, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the answers to what is asked from now on take that long."""
+    monkeypatch.setattr(server.service, "limits", replace(server.service.limits, seconds=seconds))
+
+
+def test_a_full_queue_answers_429(slow: Server) -> None:
+    batcher = slow.service.registry.models[0].batcher
+    with ThreadPoolExecutor(2) as pool:
+        writes = pool.submit(post_endless, slow)
+        until(lambda: batcher.active == 1)
+        waits = pool.submit(post_endless, slow)
+        until(lambda: batcher.waiting == 1)
+        refused = post_endless(slow)
+        slow.stop()
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["retry-after"]) >= 1
-    for thread in threads:
-        thread.join(WAIT)
+    assert [one.result().json()["error"]["code"] for one in (writes, waits)] == ["shutting_down"] * 2
+    assert batcher.active == batcher.waiting == 0
+
+
+def test_an_answer_that_takes_too_long_is_ended_with_408_also_in_the_queue(
+    slow: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = slow.service.registry.models[0].batcher
+    limit(slow, monkeypatch, 1)
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(post_endless, [slow] * 2))
+    statuses = [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
     assert statuses == [(408, "timeout")] * 2
     until(lambda: batcher.active == batcher.waiting == 0)
 
 
-def test_a_stream_that_fails_ends_with_an_error_of_openais_shape(slow: Server) -> None:
+def test_a_stream_that_fails_ends_with_an_error_of_openais_shape(
+    slow: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(slow, monkeypatch, 2)
     with httpx.stream(
-        "POST", f"{slow.url}/v1/chat/completions", json=endless(slow, True), timeout=WAIT
+        "POST", f"{slow.url}/v1/chat/completions", json=endless(slow, True), timeout=LONGEST
     ) as answer:
         lines = [line for line in answer.iter_lines() if line]
     assert answer.status_code == 200
@@ -259,14 +271,22 @@ def test_a_server_that_stops_tells_its_streams(
         [small_model("mmrec", chat_tokenizer)], tmp_path, limits=Limits(answer_tokens=10**9, seconds=60)
     )
     url = f"{running.url}/v1/chat/completions"
-    with httpx.stream("POST", url, json=endless(running, True), timeout=WAIT) as answer:
+    with httpx.stream("POST", url, json=endless(running, True), timeout=LONGEST) as answer:
         lines = answer.iter_lines()
         next(lines)
         stopping = threading.Thread(target=running.stop)
         stopping.start()
         last = [line for line in lines if line][-1]
-    stopping.join(WAIT)
+    stopping.join(LONGEST)
     assert '"code":"shutting_down"' in last
+
+
+def test_a_server_that_writes_nothing_stops_without_waiting(
+    chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    running = Server([small_model("mmrec", chat_tokenizer)], tmp_path, finish_seconds=10 * LONGEST)
+    assert said(ask(running, "mmrec", [user("Hello!")], max_tokens=3))
+    running.stop()
 
 
 def test_adapters_of_one_batch_write_each_what_they_write_alone(
@@ -278,7 +298,7 @@ def test_adapters_of_one_batch_write_each_what_they_write_alone(
     running = Server([small_model("mmrec", chat_tokenizer, model=model, adapters=digests)], tmp_path)
     try:
         names, messages = ["mmrec", "mmrec:a", "mmrec:b"], [SYSTEM, user("Hello!")]
-        listed = httpx.get(f"{running.url}/v1/models", timeout=WAIT).json()["data"]
+        listed = httpx.get(f"{running.url}/v1/models", timeout=LONGEST).json()["data"]
         assert [row["id"] for row in listed] == [*names, "mm-rec-100m"]
         expected = [alone(running, name, messages) for name in names]
         assert len(set(expected)) == 3

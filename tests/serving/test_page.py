@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import waiting
 from playwright.sync_api import Browser, Locator, Page, expect
 from serving.server import Server, small_model
 from transformers import PreTrainedTokenizerBase
@@ -58,7 +59,7 @@ class Visit:
         self.wait()
 
     def wait(self) -> None:
-        expect(self.page.locator("#stop")).to_be_hidden(timeout=20_000)
+        expect(self.page.locator("#stop")).to_be_hidden()
 
 
 @pytest.fixture
@@ -152,10 +153,7 @@ def bytewise(data: bytes) -> list[bytes]:
 
 def until(page: Page, condition: str) -> None:
     """Wait for what the page's own rules do not let it evaluate."""
-    end = time.monotonic() + 10
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, condition
-        page.wait_for_timeout(10)
+    waiting.until(lambda: page.evaluate(condition))
 
 
 def at_end(page: Page) -> bool:
@@ -222,10 +220,9 @@ def test_stop_keeps_what_came_and_ends_the_work(endless: Server, visit: Callable
     assert len(said) > length
     at.page.reload()
     assert at.answers.inner_text() == said
-    batcher, end = endless.service.registry.models[0].batcher, time.monotonic() + 5
-    while batcher.active and time.monotonic() < end:
-        time.sleep(0.01)
-    assert batcher.active == 0 and at.faults == []
+    batcher = endless.service.registry.models[0].batcher
+    waiting.until(lambda: batcher.active == 0)
+    assert at.faults == []
 
 
 def test_a_reload_and_another_conversation_keep_what_came(

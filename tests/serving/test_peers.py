@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 from serving.server import Server
 from serving.test_generation import alone
+from waiting import LONGEST
 
 PAIRS = (
     ("What does she see?", " She sees the stars."),
@@ -77,7 +78,7 @@ def test_whatever_the_document_allows_or_forbids_has_an_answer(server: Server) -
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: schemathesis.Case) -> None:
-            answer = case.call(timeout=30)
+            answer = case.call(timeout=LONGEST)
             statuses.setdefault(operation.label, set()).add(answer.status_code)
             assert answer.status_code < 500, answer.text
             if answer.status_code >= 400:

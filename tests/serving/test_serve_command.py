@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import typer
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
 from typer.testing import CliRunner
+from waiting import LONGEST
 
 from mm_rec.cli import serve
 from mm_rec.errors import CheckpointError, ConfigError
@@ -63,7 +63,7 @@ class Served:
     def end(self, number: int) -> str:
         """Send a signal; returns what was said until the end."""
         self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=40)
+        _, said = self.process.communicate(timeout=LONGEST)
         return said
 
     def close(self) -> None:
@@ -84,19 +84,19 @@ def test_without_arguments_it_serves_what_quickstart_made_and_ends_cleanly(
 ) -> None:
     assert "quickstart" in quickstart.said and "mm-rec-100m" in quickstart.said
     assert quickstart.url.startswith("http://127.0.0.1:")
-    answer = httpx.post(f"{quickstart.url}/v1/chat/completions", json=HI, timeout=30)
+    answer = httpx.post(f"{quickstart.url}/v1/chat/completions", json=HI, timeout=LONGEST)
     assert answer.status_code == 200 and answer.json()["model"] == "mm-rec-100m"
     listed = httpx.get(f"{quickstart.url}/v1/models").json()["data"]
     assert [(row["id"], row["root"]) for row in listed] == [
         ("quickstart", "quickstart"), ("mm-rec-100m", "quickstart"),
     ]  # fmt: skip
     long = {**HI, "max_tokens": 60, "stream": True}
-    with httpx.stream("POST", f"{quickstart.url}/v1/chat/completions", json=long, timeout=30) as stream:
+    with httpx.stream("POST", f"{quickstart.url}/v1/chat/completions", json=long, timeout=LONGEST) as stream:
         lines = stream.iter_lines()
         next(lines)
         quickstart.process.send_signal(signal.SIGINT)
         assert [line for line in lines if line][-1] == "data: [DONE]"  # what was being written is finished
-    assert quickstart.process.wait(20) == 128 + signal.SIGINT
+    assert quickstart.process.wait(LONGEST) == 128 + signal.SIGINT
     assert (tmp_path / "serving" / "store.db").stat().st_mode & 0o077 == 0
 
 
@@ -111,14 +111,16 @@ def test_ctrl_c_says_what_it_waits_for_and_a_second_one_ends_at_once(
     assert quickstart.process.stderr is not None
     never = {str(token): -100 for token in stop_ids(chat_tokenizer)}
     endless = {**HI, "max_tokens": 8_192, "stream": True, "logit_bias": never}
-    with httpx.stream("POST", f"{quickstart.url}/v1/chat/completions", json=endless, timeout=60) as stream:
+    with httpx.stream(
+        "POST", f"{quickstart.url}/v1/chat/completions", json=endless, timeout=LONGEST
+    ) as stream:
         lines = stream.iter_lines()
         next(lines)
         quickstart.process.send_signal(signal.SIGINT)
         assert "an answer is being finished" in quickstart.process.stderr.readline()
         quickstart.process.send_signal(signal.SIGINT)
         assert '"code":"shutting_down"' in [line for line in lines if line][-1]
-    _, said = quickstart.process.communicate(timeout=20)
+    _, said = quickstart.process.communicate(timeout=LONGEST)
     assert quickstart.process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in said
 
@@ -165,8 +167,6 @@ def test_another_address_answers_who_has_a_key(model: Path, tmp_path: Path) -> N
         assert httpx.get(f"{url}/v1/models").status_code == 401
         listed = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {text}"}).json()["data"]
         assert [row["id"] for row in listed] == ["mine", "mm-rec-100m", "gpt-4"]
-        begun = time.monotonic()
-        served.end(signal.SIGTERM)
-        assert time.monotonic() - begun < 10  # nobody was there to wait for
+        assert "being finished" not in served.end(signal.SIGTERM)  # nobody was there to wait for
     finally:
         served.close()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from serving.server import Server, small_model
 from transformers import PreTrainedTokenizerBase
+from waiting import LONGEST
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text
@@ -22,7 +23,6 @@ from mm_rec.serving.gate import Rules
 from mm_rec.serving.keys import create_key
 from mm_rec.serving.requests import Limits
 
-WAIT = 30
 SYSTEM = {"role": "system", "content": "Answer in a word."}
 QUESTIONS = ("What is red?", "And what is blue?", "Neither?")
 Start = Callable[..., Server]
@@ -51,7 +51,7 @@ def start(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[S
 
 def client(server: Server, key: str = "") -> httpx.Client:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=server.url, timeout=WAIT, headers=headers)
+    return httpx.Client(base_url=server.url, timeout=LONGEST, headers=headers)
 
 
 def begin(http: httpx.Client, model: str, messages: list[dict[str, Any]] | None = None) -> dict[str, Any]:

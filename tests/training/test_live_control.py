@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from small_trainings import Killed, SmallTrainings, at, dictated, fit, kill, same_weights
 from transformers import PreTrainedTokenizerBase
+from waiting import until
 
 from mm_rec.data.corpus import Corpus
 from mm_rec.models.loading import load_model
@@ -162,8 +163,7 @@ def test_a_pause_saves_first_waits_and_is_no_training_time(trainings: SmallTrain
     training, seen = trainings.new(run, on_event=pauses), {}
 
     def resume() -> None:
-        while "paused" not in events(run):
-            time.sleep(0.02)
+        until(lambda: "paused" in events(run))
         time.sleep(1.0)
         seen["step"], seen["saved"] = training.state.step, training.checkpoints.steps()[-1].name
         change_control(run, {"max_learning_rate": 0.001}, ["resume"])
@@ -183,7 +183,12 @@ def test_ctrl_c_ends_a_pause_and_the_run_goes_on_when_it_is_resumed(
     trainings: SmallTrainings, run: Path
 ) -> None:
     training = trainings.new(run, on_event=at("step", 2, lambda: change_control(run, {}, ["pause"])))
-    person = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+
+    def press() -> None:
+        until(lambda: "paused" in events(run))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    person = threading.Thread(target=press)
     person.start()
     assert fit(training) == "stopped" and training.state.step == 3
     person.join()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from waiting import little_work
 
 from mm_rec.data.cleaning.lines import LineConfig, cut_lines
 from mm_rec.data.cleaning.markup import strip_markup
@@ -66,9 +65,8 @@ def test_what_is_cut_is_kept_with_its_reason():
     ["<nav>" * 50_000, "<!--" * 50_000, "[a" * 100_000, "**" * 100_000, "|-" * 100_000, "# " + " " * 200_000],
 )
 def test_broken_markup_is_read_in_linear_time(hostile):
-    start = time.process_time()
-    strip_markup(page(hostile + " son"))
-    assert time.process_time() - start < 2  # a second form of any pattern here would take minutes
+    with little_work():  # a second form of any pattern here would take minutes
+        strip_markup(page(hostile + " son"))
 
 
 def cut(text: str, **settings: object) -> tuple[str, list[str]]:
