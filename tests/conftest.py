@@ -20,6 +20,7 @@ import torch  # noqa: E402
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytest_plugins = ["seldom"]
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2  # the same everywhere: results are bit-exact only for one thread count
 

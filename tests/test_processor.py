@@ -49,7 +49,9 @@ def test_the_best_vector_instructions(
 
 def test_a_level_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMREC_ISA", "avx2")
-    with pytest.raises(ConfigError, match=r"MMREC_ISA=avx2 is no level .* use x86-64-v2, x86-64-v3 or native"):
+    with pytest.raises(
+        ConfigError, match=r"MMREC_ISA=avx2 is no level .* use x86-64-v2, x86-64-v3 or native"
+    ):
         processor.held_to()
     monkeypatch.setenv("MMREC_ISA", "x86-64-v3")
     monkeypatch.setattr(processor.platform, "machine", lambda: "arm64")

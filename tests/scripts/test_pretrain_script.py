@@ -75,7 +75,7 @@ def test_a_folder_with_one_file_of_a_line_an_article(tmp_path: Path) -> None:
     options = ["--max_steps", "2", "--batch_size", "4", "--seq_len", "128"]
     command = [sys.executable, str(ROOT / "mm_rec/scripts/pretrain.py"), "--data_dir", "text", *options]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=LONGEST, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "--documents line, because there is one block" in done.stdout.replace("\n", " ")

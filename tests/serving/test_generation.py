@@ -236,7 +236,6 @@ def test_a_full_queue_answers_429(slow: Server) -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["retry-after"]) >= 1
     assert [one.result().json()["error"]["code"] for one in (writes, waits)] == ["shutting_down"] * 2
-    assert batcher.active == batcher.waiting == 0
 
 
 def test_an_answer_that_takes_too_long_is_ended_with_408_also_in_the_queue(
