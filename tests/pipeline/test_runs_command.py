@@ -43,10 +43,9 @@ def test_a_live_training_obeys_and_killed_and_resumed_equals_the_unbroken_one(
     recipe, killed, whole = Recipe.read(recipe_values), tmp_path / "killed", tmp_path / "whole"
     (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe))
     arguments = ["pretrain", "--recipe", "recipe.yaml", "--runs", ".", "--name", "killed"]
-    child = subprocess.Popen(
-        [sys.executable, "-c", _TRAIN, *arguments], cwd=tmp_path,
-        stdout=(tmp_path / "said").open("w"), stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    with (tmp_path / "said").open("w") as said:
+        command = [sys.executable, "-c", _TRAIN, *arguments]
+        child = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=subprocess.STDOUT)
 
     def training() -> bool:
         assert child.poll() is None, (tmp_path / "said").read_text()
