@@ -173,9 +173,14 @@ def float32_drift(model: PreTrainedModel, steps: int, learning_rate: float) -> f
     return float(steps * learning_rate * math.sqrt(weights) * model.config.hidden_size * unit)
 
 
+SHORT = {"steps": 20, "warmup_steps": 3}
+
+
 @pytest.mark.parametrize("name", ["tiny", "llama_tiny"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_golden_losses(
     name: str,
+    optimizer: str,
     corpus: Corpus,
     word_tokenizer: PreTrainedTokenizerBase,
     tmp_path: Path,
@@ -184,23 +189,38 @@ def test_golden_losses(
     """Per-step losses of a short run; a refactor leaves them alone. MMREC_WRITE_GOLDEN=1 writes them anew.
 
     They are those of the reference form (the recurrence step by step) in float64, which no processor changes by more
-    than its last digits; the form that trains, in float32, is held to them by what rounding may do.
+    than its last digits.
     """
-    settings = {"steps": 20, "warmup_steps": 3, "optimizer": "adamw"}
-    with monkeypatch.context() as patch:
-        patch.setattr(modeling_mmrec, "chunked_recurrence", lambda *given: step_recurrence(*given[:-1]))
-        run = training(
-            corpus, tmp_path / "reference", word_tokenizer, in_float64(name),
-            objective=float64_objective(), **settings,
-        )  # fmt: skip
-        losses = losses_of(run)
-    path = GOLDEN / f"{name}.json"
+    monkeypatch.setattr(modeling_mmrec, "chunked_recurrence", lambda *given: step_recurrence(*given[:-1]))
+    run = training(
+        corpus, tmp_path, word_tokenizer, in_float64(name), optimizer=optimizer,
+        objective=float64_objective(), **SHORT,
+    )  # fmt: skip
+    losses = losses_of(run)
+    path = GOLDEN / f"{name}_{optimizer}.json"
     if os.environ.get("MMREC_WRITE_GOLDEN"):
         path.write_text(json.dumps(losses) + "\n")
     assert losses == pytest.approx(json.loads(path.read_text()), rel=1e-9)
     assert losses[-1] < 0.7 * losses[0]
-    run = training(corpus, tmp_path / "fast", word_tokenizer, in_float64(name).float(), **settings)
-    assert losses_of(run) == pytest.approx(losses, abs=float32_drift(run.model, 20, BASE["learning_rate"]))
+
+
+@pytest.mark.parametrize("name", ["tiny", "llama_tiny"])
+def test_the_form_that_trains_has_the_losses_of_float64(
+    name: str, corpus: Corpus, word_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    losses = []
+    for run in (
+        training(
+            corpus, tmp_path / "64", word_tokenizer, in_float64(name), optimizer="adamw",
+            objective=float64_objective(), **SHORT,
+        ),
+        training(
+            corpus, tmp_path / "32", word_tokenizer, in_float64(name).float(), optimizer="adamw", **SHORT
+        ),
+    ):  # fmt: skip
+        losses.append(losses_of(run))
+    drift = float32_drift(run.model, SHORT["steps"], BASE["learning_rate"])
+    assert losses[1] == pytest.approx(losses[0], abs=drift)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
