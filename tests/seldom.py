@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 RECORD = "tests/marked.json"
-_ALWAYS = ("constraints.txt", "pyproject.toml", "tests/conftest.py", "tests/seldom.py")
+_ALWAYS = (
+    *("constraints.txt", "pyproject.toml", "tests/conftest.py", "tests/seldom.py"),
+    *(f"mm_rec/{name}.py" for name in ("config", "errors", "processor", "runtime")),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

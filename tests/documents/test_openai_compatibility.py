@@ -31,7 +31,7 @@ def ranks(real_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.seldom(covers=["mm_rec/*"])
 def test_the_documents_python_runs_as_written(
     blocks: list[str],
     ranks: None,

@@ -260,6 +260,7 @@ def test_transformers_generate_greedy_padded_and_beams() -> None:
     assert torch.equal(beams, model.generate(ids, num_beams=3, use_cache=False, **settings))
 
 
+@pytest.mark.seldom(covers=["mm_rec/models/mmrec/*"])
 def test_gradient_checkpointing_and_compilation_change_nothing() -> None:
     ids = tokens()
     documents = torch.tensor([0] * 30 + [1] * 15).expand(2, -1)

@@ -350,6 +350,9 @@ def test_real_conversations_are_learnt(
     assert log["loss"] < log["first_loss"] - 1
 
 
+@pytest.mark.seldom(
+    covers=["mm_rec/data/*", "mm_rec/models/*", "mm_rec/pipeline/*", "mm_rec/runs/*", "mm_rec/training/*"]
+)
 def test_a_killed_run_loses_nothing(base: Path, chats: Path, listener: Any, tmp_path: Path) -> None:
     given = recipe(base, str(chats), seq_len=256, text_share=0.3)  # long conversations are carried on
     write_text(tmp_path / "recipe.yaml", dump_yaml(given))

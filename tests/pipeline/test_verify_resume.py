@@ -14,6 +14,9 @@ from mm_rec.pipeline.verify_resume import compare_runs, verify_resume
 from mm_rec.runs.files import hash_file, read_json, write_json
 
 
+@pytest.mark.seldom(
+    covers=["mm_rec/data/*", "mm_rec/models/*", "mm_rec/pipeline/*", "mm_rec/runs/*", "mm_rec/training/*"]
+)
 def test_a_recipe_killed_at_every_kind_of_moment_is_identical(
     recipe_values: dict[str, Any], listener: Any, tmp_path: Path
 ) -> None:

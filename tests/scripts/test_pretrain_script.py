@@ -42,6 +42,7 @@ def run_until(arguments: list[str], folder: Path, ready: Callable[[], bool]) -> 
     return text
 
 
+@pytest.mark.seldom(covers=["mm_rec/*"])
 @pytest.mark.timeout(5 * LONGEST)
 def test_the_documented_command_until_its_first_checkpoint_and_on(tmp_path: Path) -> None:
     """As written in the methodology, but for the weeks that 100,000 steps would take here."""
@@ -82,6 +83,7 @@ def test_a_folder_with_one_file_of_a_line_an_article(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "tiny" / "final_checkpoint.pt").is_file()
 
 
+@pytest.mark.seldom(covers=["mm_rec/*"])
 def test_to_the_end_and_into_the_evaluation_script(tmp_path: Path) -> None:
     """A short run writes final_checkpoint.pt, which the other documented command reads."""
     write_text(tmp_path / "text", 60)

@@ -63,6 +63,7 @@ def test_lm_eval_reads_what_the_server_writes(server: Server) -> None:
     assert answer == alone(server, "mmrec", [{"role": "user", "content": "Hello!"}])
 
 
+@pytest.mark.seldom(covers=["mm_rec/serving/*"])
 def test_whatever_the_document_allows_or_forbids_has_an_answer(server: Server) -> None:
     """Requests that schemathesis makes of the server's OpenAPI document, right ones and wrong ones."""
     document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")

@@ -218,6 +218,7 @@ def real_text(real_data: Callable[[str], Path]) -> list[str]:
     return [text for language in ("tr", "en") for text in _sample(real_data(language), 5_000_000)]
 
 
+@pytest.mark.seldom(covers=["mm_rec/tokenizers/*"])
 def test_ten_megabytes_of_real_text_agree_with_tiktoken(
     pair: tuple[PreTrainedTokenizerFast, tiktoken.Encoding, int], real_text: list[str]
 ) -> None:

@@ -50,7 +50,7 @@ def test_a_step_in_a_narrower_dtype_is_near_that_in_float64(dtype: torch.dtype) 
 def test_matrices_become_nearly_orthogonal_with_the_same_directions() -> None:
     matrices = torch.randn(3, 20, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     result = orthogonalise(matrices)
-    u, values, v = torch.linalg.svd(matrices, full_matrices=False)
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     new_values = torch.einsum("sni,snm,sim->si", u, result, v)
     assert relative(u @ torch.diag_embed(new_values) @ v, result) < 1e-9
     assert new_values.min() > 0.6 and new_values.max() < 1.3
