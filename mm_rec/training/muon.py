@@ -73,7 +73,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     Newton-Schulz iteration with a quintic polynomial, 5 steps (Jordan et al. 2024), in the dtype of the matrices.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=_EPS)  # the spectral norm is then 1 at most
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(
+        min=_EPS
+    )  # the spectral norm is then 1 at most
     for _ in range(_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -67,7 +67,7 @@ def compiler(path: Path, script: str) -> str:
     real = shutil.which("g++") or shutil.which("clang++")
     if real is None:
         pytest.skip("there is no C++ compiler (apt-get install g++)")
-    path.write_text(f"#!/bin/sh\nCC={real}\n{script}\n")
+    path.write_text(f"#!/bin/sh\nCC={real}\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 

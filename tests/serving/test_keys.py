@@ -183,7 +183,10 @@ def test_the_commands_make_list_and_revoke_a_key(
         (["create", "a", "--expires-in", "soon"], "'soon' is no time: write it like 90m, 12h, 30d or 8w"),
         (["create", "a", "--expires-in", "0d"], "expires-in 0 is not between 1"),
         (["create", "a", "--tokens-per-day", "-5"], "Invalid value for '--tokens-per-day'"),
-        (["create", "a", "--tokens-per-day", "9" * 18], "tokens-per-day 999,999,999,999,999,999 is not between 1"),
+        (
+            ["create", "a", "--tokens-per-day", "9" * 18],
+            "tokens-per-day 999,999,999,999,999,999 is not between 1",
+        ),
         (["revoke", "key_1"], "there is no key 'key_1' in sqlite:///"),
     ],
 )
