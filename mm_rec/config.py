@@ -21,13 +21,12 @@ class Section(pydantic.BaseModel):
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
     )
 
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _numbers(cls, values: Any) -> Any:
+    @pydantic.model_validator(mode="after")
+    def _numbers(self) -> Self:
         """Refuse what overflows, and infinity and NaN where a field takes anything."""
-        if isinstance(values, Mapping) and (wrong := wrong_number(values, LARGEST)):
+        if wrong := wrong_number(dict(self), LARGEST):
             raise ValueError(wrong)
-        return values
+        return self
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str = "recipe") -> Self:
@@ -49,7 +48,8 @@ def _explain(section: type[pydantic.BaseModel], item: dict[str, Any]) -> str:
     dotted = ".".join(location)
     if item["type"] != "extra_forbidden":
         value = item.get("input")
-        shown = "" if item["type"] == "missing" or isinstance(value, Mapping) else f" (it is {value!r})"
+        told = item["type"] == "missing" or isinstance(value, Mapping | pydantic.BaseModel)
+        shown = "" if told else f" (it is {value!r})"
         where = f"{dotted}: " if dotted else ""
         return f"{where}{item['msg'].removeprefix('Value error, ')}{shown}"
     known = _fields_at(section, location[:-1])

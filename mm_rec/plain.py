@@ -73,7 +73,7 @@ def wrong_number(value: Any, most: float = math.inf, place: str = "") -> str | N
     """What is wrong with the first number that is not finite or over `most`; None where all are sound."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{place} is {value}, and must be a finite number"
-    if isinstance(value, int) and abs(value) > most:
+    if isinstance(value, int | float) and abs(value) > most:
         return f"{place} is {value}, which is too large"
     if isinstance(value, Mapping | list | tuple):
         for key, one in value.items() if isinstance(value, Mapping) else enumerate(value):

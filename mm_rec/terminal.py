@@ -71,6 +71,6 @@ def _finite(context: object, parameter: object, value: Any) -> Any:
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, float) and not math.isfinite(one):
             raise typer.BadParameter(f"{one} is not a finite number.")
-        if isinstance(one, int) and abs(one) > LARGEST:
+        if isinstance(one, int | float) and abs(one) > LARGEST:
             raise typer.BadParameter(f"{one} is too large; the most is {LARGEST}.")
     return value

@@ -57,7 +57,7 @@ def tokenize(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace corpora of other text.")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Shards encoded at once (default: one a core).")
+        int | None, typer.Option(min=1, max=1024, help="Shards encoded at once (default: one a core).")
     ] = None,
 ) -> None:
     """Split text into train and validation and encode both into memory-mapped shards."""

@@ -49,7 +49,7 @@ def self_instruct(
         float, typer.Option(min=0, max=1, help="Drop a task from this ROUGE-L to a known one on.")
     ] = 0.7,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of examples.")] = 0,
-    parallel: Annotated[int, typer.Option(min=1, help="Answers asked for at the same time.")] = 4,
+    parallel: Annotated[int, typer.Option(min=1, max=1024, help="Answers asked for at the same time.")] = 4,
     keep_dropped: Annotated[
         bool, typer.Option("--keep-dropped", help="Write what was dropped, with its reason, beside --out.")
     ] = False,

@@ -74,8 +74,8 @@ def derive(
     every = section.validate_every or max(1, min(500, steps // 10))
     if not section.validate_every:
         note("validate_every", every, "steps; ten measurements or one every 500 steps")
-    config = TrainingConfig(
-        **{
+    config = TrainingConfig.read(
+        {
             name: value
             for name, value in section.model_dump().items()
             if name in TrainingConfig.model_fields and value is not None
@@ -92,7 +92,8 @@ def derive(
             "checkpoint_every": section.checkpoint_every or every,
             "compile": section.compile if section.compile is not None else False,
             "seed": seed,
-        }
+        },
+        where="settings",
     )
     return Derived(config, reasons)
 

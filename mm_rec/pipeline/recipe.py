@@ -83,7 +83,7 @@ class TrainingSection(Section):
     precision: PrecisionName = "auto"
     compile: bool | None = None
     gradient_checkpointing: bool = False
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     validate_every: int | None = Field(default=None, ge=1)
     validation_rows: int = Field(default=256, ge=1)
     patience: int | None = Field(default=None, ge=1)

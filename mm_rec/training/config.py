@@ -38,7 +38,7 @@ class TrainingConfig(Section):
     precision: PrecisionName = "auto"
     compile: bool = False
     gradient_checkpointing: bool = False
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
 
     validate_every: int = Field(default=100, ge=1)
     validation_rows: int = Field(default=256, ge=1)
