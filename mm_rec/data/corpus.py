@@ -184,6 +184,7 @@ def write_corpus(
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    parse_specials: bool = False,
     expected_bytes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Corpus:
@@ -191,12 +192,13 @@ def write_corpus(
 
     Shards already in `out` whose tokenizer, `settings` and text are the same are kept, so a killed call
     continues where it stopped; everything else of a corpus in `out` is replaced. The files do not depend on
-    `threads` (default: one a core); memory holds about `threads` + 2 shards. The disk is checked for
-    `expected_bytes` of text before anything is written; `progress` receives the text bytes of each finished
-    shard. One process a folder.
+    `threads` (default: one a core); `parse_specials` is that of `encode_documents`. Memory holds about `threads` + 2
+    shards. The disk is checked for `expected_bytes` of text before anything is written; `progress` receives the text
+    bytes of each finished shard. One process a folder.
     """
     threads = threads or os.cpu_count() or 1
-    writer = _Writer(out, tokenizer, _header(tokenizer, shard_bytes, settings or {}))
+    settings = {**(settings or {}), **({"parse_specials": True} if parse_specials else {})}
+    writer = _Writer(out, tokenizer, _header(tokenizer, shard_bytes, settings))
     writer.prepare(expected_bytes or 0)
     shards: list[Shard] = []
     pending: deque[Future[Shard]] = deque()
@@ -354,7 +356,10 @@ class _Writer:
 
     def _encode(self, piece: _Piece) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Token ids of all documents in a row, and where each starts."""
-        rows = [row for texts in _batches(piece.texts) for row in encode_documents(self.tokenizer, texts)]
+        parse = bool(self.header.settings.get("parse_specials"))
+        rows = [
+            row for texts in _batches(piece.texts) for row in encode_documents(self.tokenizer, texts, parse)
+        ]
         assert len(rows) == len(piece.texts)
         ids = np.concatenate(rows)
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))

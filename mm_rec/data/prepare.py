@@ -132,7 +132,8 @@ class PreparedCorpus:
 
     def notes(self) -> list[str]:
         """What is unusual about the text, a line each."""
-        return describe_specials(self.train.specials + self.validation.specials)
+        parsed = bool(self.train.header.settings.get("parse_specials"))
+        return describe_specials(self.train.specials + self.validation.specials, parsed)
 
 
 def plan_sources(
@@ -203,6 +204,7 @@ def prepare_corpus(
     *,
     threads: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    parse_specials: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PreparedCorpus:
     """Write `out/validation`, `out/train` and, last, `out/split.json`.
@@ -219,6 +221,7 @@ def prepare_corpus(
             out / side,
             shard_bytes=shard_bytes,
             threads=threads,
+            parse_specials=parse_specials,
             expected_bytes=plan.text_bytes(side),
             progress=progress,
         )

@@ -222,7 +222,9 @@ def _on_disk(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
 
     tokenizer = _tokenizer(recipe, source, texts, run, reporter)
     corpora = {
-        name: prepare_corpus(plans[name], tokenizer, place) if name in made else open_prepared(place)
+        name: prepare_corpus(plans[name], tokenizer, place, parse_specials=data.parse_specials)
+        if name in made
+        else open_prepared(place)
         for name, place in folders.items()
     }
     return RunText(data, tokenizer, corpora, {}, reporter.say)
@@ -234,6 +236,10 @@ def _streamed(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
     if data.prepared is not None:
         raise ConfigError(
             "data.prepared is on the disk already and cannot be streamed: leave out one of the two"
+        )
+    if data.parse_specials:
+        raise ConfigError(
+            "data.parse_specials: a stream reads special tokens as text. Leave out one of the two"
         )
     if data.benchmarks:
         raise ConfigError(

@@ -82,17 +82,21 @@ def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+def encode_documents(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], parse_specials: bool = False
+) -> list[npt.NDArray[np.int32]]:
     """Encode a batch as `encode_document` does, on all threads; one array (tokens,) int32 a document.
 
-    A special token that is written out in a text is text: only what is rendered by a chat template holds special ones.
+    A special token that is written out in a text is text, unless they are to be parsed: in what a chat layout rendered.
     """
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [
         np.array([*before, *encoding.ids, *after], dtype=np.int32)
         for group in _groups(texts)
-        for encoding in text_encoder(tokenizer, group).encode_batch_fast(group, add_special_tokens=False)
+        for encoding in (
+            encoder(tokenizer) if parse_specials else text_encoder(tokenizer, group)
+        ).encode_batch_fast(group, add_special_tokens=False)
     ]
 
 
@@ -181,12 +185,13 @@ def count_specials(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> 
     return Counter(found for text in texts for found in pattern.findall(text))
 
 
-def describe_specials(counts: Mapping[str, int]) -> list[str]:
+def describe_specials(counts: Mapping[str, int], parsed: bool = False) -> list[str]:
     """What is said of special tokens that are written out in a text: a line, or none where there are none."""
     if not counts:
         return []
     named = ", ".join(f"{token} {count:,} times" for token, count in sorted(counts.items()))
-    return [f"special tokens that are written out in the text are read as plain text: {named}"]
+    read = "special tokens" if parsed else "plain text"
+    return [f"special tokens that are written out in the text are read as {read}: {named}"]
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -31,13 +31,13 @@ class CountingEncoder:
         self.batches = 0
         self.lock = threading.Lock()
 
-    def __call__(self, tokenizer: Any, texts: list[str]) -> list[Any]:
+    def __call__(self, tokenizer: Any, texts: list[str], parse_specials: bool = False) -> list[Any]:
         if texts:
             with self.lock:
                 if self.allowed is not None and self.batches >= self.allowed:
                     raise KeyboardInterrupt
                 self.batches += 1
-        return encode_documents(tokenizer, texts)
+        return encode_documents(tokenizer, texts, parse_specials)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(
 ) -> None:
     monkeypatch.setattr(module, "vocabulary_size", lambda _: 70_000)
     monkeypatch.setattr(
-        module, "encode_documents", lambda _, texts: [np.array([65_536, 69_999]) for _ in texts]
+        module, "encode_documents", lambda _, texts, parse: [np.array([65_536, 69_999]) for _ in texts]
     )
     corpus = write_corpus(["a", "b"], byte_tokenizer, tmp_path / "corpus")
     assert corpus.header.dtype == "uint32"
@@ -309,6 +309,11 @@ def test_special_tokens_in_a_corpus_are_text_and_said(tmp_path: Path, byte_token
     assert ids.count(byte_tokenizer.bos_token_id) == ids.count(byte_tokenizer.eos_token_id) == train.documents
     documents = byte_tokenizer.decode(ids).removeprefix("<s>").removesuffix("</s>").split("</s><s>")
     assert set(documents) <= set(texts) and len(documents) == train.documents
+    plan = plan_sources([tmp_path / "c.txt"])  # what a chat layout rendered
+    parsed = prepare_corpus(plan, byte_tokenizer, tmp_path / "parsed", parse_specials=True)
+    ids = parsed.train.read(0, parsed.train.tokens).tolist()
+    assert ids.count(byte_tokenizer.bos_token_id) > parsed.train.documents
+    assert "are read as special tokens: </s> 20 times, <s> 20 times" in parsed.notes()[0]
 
 
 def test_the_command(tmp_path: Path, sources: Path, byte_tokenizer: Any) -> None:

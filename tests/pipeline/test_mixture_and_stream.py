@@ -36,6 +36,7 @@ def mixed_values(recipe_values: dict[str, Any], text_file: Path, notes: Path) ->
     data = {
         "sources": [{"path": str(text_file), "weight": 2}, {"path": str(notes)}],
         "temperature": 2,
+        "parse_specials": True,
         "stages": [{"until": 0.5, "weights": {"notes": 0}}, {"until": 1.0, "weights": {"notes": 30}}],
     }
     return {**recipe_values, "data": data}
