@@ -78,7 +78,7 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(
 ) -> None:
     monkeypatch.setattr(module, "vocabulary_size", lambda _: 70_000)
     monkeypatch.setattr(
-        module, "encode_documents", lambda _, texts, parse: [np.array([65_536, 69_999]) for _ in texts]
+        module, "encode_documents", lambda _, texts, parse=False: [np.array([65_536, 69_999]) for _ in texts]
     )
     corpus = write_corpus(["a", "b"], byte_tokenizer, tmp_path / "corpus")
     assert corpus.header.dtype == "uint32"
