@@ -63,9 +63,11 @@ def clean(
     from mm_rec.config import apply_overrides
     from mm_rec.data.cleaning.corpus import CorpusConfig, clean_corpus
     from mm_rec.data.cleaning.report import write_report
+    from mm_rec.data.reading.blocks import lines
+    from mm_rec.data.sources import MAX_DOCUMENT_BYTES
     from mm_rec.errors import ConfigError
 
-    words = [] if bad_words is None else bad_words.read_text(encoding="utf-8").splitlines()
+    words = [] if bad_words is None else [line for _, line in lines(bad_words, MAX_DOCUMENT_BYTES) if line]
     values: dict[str, Any] = {
         "cleaning": {"language": language, "bad_words": words},
         "text_field": text_field,

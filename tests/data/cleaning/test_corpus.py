@@ -327,5 +327,8 @@ def test_the_command_prints_what_happened(many: Path, tmp_path: Path, capsys: py
     assert "--overwrite to replace it" in capsys.readouterr().err.replace("\n", " ")
     assert mmrec([*command, "--overwrite"]) == 0
     assert "exact duplicate" in capsys.readouterr().out
+    (tmp_path / "bad.txt").write_bytes("çirkin\n".encode("cp1254"))
+    assert mmrec([*command, "--overwrite", "--bad-words", str(tmp_path / "bad.txt")]) == 2
+    assert "bad.txt:1:" in (told := capsys.readouterr().err) and "is not UTF-8" in told
     assert mmrec([*command, "--set", "dedup.nearr=false"]) == 2
     assert "did you mean 'near'" in capsys.readouterr().err.replace("\n", " ")
