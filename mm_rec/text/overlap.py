@@ -30,9 +30,14 @@ def combine(columns: Iterable[NDArray[np.unsignedinteger]]) -> NDArray[np.uint64
     """One number for each row of some columns (rows,), equal where the rows are: (rows,) uint64, of 64 mixed bits."""
     keys = np.zeros((), dtype=np.uint64)
     for column in columns:
-        keys = (column + keys) * _MULTIPLIER
-        keys = keys ^ (keys >> _HALF)
+        keys = mixed(keys, column)
     return keys
+
+
+def mixed(keys: NDArray[np.uint64], column: NDArray[np.unsignedinteger]) -> NDArray[np.uint64]:
+    """Keys of runs with one more number each: (rows,) uint64."""
+    keys = (column + keys) * _MULTIPLIER
+    return keys ^ (keys >> _HALF)
 
 
 def n_grams_of_rows(numbers: NDArray[np.uint64], lengths: NDArray[np.int64], n: int) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from mm_rec.text.languages import Language, language
 from mm_rec.text.words import lower
@@ -31,9 +32,9 @@ def split_sentences(text: str, language_code: str = "tr") -> list[str]:
     return [text[start:end].strip() for start, end in _spans(text, language(language_code))]
 
 
-def count_sentences(text: str, language_code: str = "tr") -> int:
-    """How many sentences `split_sentences` finds."""
-    return sum(1 for _ in _spans(text, language(language_code)))
+def count_sentences(text: str, language_code: str = "tr", enough: int | None = None) -> int:
+    """How many sentences `split_sentences` finds, or `enough` where it finds more than that."""
+    return sum(1 for _ in islice(_spans(text, language(language_code)), enough))
 
 
 def _spans(text: str, known: Language) -> Iterator[tuple[int, int]]:

@@ -44,11 +44,13 @@ def cut_lines(page: Page, config: LineConfig) -> Page:
     """Take out the lines that the configuration names."""
     code = page.language.code
     notices, menu = _phrases(code)
+    all_small = lower(page.text, code)  # at once: line by line would take several times as long
+    if not any(phrase in all_small for phrase in notices):
+        notices = ()
     kept: list[str] = []
     cuts: list[Cut] = []
     seen: set[str] = set()
-    # Lowered at once: line by line would take several times as long.
-    for line, small in zip(page.text.split("\n"), lower(page.text, code).split("\n"), strict=True):
+    for line, small in zip(page.text.split("\n"), all_small.split("\n"), strict=True):
         stripped = line.strip()
         reason = None
         if stripped:

@@ -8,23 +8,31 @@ the same measures in their slow, literal form.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import filterfalse
+from operator import itemgetter
 
 import numpy as np
 
-from mm_rec.data.cleaning.page import REPEATED_RUN, Page
-from mm_rec.text.overlap import n_grams
+from mm_rec.data.cleaning.page import Page
 from mm_rec.text.sentences import count_sentences
 from mm_rec.text.words import lower
 
 SHORT_LINE = 30  # characters (FineWeb)
 FEW_LINES = 3
-_BULLET = re.compile(r"^[^\S\n]*[•‣▪◦·*\-–][^\S\n]", re.MULTILINE)
+_BULLETS = "•‣▪◦·*-–"
+_BULLET = re.compile(rf"^[^\S\n]*[{re.escape(_BULLETS)}][^\S\n]", re.MULTILINE)
 _ENDING_ELLIPSIS = re.compile(r"(?:\.\.\.|…)[^\S\n]*$", re.MULTILINE)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _DIGITS = re.compile(r"\d+")
+_ASCII_DIGITS = b"0123456789"
+# The first bytes in UTF-8 of characters from U+0640 on, before which there are no other digits; punctuation (U+2000 to
+# U+2FFF) has none either.
+_BEFORE_OTHER_DIGITS = bytes({*range(0xD9, 0xF5)} - {0xE2})
 _LOREM_IPSUM = re.compile("lorem ipsum", re.IGNORECASE)
 _TERMINAL = (".", "!", "?", "…", '."', '!"', '?"', ".”", "!”", "?”", ".'", ".)", "!)", "?)")
 
@@ -36,7 +44,7 @@ def words(page: Page) -> float:
 
 def mean_word_length(page: Page) -> float:
     """Characters a word."""
-    return float(page.word_lengths.mean()) if page.words else 0.0
+    return int(page.word_lengths.sum()) / len(page.words) if page.words else 0.0
 
 
 def hashes(page: Page) -> float:
@@ -51,17 +59,22 @@ def ellipses(page: Page) -> float:
 
 def bullet_lines(page: Page) -> float:
     """Share of lines that begin with a bullet."""
-    return len(_BULLET.findall(page.text)) / max(1, len(page.lines))
+    if not any(line[0] in _BULLETS for line in page.lines):
+        return 0.0
+    return len(_BULLET.findall(page.text)) / len(page.lines)
 
 
 def ellipsis_lines(page: Page) -> float:
     """Share of lines that end with an ellipsis."""
+    if "…" not in page.text and "..." not in page.text:
+        return 0.0
     return len(_ENDING_ELLIPSIS.findall(page.text)) / max(1, len(page.lines))
 
 
 def words_with_letters(page: Page) -> float:
     """Share of words with at least one letter."""
-    return sum(1 for word in page.words if word.isalpha() or _LETTERS.search(word)) / max(1, len(page.words))
+    without = sum(1 for word in filterfalse(str.isalpha, page.words) if not _LETTERS.search(word))
+    return (len(page.words) - without) / max(1, len(page.words))
 
 
 def stop_words(page: Page) -> float:
@@ -81,9 +94,19 @@ def sentences(page: Page) -> float:
     return count_sentences(page.text, page.language.code)
 
 
+def sentences_up_to(page: Page, enough: float) -> float:
+    """The number of sentences where there are fewer than `enough`, or else a number that is not below it."""
+    return count_sentences(page.text, page.language.code, math.ceil(enough))
+
+
 def digits(page: Page) -> float:
     """Share of digits among the characters."""
-    return sum(map(len, _DIGITS.findall(page.text))) / max(1, len(page.text))
+    encoded = page.encoded
+    if len(encoded.translate(None, _BEFORE_OTHER_DIGITS)) == len(encoded):
+        found = len(encoded) - len(encoded.translate(None, _ASCII_DIGITS))
+    else:
+        found = sum(map(len, _DIGITS.findall(page.text)))
+    return found / max(1, len(page.text))
 
 
 def word_characters(page: Page) -> float:
@@ -131,6 +154,8 @@ def curly_brackets(page: Page) -> float:
 
 def lorem_ipsum(page: Page) -> float:
     """Number of times that the printers' filler text occurs."""
+    if b"psum" not in page.encoded.lower() and "ſ" not in page.text:  # ſ is a small s too
+        return 0
     return len(_LOREM_IPSUM.findall(page.text))
 
 
@@ -141,41 +166,30 @@ def newlines(page: Page) -> float:
 
 def top_n_gram(page: Page, n: int) -> float:
     """Share of the characters that lies in the most frequent n-gram of words."""
-    keys = n_grams(page.word_numbers, n)
-    if not len(keys):
+    if len(page.words) < n:
         return 0.0
-    ordered = np.sort(keys)
-    borders = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    counts = np.diff(borders, append=len(ordered))
-    most = int(counts.max())
-    # Of several that are equally frequent, the first on the page.
-    chosen = ordered[borders[counts == most]]
-    first = (
-        int(np.flatnonzero(np.isin(keys, chosen))[0])
-        if len(chosen) > 1
-        else int(np.argmax(keys == chosen[0]))
-    )
+    places = page.repeated_runs(n)
+    counts = Counter(page.runs(n)[places].tolist())
+    # Of several that are equally frequent, the first on the page; in a Counter too the first comes first.
+    key, most = max(counts.items(), key=itemgetter(1), default=(None, 1))
+    first = next((place for place in places.tolist() if int(page.runs(n)[place]) == key), 0)
     return most * (int(page.word_lengths[first : first + n].sum()) + n - 1) / len(page.text)
 
 
 def duplicate_n_grams(page: Page, n: int) -> float:
     """Share of the characters that lies in n-grams of words that stood earlier, none counted twice."""
-    if n >= REPEATED_RUN and not page.repeats_itself:  # a longer run cannot repeat where no shorter one does
+    places = page.repeated_runs(n)
+    if not len(places):
         return 0.0
-    keys = n_grams(page.word_numbers, n)
-    ordered = np.sort(keys)
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(repeated):
-        return 0.0
-    places = np.flatnonzero(np.isin(keys, repeated))
     ends = np.concatenate(([0], np.cumsum(page.word_lengths)))
+    sizes = (ends[places + n] - ends[places]).tolist()
     seen: set[int] = set()
     characters, free = 0, 0
-    for place, key in zip(places.tolist(), keys[places].tolist(), strict=True):
+    for place, key, size in zip(places.tolist(), page.runs(n)[places].tolist(), sizes, strict=True):
         if place < free:  # inside an n-gram that was counted
             continue
         if key in seen:
-            characters += int(ends[place + n] - ends[place])
+            characters += size
             free = place + n
         else:
             seen.add(key)

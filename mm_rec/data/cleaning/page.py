@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_rec.text.languages import Language
-from mm_rec.text.overlap import n_grams, word_numbers
+from mm_rec.text.overlap import mixed, n_grams
 
-REPEATED_RUN = 5  # words
 # Letters and digits; apostrophes, hyphens and separators of numbers join (İzmir'de, e-posta, 1.250,50).
 _WORD = re.compile(r"\w+(?:['’.,\-]\w+)*")
+_AROUND_WORDS = ".,;:!?\"'()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,11 @@ class Page:
         return self if text == self.text and not cuts else Page(text, self.language, self.cuts + cuts)
 
     @cached_property
+    def encoded(self) -> bytes:
+        """The text in UTF-8, whose bytes are counted faster than characters."""
+        return self.text.encode(errors="surrogatepass")
+
+    @cached_property
     def lines(self) -> list[str]:
         """Lines that hold more than white space, without the white space around them."""
         return [stripped for line in self.text.split("\n") if (stripped := line.strip())]
@@ -60,7 +65,15 @@ class Page:
     @cached_property
     def words(self) -> list[str]:
         """Words and numbers in their order, without punctuation."""
-        return _WORD.findall(self.text)
+        # Most pieces between white space are a word with punctuation around it at most: faster than the pattern alone.
+        found: list[str] = []
+        for piece in self.text.split():
+            inner = piece.strip(_AROUND_WORDS)
+            if inner.isalnum():
+                found.append(inner)
+            else:
+                found += _WORD.findall(piece)
+        return found
 
     @cached_property
     def word_lengths(self) -> NDArray[np.int64]:
@@ -68,12 +81,43 @@ class Page:
         return np.fromiter(map(len, self.words), dtype=np.int64, count=len(self.words))
 
     @cached_property
-    def word_numbers(self) -> NDArray[np.uint64]:
-        """A number for each word, equal for equal words: (words,) uint64."""
-        return word_numbers(self.words)
+    def _word_numbers(self) -> NDArray[np.uint64]:
+        """A number for each word, equal for equal words: Python's own hash, which stays in this process."""
+        return np.fromiter(map(hash, self.words), dtype=np.int64, count=len(self.words)).view(np.uint64)
 
     @cached_property
-    def repeats_itself(self) -> bool:
-        """Whether a run of REPEATED_RUN words stands on the page twice."""
-        ordered = np.sort(n_grams(self.word_numbers, REPEATED_RUN))
-        return bool((ordered[1:] == ordered[:-1]).any())
+    def _runs(self) -> list[NDArray[np.uint64]]:
+        """What `runs` has made so far, from runs of one word on."""
+        return [n_grams(self._word_numbers, 1)]
+
+    def runs(self, n: int) -> NDArray[np.uint64]:
+        """A number for each run of n words, equal where the runs are: (words − n + 1,) uint64; each from shorter ones."""
+        made = self._runs
+        while len(made) < n:
+            made.append(mixed(made[-1][:-1], self._word_numbers[len(made) :]))
+        return made[n - 1]
+
+    @cached_property
+    def _repeated(self) -> list[NDArray[np.int64]]:
+        """What `repeated_runs` has found so far, from runs of one word on."""
+        return [_repeated_places(self.runs(1), np.arange(len(self.words)))]
+
+    def repeated_runs(self, n: int) -> NDArray[np.int64]:
+        """Where the runs of n words begin that stand on the page twice or more, in order: int64."""
+        found = self._repeated
+        while len(found) < n:
+            places = found[-1]  # a longer run repeats only where two shorter ones in a row do
+            candidates = places[:-1][places[1:] == places[:-1] + 1]
+            found.append(_repeated_places(self.runs(len(found) + 1), candidates))
+        return found[n - 1]
+
+
+def _repeated_places(keys: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of some places, in order, whose key another of them has too."""
+    if len(places) < 2:
+        return places[:0]
+    order = np.argsort(keys[places])
+    ordered = keys[places[order]]
+    same = np.zeros(len(places) + 1, dtype=np.bool_)
+    same[1:-1] = ordered[1:] == ordered[:-1]
+    return np.sort(places[order[same[1:] | same[:-1]]])

@@ -11,7 +11,7 @@ import yaml
 from pydantic import field_validator
 
 from mm_rec.config import Section
-from mm_rec.data.cleaning.measures import MEASURES
+from mm_rec.data.cleaning.measures import MEASURES, sentences_up_to
 from mm_rec.data.cleaning.page import Drop, Page
 from mm_rec.errors import ConfigError
 
@@ -41,12 +41,17 @@ class Rule(Limits):
 
     def judge(self, page: Page) -> Drop | None:
         """The reason to leave a page out, or None."""
-        value = MEASURES[self.measure](page)
+        value = self._measured(page)
         if self.min is not None and value < self.min:
             return Drop(self.rule, f"{self.measure} {value:.4g} < {self.min:g}")
         if self.max is not None and value > self.max:
             return Drop(self.rule, f"{self.measure} {value:.4g} > {self.max:g}")
         return None
+
+    def _measured(self, page: Page) -> float:
+        if self.measure == "sentences" and self.min is not None and self.max is None:
+            return sentences_up_to(page, self.min)  # counting further would change nothing
+        return MEASURES[self.measure](page)
 
 
 def rules_for(
