@@ -27,6 +27,7 @@ _STRAY_JOINER = re.compile(f"\u200d(?<![{_PICTURE}\ufe0f].)|\u200d(?![{_PICTURE}
 _APOSTROPHE = re.compile(r"[’ʼ´‘](?<=[^\W_].)(?=[^\W\d_])")
 _BACKTICK = re.compile(r"`(?<=[^\W_].)(?=[^\W\d_])")
 _OPENING_BACKTICK = re.compile(r"(?<![^\W_])`")  # program text, as Markdown has it
+_SECOND_DOT = re.compile("([iıİ])\u0307")
 _MANY = 100  # characters; fewer are replaced faster one after the other, more would take too long
 _BLANK_LINES = re.compile(r"\n{3,}")
 
@@ -72,6 +73,17 @@ def normalise(text: str) -> str:
         if result == text or not _SUSPECT.search(result):
             return result
         text = result
+
+
+def mend_dotted_i(text: str) -> tuple[str, int]:
+    """Normalised Turkish text without second dots on i, and how many there were.
+
+    U+0307 after an i is what programs without a language leave of İ in small letters; Turkish has no such letter.
+    """
+    if "\u0307" not in text:
+        return text, 0
+    mended, count = _SECOND_DOT.subn(lambda match: "İ" if match[1] == "İ" else "i", text)
+    return (normalise(mended) if count else text), count
 
 
 def repair_mojibake(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_DOTTED_LANGUAGES = frozenset({"tr", "az"})
+DOTTED_LANGUAGES = frozenset({"tr", "az"})
 _TURKISH_LETTERS = frozenset("ğĞşŞıİ")
 
 # A number with its separators, or letters and digits with combining marks; apostrophes join (don't, İzmir'de).
@@ -27,7 +27,7 @@ def lower(text: str, language: str | None = None) -> str:
     İ becomes a plain i in every language, and not the i with a second dot that Unicode prescribes without one.
     """
     text = unicodedata.normalize("NFC", text).replace("İ", "i")
-    if language in _DOTTED_LANGUAGES:
+    if language in DOTTED_LANGUAGES:
         text = text.replace("I", "ı")
     # The second dot is what programs without a language leave of İ; much Turkish text holds it.
     return text.lower().replace("i\u0307", "i")

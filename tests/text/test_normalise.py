@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from mm_rec.errors import MissingExtraError
-from mm_rec.text.normalise import dedup_key, normalise, repair_mojibake
+from mm_rec.text.normalise import dedup_key, mend_dotted_i, normalise, repair_mojibake
 
 TURKISH = (
     "Işıklar söndüğünde şehrin öğretmenleri İzmir’e doğru yola çıkmıştı; “bir ağaç – bir çınar” dediler."
@@ -48,6 +48,25 @@ def test_normal_form(text, normal):
 def test_what_is_normal_stays_the_same():
     text = TURKISH.replace("’", "'") + "\n\n\tkod = {1}\n\n- kâr, ön, naïve, Straße, 北京, مرحبا 😀"
     assert normalise(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "mended", "count"),
+    [
+        ("i\u0307stanbul'da i\u0307yi gi\u0307tti\u0307", "istanbul'da iyi gitti", 4),
+        ("İ\u0307zmir ı\u0307zmir", "İzmir izmir", 2),
+        ("hi\u0307\u0302", "hî", 1),
+        ("İstanbul ıssız", "İstanbul ıssız", 0),
+        ("x\u0307 n\u0307", "ẋ ṅ", 0),
+    ],
+)
+def test_the_second_dot_that_wrong_small_letters_leave_is_taken_off(text, mended, count):
+    assert mend_dotted_i(normalise(text)) == (mended, count)
+
+
+def test_small_letters_made_without_a_language_are_mended_to_those_of_turkish():
+    wrong = "İstanbul'da İki İYİ gün".lower()
+    assert mend_dotted_i(normalise(wrong))[0] == "istanbul'da iki iyi gün"
 
 
 def test_normalising_twice_is_normalising_once():

@@ -13,13 +13,13 @@ from mm_rec.config import Section
 from mm_rec.data.cleaning.language import LanguageConfig, keep_language
 from mm_rec.data.cleaning.lines import LineConfig, cut_lines
 from mm_rec.data.cleaning.markup import strip_markup
-from mm_rec.data.cleaning.page import Drop, Page
+from mm_rec.data.cleaning.page import Cut, Drop, Page
 from mm_rec.data.cleaning.personal import mask_personal
 from mm_rec.data.cleaning.rules import Rule, judge, rules_for
 from mm_rec.data.contamination import EvaluationIndex
 from mm_rec.text.languages import language
-from mm_rec.text.normalise import normalise
-from mm_rec.text.words import lower
+from mm_rec.text.normalise import mend_dotted_i, normalise
+from mm_rec.text.words import DOTTED_LANGUAGES, lower
 
 Step = Callable[[Page], Page | Drop]
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
@@ -75,7 +75,12 @@ class Cleaner:
 
 
 def _normalise(page: Page) -> Page:
-    return page.with_text(normalise(page.text))
+    text, dots = normalise(page.text), 0
+    if page.language.code in DOTTED_LANGUAGES:
+        text, dots = mend_dotted_i(text)
+    return page.with_text(
+        text, [Cut("second dot on an i (İ in small letters without a language)", "\u0307")] * dots
+    )
 
 
 def _tidy(page: Page) -> Page | Drop:

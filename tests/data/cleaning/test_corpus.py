@@ -332,3 +332,11 @@ def test_the_command_prints_what_happened(many: Path, tmp_path: Path, capsys: py
     assert "bad.txt:1:" in (told := capsys.readouterr().err) and "is not UTF-8" in told
     assert mmrec([*command, "--set", "dedup.nearr=false"]) == 2
     assert "did you mean 'near'" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_second_dots_on_i_are_mended_and_counted(tmp_path: Path):
+    (tmp_path / "a.txt").write_text(prose(1).replace("İ", "i").replace("i", "i\u0307", 7), encoding="utf-8")
+    corpus = clean_corpus([tmp_path / "a.txt"], tmp_path / "o.txt", CorpusConfig(), processes=1)
+    assert "\u0307" not in (tmp_path / "o.txt").read_text(encoding="utf-8")
+    reason = "second dot on an i (İ in small letters without a language)"
+    assert (corpus.tally.cut[reason].count, corpus.tally.cut[reason].bytes) == (7, 14)

@@ -156,9 +156,73 @@ def test_personal_data_is_masked(found, label):
     assert [piece.text for piece in masked.cuts] == [found]
 
 
+AROUND = [
+    "({})",
+    "[{}]",
+    "Tel.{}",
+    "Tel:{}",
+    "no-{}",
+    "-{}-",
+    "“{}”",
+    "'{}'",
+    "/{}/",
+    "*{}*",
+    "_{}_",
+    "{},",
+    "{};",
+    "{}.",
+    "{}'dir",
+]
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize(
+    ("found", "label"),
+    [
+        (IDENTITY, "[ID]"),
+        (IBAN, "[IBAN]"),
+        (IBAN.lower(), "[IBAN]"),
+        ("TR33-0006-1005-1978-6457-8413-26", "[IBAN]"),
+        ("BE68 5390 0754 7034", "[IBAN]"),
+        ("GB29 NWBK 6016 1331 9268 19", "[IBAN]"),
+        ("MT84MALT011000012345MTLCAST001S", "[IBAN]"),
+        (CARD, "[CARD]"),
+        (CARD.replace(" ", "-"), "[CARD]"),
+        ("(0212) 555 12 34", "[PHONE]"),
+        ("+90 (0212) 555 12 34", "[PHONE]"),
+        ("(212) 555 12 34", "[PHONE]"),
+        ("0212 555 12 34", "[PHONE]"),
+        ("0212/555 12 34", "[PHONE]"),
+        ("0212 555 12 34-35", "[PHONE]"),
+        ("(532) 123 45 67", "[PHONE]"),
+        ("+49 30 1234567", "[PHONE]"),
+        ("185.2.8.41", "[IP]"),
+    ],
+)
+def test_personal_data_is_masked_whatever_mark_stands_around_it(found, label, around):
+    masked = mask_personal(page(f"Bilgi için {around.format(found)} yazılıdır."))
+    assert masked.text == f"Bilgi için {around.format(label)} yazılıdır."
+    assert [piece.text for piece in masked.cuts] == [found]
+
+
+@pytest.mark.parametrize("word", ["KBC bankasında", "ABCD", "2024 yılında", "TR", f"ve {IBAN}"])
+def test_an_account_number_ends_where_its_country_says(word):
+    for number in ("BE68 5390 0754 7034", IBAN, "TR33 0006 1005 1978 6457 8413 26"):
+        masked = mask_personal(page(f"Hesap {number} {word}."))
+        assert masked.text == f"Hesap [IBAN] {word.replace(IBAN, '[IBAN]')}."
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "(12.05.2023-14.06.2023) ile 2019-2020-2021-2022 arasında",
+        "(30.12.2004) v1.10.185.2024 (sürüm.10.0.19041.1288) 1.185.2.8.41",
+        "12:30:45.123456789 ve (1.250.000.000,50) ile -1.000.000.000",
+        "BE68 5390 0754 7035 ve tr340006100519786457841326 yanlıştır.",
+        "TR330006100519786457841326789 uzundur; XX330006100519786457841326 yoktur.",
+        "de12 adet ürünün satışı bu yıl oldu",
+        "(0) 212 ve (212) 5551234; madde 10000000146/2 ile 3.10000000146",
+        "10.1000/xyz.0212-5551234567890",
         "10000000147 bir kimlik numarası değildir.",
         "TR340006100519786457841326 yanlış bir numaradır.",
         "4111 1111 1111 1112 de öyle.",
