@@ -91,7 +91,7 @@ class Page:
         return [n_grams(self._word_numbers, 1)]
 
     def runs(self, n: int) -> NDArray[np.uint64]:
-        """A number for each run of n words, equal where the runs are: (words − n + 1,) uint64; each from shorter ones."""
+        """A number for each run of n words, equal where the runs are: (words − n + 1,) uint64."""
         made = self._runs
         while len(made) < n:
             made.append(mixed(made[-1][:-1], self._word_numbers[len(made) :]))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from mm_rec.data.cleaning.page import Cut, Page
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+[^\W\d_]{2,24}\b")
-# Where a line has neither nine digits in a row, with what may stand between them, nor an address, nothing else is there.
+# A line with neither nine digits in a row (but for what may stand between them) nor an address holds nothing else.
 _NUMBERS = re.compile(r"\d(?:(?:[ ().+/-]{0,3}\d){8}|\d{0,2}\.\d{1,3}\.\d{1,3}\.\d)")
 # No part of a word, a date, a price, an article number, a version or a path; any other mark may stand around a number.
 _START, _END = r"(?<![^\W_])(?<!\d[.,:/+-])(?<!\+)", r"(?![^\W_]|[.,:/-]\d)"
@@ -23,7 +23,7 @@ _ADDRESS = re.compile(rf"{_START}(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![^\W_]|[.,:/-]\
 # Four groups of four digits, or American Express's 4-6-5.
 _CARD = re.compile(rf"{_START}(?:(?:\d{{4}}[ -]?){{3}}\d{{1,7}}|\d{{4}}[ -]?\d{{6}}[ -]?\d{{5}}){_END}")
 _IDENTITY = re.compile(rf"{_START}[1-9]\d{{10}}{_END}")
-# 0 (532) 123 45 67 and its kin; without a leading 0 or +90 only with the area in brackets, or a mobile number in groups.
+# 0 (532) 123 45 67 and its kin; without 0 or +90 before it only in groups, with the area in brackets or a mobile number.
 # A second line may follow: 0212 123 45 67-68.
 _TURKISH_PHONE = re.compile(
     rf"{_START}(?:(?:(?:\+90|0090|90)[ .-]?)?\(0[2-5]\d{{2}}\)[ ./-]?\d{{3}}[ .-]?\d{{2}}[ .-]?\d{{2}}"
@@ -32,15 +32,13 @@ _TURKISH_PHONE = re.compile(
 )
 _OTHER_PHONE = re.compile(rf"{_START}\+\d(?:[ ().-]{{0,2}}\d){{8,14}}{_END}")
 # The length of an account number in each country that has them (ISO 13616, SWIFT's registry).
-_IBAN_LENGTHS = {
-    entry[:2]: int(entry[2:])
-    for entry in """
-    AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 ES24
-    FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32
-    LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24
-    RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30
-    """.split()
-}
+_IBAN_COUNTRIES = """
+AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 ES24
+FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32
+LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24
+RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30
+"""
+_IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _IBAN_COUNTRIES.split()}
 _IBAN_HEAD = re.compile(rf"(?<![^\W_])(?:{'|'.join(_IBAN_LENGTHS)})\d\d", re.IGNORECASE | re.ASCII)
 
 
