@@ -37,7 +37,7 @@ class RichReporter:
         share = f"{values['peak_share']:.0%} of peak"
         text = f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  {values['tokens_per_second']:,.0f} tokens/s  {share}"
         if self.console.is_terminal:
-            self._bar(steps).update(self._progress.task_ids[0], completed=step, text=text)  # type: ignore[union-attr]
+            self._bar(steps).update(self._progress.task_ids[0], completed=step, total=steps, text=text)  # type: ignore[union-attr]
         elif time.monotonic() - self._last_line > _PLAIN_EVERY or step == steps:
             self._last_line = time.monotonic()
             self.say(f"step {step}/{steps}  {text}")

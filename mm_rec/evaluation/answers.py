@@ -35,15 +35,19 @@ def score_answers(
     dtype: torch.dtype | None = None,
     rows: int | None = None,
 ) -> AnswerScores:
-    """Score packed conversations (one row a column), `batch` rows at a time; the first `rows` of them where given."""
+    """Score packed conversations (one row a column), `batch` rows at a time.
+
+    With `rows`, that many of them, spread evenly over all and the same on every call.
+    """
     nats, right, tokens = 0.0, 0, 0
     count = len(packed) if rows is None else min(rows, len(packed))
+    chosen = np.linspace(0, len(packed) - 1, count).round().astype(np.int64)
     for first in range(0, count, batch):
         shape = (min(batch, count - first), packed.seq_len)
         ids, labels = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)
         documents = np.full(shape, PADDING, np.int64)
         for row in range(shape[0]):
-            packed.fill(first + row, 0, ids[row], labels[row], documents[row])
+            packed.fill(int(chosen[first + row]), 0, ids[row], labels[row], documents[row])
         arrays = {"input_ids": ids, "labels": labels, "document_ids": documents}
         losses, correct = predict(model, {name: torch.from_numpy(x) for name, x in arrays.items()}, dtype)
         nats += float(losses.double().sum())

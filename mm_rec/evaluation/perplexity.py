@@ -120,19 +120,19 @@ def evaluate_corpus(
     *,
     seq_len: int,
     batch: int,
-    max_batches: int | None = None,
+    max_rows: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> TextScores:
     """Score a corpus in packed rows of `seq_len` tokens, `batch` at a time, as training reads it.
 
-    With `max_batches` that many batches are read, of rows spread evenly over the corpus, the same on every
-    call, and `documents` counts the parts met in them. A document that a row cuts goes on in the next row
+    With `max_rows` that many rows are read, spread evenly over the corpus, the same on every call, and
+    `documents` counts the parts met in them. A document that a row cuts goes on in the next row
     without what came before, so the figures are those of `evaluate_text` only where documents stand whole in
     rows. Matrix products run in `dtype` where it is given, under autocast.
     """
     _require_context(model, seq_len)
     sequences = PackedSequences(corpus, seq_len)
-    count = len(sequences) if max_batches is None else min(len(sequences), max_batches * batch)
+    count = len(sequences) if max_rows is None else min(len(sequences), max_rows)
     chosen = np.linspace(0, len(sequences) - 1, count).round().astype(np.int64)
     whole = count == len(sequences) and tokenizer.bos_token_id is not None
     lengths = None if whole else _byte_lengths(tokenizer)

@@ -17,14 +17,32 @@ from mm_rec.training.config import TrainingConfig
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022
 _MICRO_TOKENS = 4096  # of one forward pass on a CPU: enough to keep it busy, little enough for its caches
+# A validation reads at most a tenth of the tokens that are trained on between two. It only goes forward, so it takes
+# less than a tenth of the time too, on every machine and compiled or not.
+_VALIDATION_SHARE = 0.1
+_STEADY_TOKENS = 8192  # of a validation: fewer would measure the choice of text more than the model
+_MOST_VALIDATIONS, _MOST_STEPS_BETWEEN, _MOST_ROWS = 10, 500, 256
+_PLANNED_SHARE = 0.93  # of the time left, for steps: validation and saving take the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What was measured before the first step: tokens a second, and the seconds left of the minutes asked for."""
+
+    tokens_per_second: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A complete configuration and a line for each number that was derived, with its reason."""
+    """A complete configuration and a line for each number that was derived, with its reason.
+
+    `most_steps` is what other limits than time allow, None where there is no other.
+    """
 
     config: TrainingConfig
     reasons: list[str]
+    most_steps: int | None = None
 
 
 def derive(
@@ -34,11 +52,11 @@ def derive(
     tokens: Mapping[str, int] | None,
     seed: int,
     continued: bool,
-    tokens_per_second: float | None,
+    pace: Pace | None,
 ) -> Derived:
     """Fill in the section. `tokens` of each source; None for a stream, whose length nobody knows.
 
-    `tokens_per_second` is a measured speed, needed only where `minutes` limits the run.
+    `pace` is needed only where `minutes` limits the run.
     """
     reasons: list[str] = []
 
@@ -59,7 +77,15 @@ def derive(
     if not section.accumulation:
         note("accumulation", accumulation, f"so that a step reads {micro * accumulation * seq_len:,} tokens")
     per_step = micro * accumulation * seq_len
-    steps, reason = _steps(section, size, tokens, per_step, tokens_per_second)
+    most_steps, reason = _steps_without_time(section, size, tokens, per_step)
+    steps = most_steps or 1
+    if pace is not None:
+        fitting = max(1, int(_PLANNED_SHARE * pace.seconds * pace.tokens_per_second / per_step))
+        if most_steps is None or fitting < most_steps:
+            steps = fitting
+            reason = (
+                f"{section.minutes:g} minutes at the {pace.tokens_per_second:,.0f} tokens/s just measured"
+            )
     if not section.steps:
         note("steps", steps, reason)
     optimizer = section.optimizer or "muon"
@@ -71,9 +97,9 @@ def derive(
     warmup = section.warmup_steps if section.warmup_steps is not None else min(steps // 10, 200)
     if section.warmup_steps is None:
         note("warmup_steps", warmup, "a tenth of the steps, 200 at most")
-    every = section.validate_every or max(1, min(500, steps // 10))
-    if not section.validate_every:
-        note("validate_every", every, "steps; ten measurements or one every 500 steps")
+    every, rows = _validation(section, steps, per_step, seq_len)
+    small = "" if section.validation_rows else ": at most a tenth of the time"
+    note("validate_every", every, f"steps, on {rows:,} rows of {seq_len:,} tokens{small}")
     config = TrainingConfig.read(
         {
             name: value
@@ -89,13 +115,14 @@ def derive(
             "learning_rate": rate,
             "warmup_steps": min(warmup, steps),
             "validate_every": every,
+            "validation_rows": rows,
             "checkpoint_every": section.checkpoint_every or every,
             "compile": section.compile if section.compile is not None else False,
             "seed": seed,
         },
         where="settings",
     )
-    return Derived(config, reasons)
+    return Derived(config, reasons, most_steps)
 
 
 def _sequence_length(width: int, tokens: Mapping[str, int] | None) -> int:
@@ -115,28 +142,23 @@ def batch_shape(section: TrainingSection, width: int, seq_len: int) -> tuple[int
     return micro, 1 if section.batch_size else max(1, wanted // (micro * seq_len))
 
 
-def _steps(
-    section: TrainingSection,
-    size: Size,
-    known: Mapping[str, int] | None,
-    per_step: int,
-    tokens_per_second: float | None,
-) -> tuple[int, str]:
-    """Steps and where they come from: what was asked, or tokens enough for the size, as the data and time allow."""
+def _steps_without_time(
+    section: TrainingSection, size: Size, known: Mapping[str, int] | None, per_step: int
+) -> tuple[int | None, str]:
+    """Steps and where they come from: what was asked, or tokens enough for the size, as the data allow.
+
+    None where only time was asked for.
+    """
     if section.steps:
         return section.steps, "asked for"
     limits = []
-    if section.minutes:
-        assert tokens_per_second is not None
-        possible = int(section.minutes * 60 * tokens_per_second)
-        limits.append(
-            (possible, f"{section.minutes:g} minutes at the {tokens_per_second:,.0f} tokens/s just measured")
-        )
     if section.tokens:
         limits.append((section.tokens, f"a budget of {section.tokens:,} tokens"))
     whole = sum(known.values()) if known is not None else 0
     if section.epochs and known is not None:
         limits.append((round(section.epochs * whole), f"{section.epochs:g} epochs"))
+    if not limits and section.minutes:
+        return None, ""
     if not limits:
         assert known is not None
         limits = [
@@ -145,6 +167,16 @@ def _steps(
         ]
     tokens, reason = min(limits)
     return max(1, round(tokens / per_step)), reason
+
+
+def _validation(section: TrainingSection, steps: int, per_step: int, seq_len: int) -> tuple[int, int]:
+    """(steps between two validations, rows that one reads): ten of a run, fewer where they would read too little."""
+    every = section.validate_every
+    if every is None:
+        count = _VALIDATION_SHARE * steps * per_step / _STEADY_TOKENS
+        every = max(1, min(_MOST_STEPS_BETWEEN, steps // max(1, min(_MOST_VALIDATIONS, int(count)))))
+    tokens = _VALIDATION_SHARE * min(every, steps) * per_step
+    return every, section.validation_rows or max(1, min(_MOST_ROWS, int(tokens / seq_len)))
 
 
 def _learning_rate(width: int, continued: bool) -> float:

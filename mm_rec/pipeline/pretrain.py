@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -93,7 +92,7 @@ def _validation(
 
     Several sources are measured each (`loss/NAME`), and together weighted by their shares of the whole run's rows.
     """
-    batches = max(1, math.ceil(settings.validation_rows / len(held_out) / settings.micro_batch))
+    most_rows = max(1, settings.validation_rows // len(held_out))
     rows = settings.steps * settings.micro_batch * settings.accumulation
     shares = text.mixture(settings).shares(rows) if len(held_out) > 1 else {}
 
@@ -106,7 +105,7 @@ def _validation(
                 text.tokenizer,
                 seq_len=max(2, min(settings.seq_len, corpus.tokens)),
                 batch=settings.micro_batch,
-                max_batches=batches,
+                max_rows=most_rows,
                 dtype=precision.dtype,
             )
             figures[name] = {figure: float(getattr(scores, figure)) for figure in _FIGURES}

@@ -86,7 +86,7 @@ class TrainingSection(Section):
     gradient_checkpointing: bool = False
     threads: int | None = Field(default=None, ge=1, le=1024)
     validate_every: int | None = Field(default=None, ge=1)
-    validation_rows: int = Field(default=256, ge=1)
+    validation_rows: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
     stop_at_loss: float | None = Field(default=None, gt=0)  # mean training loss of three steps
     stop_at_epoch: int | None = Field(default=None, ge=1)

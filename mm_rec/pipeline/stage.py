@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -40,8 +41,10 @@ from mm_rec.training.interrupt import StopRequest
 from mm_rec.training.loop import Batches, Reporter, Training, Validation
 from mm_rec.training.objectives import Objective
 from mm_rec.training.optim import OptimizerSet
+from mm_rec.training.time_limit import TimeLimit
 
 _WORTH_COMPILING = 120  # seconds of training below which compilation (10 to 40 s) does not pay
+_LONGEST_MEASUREMENT = 0.05  # of the time asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ def measure_stage(recipe: Recipe, name: str, run: Path, reporter: Reporter, prep
     stage, training, _ = _begin(recipe, name, run, reporter, prepare, None)
     settings = training.config
     dtype = choose_precision(settings.precision, stage.model.device)
-    speed = _measure_speed(settings, stage, dtype, steps=3)
+    speed = _measure_speed(settings, stage, dtype, math.inf, steps=3)
     return Measured(stage, settings, settings.tokens_per_step / speed, peak_memory_bytes(stage.model.device))
 
 
@@ -179,6 +182,7 @@ def _begin(
     checkpoint = Checkpoints(run / "checkpoints", 1).load_newest(reporter.say)
     seed_everything(recipe.seed)
     stage = prepare(run, reporter, device, checkpoint)
+    start = time.perf_counter()
     model = stage.model
     size = measure(model.config)
     precision = choose_precision(section.precision, device)
@@ -190,7 +194,8 @@ def _begin(
     if adapters_of(model) is not None:
         reporter.say(f"{trained:,} parameters are trained, in an adapter; the model stays as it is")
     reporter.say(f"matrix products in {precision.name}: {precision.reason}; weights in float32")
-    settings = _settings(recipe, stage, size, precision, peak, reporter)
+    derived = _settings(recipe, stage, size, precision, peak, reporter, start)
+    settings = derived.config
     _check(settings, size, stage, device, run, reporter)
     training = Training(
         model,
@@ -204,6 +209,7 @@ def _begin(
         flops_per_token=size.flops_per_token,
         peak_flops=peak,
         on_event=on_event,
+        time_limit=_time_limit(stage.section, derived, start),
     )
     write_text(run / RECIPE, dump_yaml(_resolved(recipe, name, settings)))
     write_lineage(run, {**stage.inputs, "tokenizer": fingerprint(stage.tokenizer)}, machine(device))
@@ -214,29 +220,47 @@ def _begin(
 
 
 def _settings(
-    recipe: Recipe, stage: Stage, size: Size, precision: Precision, peak: float, reporter: Reporter
-) -> TrainingConfig:
-    """The complete configuration, each derived number said once."""
+    recipe: Recipe,
+    stage: Stage,
+    size: Size,
+    precision: Precision,
+    peak: float,
+    reporter: Reporter,
+    start: float,
+) -> derive.Derived:
+    """The complete configuration, each derived number said once; `start` is when the data had been read."""
     section = stage.section.changed(precision=precision.name)
-    known = (section, stage.model.config, size, stage.data.tokens, recipe.seed, stage.continued)
+    timed = section.minutes is not None and section.steps is None
+    seconds = 60 * section.minutes if section.minutes is not None else 0.0
+    unmeasured = derive.Pace(1e12, seconds) if timed else None
+    known = (stage.model.config, size, stage.data.tokens, recipe.seed, stage.continued)
     if section.compile is None:
-        section = section.changed(
-            compile=_compile_pays(derive.derive(*known, 1e12).config, size, peak, reporter)
-        )
-        known = (section, *known[1:])
-    speed = None
-    if section.minutes is not None and section.steps is None:
-        speed = _measure_speed(derive.derive(*known, 1e12).config, stage, precision)
-    derived = derive.derive(*known, speed)
+        config = derive.derive(section, *known, unmeasured).config
+        section = section.changed(compile=_compile_pays(config, size, peak, unmeasured, reporter))
+    pace = None
+    if timed:
+        config = derive.derive(section, *known, unmeasured).config
+        speed = _measure_speed(config, stage, precision, _LONGEST_MEASUREMENT * seconds)
+        pace = derive.Pace(speed, start + seconds - time.perf_counter())
+    derived = derive.derive(section, *known, pace)
     for line in derived.reasons:
         reporter.say("  " + line)
-    return derived.config
+    return derived
 
 
-def _compile_pays(config: TrainingConfig, size: Size, peak: float, reporter: Reporter) -> bool:
+def _time_limit(section: TrainingSection, derived: derive.Derived, start: float) -> TimeLimit | None:
+    """What is left of the minutes that were asked for, none where the number of steps was."""
+    if section.minutes is None or section.steps is not None:
+        return None
+    return TimeLimit(start + 60 * section.minutes - time.perf_counter(), derived.most_steps)
+
+
+def _compile_pays(
+    config: TrainingConfig, size: Size, peak: float, pace: derive.Pace | None, reporter: Reporter
+) -> bool:
     """Whether the run is long enough to gain from compilation, and this machine can compile."""
     seconds = 3 * size.flops_per_token * config.tokens_per_step * config.steps / (0.25 * peak)
-    if seconds < _WORTH_COMPILING:
+    if min(seconds, pace.seconds if pace else seconds) < _WORTH_COMPILING:
         return False
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         reporter.say("no C++ compiler here, so layers are not compiled; with one (g++) training is faster")
@@ -244,8 +268,13 @@ def _compile_pays(config: TrainingConfig, size: Size, peak: float, reporter: Rep
     return True
 
 
-def _measure_speed(config: TrainingConfig, stage: Stage, precision: Precision, steps: int = 6) -> float:
-    """Tokens a second of whole steps at learning rate 0, which change nothing; two before them are not counted."""
+def _measure_speed(
+    config: TrainingConfig, stage: Stage, precision: Precision, most: float, steps: int = 6
+) -> float:
+    """Tokens a second of whole steps at learning rate 0, which change nothing; two before them are not counted.
+
+    Where two steps took more than `most` seconds there are no more, and the second of them is the measurement.
+    """
     model = stage.model
     if config.compile:
         compile_layers(model)
@@ -253,10 +282,10 @@ def _measure_speed(config: TrainingConfig, stage: Stage, precision: Precision, s
     optimizer, objective = OptimizerSet(model, config), stage.objective(precision.dtype)
     optimizer.set_learning_rate(0.0)
     model.train()
-    times = []
-    for step in range(2 + steps):
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < 2 + steps and sum(times[1:]) < most):
         start = time.perf_counter()
-        batch = {name: tensor.to(model.device) for name, tensor in batches.batch_at(step).items()}
+        batch = {name: tensor.to(model.device) for name, tensor in batches.batch_at(len(times)).items()}
         loss, count, _ = objective(model, batch)
         (loss / max(1, count)).backward()
         forward = time.perf_counter() - start
@@ -265,7 +294,8 @@ def _measure_speed(config: TrainingConfig, stage: Stage, precision: Precision, s
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(forward * config.accumulation + time.perf_counter() - start - forward)
-    return config.tokens_per_step / sorted(times[2:])[len(times[2:]) // 2]
+    counted = sorted(times[2:] or times[1:])
+    return config.tokens_per_step / counted[len(counted) // 2]
 
 
 def _check(

@@ -31,7 +31,7 @@ from mm_rec.training.objectives import carried_next_token, next_token
 FORGETTING = "forgetting.json"
 SAMPLES = "samples.jsonl"
 _EPOCHS = 3.0
-_TEXT_ROWS = 64  # of the base's held-out text, measured at each validation
+_MOST_TEXT_ROWS = 64  # of the base's held-out text, measured at each validation
 _TEXT_SEQ_LEN = 512
 _MUCH_LOST = 1.1
 
@@ -143,15 +143,15 @@ class _Validation:
         self.settings, self.precision = settings, precision
         self.packed = data.packed_held_out()
         self.text: Corpus | None = None if text is None else text.validation
+        self._tokens = settings.validation_rows * settings.seq_len // (2 if self.text is not None else 1)
         self.before = self._remember(model)
 
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
         """Measure; `loss` is over learnt tokens alone, `base_bits_per_byte` that of the base's text."""
         settings = self.settings
         batch = max(1, settings.micro_batch * settings.seq_len // self.packed.seq_len)
-        scores = score_answers(
-            model, self.packed, pad_id(self.tokenizer), batch, self.precision.dtype, settings.validation_rows
-        )
+        rows = max(1, self._tokens // self.packed.seq_len)
+        scores = score_answers(model, self.packed, pad_id(self.tokenizer), batch, self.precision.dtype, rows)
         figures = {"loss": scores.loss, "token_accuracy": scores.token_accuracy}
         if self.text is not None:
             figures["base_bits_per_byte"] = self._text_bits(model)
@@ -191,7 +191,7 @@ class _Validation:
             self.tokenizer,
             seq_len=seq_len,
             batch=batch,
-            max_batches=-(-_TEXT_ROWS // batch),
+            max_rows=max(1, min(_MOST_TEXT_ROWS, self._tokens // seq_len)),
             dtype=self.precision.dtype,
         ).bits_per_byte
 

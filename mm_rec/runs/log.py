@@ -1,7 +1,7 @@
 """The metrics of a run: one JSON object a line, in order of steps, also across resumes.
 
-Only a change by the control file (`runs/control.py`) may stand before lines of earlier steps: a run that was killed and
-goes on from a checkpoint before the change has yet to come to it again.
+Only a change by the control file (`runs/control.py`) or of the number of steps (`training/time_limit.py`) may stand
+before lines of earlier steps: a run that was killed and goes on from a checkpoint before it has yet to make it again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mm_rec.runs.files import write_text
 
 METRICS = "metrics.jsonl"
 CHANGE = "control"  # the event of a change by the control file
+PLAN = "planned"  # the event of a change of the number of steps, by the time that is left
 
 
 class MetricsLog:
@@ -37,11 +38,11 @@ class MetricsLog:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after `step`, which a resumed run does again; changes that people made stay."""
+        """Drop what was logged after `step`, which a resumed run does again; what it must do as before stays."""
         kept = [
             record
             for record in read_metrics(self.path)
-            if record["step"] <= step or record.get("event") == CHANGE
+            if record["step"] <= step or record.get("event") in (CHANGE, PLAN)
         ]
         write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 

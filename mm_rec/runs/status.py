@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm_rec.runs.log import CHANGE, METRICS, read_metrics
+from mm_rec.runs.log import CHANGE, METRICS, PLAN, read_metrics
 
 _WORDS = {
     "started": "training",
     "continued": "training",
     "non-finite": "stopped by a loss that is not finite",
 }
-_PASSING = (CHANGE, "snapshot", "over-fitting")  # events that are no turn in a run's life
+_PASSING = (CHANGE, PLAN, "snapshot", "over-fitting")  # events that are no turn in a run's life
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,17 @@ class Status:
 def status(run: Path) -> Status:
     """Read a run's log."""
     # A change may be one that a resumed run has yet to come to.
-    records = [record for record in read_metrics(run / METRICS) if record.get("event") != CHANGE]
+    all_records = read_metrics(run / METRICS)
+    records = [record for record in all_records if record.get("event") not in (CHANGE, PLAN)]
+    step = max((record["step"] for record in records), default=0)
+    plans = [record for record in all_records if "steps" in record and record["step"] <= step]
     events = [record for record in records if record["kind"] == "event"]
     turns = [record["event"] for record in events if record["event"] not in _PASSING]
     last = {record["kind"]: record for record in records}
     return Status(
         word=_WORDS.get(turns[-1], turns[-1]) if turns else "not started",
-        step=max((record["step"] for record in records), default=0),
-        steps=next((event["steps"] for event in reversed(events) if "steps" in event), None),
+        step=step,
+        steps=max(plans, key=lambda record: record["step"])["steps"] if plans else None,
         seconds_ago=time.time() - records[-1]["time"] if records else None,
         train=last.get("train"),
         validation=last.get("validation"),

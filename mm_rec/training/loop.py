@@ -17,7 +17,7 @@ from mm_rec.errors import TrainingStopped
 from mm_rec.models.forward import Batch, compile_layers
 from mm_rec.models.loading import save_model
 from mm_rec.runs.files import atomic_path
-from mm_rec.runs.log import METRICS, MetricsLog
+from mm_rec.runs.log import METRICS, PLAN, MetricsLog, read_metrics
 from mm_rec.runtime import random_state, restore_random_state
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
 from mm_rec.training.config import TrainingConfig
@@ -27,9 +27,11 @@ from mm_rec.training.objectives import Objective
 from mm_rec.training.optim import OptimizerSet
 from mm_rec.training.schedule import learning_rate
 from mm_rec.training.snapshots import Snapshots
+from mm_rec.training.time_limit import TimeLimit
 
 _RECENT = 20  # steps whose mean stands beside a validation loss: enough to be steady, few enough to be of the same time
 _PAUSE_POLL = 0.2  # seconds between two looks at the control file of a run that pauses
+_SUMMING_UP = 2.0  # seconds after the last save: pictures, card, log
 
 Validation = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -94,12 +96,14 @@ class Training:
         flops_per_token: int = 0,
         peak_flops: float = math.inf,
         on_event: Callable[[str, int], None] | None = None,
+        time_limit: TimeLimit | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.batches, self.objective, self.config = batches, objective, config
         self.run, self.reporter, self.validate = run, reporter, validate
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
-        self.on_event = on_event
+        self.on_event, self.time_limit = on_event, time_limit
+        self.clock = time.perf_counter
         self.optimizer = OptimizerSet(model, config)
         self.checkpoints = Checkpoints(run / "checkpoints", config.keep_last)
         self.log = MetricsLog(run / METRICS, run / "tensorboard" if config.tensorboard else None)
@@ -107,7 +111,8 @@ class Training:
         self.control = LiveControl(run, config, self.log, reporter.say)
         self.snapshots = Snapshots(run, config, self.log, reporter.say)
         self._saved_step, self._saved_at = -1, time.monotonic()
-        self._clock = time.perf_counter()
+        self._clock = self.clock()
+        self._validating = self._saving = 0.0  # seconds that the last one took
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
         if config.compile:
@@ -123,8 +128,42 @@ class Training:
             self.control.load_state_dict(checkpoint.state["control"])
             self.snapshots.load_state_dict(checkpoint.state["snapshots"])
         restore_random_state(checkpoint.state["random"])
+        self._resume_plan(checkpoint.state.get("plan"))
         self.log.rewind(self.state.step)
         self._saved_step = self.state.step
+
+    def _resume_plan(self, plan: dict[str, Any] | None) -> None:
+        """Take over the steps and the time limit of a checkpoint, and the changes that were made after it."""
+        if plan is None:
+            return
+        self._plan(plan["steps"])
+        step, records = self.state.step, read_metrics(self.log.path)
+        made = {
+            one["step"]: one["steps"] for one in records if one.get("event") == PLAN and one["step"] > step
+        }
+        self.time_limit = TimeLimit(**plan["time"])
+        self.time_limit.resume(step, self.state.seconds, made)
+
+    def _plan(self, steps: int) -> None:
+        """End with this many steps in all; the schedule of the learning rate ends there too."""
+        self.config = self.config.changed(steps=steps, warmup_steps=min(self.config.warmup_steps, steps))
+
+    def _keep_time(self) -> None:
+        """Change the number of steps where the time asked for is enough for more or fewer."""
+        state, planned = self.state, self.config.steps
+        if self.time_limit is None or state.step >= planned:
+            return
+        again = state.step in self.time_limit.made
+        closing = self._validating + 3 * self._saving + _SUMMING_UP  # checkpoint, best and final
+        steps = self.time_limit.steps(state.step, planned, state.seconds, closing)
+        if steps == planned:
+            return
+        self._plan(steps)
+        if not again:
+            self.log.write("event", state.step, event=PLAN, steps=steps)
+        self.reporter.say(
+            f"step {state.step}: {steps:,} steps instead of {planned:,} fit into the time asked for"
+        )
 
     def fit(self, stop: StopRequest) -> str:
         """Train until the last step, a limit, early stopping or a request to stop.
@@ -132,7 +171,7 @@ class Training:
         Returns "finished", "at the loss asked for", "at the epoch asked for", "early" or "stopped". Every way out but
         a kill leaves a checkpoint of the last step.
         """
-        self._clock = time.perf_counter()
+        self._clock = self.clock()
         self.log.write("event", self.state.step, event="started", steps=self.config.steps)
         outcome: str | None = None
         while outcome is None and self.state.step < self.config.steps:
@@ -175,17 +214,19 @@ class Training:
         )
         while not stop.requested and "resume" not in self._take_changes():
             time.sleep(_PAUSE_POLL)
-        self._clock = time.perf_counter()
+        self._clock = self.clock()
         if not stop.requested:
             self.log.write("event", step, event="continued")
             self.reporter.say(f"step {step}: going on")
 
     def _advance(self, stop: StopRequest) -> str | None:
         """Train a step, measure and save what is due after it; returns how the run ends where it ends here."""
-        config, state = self.config, self.state
+        state = self.state
         self.model.train()
         values = self._step()
         self._count_time()
+        self._keep_time()
+        config = self.config
         self._report(values)
         last = state.step == config.steps
         measured = self.validate is not None and (last or state.step % config.validate_every == 0)
@@ -206,7 +247,7 @@ class Training:
 
     def _count_time(self) -> None:
         """Add the time since the last call to the training time, in seconds."""
-        now = time.perf_counter()
+        now = self.clock()
         self.state.seconds += now - self._clock
         self._clock = now
 
@@ -226,7 +267,7 @@ class Training:
         """One optimizer step over all its micro-batches, normalised by all their tokens; returns measurements."""
         step, config = self.state.step, self.config
         self._event("step", step)
-        start = time.perf_counter()
+        start = self.clock()
         device = next(self.model.parameters()).device
         total, count, tokens = 0.0, 0, 0
         for micro in range(config.accumulation):
@@ -250,7 +291,7 @@ class Training:
         self.state.step += 1
         self.state.tokens += tokens
         self.state.recent_losses = [*self.state.recent_losses[1 - _RECENT :], loss_mean]
-        speed = tokens / (time.perf_counter() - start)
+        speed = tokens / (self.clock() - start)
         rate_of_work = 3 * self.flops_per_token * speed
         # A peak that was measured beside other work is too low: what was done can be done.
         self.peak_flops = max(self.peak_flops, rate_of_work)
@@ -288,7 +329,7 @@ class Training:
     def _validate(self) -> None:
         """Measure validation loss, keep the best model, notice over-fitting."""
         assert self.validate is not None
-        state = self.state
+        state, start = self.state, self.clock()
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):  # its shapes would each be compiled for a few batches
             scores = self.validate(self.model)
@@ -297,13 +338,18 @@ class Training:
             self._stop_at_non_finite_model(f"the validation loss is {loss}")
         train = sum(state.recent_losses) / max(1, len(state.recent_losses))
         state.history.append((train, loss))
-        self.log.write("validation", state.step, **scores, train_loss=train)
+        self._validating = self.clock() - start
+        self.log.write(
+            "validation", state.step, **scores, train_loss=train, seconds=round(self._validating, 3)
+        )
         shown = ", ".join(
             f"{name} {value:.4f}"
             for name, value in scores.items()
             if name in ("loss", "bits_per_byte") or name.startswith("loss/")  # loss/SOURCE of a mixture
         )
-        self.reporter.say(f"step {state.step}: validation {shown} (training loss {train:.4f})")
+        self.reporter.say(
+            f"step {state.step}: validation {shown} (training loss {train:.4f}) in {self._validating:.1f} seconds"
+        )
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.worse_in_a_row = loss, state.step, 0
             with atomic_path(self.run / "best") as temporary:
@@ -323,6 +369,7 @@ class Training:
             return
         if not all(bool(parameter.isfinite().all()) for parameter in self.optimizer.parameters):
             self._stop_at_non_finite_model("weights are infinite or not numbers")
+        start = self.clock()
         state = {
             "loop": asdict(self.state),
             "data": self.batches.state_dict(),
@@ -330,6 +377,8 @@ class Training:
             "control": self.control.state_dict(),
             "snapshots": self.snapshots.state_dict(),
         }
+        if self.time_limit is not None:
+            state["plan"] = {"steps": self.config.steps, "time": self.time_limit.state_dict()}
         self.checkpoints.save(
             self.state.step,
             self.model,
@@ -339,6 +388,7 @@ class Training:
             self.on_event,
             self.batches.state_tensors(),
         )
+        self._saving = self.clock() - start
         self._saved_step, self._saved_at = self.state.step, time.monotonic()
 
     def _event(self, moment: str, step: int) -> None:

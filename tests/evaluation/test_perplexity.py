@@ -114,12 +114,12 @@ def test_part_of_a_corpus_is_the_same_part_each_time(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus
 ) -> None:
     rows = len(PackedSequences(corpus, 9))
-    part = evaluate_corpus(model, corpus, tokenizer, seq_len=9, batch=2, max_batches=3)
-    assert part == evaluate_corpus(model, corpus, tokenizer, seq_len=9, batch=2, max_batches=3)
+    part = evaluate_corpus(model, corpus, tokenizer, seq_len=9, batch=2, max_rows=6)
+    assert part == evaluate_corpus(model, corpus, tokenizer, seq_len=9, batch=2, max_rows=6)
     whole = evaluate_corpus(model, corpus, tokenizer, seq_len=9, batch=2)
     assert 0 < part.bytes < whole.bytes
     assert part.tokens <= 6 * 8 < whole.tokens
-    enough = evaluate_corpus(model, corpus, tokenizer, seq_len=9, batch=2, max_batches=rows)
+    enough = evaluate_corpus(model, corpus, tokenizer, seq_len=9, batch=2, max_rows=rows)
     assert_same(enough, whole)
 
 

@@ -93,6 +93,7 @@ def test_sizes_follow_from_model_data_and_machine(
     resolved = read_recipe(tmp_path / "run" / "recipe.yaml").pretrain
     assert resolved.seq_len and resolved.seq_len <= 512 and resolved.batch_size and resolved.steps
     assert "tokens/s just measured" in listener.text and "learning_rate = " in listener.text
+    assert "at most a tenth of the time" in listener.text and " seconds" in listener.text
 
 
 def test_the_portable_file_round_trips(recipe_values: dict[str, Any], listener: Any, tmp_path: Path) -> None:

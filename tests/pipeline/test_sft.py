@@ -47,6 +47,7 @@ TINY = {
     "seq_len": 2048,
     "batch_size": 1,
     "validate_every": 3,
+    "validation_rows": 256,
     "precision": "float32",
     "learning_rate": 3e-3,
 }
@@ -132,7 +133,7 @@ def test_a_run_leaves_everything_and_says_what_the_base_forgot(
     seq_len = min(512, validation.tokens)
     for place, moment in ((base / "final", "before"), (run / "final", "after")):
         expected = evaluate_corpus(
-            load_model(place), validation, tokenizer, seq_len=seq_len, batch=2, max_batches=32
+            load_model(place), validation, tokenizer, seq_len=seq_len, batch=2, max_rows=64
         )
         assert figures[moment] == pytest.approx(expected.bits_per_byte, rel=1e-5)
     assert (
