@@ -24,7 +24,7 @@ def quickstart(
         float | None, typer.Option(min=0, help="Minutes of both trainings (default: 3.5).")
     ] = None,
 ) -> None:
-    """Train a small English and Turkish model from nothing, teach it to chat, measure it: five minutes."""
+    """Train a small English and Turkish model from nothing, teach it to chat, measure it, in a few minutes."""
     from mm_rec.pipeline.quickstart import quickstart as run
 
     console = Console(highlight=False)

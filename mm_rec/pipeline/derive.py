@@ -37,11 +37,12 @@ class Pace:
 class Derived:
     """A complete configuration and a line for each number that was derived, with its reason.
 
-    `most_steps` is what other limits than time allow, None where there is no other.
+    `least_steps` and `most_steps` hold whatever the time is; `most_steps` is None where time is the only limit.
     """
 
     config: TrainingConfig
     reasons: list[str]
+    least_steps: int = 1
     most_steps: int | None = None
 
 
@@ -78,14 +79,17 @@ def derive(
         note("accumulation", accumulation, f"so that a step reads {micro * accumulation * seq_len:,} tokens")
     per_step = micro * accumulation * seq_len
     most_steps, reason = _steps_without_time(section, size, tokens, per_step)
-    steps = most_steps or 1
+    least_steps = math.ceil((section.least_tokens or 1) / per_step)
+    steps = most_steps or least_steps
     if pace is not None:
-        fitting = max(1, int(_PLANNED_SHARE * pace.seconds * pace.tokens_per_second / per_step))
-        if most_steps is None or fitting < most_steps:
-            steps = fitting
+        fitting = int(_PLANNED_SHARE * pace.seconds * pace.tokens_per_second / per_step)
+        if most_steps is None or max(fitting, least_steps) < most_steps:
+            steps = max(fitting, least_steps)
             reason = (
                 f"{section.minutes:g} minutes at the {pace.tokens_per_second:,.0f} tokens/s just measured"
             )
+            if fitting < least_steps and section.least_tokens:
+                reason = f"{section.least_tokens:,} tokens at least: more than {reason} give"
     if not section.steps:
         note("steps", steps, reason)
     optimizer = section.optimizer or "muon"
@@ -122,7 +126,7 @@ def derive(
         },
         where="settings",
     )
-    return Derived(config, reasons, most_steps)
+    return Derived(config, reasons, least_steps, most_steps)
 
 
 def _sequence_length(width: int, tokens: Mapping[str, int] | None) -> int:

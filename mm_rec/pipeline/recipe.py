@@ -69,6 +69,7 @@ class TrainingSection(Section):
     epochs: float | None = Field(default=None, gt=0)
     tokens: Annotated[int | None, BeforeValidator(_count)] = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
+    least_tokens: Annotated[int | None, BeforeValidator(_count)] = Field(default=None, ge=1)  # of minutes
     seq_len: int | None = Field(default=None, ge=2)
     batch_size: int | None = Field(default=None, ge=1)
     accumulation: int | None = Field(default=None, ge=1)

@@ -13,7 +13,7 @@ from mm_rec.pipeline.lora import prepare_adapter
 from mm_rec.pipeline.pretrain import prepare_pretraining
 from mm_rec.pipeline.recipe import Recipe, SftSection, read_recipe
 from mm_rec.pipeline.sft import prepare_tuning
-from mm_rec.pipeline.stage import Outcome, Prepare, run_stage
+from mm_rec.pipeline.stage import OnPlan, Outcome, Prepare, run_stage
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_text
 from mm_rec.training.loop import Reporter
@@ -23,7 +23,7 @@ _TUNING = ("instruct", "sft")
 _ADAPTER = "lora"
 
 
-def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter) -> Outcome:
+def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter, on_plan: OnPlan | None = None) -> Outcome:
     """Run the stages that a recipe has, each in a folder of its own name; a later call goes on where one stopped.
 
     Pre-training is a stage where there is text for it. Raises ConfigError where the folder holds the run of another
@@ -39,7 +39,7 @@ def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter) -> Outcome:
         begun = (
             read_recipe(place / RECIPE) if (place / RECIPE).is_file() else _for_stage(recipe, stage, before)
         )
-        outcome = run_stage(begun, stage, place, reporter, preparation(begun, stage))
+        outcome = run_stage(begun, stage, place, reporter, preparation(begun, stage), on_plan=on_plan)
         if outcome.ended == "stopped":
             return outcome
         before = place

@@ -44,7 +44,7 @@ from mm_rec.training.optim import OptimizerSet
 from mm_rec.training.time_limit import TimeLimit
 
 _WORTH_COMPILING = 120  # seconds of training below which compilation (10 to 40 s) does not pay
-_LONGEST_MEASUREMENT = 0.05  # of the time asked for
+_LONGEST_MEASUREMENT = 0.1  # of the time asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,9 @@ class Stage:
 
 
 Prepare = Callable[[Path, Reporter, torch.device, Checkpoint | None], Stage]
+OnPlan = Callable[
+    [TrainingConfig, float], None
+]  # is told the settings and the tokens a second that were measured
 
 
 def run_stage(
@@ -106,6 +109,7 @@ def run_stage(
     reporter: Reporter,
     prepare: Prepare,
     on_event: Callable[[str, int], None] | None = None,
+    on_plan: OnPlan | None = None,
 ) -> Outcome:
     """Run the section `name` of a recipe, or go on where an earlier call of it was stopped or killed.
 
@@ -117,7 +121,7 @@ def run_stage(
     if not known:
         write_text(run / RECIPE, dump_yaml(recipe))
     try:
-        stage, training, size = _begin(recipe, name, run, reporter, prepare, on_event)
+        stage, training, size = _begin(recipe, name, run, reporter, prepare, on_event, on_plan)
     except UserError:
         # The same name can be given again, and nothing made for the mistake is taken for its answer.
         for made in set() if known else set(run.iterdir()) - there:
@@ -150,7 +154,7 @@ class Measured:
 
 def measure_stage(recipe: Recipe, name: str, run: Path, reporter: Reporter, prepare: Prepare) -> Measured:
     """Prepare and check a stage as `run_stage` does, and measure three steps that change nothing."""
-    stage, training, _ = _begin(recipe, name, run, reporter, prepare, None)
+    stage, training, _ = _begin(recipe, name, run, reporter, prepare)
     settings = training.config
     dtype = choose_precision(settings.precision, stage.model.device)
     speed = _measure_speed(settings, stage, dtype, math.inf, steps=3)
@@ -172,7 +176,8 @@ def _begin(
     run: Path,
     reporter: Reporter,
     prepare: Prepare,
-    on_event: Callable[[str, int], None] | None,
+    on_event: Callable[[str, int], None] | None = None,
+    on_plan: OnPlan | None = None,
 ) -> tuple[Stage, Training, Size]:
     """Data, model and settings, checked; the training stands at its last checkpoint."""
     section: TrainingSection = getattr(recipe, name)
@@ -194,7 +199,7 @@ def _begin(
     if adapters_of(model) is not None:
         reporter.say(f"{trained:,} parameters are trained, in an adapter; the model stays as it is")
     reporter.say(f"matrix products in {precision.name}: {precision.reason}; weights in float32")
-    derived = _settings(recipe, stage, size, precision, peak, reporter, start)
+    derived = _settings(recipe, stage, size, precision, peak, reporter, start, on_plan)
     settings = derived.config
     _check(settings, size, stage, device, run, reporter)
     training = Training(
@@ -227,6 +232,7 @@ def _settings(
     peak: float,
     reporter: Reporter,
     start: float,
+    on_plan: OnPlan | None,
 ) -> derive.Derived:
     """The complete configuration, each derived number said once; `start` is when the data had been read."""
     section = stage.section.changed(precision=precision.name)
@@ -245,6 +251,8 @@ def _settings(
     derived = derive.derive(section, *known, pace)
     for line in derived.reasons:
         reporter.say("  " + line)
+    if pace is not None and on_plan is not None:
+        on_plan(derived.config, pace.tokens_per_second)
     return derived
 
 
@@ -252,7 +260,8 @@ def _time_limit(section: TrainingSection, derived: derive.Derived, start: float)
     """What is left of the minutes that were asked for, none where the number of steps was."""
     if section.minutes is None or section.steps is not None:
         return None
-    return TimeLimit(start + 60 * section.minutes - time.perf_counter(), derived.most_steps)
+    left = start + 60 * section.minutes - time.perf_counter()
+    return TimeLimit(left, derived.least_steps, derived.most_steps)
 
 
 def _compile_pays(

@@ -151,7 +151,7 @@ class Training:
     def _keep_time(self) -> None:
         """Change the number of steps where the time asked for is enough for more or fewer."""
         state, planned = self.state, self.config.steps
-        if self.time_limit is None or state.step >= planned:
+        if self.time_limit is None:
             return
         again = state.step in self.time_limit.made
         closing = self._validating + 3 * self._saving + _SUMMING_UP  # checkpoint, best and final

@@ -2,8 +2,8 @@
 
 A run begins with the steps that a measurement before it promised. Whenever an eighth of what is left has been done, the
 time that this took says how many steps still fit, with the last validation and saving; the schedule of the learning
-rate then ends with them. So a run on a machine that is shared, or was measured in a bad moment, ends in time, and with a
-rate that has fallen as planned.
+rate then ends with them. So a run on a machine that is shared, or was measured in a bad moment, ends in time, and with
+a rate that has fallen as planned.
 
 Each change is in the run's log with its step, and a resumed run makes the changes that its checkpoint does not know
 again, at the same steps: what is done again is what was done before.
@@ -19,10 +19,10 @@ _SLACK = 0.01  # of all steps: less is no reason to change a plan
 
 
 class TimeLimit:
-    """How long a training may take, in seconds from its first step, and the most steps it may take in them."""
+    """How long a training may take, in seconds from its first step; `least` and `most` steps whatever the time is."""
 
-    def __init__(self, seconds: float, most: int | None = None) -> None:
-        self.seconds, self.most = seconds, most
+    def __init__(self, seconds: float, least: int = 1, most: int | None = None) -> None:
+        self.seconds, self.least, self.most = seconds, least, most
         self._step, self._at = 0, 0.0  # of the last look
         self.made: dict[
             int, int
@@ -30,7 +30,7 @@ class TimeLimit:
 
     def state_dict(self) -> dict[str, Any]:
         """The limits; how fast the run goes is seen again."""
-        return {"seconds": self.seconds, "most": self.most}
+        return {"seconds": self.seconds, "least": self.least, "most": self.most}
 
     def resume(self, step: int, seconds: float, made: Mapping[int, int]) -> None:
         """Go on after `step` steps and `seconds`; `made` are the changes that the run's log has after them."""
@@ -46,11 +46,12 @@ class TimeLimit:
                 self._step, self._at = step, seconds
             return self.made.pop(step, planned)
         done = step - self._step
-        if done < max(1, (planned - self._step) // _PART):
+        if step < planned and done < max(1, (planned - self._step) // _PART):
             return planned
         a_step = (seconds - self._at) / done
         self._step, self._at = step, seconds
         left = max(0.0, self.seconds - seconds - closing)
         fitting = step + int(left / a_step) if a_step > 0 else planned
+        fitting = max(fitting, self.least)
         fitting = fitting if self.most is None else min(fitting, max(step, self.most))
         return fitting if abs(fitting - planned) > _SLACK * planned else planned

@@ -11,9 +11,9 @@ from mm_rec.pipeline.recipe import PretrainSection
 SIZE = Size(parameters=1_900_000, flops_per_token=4_000_000, state_bytes=1, cache_bytes_per_token=0)
 
 
-def derived(pace: Pace | None = None, tokens: int = 10_000_000, **section: object) -> Derived:
+def derived(pace: Pace | None = None, **section: object) -> Derived:
     config = preset("tiny").config()
-    return derive(PretrainSection.read(section), config, SIZE, {"text": tokens}, 1, False, pace)
+    return derive(PretrainSection.read(section), config, SIZE, {"text": 10_000_000}, 1, False, pace)
 
 
 def test_a_validation_reads_at_most_a_tenth_of_what_is_trained_between_two() -> None:
@@ -49,6 +49,9 @@ def test_steps_follow_the_measured_speed_and_the_time_that_is_left() -> None:
     assert derived(Pace(4096.0, -3.0), minutes=1).config.steps == 1  # measuring took all of it
     both = derived(Pace(4096.0, 50.0), minutes=1, tokens=40_960)
     assert both.config.steps == both.most_steps == 10
+    slow = derived(Pace(100.0, 50.0), minutes=1, least_tokens="40k", tokens="1M")
+    assert (slow.config.steps, slow.least_steps, slow.most_steps) == (10, 10, 244)
+    assert any("40,000 tokens at least" in reason for reason in slow.reasons)
 
 
 @pytest.mark.parametrize("rows", [1, 700])

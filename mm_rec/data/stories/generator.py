@@ -2,7 +2,7 @@
 
 `stories` gives text to pre-train on, `conversations` messages to fine-tune on.
 
-This is the text behind `make quickstart`: a model of two million parameters learns it in minutes, and
+This is the text behind `make quickstart`: a model of one million parameters learns it in minutes, and
 `held_out_questions` then measures exactly what it learnt. What is held out is a property of the text and
 never chance: of passages, one combination of family and words in twenty, by a stable hash, with all its
 phrasings; of the phrasings of each world fact, one.
@@ -163,7 +163,9 @@ def _plain_lines(asked: Asked, language: Language) -> str:
 
 
 def _chat_text(rng: random.Random, language: Language) -> str:
-    return _turns(_chat_messages(rng, language))
+    """A conversation as a person writes one down; the chat layout with its special tokens belongs to fine-tuning."""
+    messages = _chat_messages(rng, language)
+    return "".join(f"{language.speakers[message.role]}: {message.content}\n" for message in messages)
 
 
 def _chat_messages(rng: random.Random, language: Language) -> list[ChatMessage]:
