@@ -19,6 +19,7 @@ from mm_rec.data.catalogue import Source
 from mm_rec.data.hub import RowPlace, open_rows, resolve_commit, rows_or_error
 from mm_rec.data.writing import document_writer, row_writer
 from mm_rec.errors import ConfigError, DataError
+from mm_rec.plain import parse_json
 from mm_rec.runs.files import read_json, remove_leftovers, write_json, write_text
 
 SHARD_BYTES = 64_000_000  # of text, before compression
@@ -264,7 +265,7 @@ class _Documents:
     def _parse(self, line: str) -> dict[str, Any]:
         """The object in a line of .jsonl; {} for one that is none."""
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):

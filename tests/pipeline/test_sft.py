@@ -390,7 +390,7 @@ def test_an_epoch_is_every_conversation_once(
     )
     log = json.loads((tmp_path / "r" / "training_log.json").read_text())
     lengths = next(line for line in listener.said if "examples to train on" in line)
-    tokens = int(lengths.split("held out; ")[1].split(" tokens")[0].replace(",", ""))
+    tokens = int(lengths.split("%); ")[1].split(" tokens")[0].replace(",", ""))
     # Every position counts once in a step, padding left out.
     assert log["tokens"] == pytest.approx(2 * tokens, rel=0.12)
 
