@@ -135,6 +135,32 @@ def test_quickstart_from_text_to_answers(
         assert Path("qs", name).is_file()
 
 
+def test_quickstart_plans_for_its_goal_and_says_how_long_it_takes(tmp_path: Path) -> None:
+    """Enough tokens however slow the machine is; with --minutes, what fits into them."""
+    from mm_rec.training.config import TrainingConfig
+
+    said: list[str] = []
+
+    class Listener:
+        def say(self, text: str) -> None:
+            said.append(text)
+
+        def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
+            pass
+
+    recipe = pipeline_quickstart._recipe(tmp_path, Path("t.jsonl"), Path("c.jsonl"), None)
+    assert recipe.pretrain.least_tokens and recipe.pretrain.tokens and recipe.sft and recipe.sft.tokens
+    assert recipe.pretrain.least_tokens < recipe.pretrain.tokens
+    settings = TrainingConfig(steps=1000, seq_len=256, micro_batch=8, learning_rate=0.01)
+    pipeline_quickstart._announcement(recipe, Listener())(settings, 5000.0)
+    minutes = -(-((1000 * 2048 + recipe.sft.tokens) / 5000 + pipeline_quickstart.SUMMING_UP) // 60)
+    assert f"about {minutes:.0f} minutes from here" in said[0] and "5,000 a second" in said[0]
+    rough = pipeline_quickstart._recipe(tmp_path, Path("t.jsonl"), Path("c.jsonl"), 2.0)
+    assert rough.sft and rough.sft.tokens is None and rough.pretrain.least_tokens is None
+    assert rough.pretrain.minutes and rough.sft.minutes
+    assert rough.pretrain.minutes + rough.sft.minutes == pytest.approx(2.0)
+
+
 def test_the_recipes_of_the_package_are_valid() -> None:
     from mm_rec.models.presets import measure, preset
 
