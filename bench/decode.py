@@ -6,6 +6,7 @@ A LLaMA with random weights (25m: width 512, 8 layers; 134m: the preset turkish_
 128, greedily, one at a time, batch 1. tokens/s is of the 128 new tokens, the prompt's reading left out; each contender
 runs in a process of its own, once to warm up and then three times, of which the median counts. Comparisons:
 
+    ours            bfloat16 and int8 of ours against float32 of ours
     transformers    float32 and bfloat16 on both sides; int8 weights of ours against bfloat16, reported apart
     llama.cpp       bfloat16 of ours against F16, int8 against Q8_0 (a scale for every 64 weights here, for 32 there)
 
@@ -177,7 +178,7 @@ def child(contender: str, folder: Path, form: str) -> None:
         make(folder, form)
         protocol.child_result({})
         return
-    run = {"mm-rec": ours, "transformers": transformers, "llama.cpp": llama_cpp}[contender]
+    run = {"mm-rec": ours, "ours": ours, "transformers": transformers, "llama.cpp": llama_cpp}[contender]
     rate, written = run(folder, form)
     protocol.child_result(
         {"tokens_per_second": round(rate, 1), "peak_mb": round(protocol.peak_mb()), "written": written[:16]}
@@ -188,20 +189,20 @@ def main() -> None:
     """Compare, or be a contender (`--child`)."""
     options = protocol.parser(__doc__)
     options.add_argument("--shape", choices=SHAPES, action="append")
-    options.add_argument("--peer", choices=("transformers", "llama.cpp"), action="append")
+    options.add_argument("--peer", choices=("ours", "transformers", "llama.cpp"), action="append")
     options.add_argument("--child", nargs=3, metavar=("CONTENDER", "FOLDER", "FORM"))
     chosen = options.parse_args()
     if chosen.child:
         contender, folder, form = chosen.child
         child(contender, Path(folder), form)
         return
-    peers = chosen.peer or ["transformers", "llama.cpp"]
+    peers = chosen.peer or ["ours", "transformers", "llama.cpp"]
     if "llama.cpp" in peers and not all(importlib.util.find_spec(name) for name in ("xllamacpp", "gguf")):
         print("llama.cpp is left out: pip install xllamacpp gguf", file=sys.stderr)
         peers.remove("llama.cpp")
-    pairs = [("transformers", form, form) for form in ("float32", "bfloat16")] + [
-        ("transformers", "int8", "bfloat16")
-    ]
+    pairs = [("ours", form, "float32") for form in ("bfloat16", "int8")]
+    pairs += [("transformers", form, form) for form in ("float32", "bfloat16")]
+    pairs += [("transformers", "int8", "bfloat16")]
     pairs += [("llama.cpp", "bfloat16", "F16"), ("llama.cpp", "int8", "Q8_0")]
     with tempfile.TemporaryDirectory() as scratch:
         for shape in chosen.shape or (["25m"] if chosen.quick else SHAPES):
