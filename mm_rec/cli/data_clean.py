@@ -47,7 +47,9 @@ def clean(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus.")] = False,
-    processes: Annotated[int | None, typer.Option(min=1, max=1024, help="Processes (default: one a core).")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processes (default: one a core).")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

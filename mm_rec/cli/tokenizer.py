@@ -44,7 +44,9 @@ def train(
     byte_fallback: Annotated[
         bool, typer.Option(help="Write other characters as bytes, so that no text is ever lost.")
     ] = True,
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads to use.", show_default="all")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads to use.", show_default="all")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sample.")] = 42,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier tokenizer.")] = False,
 ) -> None:

@@ -36,7 +36,9 @@ class DataSection(Section):
     validation_fraction: float = Field(default=0.02, gt=0, lt=1)
     benchmarks: list[str] = Field(default_factory=list)  # evaluation files that training text must not hold
     contamination: Literal["refuse", "warn", "off"] = "refuse"
-    parse_specials: bool = False  # special tokens written out in the text are such: it was rendered by a chat layout
+    parse_specials: bool = (
+        False  # special tokens written out in the text are such: it was rendered by a chat layout
+    )
     prepared: str | None = None  # a folder of `mmrec data tokenize`, instead of sources
 
 

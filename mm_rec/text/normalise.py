@@ -20,6 +20,7 @@ _INVISIBLE = (
     "\x00-\x08\x0e-\x1f\x7f\u00ad\u061c\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0001\U000e0020-\U000e007f"
 )
+# None of them is printable: most text is known to be free of them without a search.
 _ODD = re.compile(f"[{_LINE_BREAKS}{_SPACES}{_INVISIBLE}]")
 _PICTURE = "\u2190-\u2bff\U0001f000-\U0001faff"
 # The other zero-width joiners hold emoji together.
@@ -54,6 +55,7 @@ _SIGN = re.compile(
     r"|\b(?:bir|bu|ile|ise|olan|olarak|daha|kadar|gibi|sonra|ama|ancak|veya|göre|diye|iki)\b",
     re.IGNORECASE,
 )
+_SUSPECT_LETTERS = "ýþðÝÞÐÂÃÄÅâ"
 # Any of the three: one look at clean text, and a pattern that begins with a set of characters is searched for fast.
 _SUSPECT = re.compile(
     f"[ýþðÝÞÐ\u0080-\u009fÂÃÄÅâ](?:(?<=[ýþðÝÞÐ\u0080-\u009f])|{_CONTINUATION}(?:(?<=[ÂÃÄÅ].)|{_CONTINUATION}))"
@@ -70,7 +72,7 @@ def normalise(text: str) -> str:
     while True:
         result = _tidy(repair_mojibake(text))
         # What was tidied away may have hidden a wrongly decoded letter. Every further pass shortens or repairs.
-        if result == text or not _SUSPECT.search(result):
+        if result == text or not _is_suspect(result):
             return result
         text = result
 
@@ -93,7 +95,7 @@ def repair_mojibake(text: str) -> str:
     Windows-1254 read as Windows-1252 or Latin-1 (ý þ ð for ı ş ğ). Raises MissingExtraError where ftfy is needed and
     not installed.
     """
-    if text.isascii() or not _SUSPECT.search(text):
+    if text.isascii() or not _is_suspect(text):
         return text
     text = _repair_lines(text, _UTF8_MISREAD, _fix_encoding)
     text = _C1.sub(lambda character: character[0].encode("latin-1").decode("cp1252", "ignore"), text)
@@ -110,6 +112,18 @@ def dedup_key(text: str, language: str | None = None) -> str:
     return unicodedata.normalize("NFC", " ".join(_replace_characters(text, others).split()))
 
 
+def _is_suspect(text: str) -> bool:
+    """Whether a tell-tale sign of wrong decoding occurs. Letters are looked for first: far faster than the pattern."""
+    return (any(letter in text for letter in _SUSPECT_LETTERS) or _has_c1(text)) and bool(
+        _SUSPECT.search(text)
+    )
+
+
+def _has_c1(text: str) -> bool:
+    """Whether control characters of Latin-1 may occur: none is printable."""
+    return not text.replace("\n", "").replace("\t", "").isprintable()
+
+
 def _in_key(character: str) -> str:
     """What stands in a dedup key for a character that is no letter and no digit."""
     category = unicodedata.category(character)
@@ -121,8 +135,11 @@ def _in_key(character: str) -> str:
 def _tidy(text: str) -> str:
     text = _replace_odd_characters(text)
     if not text.isascii():
-        text = _APOSTROPHE.sub("'", unicodedata.normalize("NFC", text))
-    text = _repair_lines(text, _BACKTICK, _straighten_backticks)
+        text = unicodedata.normalize("NFC", text)
+        if any(mark in text for mark in "’ʼ´‘"):
+            text = _APOSTROPHE.sub("'", text)
+    if "`" in text:
+        text = _repair_lines(text, _BACKTICK, _straighten_backticks)
     if " \n" in text or "\t\n" in text:
         text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     if "\n\n\n" in text:
@@ -132,6 +149,8 @@ def _tidy(text: str) -> str:
 
 def _replace_odd_characters(text: str) -> str:
     """The text without characters that print nothing, and with plain spaces and line ends."""
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return text
     odd = set(_ODD.findall(text))
     if "\r" in odd:
         text = text.replace("\r\n", "\n").replace("\r", "\n")

@@ -33,7 +33,7 @@ _SHORT = 200  # characters; in a longer one CLD2 finds every language that it kn
 _SURE = 0.9  # share of a text that CLD2 finds in one language
 # Confidences of fastText that a text is in the expected language …
 _ENOUGH = 0.95  # … whatever CLD2 says
-_ENOUGH_ALONE = {"tr": 0.85}  # … of a short text of which CLD2 says nothing; it hardly misses an English one
+_ENOUGH_ALONE = {"tr": 0.8}  # … of a short text of which CLD2 says nothing; it hardly misses an English one
 _ENOUGH_IN_SPITE = 0.98  # … whose letters or words speak against it
 _FOREIGN_LETTERS = 0.008  # share of the characters
 _FUNCTION_WORDS = {

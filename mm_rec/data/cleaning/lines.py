@@ -24,7 +24,8 @@ _ELLIPSES = ("...", "…")
 _NOTICE_LENGTH = 300  # characters; a longer line is a paragraph about cookies, not a banner
 _MENU_LENGTH = 120  # characters
 _REPEATED_LENGTH = 20  # characters; shorter lines may well stand twice: "Evet.", a name in a play
-_SEPARATORS = re.compile(r"\s*[|»›>/•·→]\s*")
+_SEPARATOR = re.compile("[|»›>/•·→]")
+_AROUND_ENTRIES = " :.…»›[]()"
 _LONE_LINK = re.compile(r"(?:https?://|www\.)\S+")
 
 
@@ -89,9 +90,12 @@ def _frame_reason(
 
 def _is_menu(small: str, menu: frozenset[str]) -> bool:
     """Whether a line is navigation: entries of menus, a path that begins with one, or only a link."""
-    if _LONE_LINK.fullmatch(small):
+    if small.startswith(("http", "www.")) and _LONE_LINK.fullmatch(small):
         return True
-    stripped = (entry.strip(" :.…»›[]()") for entry in _SEPARATORS.split(small))
+    if not _SEPARATOR.search(small):  # most lines
+        entry = small.strip(_AROUND_ENTRIES)
+        return not entry or entry in menu
+    stripped = (entry.strip().strip(_AROUND_ENTRIES) for entry in _SEPARATOR.split(small))
     entries = [entry for entry in stripped if entry]
     known = [entry in menu for entry in entries]
     return all(known) or (len(entries) >= 3 and (known[0] or 2 * sum(known) >= len(entries)))

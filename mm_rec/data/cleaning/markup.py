@@ -39,9 +39,10 @@ _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*(?:=[ \t]*|-[ \t]*|\*[ \t]*|_[ \t]*){3,}$", re.MULTILINE)
 _TABLE_RULE = re.compile(r"^[ \t]*\|?(?:[ \t]*:?-{2,}:?[ \t]*\|)+[ \t]*(?::?-{2,}:?)?[ \t]*$", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^[ \t]*\|(.*)$", re.MULTILINE)
+# It begins with a set of characters, so that it is searched for fast; what stands before is looked at afterwards.
 _EMPHASIS = re.compile(
-    r"(?<![\w*\\])(\*\*\*|\*\*|\*)(?=\S)((?:[^*\n]|\n(?!\s))+?)(?<=[^\s\\])\1(?![\w*])"
-    r"|(?<![\w\\])(___|__|_)(?=\S)((?:[^_\n]|\n(?!\s))+?)(?<=[^\s\\])\3(?!\w)"
+    r"[*_](?:(?<=\*)(?<![\w*\\].)(\*\*|\*|)(?=\S)((?:[^*\n]|\n(?!\s))+?)(?<=[^\s\\])\*\1(?![\w*])"
+    r"|(?<=_)(?<![\w\\].)(__|_|)(?=\S)((?:[^_\n]|\n(?!\s))+?)(?<=[^\s\\])_\3(?!\w))"
 )
 _CODE = re.compile(r"(`+)([^`\n]+)\1")
 _ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+.!|<>~-])")

@@ -99,17 +99,18 @@ class Page:
 
     @cached_property
     def _repeated(self) -> list[NDArray[np.int64]]:
-        """What `repeated_runs` has found so far, from runs of one word on."""
-        return [_repeated_places(self.runs(1), np.arange(len(self.words)))]
+        """What `repeated_runs` has found so far, from runs of two words on."""
+        pairs = self.runs(2)
+        return [_repeated_places(pairs, np.arange(len(pairs)))]
 
     def repeated_runs(self, n: int) -> NDArray[np.int64]:
-        """Where the runs of n words begin that stand on the page twice or more, in order: int64."""
+        """Where the runs of n words, two or more, begin that stand on the page twice or more, in order: int64."""
         found = self._repeated
-        while len(found) < n:
+        while len(found) < n - 1:
             places = found[-1]  # a longer run repeats only where two shorter ones in a row do
             candidates = places[:-1][places[1:] == places[:-1] + 1]
-            found.append(_repeated_places(self.runs(len(found) + 1), candidates))
-        return found[n - 1]
+            found.append(_repeated_places(self.runs(len(found) + 2), candidates))
+        return found[n - 2]
 
 
 def _repeated_places(keys: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ _ADDRESS = re.compile(rf"{_START}(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![^\W_]|[.,:/-]\
 # Four groups of four digits, or American Express's 4-6-5.
 _CARD = re.compile(rf"{_START}(?:(?:\d{{4}}[ -]?){{3}}\d{{1,7}}|\d{{4}}[ -]?\d{{6}}[ -]?\d{{5}}){_END}")
 _IDENTITY = re.compile(rf"{_START}[1-9]\d{{10}}{_END}")
-# 0 (532) 123 45 67 and its kin; without 0 or +90 before it only in groups, with the area in brackets or a mobile number.
+# 0 (532) 123 45 67 and its kin; without 0 or +90 before it only in groups, with brackets or as a mobile number.
 # A second line may follow: 0212 123 45 67-68.
 _TURKISH_PHONE = re.compile(
     rf"{_START}(?:(?:(?:\+90|0090|90)[ .-]?)?\(0[2-5]\d{{2}}\)[ ./-]?\d{{3}}[ .-]?\d{{2}}[ .-]?\d{{2}}"
