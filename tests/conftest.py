@@ -62,6 +62,15 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """A C++ compiler's name; a test that needs one is skipped where there is none."""
+    found = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if found is None:
+        pytest.skip("there is no C++ compiler; on Debian and Ubuntu: apt install g++")
+    return found
+
+
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     """A real browser, for the pages; a test that needs it is skipped where there is none."""

@@ -53,6 +53,7 @@ def run_both(*arguments: object) -> str:
     return str(CliRunner().invoke(app, [str(argument) for argument in arguments]).output)
 
 
+@pytest.mark.usefixtures("compiler")  # there is no other note
 def test_a_special_token_in_a_prompt_is_text_and_said(folder: Path) -> None:
     output = run_both("generate", folder, "--prompt", "<|user|> Ayşe", "--max-new-tokens", 2)
     assert (

@@ -67,7 +67,7 @@ FAMILIES: dict[str, Any] = {
 
 
 @pytest.fixture(params=["x86-64-v2", "x86-64-v3", processor.NATIVE], scope="module", autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+def isa(request: pytest.FixtureRequest, compiler: str) -> Iterator[str]:
     """Every test of this file runs with the kernels compiled for older processors too, and for this one."""
     name: str = request.param
     own = processor.vector_isa()

@@ -95,6 +95,7 @@ def test_a_compiler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, c
     assert "/no/such/compiler cannot be used" in Engine(make()).slow
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_cache_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder that root cannot write either."""
     (tmp_path / "file").touch()
@@ -120,6 +121,7 @@ def test_without_openmp_one_thread_decodes_the_same_bits(
     assert len(list(cache.iterdir())) == 2
 
 
+@pytest.mark.usefixtures("compiler")
 def test_compiled_kernels_are_those_of_this_processor_and_compiler(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
 ) -> None:

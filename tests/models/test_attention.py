@@ -18,8 +18,13 @@ DOCUMENTS = torch.tensor([[0] * 5 + [1] * 1 + [2] * 14, [0] * 20])
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("form", [document_attention, blockwise_attention, _document_attention_loop])
 def test_attention_per_document_equals_a_block_diagonal_mask(
-    form: Callable[..., torch.Tensor], compiled: bool, monkeypatch: pytest.MonkeyPatch
+    form: Callable[..., torch.Tensor],
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if compiled:
+        request.getfixturevalue("compiler")
     monkeypatch.setattr("mm_rec.models.attention._BLOCK", 7)
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, 20, 8)

@@ -48,6 +48,7 @@ def test_the_seed_decides() -> None:
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
+@pytest.mark.usefixtures("compiler")
 def test_compiled_it_drops_as_much() -> None:
     dropout = torch.compile(Dropout(0.05), dynamic=False)
     torch.manual_seed(5)

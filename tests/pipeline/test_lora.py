@@ -553,8 +553,15 @@ def test_sources_of_two_kinds_may_share_a_name_and_nothing_is_passed_over(
 
 @pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"compile": True}])
 def test_memory_saved_and_layers_compiled_learn_the_same(
-    base: Path, text: Path, listener: Any, tmp_path: Path, changes: dict[str, Any]
+    base: Path,
+    text: Path,
+    listener: Any,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    request: pytest.FixtureRequest,
 ) -> None:
+    if "compile" in changes:
+        request.getfixturevalue("compiler")
     losses = []
     for name, more in (("plain", {}), ("other", changes)):
         lora(recipe(base, text, dropout=0.0, steps=3, **more), tmp_path / name, listener)

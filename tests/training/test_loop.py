@@ -365,6 +365,7 @@ def test_only_the_last_checkpoints_are_kept_and_the_first_comes_at_once(
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000009\n"
 
 
+@pytest.mark.usefixtures("compiler")
 def test_gradient_checkpointing_and_compilation_keep_the_losses(
     corpus: Corpus, word_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
