@@ -32,7 +32,7 @@ _DIRECTIVE = re.compile(
 )
 _CALLOUT = re.compile(r"^[ \t]*(?:>[ \t]*)+(?:\[![A-Za-z]+\][ \t]*)?", re.MULTILINE)
 _LINK = re.compile(
-    r"\[((?:[^\[\]\n]|\n(?!\s)|\[[^\[\]\n]*\])*)\](?:\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)|\[[^\]\n]*\])"
+    r"\[((?:[^\[\]\n]++|\n(?!\s)|\[[^\[\]\n]*+\])*+)\](?:\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)|\[[^\]\n]*\])"
 )
 _LINK_TARGET = re.compile(r"^[ \t]*\[[^\]\n]+\]:[ \t]*\S+[^\n]*$", re.MULTILINE)
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.MULTILINE)
@@ -41,8 +41,8 @@ _TABLE_RULE = re.compile(r"^[ \t]*\|?(?:[ \t]*:?-{2,}:?[ \t]*\|)+[ \t]*(?::?-{2,
 _TABLE_ROW = re.compile(r"^[ \t]*\|(.*)$", re.MULTILINE)
 # It begins with a set of characters, so that it is searched for fast; what stands before is looked at afterwards.
 _EMPHASIS = re.compile(
-    r"[*_](?:(?<=\*)(?<![\w*\\].)(\*\*|\*|)(?=\S)((?:[^*\n]|\n(?!\s))+?)(?<=[^\s\\])\*\1(?![\w*])"
-    r"|(?<=_)(?<![\w\\].)(__|_|)(?=\S)((?:[^_\n]|\n(?!\s))+?)(?<=[^\s\\])_\3(?!\w))"
+    r"[*_](?:(?<=\*)(?<![\w*\\].)(\*\*|\*|)(?=\S)((?:[^*\n]++|\n(?!\s))++)(?<=[^\s\\])\*\1(?![\w*])"
+    r"|(?<=_)(?<![\w\\].)(__|_|)(?=\S)((?:[^_\n]++|\n(?!\s))++)(?<=[^\s\\])_\3(?!\w))"
 )
 _CODE = re.compile(r"(`+)([^`\n]+)\1")
 _ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+.!|<>~-])")

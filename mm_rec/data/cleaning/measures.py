@@ -24,8 +24,8 @@ from mm_rec.text.words import lower
 
 SHORT_LINE = 30  # characters (FineWeb)
 FEW_LINES = 3
-_BULLETS = "•‣▪◦·*-–"
-_BULLET = re.compile(rf"^[^\S\n]*[{re.escape(_BULLETS)}][^\S\n]", re.MULTILINE)
+_BULLETS = frozenset("•‣▪◦·*-–")
+_BULLET = re.compile(rf"^[^\S\n]*[{re.escape(''.join(_BULLETS))}][^\S\n]", re.MULTILINE)
 _ENDING_ELLIPSIS = re.compile(r"(?:\.\.\.|…)[^\S\n]*$", re.MULTILINE)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _DIGITS = re.compile(r"\d+")
@@ -59,7 +59,7 @@ def ellipses(page: Page) -> float:
 
 def bullet_lines(page: Page) -> float:
     """Share of lines that begin with a bullet."""
-    if not any(line[0] in _BULLETS for line in page.lines):
+    if _BULLETS.isdisjoint(map(itemgetter(0), page.lines)):
         return 0.0
     return len(_BULLET.findall(page.text)) / len(page.lines)
 
@@ -169,10 +169,12 @@ def top_n_gram(page: Page, n: int) -> float:
     if len(page.words) < n:
         return 0.0
     places = page.repeated_runs(n)
-    counts = Counter(page.runs(n)[places].tolist())
-    # Of several that are equally frequent, the first on the page; in a Counter too the first comes first.
-    key, most = max(counts.items(), key=itemgetter(1), default=(None, 1))
-    first = next((place for place in places.tolist() if int(page.runs(n)[place]) == key), 0)
+    first, most = 0, 1
+    if len(places):
+        keys = page.runs(n)[places].tolist()
+        # Of several that are equally frequent, the first on the page; in a Counter too the first comes first.
+        key, most = max(Counter(keys).items(), key=itemgetter(1))
+        first = int(places[keys.index(key)])
     return most * (int(page.word_lengths[first : first + n].sum()) + n - 1) / len(page.text)
 
 

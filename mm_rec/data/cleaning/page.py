@@ -68,8 +68,9 @@ class Page:
         # Most pieces between white space are a word with punctuation around it at most: faster than the pattern alone.
         found: list[str] = []
         for piece in self.text.split():
-            inner = piece.strip(_AROUND_WORDS)
-            if inner.isalnum():
+            if piece.isalnum():
+                found.append(piece)
+            elif (inner := piece.strip(_AROUND_WORDS)).isalnum():
                 found.append(inner)
             else:
                 found += _WORD.findall(piece)
