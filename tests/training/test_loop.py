@@ -294,7 +294,7 @@ def test_a_validation_or_weights_that_are_not_finite_never_end_as_done(
             one.fit(stop)
         assert (run / "checkpoints" / "latest").read_text().strip() == "step-00000001"
         assert read_metrics(run / "metrics.jsonl")[-1]["event"] == "non-finite"
-    one = training(corpus, tmp_path / "weights", tokenizer, steps=1, optimizer="adamw", learning_rate=1e30)
+    one = training(corpus, tmp_path / "weights", tokenizer, steps=1, optimizer="adamw")
     one.optimizer.step = lambda: next(one.model.parameters()).data.fill_(math.inf)  # type: ignore[method-assign]
     with pytest.raises(TrainingStopped, match="step 1: weights are infinite"), StopRequest(print) as stop:
         one.fit(stop)
