@@ -38,7 +38,7 @@ def library() -> ctypes.CDLL:
     try:
         path = _cached(compiler, attempts)
         loaded = _load(path) if path.is_file() else _build(compiler, attempts, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
         raise NoCompilerError(f"the compiled kernels cannot be kept ({error})") from error
     loaded.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
     loaded.run.restype = None
