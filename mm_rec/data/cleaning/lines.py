@@ -48,16 +48,18 @@ def cut_lines(page: Page, config: LineConfig) -> Page:
     all_small = lower(page.text, code)  # at once: line by line would take several times as long
     if not any(phrase in all_small for phrase in notices):
         notices = ()
+    strict = config.min_words > 1 or config.terminal_punctuation or config.javascript
+    longest = 2 * (_NOTICE_LENGTH if notices else _MENU_LENGTH)  # small letters may be fewer
     kept: list[str] = []
     cuts: list[Cut] = []
     seen: set[str] = set()
     for line, small in zip(page.text.split("\n"), all_small.split("\n"), strict=True):
         stripped = line.strip()
         reason = None
-        if stripped:
-            reason = _c4_reason(stripped, small, config) or _frame_reason(
-                small.strip(), config, notices, menu
-            )
+        if stripped and (strict or len(stripped) > config.max_word_length):
+            reason = _c4_reason(stripped, small, config)
+        if stripped and reason is None and len(stripped) <= longest:
+            reason = _frame_reason(small.strip(), config, notices, menu)
         if reason is None and config.repeated and len(stripped) >= _REPEATED_LENGTH:
             reason = "line stood earlier on the page" if stripped in seen else None
             seen.add(stripped)
