@@ -38,6 +38,10 @@ _HELD_TO = {
         "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
     },
 }
+# Threads of OpenMP wait actively at every barrier, for ever by default: beside one other busy process a team of two on two
+# processors is then a third as fast or worse. A short while costs nothing alone (bench/beside.py): about 30 microseconds
+# for libgomp (Linux), a millisecond for LLVM's and Intel's (macOS, Windows).
+_WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 # Best first: the vector instructions that decide what is fast, by torch's names of a processor's features.
 _VECTORS: dict[str, tuple[VectorIsa, ...]] = {
     "x86_64": ("amx_bf16", "avx512_bf16", "avx512", "avx2", "sse4_2"),
@@ -83,6 +87,9 @@ def prepare() -> None:
     name = held_to()
     if name is not None:
         os.environ.update(_HELD_TO[name])
+    if "OMP_WAIT_POLICY" not in os.environ:
+        for variable, value in _WAITING.items():
+            os.environ.setdefault(variable, value)
     prepare_cache()
 
 

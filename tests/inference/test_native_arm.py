@@ -32,7 +32,7 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not shutil.which(COMPILER) or not shutil.which(EMULATOR):
         pytest.skip(f"{COMPILER} or {EMULATOR} is absent: apt-get install g++-aarch64-linux-gnu qemu-user")
     binary = tmp_path_factory.mktemp("arm") / "replay"
-    flags = [flag for flag in compiler_flags("Linux", "aarch64", ["-march=armv8-a"])[-1] if flag != "-shared"]
+    flags = [flag for flag in compiler_flags("Linux", "aarch64", ["-march=armv8-a"]) if flag != "-shared"]
     kernels = Path(library_module.__file__).parent
     subprocess.run(
         [COMPILER, *flags, "-static", f"-I{kernels}", str(Path(__file__).with_name("replay.cpp")), "-o", str(binary)],

@@ -10,9 +10,13 @@
 // by themselves, there is a form for AVX-512, AVX2, SSE4.1 and NEON.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <type_traits>
 #include <vector>
 #if defined(__x86_64__)
@@ -210,11 +214,6 @@ void store_some(Floats x, float* to, int64_t count) {
 }  // namespace
 
 extern "C" {
-
-#if defined(_OPENMP)  // as in omp.h, which Apple's clang lacks; torch has the functions
-int omp_get_thread_num();
-int omp_get_num_threads();
-#endif
 
 // One operation. What the fields mean to each kind stands at its function below; unused ones are 0.
 struct Op {
@@ -741,27 +740,91 @@ void run_op(const Op& op, const Rows& rows, int id, int threads) {
     }
 }
 
+// Some 50 microseconds of looking whether a number has changed, before a thread sleeps until it does: operations take
+// microseconds and so does waking up, and a thread that never slept would take a processor from whoever else needs it.
+void await_change(const std::atomic<int>& number, int before) {
+    for (int spin = 0; spin < 1500; ++spin) {
+        if (number.load(std::memory_order_acquire) != before) return;
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("isb");  // takes about as long; its `yield` takes no time at all
+#endif
+    }
+    number.wait(before, std::memory_order_acquire);
+}
+
+// Where all threads of a call meet after an operation.
+class Barrier {
+    std::atomic<int> arrived{0};
+    std::atomic<int> round{0};
+
+public:
+    void wait(int all) {
+        int now = round.load(std::memory_order_acquire);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 < all) return await_change(round, now);
+        arrived.store(0, std::memory_order_relaxed);
+        round.store(now + 1, std::memory_order_release);
+        round.notify_all();
+    }
+};
+
+// A call of `run`.
+struct Call {
+    const Op* ops;
+    int64_t count;
+    const Rows* rows;
+    int threads;
+};
+
+// The threads that help the caller; they live as long as the process and sleep between calls. OpenMP's, which torch has too,
+// would wait as its settings say: those suit training, whose operations are a hundred times as long.
+class Team {
+    std::mutex one_call;
+    std::atomic<int> calls{0};
+    Barrier operation_done, call_done;
+    Call call{};
+    int helpers = 0;
+
+    void work(int id) {
+        for (int64_t i = 0; i < call.count; ++i) {
+            run_op(call.ops[i], *call.rows, id, call.threads);
+            if (!(call.ops[i].flags & UNORDERED)) operation_done.wait(call.threads);
+        }
+    }
+
+    void help(int id, int seen) {
+        for (;; ++seen) {
+            await_change(calls, seen);
+            if (id < call.threads) work(id);
+            call_done.wait(helpers + 1);
+        }
+    }
+
+public:
+    void run(const Call& next) {
+        std::lock_guard<std::mutex> alone(one_call);
+        call = next;
+        try {
+            for (; helpers + 1 < call.threads; ++helpers) std::thread(&Team::help, this, helpers + 1, calls.load()).detach();
+        } catch (const std::system_error&) {  // no more threads are to be had; what is computed does not depend on them
+            call.threads = helpers + 1;
+        }
+        calls.fetch_add(1, std::memory_order_release);
+        calls.notify_all();
+        work(0);
+        call_done.wait(helpers + 1);
+    }
+};
+
 }  // namespace
 
 extern "C" {
 
-// Run the operations one after the other, each by all threads. They are those of OpenMP that torch has too: threads of our
-// own would fight with those for the processors, as both wait actively. Without OpenMP there is one.
-void run(const Op* ops, int64_t count, const Rows* rows, [[maybe_unused]] int threads) {
-#if defined(_OPENMP)
-#pragma omp parallel num_threads(threads)
-    {
-        int id = omp_get_thread_num(), all = omp_get_num_threads();
-        for (int64_t i = 0; i < count; ++i) {
-            run_op(ops[i], *rows, id, all);
-            if (!(ops[i].flags & UNORDERED)) {
-#pragma omp barrier
-            }
-        }
-    }
-#else
-    for (int64_t i = 0; i < count; ++i) run_op(ops[i], *rows, 0, 1);
-#endif
+// Run the operations one after the other, each by all threads.
+void run(const Op* ops, int64_t count, const Rows* rows, int threads) {
+    static Team& team = *new Team;  // never destroyed: its threads outlive the end of the program's main function
+    team.run({ops, count, rows, threads});
 }
 
 int64_t op_size() { return sizeof(Op); }

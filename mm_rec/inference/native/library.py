@@ -16,7 +16,7 @@ from pathlib import Path
 from mm_rec import processor
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
-_OPTIONS = ("-std=c++20", "-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+_OPTIONS = ("-std=c++20", "-O3", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
 _LONGEST_COMPILATION = 300  # seconds
 
 
@@ -29,15 +29,15 @@ def library() -> ctypes.CDLL:
     """The compiled kernels; seconds at the first call on a machine, then at once. Raises NoCompilerError."""
     if processor.vector_isa() == "unknown":
         raise NoCompilerError(f"the kernels do not know this processor ({processor.model_name()})")
-    attempts = compiler_flags(platform.system(), platform.machine(), processor.compiler_target())
-    if not attempts:
+    flags = compiler_flags(platform.system(), platform.machine(), processor.compiler_target())
+    if not flags:
         raise NoCompilerError(f"the kernels are not built on {platform.system()}")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
     if compiler is None:
         raise NoCompilerError("there is no C++ compiler (g++ or clang++)")
     try:
-        path = _cached(compiler, attempts)
-        loaded = _load(path) if path.is_file() else _build(compiler, attempts, path)
+        path = _cached(compiler, flags)
+        loaded = _load(path) if path.is_file() else _build(compiler, flags, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
         raise NoCompilerError(f"the compiled kernels cannot be kept ({error})") from error
     loaded.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
@@ -46,27 +46,17 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def compiler_flags(system: str, machine: str, target: Sequence[str]) -> list[list[str]]:
-    """The flags of g++ and clang++ on a kind of machine, best first; where all with OpenMP fail, one thread decodes.
-
-    None on Windows. On macOS Apple's clang has no OpenMP of its own: the functions are those of torch's libomp, which
-    is loaded already. macOS is untested.
-    """
+def compiler_flags(system: str, machine: str, target: Sequence[str]) -> list[str]:
+    """The flags of g++ and clang++ on a kind of machine; none where the kernels are not built. macOS is untested."""
     if system not in ("Linux", "Darwin"):
         return []
-    flags = [*_OPTIONS, *target]
-    if machine in ("x86_64", "AMD64"):  # GCC splits vectors of 512 bits in two unless it is told not to
-        flags.append("-mprefer-vector-width=512")
-    openmp = {
-        "Linux": ["-fopenmp"],
-        "Darwin": ["-Xpreprocessor", "-fopenmp", "-undefined", "dynamic_lookup"],
-    }[system]
-    return [[*flags, *openmp], flags]
+    wide = machine in ("x86_64", "AMD64")  # GCC splits vectors of 512 bits in two unless it is told not to
+    return [*_OPTIONS, *target, *["-mprefer-vector-width=512"] * wide]
 
 
-def _cached(compiler: str, attempts: list[list[str]]) -> Path:
+def _cached(compiler: str, flags: Sequence[str]) -> Path:
     """Where the compiled kernels are kept; several machines may share a home folder, and compilers are updated."""
-    key = [_SOURCE.read_text(encoding="utf-8"), compiler, _version(compiler), repr(attempts)]
+    key = [_SOURCE.read_text(encoding="utf-8"), compiler, _version(compiler), *flags]
     digest = hashlib.sha256("\0".join([*key, processor.fingerprint()]).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,23 +67,16 @@ def _version(compiler: str) -> str:
     return _run([compiler, "--version"]).stdout
 
 
-def _build(compiler: str, attempts: list[list[str]], path: Path) -> ctypes.CDLL:
-    """Compile, and keep the first form that can be loaded: nothing else is ever found under that name."""
-    failures = []
+def _build(compiler: str, flags: Sequence[str], path: Path) -> ctypes.CDLL:
+    """Compile, and keep what can be loaded: nothing else is ever found under that name."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        for flags in attempts:
-            done = _run([compiler, *flags, str(_SOURCE), "-o", str(fresh)])
-            try:
-                if done.returncode:
-                    raise NoCompilerError(f"{compiler} refused the kernels: {done.stderr.strip()[:400]}")
-                _load(fresh)
-            except NoCompilerError as error:
-                failures.append(error)
-                continue
-            fresh.replace(path)
-            return _load(path)
-    raise failures[0]
+        done = _run([compiler, *flags, str(_SOURCE), "-o", str(fresh)])
+        if done.returncode:
+            raise NoCompilerError(f"{compiler} refused the kernels: {done.stderr.strip()[:400]}")
+        _load(fresh)
+        fresh.replace(path)
+    return _load(path)
 
 
 def _load(path: Path) -> ctypes.CDLL:
