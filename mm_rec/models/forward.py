@@ -117,10 +117,25 @@ def compile_layers(model: PreTrainedModel) -> None:
 
     The fusion is as good, since what lies between layers is one addition.
     """
+    for layer in _layers(model):
+        layer.compile(dynamic=False)
+
+
+def layers_are_compiled(model: PreTrainedModel) -> bool:
+    """Whether `compile_layers` was called for a model and not taken back."""
+    return _layers(model)[0]._compiled_call_impl is not None
+
+
+def leave_uncompiled(model: PreTrainedModel) -> None:
+    """Take `compile_layers` back."""
+    for layer in _layers(model):
+        layer._compiled_call_impl = None
+
+
+def _layers(model: PreTrainedModel) -> nn.ModuleList:
     layers = model.base_model.layers
     assert isinstance(layers, nn.ModuleList)
-    for layer in layers:
-        layer.compile(dynamic=False)
+    return layers
 
 
 def head_weight(model: PreTrainedModel) -> Tensor:

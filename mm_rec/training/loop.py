@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import TrainingStopped
-from mm_rec.models.forward import Batch, compile_layers
+from mm_rec.models.forward import Batch
 from mm_rec.models.loading import save_model
 from mm_rec.runs.files import atomic_path
 from mm_rec.runs.log import METRICS, PLAN, MetricsLog, read_metrics
 from mm_rec.runtime import random_state, restore_random_state
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
+from mm_rec.training.compilation import compile_for_training
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
 from mm_rec.training.live import LiveControl
@@ -116,7 +117,7 @@ class Training:
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
         if config.compile:
-            compile_layers(model)
+            compile_for_training(model, config, reporter.say)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take over optimizer, loop, data and random state; the model was loaded from the checkpoint's folder."""

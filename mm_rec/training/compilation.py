@@ -1,0 +1,48 @@
+"""Compiling a model's layers before it is trained, or training them as they are where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from transformers import PreTrainedModel
+
+from mm_rec.errors import shortened
+from mm_rec.models.forward import compile_layers, layers_are_compiled, leave_uncompiled
+from mm_rec.runtime import choose_precision
+from mm_rec.training.config import TrainingConfig
+from mm_rec.training.objectives import next_token
+
+
+def compile_for_training(model: PreTrainedModel, config: TrainingConfig, say: Callable[[str], None]) -> bool:
+    """Compile the layers and try them on rows of the run's size; returns whether they are compiled.
+
+    A compiler that fails, a full disk, a cache folder that cannot be written or holds a damaged file: one sentence, and
+    the layers stay as they are.
+    """
+    if layers_are_compiled(model):
+        return True
+    compile_layers(model)
+    try:
+        _try(model, config)
+    except (BackendCompilerFailed, OSError) as error:
+        leave_uncompiled(model)
+        first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        say(f"layers are not compiled, which is slower: the compiler failed ({shortened(first)})")
+        return False
+    return True
+
+
+def _try(model: PreTrainedModel, config: TrainingConfig) -> None:
+    """A forward and a backward pass that change nothing: the backward pass is compiled only when it is first run."""
+    shape = (config.micro_batch, config.seq_len)
+    ids = torch.arange(shape[0] * shape[1], device=model.device).view(shape) % model.config.vocab_size
+    batch = {"input_ids": ids, "labels": ids, "document_ids": torch.zeros_like(ids)}
+    training = model.training
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        loss, _, _ = next_token(choose_precision(config.precision, model.device).dtype)(model, batch)
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+    model.train(training)

@@ -1,0 +1,53 @@
+"""A compiler that fails costs a sentence, not the training."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+from mm_rec import processor
+processor.prepare()
+import torch
+from mm_rec.models.forward import layers_are_compiled
+from mm_rec.models.presets import build, preset
+from mm_rec.training.compilation import compile_for_training
+from mm_rec.training.config import TrainingConfig
+from mm_rec.training.objectives import next_token
+
+model = build(preset("tiny").config(50, num_hidden_layers=2, hidden_size=64), seed=0)
+config = TrainingConfig(steps=1, seq_len=16, micro_batch=2, learning_rate=0.1, precision="float32")
+before = torch.get_rng_state()
+print(compile_for_training(model, config, print), layers_are_compiled(model))
+assert torch.equal(before, torch.get_rng_state())
+assert all(parameter.grad is None for parameter in model.parameters())
+ids = torch.arange(32).view(2, 16)
+next_token(torch.float32)(model, {"input_ids": ids, "labels": ids})[0].backward()
+"""
+
+
+def run(**environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False,
+        env=os.environ | environment, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("fault", ["a compiler that fails", "a folder that cannot be written"])
+def test_a_compiler_that_fails_is_said_and_training_goes_on(fault: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / ("file" if fault.startswith("a folder") else "cache")
+    compiler = "/bin/false" if fault.startswith("a compiler") else "g++"
+    *said, end = run(CXX=compiler, TORCHINDUCTOR_CACHE_DIR=str(folder))
+    assert len(said) == 1 and said[0].startswith(
+        "layers are not compiled, which is slower: the compiler failed ("
+    )
+    assert end == "False False"
+
+
+def test_a_compiler_that_works_compiles(tmp_path: Path) -> None:
+    assert run() == ["True True"]
