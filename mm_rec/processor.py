@@ -38,9 +38,9 @@ _HELD_TO = {
         "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
     },
 }
-# Threads of OpenMP wait actively at every barrier, for ever by default: beside one other busy process a team of two on two
-# processors is then a third as fast or worse. A short while costs nothing alone (bench/beside.py): about 30 microseconds
-# for libgomp (Linux), a millisecond for LLVM's and Intel's (macOS, Windows).
+# Threads of OpenMP wait actively at every barrier, and libgomp's for ever: beside one other busy process a team of two on
+# two processors is then a third as fast, or worse. A short while costs nothing alone (bench/beside.py): some 30
+# microseconds for libgomp (Linux), a millisecond for LLVM's and Intel's (macOS, Windows; not tried).
 _WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 # Best first: the vector instructions that decide what is fast, by torch's names of a processor's features.
 _VECTORS: dict[str, tuple[VectorIsa, ...]] = {
@@ -94,10 +94,22 @@ def prepare() -> None:
 
 
 def prepare_cache() -> None:
-    """Give torch's compiler a cache for this processor alone: its own knows nothing of what the code was made for."""
+    """Give torch's compiler a cache for this processor alone: its own knows nothing of what the code was made for.
+
+    Raises ConfigError where the folder cannot be made: torch would not even be imported.
+    """
     ours = str(Path(tempfile.gettempdir()) / f"torchinductor_{_user()}_mmrec_")
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", ours).startswith(ours):
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = ours + fingerprint()
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ours))
+    if str(folder).startswith(ours):
+        folder = Path(ours + fingerprint())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}, where compiled code is kept, cannot be made ({error.strerror}). "
+            "Name another folder in the environment variable TORCHINDUCTOR_CACHE_DIR"
+        ) from error
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def vector_isa() -> VectorIsa:

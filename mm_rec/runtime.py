@@ -125,13 +125,18 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with what it can do."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor.describe()
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What a run's record says of the machine that it ran on."""
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor.describe(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "memory_bytes": memory_bytes(device),
     }

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,29 @@ def test_compiled_code_of_another_processor_is_not_found(monkeypatch: pytest.Mon
             processor.prepare_cache()
             keys.add(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     assert len(keys) == 4
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/a/folder/of/the/user")
+
+
+def test_a_cache_of_the_user_is_kept_and_one_that_cannot_be_made_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "own"))
     processor.prepare_cache()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/a/folder/of/the/user"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "own") and (tmp_path / "own").is_dir()
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ConfigError, match=r"file/cache, where compiled code is kept, cannot be made"):
+        processor.prepare_cache()
+
+
+def test_waiting_is_short_unless_it_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(variable, raising=False)
+    processor.prepare()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000" and os.environ["KMP_BLOCKTIME"] == "1"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    processor.prepare()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    processor.prepare()
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.config import dump_yaml
 from mm_rec.errors import ConfigError, UserError
 from mm_rec.models.adapters import adapters_of
-from mm_rec.models.forward import compile_layers
 from mm_rec.models.loading import save_model
 from mm_rec.models.presets import Size, measure
 from mm_rec.pipeline import derive
@@ -28,6 +27,7 @@ from mm_rec.runtime import (
     Precision,
     choose_device,
     choose_precision,
+    device_name,
     machine,
     measure_peak,
     memory_bytes,
@@ -36,6 +36,7 @@ from mm_rec.runtime import (
 )
 from mm_rec.tokenizers.loading import fingerprint
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
+from mm_rec.training.compilation import compile_for_training
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
 from mm_rec.training.loop import Batches, Reporter, Training, Validation
@@ -198,9 +199,9 @@ def _begin(
     )
     if adapters_of(model) is not None:
         reporter.say(f"{trained:,} parameters are trained, in an adapter; the model stays as it is")
-    reporter.say(f"matrix products in {precision.name}: {precision.reason}; weights in float32")
     derived = _settings(recipe, stage, size, precision, peak, reporter, start, on_plan)
     settings = derived.config
+    reporter.say(_chosen_forms(settings, precision, device))
     _check(settings, size, stage, device, run, reporter)
     training = Training(
         model,
@@ -243,9 +244,11 @@ def _settings(
     if section.compile is None:
         config = derive.derive(section, *known, unmeasured).config
         section = section.changed(compile=_compile_pays(config, size, peak, unmeasured, reporter))
+    config = derive.derive(section, *known, unmeasured).config
+    if config.compile and not compile_for_training(stage.model, config, reporter.say):
+        section, config = section.changed(compile=False), config.changed(compile=False)
     pace = None
     if timed:
-        config = derive.derive(section, *known, unmeasured).config
         speed = _measure_speed(config, stage, precision, _LONGEST_MEASUREMENT * seconds)
         pace = derive.Pace(speed, start + seconds - time.perf_counter())
     derived = derive.derive(section, *known, pace)
@@ -254,6 +257,16 @@ def _settings(
     if pace is not None and on_plan is not None:
         on_plan(derived.config, pace.tokens_per_second)
     return derived
+
+
+def _chosen_forms(settings: TrainingConfig, precision: Precision, device: torch.device) -> str:
+    """The machine in a line, and what follows from it."""
+    compiled = "layers compiled" if settings.compile else "layers not compiled"
+    muon = f", Muon in {precision.name}" * (settings.optimizer == "muon")
+    return (
+        f"{device_name(device)}, {torch.get_num_threads()} threads: matrix products in {precision.name} "
+        f"({precision.reason}), weights in float32{muon}, {compiled}"
+    )
 
 
 def _time_limit(section: TrainingSection, derived: derive.Derived, start: float) -> TimeLimit | None:
@@ -285,8 +298,6 @@ def _measure_speed(
     Where two steps took more than `most` seconds there are no more, and the second of them is the measurement.
     """
     model = stage.model
-    if config.compile:
-        compile_layers(model)
     batches = stage.data.batches(config)
     optimizer, objective = OptimizerSet(model, config), stage.objective(precision.dtype)
     optimizer.set_learning_rate(0.0)

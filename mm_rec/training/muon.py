@@ -48,15 +48,15 @@ class Muon(torch.optim.Optimizer):
 
     def _step_together(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
         """A step of parameters of one size, however they lie."""
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self._momentum(parameter) for parameter in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, buffers, MOMENTUM)  # Nesterov's look ahead
         wide = torch.stack([x if x.shape[0] <= x.shape[1] else x.mT for x in ahead])
         updates = orthogonalise(wide.to(self.dtype)).to(wide.dtype)
         rate = -lr * 0.2 * math.sqrt(wide.shape[2])
-        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
         for parameter, update in zip(parameters, updates, strict=True):
+            parameter.mul_(1 - lr * weight_decay)
             parameter.add_(update if parameter.shape == update.shape else update.mT, alpha=rate)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
@@ -73,7 +73,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     Newton-Schulz iteration with a quintic polynomial, 5 steps (Jordan et al. 2024), in the dtype of the matrices.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(
+    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(
         min=_EPS
     )  # the spectral norm is then 1 at most
     for _ in range(_STEPS):
