@@ -17,7 +17,7 @@ from mm_rec.training.compilation import compile_for_training
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.objectives import next_token
 
-model = build(preset("tiny").config(50, num_hidden_layers=2, hidden_size=64), seed=0)
+model = build(preset("tiny").config(50, num_hidden_layers=1, hidden_size=64), seed=0)
 config = TrainingConfig(steps=1, seq_len=16, micro_batch=2, learning_rate=0.1, precision="float32")
 before = torch.get_rng_state()
 print(compile_for_training(model, config, print), layers_are_compiled(model))
