@@ -38,9 +38,9 @@ _HELD_TO = {
         "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
     },
 }
-# Threads of OpenMP wait actively at every barrier, and libgomp's without end: beside one other busy process a team of two
-# on two processors is then a third as fast, or worse. A short while costs nothing alone (bench/beside.py): some 30
-# microseconds for libgomp (Linux), a millisecond for LLVM's and Intel's (macOS, Windows; not tried).
+# OpenMP's threads wait actively at every barrier, and libgomp's without end: beside one other busy process a team of
+# two on two processors is then a third as fast, or worse. A short while costs nothing alone (bench/beside.py): some
+# 30 microseconds for libgomp (Linux), a millisecond for LLVM's and Intel's (macOS, Windows; not tried).
 _WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 # Best first: the vector instructions that decide what is fast, by torch's names of a processor's features.
 _VECTORS: dict[str, tuple[VectorIsa, ...]] = {
