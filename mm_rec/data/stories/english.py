@@ -64,7 +64,6 @@ ENGLISH = Language(
     answer_label="Answer:",
     listen="Listen:",
     agreement="Sure,",
-    speakers={"system": "Rule", "user": "User", "assistant": "Helper"},
     repeat=("What does the text say?", "Can you say that again?"),
     capitalise=capitalise,
     pools=POOLS,

@@ -163,9 +163,7 @@ def _plain_lines(asked: Asked, language: Language) -> str:
 
 
 def _chat_text(rng: random.Random, language: Language) -> str:
-    """A conversation as a person writes one down; the chat layout with its special tokens belongs to fine-tuning."""
-    messages = _chat_messages(rng, language)
-    return "".join(f"{language.speakers[message.role]}: {message.content}\n" for message in messages)
+    return _turns(_chat_messages(rng, language))
 
 
 def _chat_messages(rng: random.Random, language: Language) -> list[ChatMessage]:

@@ -93,8 +93,7 @@ class Language:
 
     Labels, `listen` (before a passage in a conversation) and `agreement` (before an assistant's answer) keep
     names and words from standing first in a line: there a tokenizer has other pieces for them, and copying a
-    word would mean learning two pieces as one. `repeat` asks for a passage word for word. `speakers` names the roles
-    of a conversation that is written as text.
+    word would mean learning two pieces as one. `repeat` asks for a passage word for word.
     """
 
     code: LanguageCode
@@ -104,7 +103,6 @@ class Language:
     listen: str
     agreement: str
     repeat: tuple[str, ...]
-    speakers: Mapping[str, str]
     capitalise: Callable[[str], str]
     pools: Pools
     plots: tuple[Plot, ...]

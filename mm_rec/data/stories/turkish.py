@@ -69,7 +69,6 @@ TURKISH = Language(
     answer_label="Cevap:",
     listen="Dinle:",
     agreement="Tabii,",
-    speakers={"system": "Kural", "user": "Kullanıcı", "assistant": "Yardımcı"},
     repeat=("Metin ne diyor?", "Bunu tekrar söyler misin?"),
     capitalise=capitalise,
     pools=POOLS,
