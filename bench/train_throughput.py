@@ -1,10 +1,13 @@
-"""Training speed: our loop against transformers.Trainer, on the same LLaMA, tokens and optimizer.
+"""Training speed: our loop against transformers.Trainer, on the same LLaMA, tokens and optimizer; Muon against AdamW.
 
-    python bench/train_throughput.py [--quick] [--shape 128x4] [--rounds 5]
+    python bench/train_throughput.py [--quick] [--shape 128x4|512x8|tiny|small] [--rounds 5]
 
-Both read the same packed corpus of random words in rows of 512 tokens, 4,096 tokens a step, with AdamW (fused).
-Peers: `transformers-default`, the Trainer as it comes (float32 on a CPU), and `transformers-tuned`, with bf16 and
-torch_compile. Compilation and the first 20 steps are left out of the speed and reported as `first_seconds`.
+128x4 and 512x8: both read the same packed corpus of random words in rows of 512 tokens, 4,096 tokens a step, with
+AdamW (fused). Peers: `transformers-default`, the Trainer as it comes (float32 on a CPU), and `transformers-tuned`,
+with torch_compile, and with bf16 where the processor multiplies it. tiny and small: our presets, with Muon and as
+many tokens a step as are derived for them; the peer is the same with AdamW. Compilation and the first steps are left
+out of the speed and reported as `first_seconds`. `peak_share` is the share of what the processor did in a large
+matrix product of the same dtype just before; `optimizer_share` what the optimizer takes of a step.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ from typing import Any
 import protocol
 
 SHAPES = {"128x4": (128, 4), "512x8": (512, 8)}
+PRESETS = {"tiny": 1, "small": 4}  # how many times 4,096 tokens a step reads
 VOCABULARY, SEQ_LEN, ROWS = 5_000, 512, 8
-WARM_UP = 20
+WARM_UP = {"128x4": 20, "512x8": 20, "tiny": 20, "small": 2}  # steps
+TIMED = {"128x4": 10, "512x8": 5, "tiny": 10, "small": 3}
 
 
 def write_tokens(folder: Path, steps: int) -> None:
@@ -46,6 +51,10 @@ def write_tokens(folder: Path, steps: int) -> None:
 def model_config(shape: str) -> Any:
     from transformers import LlamaConfig
 
+    from mm_rec.models.presets import preset
+
+    if shape in PRESETS:
+        return preset(shape).config(VOCABULARY)
     width, layers = SHAPES[shape]
     return LlamaConfig(
         vocab_size=VOCABULARY,
@@ -59,10 +68,22 @@ def model_config(shape: str) -> Any:
     )
 
 
-def ours(shape: str, corpus_folder: Path, steps: int, scratch: Path) -> list[float]:
-    """Our whole loop: data, objective, clipping, optimizer, logging; returns when each step ended, in seconds."""
+def precision() -> Any:
+    """The dtype that this processor multiplies fastest, as our loop chooses it."""
     import torch
 
+    from mm_rec.runtime import choose_precision
+
+    return choose_precision("auto", torch.device("cpu")).dtype
+
+
+def ours(
+    shape: str, corpus_folder: Path, steps: int, scratch: Path, optimizer: str
+) -> tuple[list[float], list[float]]:
+    """Our whole loop: data, objective, clipping, optimizer, logging.
+
+    Returns when each step ended, and how long the optimizer took of it, in seconds.
+    """
     from mm_rec.data.batches import PackedBatches
     from mm_rec.data.corpus import Corpus
     from mm_rec.models.presets import build
@@ -72,6 +93,7 @@ def ours(shape: str, corpus_folder: Path, steps: int, scratch: Path) -> list[flo
     from mm_rec.training.objectives import next_token
 
     ends: list[float] = []
+    optimizing: list[float] = []
 
     class Clock:
         def say(self, text: str) -> None:
@@ -81,17 +103,25 @@ def ours(shape: str, corpus_folder: Path, steps: int, scratch: Path) -> list[flo
             ends.append(time.perf_counter())
 
     config = TrainingConfig(
-        steps=steps, seq_len=SEQ_LEN, micro_batch=ROWS, learning_rate=1e-3, optimizer="adamw", compile=True,
-        checkpoint_every=10**9, seed=0,
+        steps=steps, seq_len=SEQ_LEN, micro_batch=ROWS, accumulation=PRESETS.get(shape, 1), learning_rate=1e-3,
+        optimizer=optimizer, compile=True, checkpoint_every=10**9, seed=0,
     )  # fmt: skip
-    batches = PackedBatches(Corpus.open(corpus_folder), SEQ_LEN, ROWS)
+    batches = PackedBatches(Corpus.open(corpus_folder), SEQ_LEN, ROWS, config.accumulation)
     model = build(model_config(shape), seed=0)
-    training = Training(model, None, batches, next_token(torch.bfloat16), config, scratch, Clock())
+    training = Training(model, None, batches, next_token(precision()), config, scratch, Clock())
     training._save_is_due = lambda: False  # type: ignore[method-assign]  # the Trainer saves nothing here either
     training.save = lambda: None  # type: ignore[method-assign]
+    change = training.optimizer.step
+
+    def timed_change() -> None:
+        start = time.perf_counter()
+        change()
+        optimizing.append(time.perf_counter() - start)
+
+    training.optimizer.step = timed_change  # type: ignore[method-assign]
     with StopRequest(lambda text: None) as stop:
         training.fit(stop)
-    return ends
+    return ends, optimizing
 
 
 def trainer(shape: str, corpus_folder: Path, steps: int, scratch: Path, tuned: bool) -> list[float]:
@@ -120,7 +150,7 @@ def trainer(shape: str, corpus_folder: Path, steps: int, scratch: Path, tuned: b
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             ends.append(time.perf_counter())
 
-    settings = {"bf16": True, "torch_compile": True} if tuned else {}
+    settings = {"bf16": precision() == torch.bfloat16, "torch_compile": True} if tuned else {}
     arguments = TrainingArguments(
         output_dir=str(scratch), per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=1e-3,
         use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=10, **settings,
@@ -133,17 +163,29 @@ def trainer(shape: str, corpus_folder: Path, steps: int, scratch: Path, tuned: b
 
 def child(contender: str, shape: str, corpus_folder: Path, steps: int) -> None:
     """Run one contender in this process and hand over its figures."""
-    start = time.perf_counter()
+    import torch
+
+    from mm_rec.models.presets import measure
+    from mm_rec.runtime import measure_peak
+
+    dtype = torch.float32 if contender == "transformers-default" else precision()
+    peak = measure_peak(dtype, torch.device("cpu"))
+    start, optimizing = time.perf_counter(), [0.0]
     with tempfile.TemporaryDirectory() as scratch:
-        if contender == "mm-rec":
-            ends = ours(shape, corpus_folder, steps, Path(scratch))
+        if contender.startswith("mm-rec"):
+            optimizer = "muon" if contender == "mm-rec" and shape in PRESETS else "adamw"
+            ends, optimizing = ours(shape, corpus_folder, steps, Path(scratch), optimizer)
         else:
             ends = trainer(shape, corpus_folder, steps, Path(scratch), tuned=contender.endswith("tuned"))
-    lengths = [after - before for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
+    warm = WARM_UP[shape]
+    lengths = [after - before for before, after in zip(ends[warm - 1 :], ends[warm:], strict=False)]
+    speed = SEQ_LEN * ROWS * PRESETS.get(shape, 1) / statistics.median(lengths)
     protocol.child_result(
         {
-            "tokens_per_second": round(SEQ_LEN * ROWS / statistics.median(lengths), 1),
-            "first_seconds": round(ends[WARM_UP - 1] - start, 1),
+            "tokens_per_second": round(speed, 1),
+            "peak_share": round(3 * measure(model_config(shape)).flops_per_token * speed / peak, 3),
+            "optimizer_share": round(statistics.median(optimizing) / statistics.median(lengths), 3),
+            "first_seconds": round(ends[warm - 1] - start, 1),
             "peak_mb": round(protocol.peak_mb()),
         }
     )
@@ -152,7 +194,8 @@ def child(contender: str, shape: str, corpus_folder: Path, steps: int) -> None:
 def main() -> None:
     """Compare, or be a contender (`--child`)."""
     options = protocol.parser(__doc__)
-    options.add_argument("--shape", choices=list(SHAPES), action="append")
+    shapes = [*SHAPES, *PRESETS]
+    options.add_argument("--shape", choices=shapes, action="append")
     options.add_argument("--child", nargs=4, metavar=("CONTENDER", "SHAPE", "CORPUS", "STEPS"))
     chosen = options.parse_args()
     if chosen.child:
@@ -163,31 +206,37 @@ def main() -> None:
         import accelerate  # noqa: F401
     except ImportError:
         sys.exit("transformers.Trainer needs accelerate: pip install 'mm-rec[bench]' (make bench does it)")
-    shapes = chosen.shape or (["128x4"] if chosen.quick else list(SHAPES))
     with tempfile.TemporaryDirectory() as folder:
         corpus_folder = Path(folder) / "corpus"
         write_tokens(corpus_folder, 60)
-        for shape in shapes:
-            steps = WARM_UP + (5 if chosen.quick or shape == "512x8" else 10)
+        for shape in chosen.shape or (["128x4"] if chosen.quick else shapes):
+            compare(shape, corpus_folder, chosen.quick, 1 if chosen.quick else chosen.rounds)
 
-            def contender(name: str, shape: str = shape, steps: int = steps) -> Any:
-                arguments = ["--child", name, shape, str(corpus_folder), str(steps)]
-                return lambda: protocol.run_child(__file__, arguments, timeout=900)
 
-            peers = {name: contender(name) for name in ("transformers-default", "transformers-tuned")}
-            facts = {
-                "shape": shape,
-                "vocabulary": VOCABULARY,
-                "seq_len": SEQ_LEN,
-                "tokens_per_step": SEQ_LEN * ROWS,
-            }
-            facts |= {
-                "dtype": "ours and tuned bfloat16 autocast, default float32",
-                "optimizer": "AdamW fused",
-            }
-            rounds = 1 if chosen.quick else chosen.rounds
-            protocol.compare(
-                "train_throughput", contender("mm-rec"), peers, rounds, "tokens_per_second", facts
+def compare(shape: str, corpus_folder: Path, quick: bool, rounds: int) -> None:
+    """Our loop against its peers on one shape."""
+    steps = WARM_UP[shape] + (min(5, TIMED[shape]) if quick else TIMED[shape])
+
+    def contender(name: str) -> Any:
+        arguments = ["--child", name, shape, str(corpus_folder), str(steps)]
+        return lambda: protocol.run_child(__file__, arguments, timeout=900)
+
+    names = ["mm-rec-adamw"] if shape in PRESETS else ["transformers-default", "transformers-tuned"]
+    dtype = str(precision()).removeprefix("torch.")
+    facts = {
+        "shape": shape, "vocabulary": VOCABULARY, "seq_len": SEQ_LEN,
+        "tokens_per_step": SEQ_LEN * ROWS * PRESETS.get(shape, 1),
+        "dtype": dtype if shape in PRESETS else f"ours and tuned {dtype}, default float32",
+        "optimizer": "ours Muon, peer AdamW fused" if shape in PRESETS else "AdamW fused",
+    }  # fmt: skip
+    peers = {name: contender(name) for name in names}
+    results = protocol.compare(
+        "train_throughput", contender("mm-rec"), peers, rounds, "tokens_per_second", facts
+    )
+    for name, figures in results.items():
+        for share in ("peak_share", "optimizer_share"):
+            print(
+                f"{shape} {name}: {share} {statistics.median(one[share] for one in figures)}", file=sys.stderr
             )
 
 
