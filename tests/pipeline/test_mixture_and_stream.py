@@ -156,7 +156,7 @@ def test_a_killed_stream_of_two_sources_is_identical_across_epochs(
     stream_values: dict[str, Any], mixed_values: dict[str, Any], listener: Any, tmp_path: Path
 ) -> None:
     stream_values["data"] = {**stream_values["data"], **mixed_values["data"], "shuffle_rows": 3}
-    stream_values["data"]["stages"] = []
+    stream_values["data"] |= {"stages": [], "parse_specials": False}
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_yaml(Recipe.read(stream_values)))
     verify_resume(path, listener, steps=8, kills=2, keep=tmp_path / "trial")
@@ -180,6 +180,7 @@ def test_a_killed_stream_of_two_sources_is_identical_across_epochs(
         ({}, {"steps": None}, ConfigError, "--steps, --minutes or --tokens"),
         ({}, {"epochs": 2.0}, ConfigError, "an epoch, is not known"),
         ({"prepared": "x"}, {}, ConfigError, "cannot be streamed"),
+        ({"parse_specials": True}, {}, ConfigError, r"data\.parse_specials: a stream reads"),
         ({"validation_fraction": 1e-9}, {}, DataError, "no document is held out"),
         ({"temperature": 3}, {}, ConfigError, "mix sources, and there is one"),
         ({"temperature": 0.5}, {}, ConfigError, "data.temperature"),
