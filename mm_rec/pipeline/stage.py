@@ -202,7 +202,7 @@ def _begin(
     derived = _settings(recipe, stage, size, precision, peak, reporter, start, on_plan)
     settings = derived.config
     reporter.say(_chosen_forms(settings, precision, device))
-    _check(settings, size, stage, device, run, reporter)
+    _check(settings, size, stage, run, reporter)
     training = Training(
         model,
         stage.tokenizer,
@@ -245,6 +245,7 @@ def _settings(
         config = derive.derive(section, *known, unmeasured).config
         section = section.changed(compile=_compile_pays(config, size, peak, unmeasured, reporter))
     config = derive.derive(section, *known, unmeasured).config
+    _require_memory(config, size, stage.model)  # before anything of that size is tried
     if config.compile and not compile_for_training(stage.model, config, reporter.say):
         section, config = section.changed(compile=False), config.changed(compile=False)
     pace = None
@@ -318,17 +319,14 @@ def _measure_speed(
     return config.tokens_per_step / counted[len(counted) // 2]
 
 
-def _check(
-    settings: TrainingConfig, size: Size, stage: Stage, device: torch.device, run: Path, reporter: Reporter
-) -> None:
+def _check(settings: TrainingConfig, size: Size, stage: Stage, run: Path, reporter: Reporter) -> None:
     """Everything that could go wrong later and can be known now."""
     config = stage.model.config
     limit, longest = getattr(config, "max_position_embeddings", None), stage.data.longest(settings)
     if limit is not None and longest > limit:
         raise ConfigError(f"{longest:,} tokens at a time are over this model's context of {limit:,} tokens")
-    trained = _trained(stage.model)
-    needed = derive.require_memory(size, settings, config, memory_bytes(device), trained)
-    on_disk = trained * 4 * (1 + 3 * (settings.keep_last + 1) + 2)
+    needed = _require_memory(settings, size, stage.model)
+    on_disk = _trained(stage.model) * 4 * (1 + 3 * (settings.keep_last + 1) + 2)
     require_free_space(run, on_disk, "the run's checkpoints")
     tokens = settings.steps * settings.tokens_per_step
     often = "" if stage.data.tokens is None else f", {tokens / sum(stage.data.tokens.values()):.1f} epochs"
@@ -338,6 +336,11 @@ def _check(
     )
     for line in stage.data.describe(settings, size):
         reporter.say(line)
+
+
+def _require_memory(settings: TrainingConfig, size: Size, model: PreTrainedModel) -> int:
+    """Bytes that training needs, about; raises ConfigError where the device has less."""
+    return derive.require_memory(size, settings, model.config, memory_bytes(model.device), _trained(model))
 
 
 def _trained(model: PreTrainedModel) -> int:
