@@ -150,9 +150,8 @@ def describe() -> str:
 @functools.cache
 def model_name() -> str:
     """The name that the system has for the processor."""
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
+    if name := _cpuinfo("model name"):
+        return name
     if platform.system() == "Darwin":
         return _sysctl("machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()
@@ -180,18 +179,16 @@ def _features() -> frozenset[str]:
 @functools.cache
 def _flags() -> str:
     """The instructions of the processor as the system lists them, without importing torch."""
-    for line in _cpuinfo():
-        if line.startswith(("flags", "Features")):
-            return line.split(":", 1)[1].strip()
-    return model_name()
+    return _cpuinfo("flags") or _cpuinfo("Features") or model_name()
 
 
-@functools.cache
-def _cpuinfo() -> tuple[str, ...]:
+def _cpuinfo(name: str) -> str | None:
+    """What Linux says of the first processor under a name; None where it says nothing."""
     try:
-        return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines())
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return ()
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)
 
 
 def _sysctl(name: str) -> str | None:

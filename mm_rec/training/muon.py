@@ -1,10 +1,10 @@
 """Muon: momentum whose matrices are made orthogonal before they are added (Jordan et al. 2024; Liu et al. 2025).
 
 `torch.optim.Muon` orthogonalises one matrix after the other, in bfloat16 whatever the processor: one without bfloat16
-products emulates them, which halves the speed of a small model's training. Here matrices of one shape are multiplied
+products emulates them, which halves the speed of a small model's training. Here matrices of one size are multiplied
 together, in a dtype that the machine multiplies natively; state and arithmetic are otherwise torch's.
 
-Shapes: S matrices of one shape, N rows, M columns.
+Shapes: S matrices of one size, N rows, M columns.
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     Newton-Schulz iteration with a quintic polynomial, 5 steps (Jordan et al. 2024), in the dtype of the matrices.
     """
     a, b, c = _COEFFICIENTS
-    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(
-        min=_EPS
-    )  # the spectral norm is then 1 at most
+    # Divided by the Frobenius norm, so that the spectral norm is 1 at most.
+    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=_EPS)
     for _ in range(_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

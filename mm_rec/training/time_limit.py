@@ -24,9 +24,8 @@ class TimeLimit:
     def __init__(self, seconds: float, least: int = 1, most: int | None = None) -> None:
         self.seconds, self.least, self.most = seconds, least, most
         self._step, self._at = 0, 0.0  # of the last look
-        self.made: dict[
-            int, int
-        ] = {}  # changes of before an interruption, by the step after which they were made
+        # Changes of before an interruption, by the step after which they were made.
+        self.made: dict[int, int] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The limits; how fast the run goes is seen again."""
