@@ -139,7 +139,8 @@ class Batcher:
     def submit(self, work: Work) -> None:
         """Take on a continuation; raises QueueFullError where too many wait."""
         with self._changed:
-            if self._closed or len(self._waiting) >= self.queue:
+            # Both are counted: what just came waits for a moment even where a place is free.
+            if self._closed or len(self._active) + len(self._waiting) >= self.most + self.queue:
                 raise QueueFullError(
                     "the server is stopping"
                     if self._closed

@@ -184,12 +184,9 @@ def test_a_full_queue_refuses(engine: Engine) -> None:
     batcher = Batcher(most=1, queue=2)
     try:
         endless = Sampling(temperature=0, max_new_tokens=10**6)
-        told = [Told(engine, prompt_of(3, 0), endless)]
-        batcher.submit(told[0].work)
-        told[0].came.get(timeout=LONGEST)  # it has its place, so the queue is empty
-        for seed in (1, 2):
-            told.append(Told(engine, prompt_of(3, seed), endless))
-            batcher.submit(told[-1].work)
+        told = [Told(engine, prompt_of(3, seed), endless) for seed in range(3)]
+        for one in told:  # at once: the first need not have its place yet
+            batcher.submit(one.work)
         with pytest.raises(QueueFullError, match="2 requests wait already"):
             batcher.submit(Told(engine, [1], endless).work)
     finally:

@@ -21,6 +21,10 @@ def not_text(
     `head` are the first bytes of the file, `offset` is where the line starts (bytes), `multibyte` says
     whether the text before it has other than ASCII characters.
     """
+    if head.startswith(b"\x1f\x8b"):
+        return fault("encoding", "the file is gzip-compressed. Give it a name that ends in .gz", path)
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return fault("encoding", "the file is zstd-compressed. Give it a name that ends in .zst", path)
     wide = _wide_encoding(head)
     if wide:
         return fault(
@@ -29,10 +33,6 @@ def not_text(
             path,
             1,
         )
-    if head.startswith(b"\x1f\x8b"):
-        return fault("encoding", "the file is gzip-compressed. Give it a name that ends in .gz", path)
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return fault("encoding", "the file is zstd-compressed. Give it a name that ends in .zst", path)
     if b"\0" in raw:
         return _binary(path, line, offset + raw.index(b"\0"))
     try:
