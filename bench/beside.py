@@ -1,17 +1,17 @@
 """Training and decoding beside other work: what is left of the speed while other processes are busy.
 
-    python bench/beside.py [--quick] [--busy 1] [--rounds 5]
+    python bench/beside.py [--quick] [--busy 1] [--rounds 5] [--setting GOMP_SPINCOUNT=3000]
 
 One process trains `tiny` (compiled, Muon, the machine's dtype, 4,096 tokens a step) and one decodes one stream with a
-model of its size; each is timed in turn alone and beside processes that never rest. The peer is libgomp as it comes
-(GOMP_SPINCOUNT=300000: its threads wait actively at every barrier); ours is what `mm_rec.processor` sets. The row's
-`ratio` is ours / peer beside the busy processes; `beside` is each one's speed there as a share of its own alone.
+model of its size; each is timed alone and then beside processes that never rest. The peer of training is libgomp as it
+comes (GOMP_SPINCOUNT=300000: its threads wait actively at every barrier), ours is what `mm_rec.processor` sets; that of
+decoding is one thread. Each `--setting NAME=VALUE` of the environment is another peer. The row's `ratio` is ours / peer
+beside the busy processes; a line for each says what it does alone, and what share of that is left beside them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -22,9 +22,11 @@ from typing import Any
 
 import protocol
 
-from mm_rec import processor
-
-LIBGOMP = {"GOMP_SPINCOUNT": "300000"}  # its default for a team that is no larger than the machine
+# libgomp's default for a team that is no larger than the machine; decoding does not use OpenMP.
+PEERS = {
+    "training": {"libgomp as it comes": {"GOMP_SPINCOUNT": "300000"}},
+    "decoding": {"one thread": {"OMP_NUM_THREADS": "1"}},
+}
 ROWS, SEQ_LEN, WARM_UP = 8, 512, 8
 
 
@@ -47,11 +49,12 @@ def training() -> tuple[Callable[[], None], int]:
 
     from mm_rec.models.forward import compile_layers
     from mm_rec.models.presets import build, preset
-    from mm_rec.runtime import choose_precision
+    from mm_rec.runtime import choose_precision, keep_freed_memory
     from mm_rec.training.config import TrainingConfig
     from mm_rec.training.objectives import next_token
     from mm_rec.training.optim import OptimizerSet
 
+    keep_freed_memory()
     model = build(preset("tiny").config(5_000), seed=0).train()
     compile_layers(model)
     config = TrainingConfig(steps=1, seq_len=SEQ_LEN, micro_batch=ROWS, learning_rate=1e-3)
@@ -91,8 +94,8 @@ def decoding() -> tuple[Callable[[], None], int]:
     return step, 20
 
 
-def child(work: str, count: int, rounds: int, seconds: float) -> None:
-    """Time one kind of work alone and beside, in turn; hands over tokens a second of each."""
+def child(work: str, count: int, seconds: float) -> None:
+    """Time one kind of work alone and beside; hands over tokens a second of each."""
     step, tokens = {"training": training, "decoding": decoding}[work]()
     for _ in range(WARM_UP):
         step()
@@ -104,21 +107,31 @@ def child(work: str, count: int, rounds: int, seconds: float) -> None:
             done += tokens
         return done / (time.perf_counter() - start)
 
-    alone, beside = [], []
-    for _ in range(rounds):
-        alone.append(speed())
-        with busy(count):
-            beside.append(speed())
-    shares = [there / before for before, there in zip(alone, beside, strict=True)]
+    alone = speed()
+    with busy(count):
+        beside = speed()
     protocol.child_result(
-        {
-            "alone": round(statistics.median(alone)),
-            "tokens_per_second": round(statistics.median(beside)),
-            "beside": round(statistics.median(shares), 3),
-            "beside_range": [round(min(shares), 3), round(max(shares), 3)],
-            "peak_mb": round(protocol.peak_mb()),
-        }
+        {"alone": alone, "beside": beside, "share": beside / alone, "peak_mb": protocol.peak_mb()}
     )
+
+
+def contender(
+    work: str, count: int, seconds: float, settings: dict[str, str]
+) -> Callable[[], dict[str, Any]]:
+    """A run of a child in an environment of its own."""
+
+    def run() -> dict[str, Any]:
+        before = dict(os.environ)
+        os.environ.update(settings)
+        try:
+            return protocol.run_child(
+                __file__, ["--child", work, str(seconds), "--busy", str(count)], timeout=600
+            )
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    return run
 
 
 def main() -> None:
@@ -126,34 +139,29 @@ def main() -> None:
     options = protocol.parser(__doc__)
     options.add_argument("--busy", type=int, default=1, help="how many other processes are busy")
     options.add_argument("--work", choices=["training", "decoding"], action="append")
-    options.add_argument("--child", nargs=3, metavar=("WORK", "ROUNDS", "SECONDS"))
+    options.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="another peer")
+    options.add_argument("--child", nargs=2, metavar=("WORK", "SECONDS"))
     chosen = options.parse_args()
     if chosen.child:
-        work, rounds, seconds = chosen.child
-        child(work, chosen.busy, int(rounds), float(seconds))
+        work, seconds = chosen.child
+        child(work, chosen.busy, float(seconds))
         return
     rounds, seconds = (1, 3.0) if chosen.quick else (chosen.rounds, 4.0)
     for work in chosen.work or ["training", "decoding"]:
-        arguments = ["--child", work, str(rounds), str(seconds), "--busy", str(chosen.busy)]
-
-        def contender(changes: dict[str, str], arguments: list[str] = arguments) -> dict[str, Any]:
-            before = dict(os.environ)
-            os.environ.update(changes)
-            try:
-                return protocol.run_child(__file__, arguments, timeout=600)
-            finally:
-                os.environ.clear()
-                os.environ.update(before)
-
-        ours, peer = contender({}), contender(LIBGOMP)
-        row = {
-            "bench": "beside", "work": work, "busy": chosen.busy, "peer": "libgomp as it comes",
-            "ratio": round(ours["tokens_per_second"] / peer["tokens_per_second"], 3),
-            "alone_ratio": round(ours["alone"] / peer["alone"], 3),
-            "ours": ours, "theirs": peer, "rounds": rounds, "threads": os.cpu_count(),
-            "processor": processor.describe(),
-        }  # fmt: skip
-        print(json.dumps(row), flush=True)
+        settings = PEERS[work] | {setting: dict([setting.split("=", 1)]) for setting in chosen.setting}
+        run = [contender(work, chosen.busy, seconds, changes) for changes in ({}, *settings.values())]
+        peers = dict(zip(settings, run[1:], strict=True))
+        facts = {"work": work, "busy": chosen.busy}
+        results = protocol.compare("beside", run[0], peers, rounds, "beside", facts)
+        for name, ones in results.items():
+            shares, alone = ([one[key] for one in ones] for key in ("share", "alone"))
+            ratios = [one / mine["alone"] for one, mine in zip(alone, results["mm-rec"], strict=True)]
+            print(
+                f"{work}, {name}: alone {statistics.median(alone):,.0f} tokens/s ({statistics.median(ratios):.3f} of "
+                f"ours), beside {chosen.busy} a share of {statistics.median(shares):.2f} "
+                f"({min(shares):.2f} to {max(shares):.2f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

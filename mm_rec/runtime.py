@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import platform
 import random
 import sys
@@ -16,6 +18,8 @@ import torch
 from mm_rec import processor
 from mm_rec.errors import ConfigError
 
+# Of glibc's malloc.h: no blocks of their own for large tensors, nothing returned, 64 MiB more where the heap is full.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
@@ -123,6 +127,24 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a training step frees, for the next one.
+
+    glibc hands large tensors back to the system when they are freed, and gets them again a moment later, page by page
+    and zeroed: a sixth of a step of `tiny`. The peak is the same (bench/RESULTS.md).
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # as below
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20)):
+            mallopt(parameter, value)
+
+
+def return_freed_memory() -> None:
+    """Give freed tensors back to the system: the C library would keep gigabytes of the states of ended sessions."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # of glibc alone; Windows has no CDLL(None)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def device_name(device: torch.device) -> str:

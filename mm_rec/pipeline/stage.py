@@ -28,6 +28,7 @@ from mm_rec.runtime import (
     choose_device,
     choose_precision,
     device_name,
+    keep_freed_memory,
     machine,
     measure_peak,
     memory_bytes,
@@ -298,6 +299,7 @@ def _measure_speed(
 
     Where two steps took more than `most` seconds there are no more, and the second of them is the measurement.
     """
+    keep_freed_memory()  # as it is in training
     model = stage.model
     batches = stage.data.batches(config)
     optimizer, objective = OptimizerSet(model, config), stage.objective(precision.dtype)

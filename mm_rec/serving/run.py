@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import errno
 import math
 import os
@@ -17,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mm_rec.errors import ConfigError
+from mm_rec.runtime import return_freed_memory
 from mm_rec.serving.models import Registry
 
 FINISH_SECONDS = 10.0  # for answers that are being written when the server is to stop
@@ -70,12 +69,6 @@ class GracefulServer(uvicorn.Server):
         end = loop.call_later(self._finish_seconds, lambda: loop.run_in_executor(None, self._registry.close))
         await super().shutdown(sockets)
         end.cancel()
-
-
-def return_freed_memory() -> None:
-    """Give freed tensors back to the system: the C library would keep gigabytes of the states of ended sessions."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # of glibc alone; Windows has no CDLL(None)
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def run(

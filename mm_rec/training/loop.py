@@ -18,7 +18,7 @@ from mm_rec.models.forward import Batch
 from mm_rec.models.loading import save_model
 from mm_rec.runs.files import atomic_path
 from mm_rec.runs.log import METRICS, PLAN, MetricsLog, read_metrics
-from mm_rec.runtime import random_state, restore_random_state
+from mm_rec.runtime import keep_freed_memory, random_state, restore_random_state
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
 from mm_rec.training.compilation import compile_for_training
 from mm_rec.training.config import TrainingConfig
@@ -99,6 +99,7 @@ class Training:
         on_event: Callable[[str, int], None] | None = None,
         time_limit: TimeLimit | None = None,
     ) -> None:
+        keep_freed_memory()
         self.model, self.tokenizer = model, tokenizer
         self.batches, self.objective, self.config = batches, objective, config
         self.run, self.reporter, self.validate = run, reporter, validate

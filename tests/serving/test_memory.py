@@ -16,7 +16,7 @@ from waiting import LONGEST, until
 from mm_rec.inference.batching import Work
 from mm_rec.inference.engine import Session
 from mm_rec.inference.prefixes import Prefixes
-from mm_rec.serving.run import return_freed_memory
+from mm_rec.runtime import return_freed_memory
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 12}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}

@@ -11,9 +11,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <ctime>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -239,13 +241,13 @@ struct Factors {
 
 namespace {
 
-// The share of `count` things that thread `id` of `threads` does, in whole steps.
+// The share of `count` things that thread `id` of `threads` does, in whole steps; the first threads' are the largest.
 struct Share {
     int64_t begin, end;
     Share(int64_t count, int64_t step, int id, int threads) {
         int64_t steps = (count + step - 1) / step;
-        begin = std::min(count, steps * id / threads * step);
-        end = std::min(count, steps * (id + 1) / threads * step);
+        begin = std::min(count, (steps * id + threads - 1) / threads * step);
+        end = std::min(count, (steps * (id + 1) + threads - 1) / threads * step);
     }
 };
 
@@ -740,6 +742,15 @@ void run_op(const Op& op, const Rows& rows, int id, int threads) {
     }
 }
 
+using Clock = std::chrono::steady_clock;
+
+// What this thread has had of a processor.
+Clock::duration processor_time() {
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
 // Some 50 microseconds of looking whether a number has changed, before a thread sleeps until it does: operations take
 // microseconds and so does waking up, and a thread that never slept would take a processor from whoever else needs it.
 void await_change(const std::atomic<int>& number, int before) {
@@ -779,12 +790,17 @@ struct Call {
 
 // The threads that help the caller; they live as long as the process and sleep between calls. OpenMP's, which torch has too,
 // would wait as its settings say: those suit training, whose operations are a hundred times as long.
+//
+// All wait for the slowest: where another process takes a processor from one of them, each operation waits for that
+// process. A call in which the caller had nothing to do or no processor for a millisecond, which no operation takes, is
+// followed by calls that it does alone, for sixteen times as long.
 class Team {
     std::mutex one_call;
     std::atomic<int> calls{0};
     Barrier operation_done, call_done;
     Call call{};
     int helpers = 0;
+    Clock::time_point alone_until{};
 
     void work(int id) {
         for (int64_t i = 0; i < call.count; ++i) {
@@ -803,17 +819,26 @@ class Team {
 
 public:
     void run(const Call& next) {
-        std::lock_guard<std::mutex> alone(one_call);
+        std::lock_guard<std::mutex> one(one_call);
         call = next;
+        Clock::time_point start = Clock::now();
+        if (call.threads == 1 || start < alone_until) {
+            for (int64_t i = 0; i < call.count; ++i) run_op(call.ops[i], *call.rows, 0, 1);
+            return;
+        }
         try {
             for (; helpers + 1 < call.threads; ++helpers) std::thread(&Team::help, this, helpers + 1, calls.load()).detach();
         } catch (const std::system_error&) {  // no more threads are to be had; what is computed does not depend on them
             call.threads = helpers + 1;
         }
+        Clock::duration used = processor_time();
         calls.fetch_add(1, std::memory_order_release);
         calls.notify_all();
         work(0);
         call_done.wait(helpers + 1);
+        Clock::time_point end = Clock::now();
+        Clock::duration idle = end - start - (processor_time() - used);
+        if (idle > std::chrono::milliseconds(1)) alone_until = end + 16 * idle;
     }
 };
 
