@@ -18,8 +18,9 @@ import torch
 from mm_rec import processor
 from mm_rec.errors import ConfigError
 
-# Of glibc's malloc.h: no blocks of their own for large tensors, nothing returned, 64 MiB more where the heap is full.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+# Of glibc's malloc.h, and what training sets: nothing is returned, the heap grows by 64 MiB at a time, and blocks of
+# up to 32 MiB, the most that glibc allows, come from it.
+_MALLOPT = {"M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
@@ -137,7 +138,7 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # as below
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20)):
+        for parameter, value in _MALLOPT.values():
             mallopt(parameter, value)
 
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import platform
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from serving.server import Server
 from waiting import LONGEST, until
 
 from mm_rec.inference.batching import Work
 from mm_rec.inference.engine import Session
 from mm_rec.inference.prefixes import Prefixes
-from mm_rec.runtime import return_freed_memory
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 12}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -62,20 +58,3 @@ def test_no_state_outlives_its_request(server: Server) -> None:
         until(lambda: all(count - before[kind] <= 1 for kind, count in living().items()))
     finally:
         gc.enable()
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * 4096
-
-
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory so: needs Linux with it"
-)
-def test_freed_memory_goes_back_though_something_lies_behind_it() -> None:
-    blocks = [b"x" * (2**16 + number) for number in range(2_000)]
-    held = blocks[::50]  # of every 3 MB the last 64 KB
-    blocks.clear()
-    before = resident_bytes()
-    return_freed_memory()
-    assert before - resident_bytes() > 64 * 2**20
-    assert len(held) == 40
