@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -138,6 +139,11 @@ def compiler_target() -> list[str]:
     if held is not None:
         return [f"-march={held}"]
     return ["-mcpu=native"] if _architecture() == "aarch64" else ["-march=native"]
+
+
+def compiler() -> str | None:
+    """The C++ compiler, for torch's generated code and for the kernels; None where there is none."""
+    return os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
 
 
 def describe() -> str:

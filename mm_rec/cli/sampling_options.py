@@ -62,7 +62,7 @@ class PrecisionChoice(StrEnum):
 Precision = Annotated[
     PrecisionChoice,
     typer.Option(
-        help="Numbers of the weights: bfloat16 is twice as fast as float32, int8 faster and less exact."
+        help="Numbers of the weights: bfloat16 is twice as fast as float32, int8 three times and less exact."
     ),
 ]
 ModelPath = Annotated[

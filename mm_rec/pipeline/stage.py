@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mm_rec import processor
 from mm_rec.config import dump_yaml
 from mm_rec.errors import ConfigError, UserError
 from mm_rec.models.adapters import adapters_of
@@ -286,7 +286,7 @@ def _compile_pays(
     seconds = 3 * size.flops_per_token * config.tokens_per_step * config.steps / (0.25 * peak)
     if min(seconds, pace.seconds if pace else seconds) < _WORTH_COMPILING:
         return False
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
+    if processor.compiler() is None:
         reporter.say("no C++ compiler here, so layers are not compiled; with one (g++) training is faster")
         return False
     return True

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ def library() -> ctypes.CDLL:
     flags = compiler_flags(platform.system(), platform.machine(), processor.compiler_target())
     if not flags:
         raise NoCompilerError(f"the kernels are not built on {platform.system()}")
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    compiler = processor.compiler()
     if compiler is None:
         raise NoCompilerError("there is no C++ compiler (g++ or clang++)")
     try:
