@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST, until
 
 from mm_rec.inference.batching import Batcher
+from mm_rec.serving.generation import _PACE
 from mm_rec.serving.store import Store
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.loading import load_tokenizer
@@ -139,3 +141,16 @@ def server(
     running = Server(models, tmp_path_factory.mktemp("server"))
     yield running
     running.stop()
+
+
+@pytest.fixture
+def unhurried(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token takes as long as the server waits before it sends on what came: a whole answer is never one piece."""
+    batcher = server.service.registry.models[0].batcher
+    write = batcher._round
+
+    def slowly() -> None:
+        time.sleep(_PACE)
+        write()
+
+    monkeypatch.setattr(batcher, "_round", slowly)

@@ -213,7 +213,7 @@ def test_the_output_of_a_response_is_input_of_the_next(responses: Responses) -> 
     assert said.output_text == responses(input="Hello!", previous_response_id=responses().id).output_text
 
 
-def test_the_arguments_of_a_responses_call_come_in_fragments(responses: Responses) -> None:
+def test_the_arguments_of_a_responses_call_come_in_fragments(responses: Responses, unhurried: None) -> None:
     long = {
         "type": "object",
         "properties": {"zone": {"type": "string", "minLength": 150}},
