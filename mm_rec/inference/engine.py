@@ -24,7 +24,14 @@ from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference.native.decoder import decoder_for
 from mm_rec.inference.sampling import RECENT_TOKENS, Chosen, Constraint, Sampler, Sampling, described
 from mm_rec.models.adapters import adapters_of
-from mm_rec.models.states import State, new_state, read_state, write_state
+from mm_rec.models.states import (
+    State,
+    cache_argument,
+    new_state,
+    read_state,
+    require_state,
+    write_state,
+)
 
 SEGMENT_TOKENS = 512
 FEW_TOKENS = 64  # up to here the kernels are the faster form of reading
@@ -44,6 +51,8 @@ class Engine:
         self.device = torch.device(device)
         self._int8 = int8
         self._prepare()
+        if self.slow:
+            require_state(self.model)
 
     def _prepare(self) -> None:
         """Make the kernels ready for the model as it is now, with the adapters that are on it."""
@@ -154,9 +163,8 @@ class Engine:
         """Read a segment by the model, or by its backbone: the first of what that returns."""
         self._apply(session.adapters)
         ids = torch.tensor([session.unread[:SEGMENT_TOKENS]], device=self.device)
-        out = (model or self.model)(
-            input_ids=ids, past_key_values=session.own_state(), use_cache=True, **options
-        )
+        reading = {cache_argument(self.model): session.own_state(), "use_cache": True}
+        out = (model or self.model)(input_ids=ids, **reading, **options)
         del session.unread[:SEGMENT_TOKENS]
         first: Tensor = out[0]
         return first

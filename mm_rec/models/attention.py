@@ -1,13 +1,15 @@
 """The attention function of every family but MM-Rec's own: causal attention that never crosses a document.
 
-Registered with transformers under the name "mmrec". A T × T mask is never made: packed documents are attended to one by
-one. (MM-Rec's window layers attend by bands, in mmrec/window.py, which must travel with the weights on its own.)
+Registered with transformers under the name "mmrec". For plain causal attention a T × T mask is never made: packed
+documents are attended to one by one. Windows and what else a family's pattern has take transformers' mask. (MM-Rec's
+window layers attend by bands, in mmrec/window.py, which must travel with the weights on its own.)
 
 Shapes: B sequences, T tokens, H heads, G key/value heads, D head size, S keys read so far.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +18,9 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+from mm_rec.errors import CheckpointError
 
 NAME = "mmrec"
 LONGEST_BLOCKWISE = (
@@ -32,34 +37,94 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     document_ids: Tensor | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention in transformers' interface.
 
-    query: (B, H, T, D); key, value: (B, G, S, D), S ≥ T; attention_mask: (B, S), 0 for padding, or None;
-    document_ids: (B, T), negative for padding, or None for one document a row. Returns (B, T, H, D).
+    query: (B, H, T, D); key: (B, G, S, D), S ≥ T; value: (B, G, S, D'); attention_mask: what `_mask` made: None, (B, S)
+    with 0 for padding, or a pattern (B, 1, T, S), true where a query sees a key; document_ids: (B, T), negative for
+    padding, or None for one document a row; softcap: scores s become softcap · tanh(s / softcap) (Gemma 2); s_aux: (H,)
+    sinks, logits of a key that has no value (gpt-oss). Returns (B, T, H, D'). Raises CheckpointError for what a
+    family's attention needs and this has not.
     """
+    _refuse_unknown(kwargs)
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotation leaves them wider
-    groups = query.shape[1] // key.shape[1]
-    if document_ids is None and attention_mask is None:
-        y = _unpadded(query, key, value, scaling)
-    elif document_ids is not None and query.shape[2] == key.shape[2]:
+    pattern = attention_mask is not None and attention_mask.dim() == 4
+    if query.shape[2] != key.shape[2]:
+        document_ids = None  # of the new tokens alone: what was read before is one document
+    if pattern or softcap is not None or s_aux is not None:
+        mask = attention_mask if pattern else _causal_mask(query, key, attention_mask)
+        assert mask is not None
+        if mask.dtype != torch.bool:
+            raise CheckpointError(
+                "this model's attention adds numbers to its scores, which is not supported here"
+            )
+        if document_ids is not None:
+            mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
+        y = _masked(query, key, value, mask, scaling, softcap, s_aux)
+    elif document_ids is not None:
+        groups = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        blocks = blocks_are_faster(query)
+        blocks = blocks_are_faster(query) or query.shape[-1] != value.shape[-1]
         y = (blockwise_attention if blocks else document_attention)(query, key, value, document_ids, scale)
+    elif attention_mask is not None:
+        y = _masked(query, key, value, _causal_mask(query, key, attention_mask), scaling)
     else:
-        assert attention_mask is not None
-        length, total = query.shape[2], key.shape[2]
-        causal = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
-        own = torch.eye(length, total, dtype=torch.bool, device=query.device).roll(total - length, 1)
-        mask = causal & (
-            attention_mask[:, None, None, :].bool() | own
-        )  # a padded token sees itself: no empty row
-        y = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1
+        y = _unpadded(query, key, value, scaling)
+    return y.transpose(
+        1, 2
+    ).contiguous(), None  # as transformers' own functions do: some families look at it as it lies
+
+
+# What models hand to every attention function and this one has no use for, or finds in the mask.
+_KNOWN = {
+    "dropout", "is_causal", "sliding_window", "position_ids", "cache_position", "output_attentions", "use_cache",
+    "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep", "num_items_in_batch",
+}  # fmt: skip
+
+
+def _refuse_unknown(kwargs: dict[str, Any]) -> None:
+    for name, value in kwargs.items():
+        if name not in _KNOWN and value is not None:
+            raise CheckpointError(f"this model's attention needs {name!r}, which is not supported here")
+
+
+def _causal_mask(query: Tensor, key: Tensor, padding: Tensor | None) -> Tensor:
+    """(B or 1, 1, T, S): each query sees what is before it and is no padding, which (B, S) has 0 for."""
+    length, total = query.shape[2], key.shape[2]
+    causal = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
+    if padding is None:
+        return causal[None, None]
+    own = torch.eye(length, total, dtype=torch.bool, device=query.device).roll(total - length, 1)
+    return causal & (padding[:, None, None, :].bool() | own)  # a padded token sees itself: no empty row
+
+
+def _masked(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None,
+    softcap: float | None = None, sinks: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Attention by a mask (B, 1, T, S), with soft caps and sinks."""
+    grouped = query.shape[1] != key.shape[1]
+    if softcap is None and sinks is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
         )
-    return y.transpose(1, 2), None
+    if grouped:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query @ key.transpose(-1, -2)).to(torch.promote_types(torch.float32, query.dtype)) * scale
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        column = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    weights = scores.softmax(-1)[..., : key.shape[2]]
+    return weights.to(value.dtype) @ value
 
 
 def blocks_are_faster(query: Tensor) -> bool:
@@ -233,12 +298,25 @@ def _segments(document_ids: Tensor) -> list[tuple[int, int, int]]:
     return [(a // length, a % length, a % length + b - a) for a, b in pairwise(flat)]
 
 
-def _keep_padding_mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """Hand the (B, S) padding mask on to `attention`, or None where nothing is padded."""
-    return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+def _mask(
+    *, mask_function: Callable[..., Any], q_length: int, q_offset: int = 0, attention_mask: Tensor | None = None,
+    local_size: int | None = None, allow_is_causal_skip: bool = True, **kwargs: Any,
+) -> Tensor | None:  # fmt: skip
+    """What `attention` needs of a model's mask, in transformers' interface.
+
+    Plain causal attention, also in a window that is not passed: the (B, S) padding mask, or None where nothing is
+    padded. Everything else: transformers' own mask (B, 1, T, S), true where a query sees a key.
+    """
+    within = local_size is not None and q_offset + q_length <= local_size
+    if allow_is_causal_skip and (mask_function is causal_mask_function or within):
+        return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+    return sdpa_mask(
+        mask_function=mask_function, q_length=q_length, q_offset=q_offset, attention_mask=attention_mask,
+        local_size=local_size, allow_is_causal_skip=False, **{**kwargs, "allow_is_bidirectional_skip": False},
+    )  # fmt: skip
 
 
 def register() -> None:
     """Make `attn_implementation="mmrec"` known to transformers; calling it again changes nothing."""
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, _keep_padding_mask)
+    AttentionMaskInterface.register(NAME, _mask)

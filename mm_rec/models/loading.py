@@ -123,8 +123,16 @@ def load_model_and_tokenizer(
     return model, tokenizer
 
 
-def _implementation(config: Any) -> dict[str, str]:
-    return {} if isinstance(config, MMRecConfig) else {"attn_implementation": attention.NAME}
+def _implementation(config: PreTrainedConfig) -> dict[str, str]:
+    """Our attention, where the family's can be chosen and takes a mask of true and false, as torch's own function does.
+
+    Other families would ignore it, or read the mask otherwise, in silence: they attend as transformers has them do.
+    """
+    family: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if isinstance(config, MMRecConfig) or family is None:
+        return {}
+    ours = family._can_set_attn_implementation() and family._supports_sdpa
+    return {"attn_implementation": attention.NAME} if ours else {}
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:

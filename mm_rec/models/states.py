@@ -1,7 +1,8 @@
-"""What a sequence has read, whatever the family: MM-Rec's state of constant size, or keys and values."""
+"""What a sequence has read: MM-Rec's state of constant size, keys and values, or whatever transformers keeps."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ from mm_rec.errors import CheckpointError
 from mm_rec.models.key_values import KeyValueState
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.state import MemoryState
+from mm_rec.models.transformers_state import TransformersState, keeps_keys_and_values
 from mm_rec.runs.files import atomic_path
 
 
@@ -54,7 +56,40 @@ def new_state(model: PreTrainedModel, dtype: torch.dtype, device: torch.device |
     """The empty state of one sequence."""
     if isinstance(model.config, MMRecConfig):
         return MemoryState(model.config, 1, dtype, device)
-    return KeyValueState(model.config, dtype, device)
+    keys_and_values = keeps_keys_and_values(model.config)
+    return (KeyValueState if keys_and_values else TransformersState)(model.config, dtype, device)
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """Under which name the model's forward takes what was read: Mamba's is its own."""
+    names = inspect.signature(model.forward).parameters
+    return "cache_params" if "cache_params" in names and "past_key_values" not in names else "past_key_values"
+
+
+@torch.no_grad()
+def require_state(model: PreTrainedModel) -> None:
+    """Prove, on a few tokens, that reading on from a state gives what reading all at once gives.
+
+    Raises CheckpointError for a model that cannot be read so: without a state, or with one of a form of its own.
+    """
+    ids = torch.arange(12, device=model.device)[None] % model.config.vocab_size
+    try:
+        state = new_state(model, model.dtype, model.device)
+        whole = model(input_ids=ids, use_cache=False).logits[0]
+        reading = {cache_argument(model): state, "use_cache": True}
+        parts = [model(input_ids=part, **reading).logits for part in ids.split(4, 1)]
+    except Exception as error:  # each family has its own
+        raise _no_state(model, " ".join(f"{type(error).__name__}: {error}".split())) from error
+    read = torch.cat(parts, dim=1)[0]
+    if read.shape != whole.shape or not (read - whole).abs().max() <= 1e-2 * whole.abs().max():
+        raise _no_state(model, "reading in parts gives other predictions than reading at once")
+
+
+def _no_state(model: PreTrainedModel, why: str) -> CheckpointError:
+    kind = model.config.model_type
+    return CheckpointError(
+        f"models of the kind {kind!r} cannot go on from what they have read, so they do not write here ({why})"
+    )
 
 
 def write_state(path: Path, state: State, belongs_to: Mapping[str, str], more: Mapping[str, Tensor]) -> None:

@@ -50,7 +50,7 @@ def tuning_stage(
     assert base is not None
     text = _text(section, tokenizer, run, reporter)
     data = plan_rows(section, tokenizer, model.config, examples, text, reporter)
-    require_documents_apart(model, data.longest_example)
+    require_documents_apart(model)
     section = section.changed(seq_len=data.seq_len, accumulation=data.accumulation)
     if data.carries:
         section = section.changed(batch_size=section.batch_size or 1, compile=False)

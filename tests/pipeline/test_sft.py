@@ -16,7 +16,6 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GraniteConfig,
-    MistralConfig,
     PhiConfig,
     PreTrainedTokenizerFast,
 )
@@ -449,7 +448,6 @@ def test_too_few_conversations_and_a_model_that_cannot_be_trained(
     shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
     shape |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     for config, reason in (
-        (MistralConfig(**shape, sliding_window=16), "attends to the last 16 tokens only"),
         (GraniteConfig(**shape, logits_scaling=8.0), "cannot be fine-tuned"),
         (PhiConfig(**shape), "cannot be fine-tuned"),
     ):
