@@ -111,7 +111,9 @@ def answer_questions(
     if not asked:
         return []
     try:
-        replies = engine.continue_greedily([one.ids for one in asked], max_new_tokens, stop_ids(tokenizer))
+        replies = engine.continue_greedily(
+            [one.ids for one in asked], max_new_tokens, stop_ids(tokenizer, engine.model)
+        )
     finally:
         model.train(training)
     texts = [str(tokenizer.decode(reply, clean_up_tokenization_spaces=False)).strip() for reply in replies]

@@ -180,7 +180,7 @@ def _greedily(
     engine: Engine, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], sampling: Sampling
 ) -> Iterator[tuple[int, list[int], bool]]:
     """(index, ids, whether the turn was ended) of each task, many together; prompts of like length: less padding."""
-    ends, limit = stop_ids(tokenizer), sampling.max_new_tokens
+    ends, limit = stop_ids(tokenizer, engine.model), sampling.max_new_tokens
     order = sorted(range(len(tasks)), key=lambda index: len(tasks[index].prompt))
     while order:
         longest = len(tasks[order[-1]].prompt) + limit
@@ -198,7 +198,7 @@ def _one_by_one(
     for index, task in enumerate(tasks):
         session = engine.session()
         session.feed(task.prompt)
-        ids = list(session.generate(sampling, stop_ids(tokenizer)))
+        ids = list(session.generate(sampling, stop_ids(tokenizer, engine.model)))
         yield index, ids, session.ended
 
 

@@ -37,7 +37,9 @@ def greedy_answers(
         return [*begin, *plain_ids(tokenizer, instruction_text(prompt, ""))]
 
     def answer(prompts: list[str]) -> list[str]:
-        replies = engine.continue_greedily(list(map(read, prompts)), max_new_tokens, stop_ids(tokenizer))
+        replies = engine.continue_greedily(
+            list(map(read, prompts)), max_new_tokens, stop_ids(tokenizer, engine.model)
+        )
         texts = (str(tokenizer.decode(reply, skip_special_tokens=True)) for reply in replies)
         return [text.split(_NEXT_EXAMPLE)[0].strip() for text in texts]
 

@@ -62,7 +62,7 @@ def score_questions(
         for question in questions
     ]
     longest = max(len(plain_ids(tokenizer, f" {question.answer}")) for question in questions)
-    ends = stop_ids(tokenizer) | _newline_ids(tokenizer)
+    ends = stop_ids(tokenizer, engine.model) | _newline_ids(tokenizer)
     # Rows of like length stand together: less padding.
     order = sorted(range(len(questions)), key=lambda index: len(prompts[index]))
     given = [""] * len(questions)

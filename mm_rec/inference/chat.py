@@ -106,7 +106,7 @@ class ChatSession:
         stream = TextStream(self.tokenizer, self.sampling.stop)
         held = ""  # line ends: the last one closes the message and is not part of it
         try:
-            for token in self.session.generate(self.sampling, stop_ids(self.tokenizer)):
+            for token in self.session.generate(self.sampling, stop_ids(self.tokenizer, self.engine.model)):
                 ids.append(token)
                 text = held + stream.push(token)
                 held = text[len(text.rstrip("\n")) :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.inference.engine import Session
 from mm_rec.inference.sampling import Sampling
@@ -38,9 +38,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The ids that end a text: eos, where the tokenizer has one."""
-    return frozenset() if tokenizer.eos_token_id is None else frozenset([tokenizer.eos_token_id])
+def stop_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:
+    """The ids that end a text: the tokenizer's eos, and every end that the model's generation configuration names."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ends = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+    return frozenset(int(end) for end in ends if end is not None)
 
 
 class TextStream:
@@ -118,7 +120,7 @@ def stream_text(session: Session, tokenizer: PreTrainedTokenizerBase, sampling: 
     The session's `ended` is then true for both.
     """
     stream = TextStream(tokenizer, sampling.stop)
-    for token in session.generate(sampling, stop_ids(tokenizer)):
+    for token in session.generate(sampling, stop_ids(tokenizer, session.engine.model)):
         if text := stream.push(token):
             yield text
         if stream.stopped:

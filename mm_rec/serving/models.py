@@ -41,7 +41,7 @@ class ServedModel:
         self.created = int(time.time())
         self.batcher = batcher
         self.prefixes = Prefixes(kept_bytes)
-        self.stop_ids = stop_ids(tokenizer)
+        self.stop_ids = stop_ids(tokenizer, engine.model)
         self.weights = weights_fingerprint(engine.model)
         on_model = adapters_of(engine.model)
         self.adapter_weights = {} if on_model is None else dict(on_model.weights)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -164,20 +164,23 @@ def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout | None:
     return next((one for one in LAYOUTS.values() if one.template == tokenizer.chat_template), None)
 
 
-def require_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's template; raises TokenizerError where there is none, or none that says what is generated."""
-    choices = ", ".join(LAYOUTS)
-    if not tokenizer.chat_template:
-        raise TokenizerError(
-            "this tokenizer has no chat template, so it was not made for conversations. Give it a layout "
-            f"(--template {choices}) when you fine-tune the model"
-        )
-    if not isinstance(tokenizer.chat_template, str) or not _GENERATION.search(tokenizer.chat_template):
-        raise TokenizerError(
-            "this tokenizer's chat template does not mark what the assistant writes ({% generation %}), so it cannot "
-            f"be known what is to be learnt. Choose a layout that does: --template {choices}"
-        )
-    return tokenizer.chat_template
+def require_template(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The tokenizer's template, of several the one for tools or for none; raises TokenizerError where there is none."""
+    if tokenizer.chat_template:
+        try:
+            template: str = tokenizer.get_chat_template(tools=[dict(tool) for tool in tools] or None)
+            return template
+        except ValueError as error:
+            raise TokenizerError(f"this tokenizer's chat template cannot be used ({error})") from error
+    raise TokenizerError(
+        "this tokenizer has no chat template, so it was not made for conversations. Give it a layout "
+        f"(--template {', '.join(LAYOUTS)}) when you fine-tune the model"
+    )
+
+
+def marks_answers(template: str) -> bool:
+    """Whether a template says itself what the assistant writes ({% generation %}); published ones hardly do."""
+    return _GENERATION.search(template) is not None
 
 
 def parse_reply(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, list[Call]]:

@@ -138,7 +138,7 @@ class ChatCompletionAPI:
         session.feed(prompt_ids(self.tokenizer, given, tools))
         prompt_tokens = session.length
         sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
-        ids = list(session.generate(sampling, stop_ids(self.tokenizer)))
+        ids = list(session.generate(sampling, stop_ids(self.tokenizer, self.model)))
         message = self._message(str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)))
         reason = "tool_calls" if "tool_calls" in message else "stop" if session.ended else "length"
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from small_models import BuildModel
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.inference.text_stream import TextStream, encode, plain_ids, prompt_ids, stop_ids
@@ -99,4 +100,14 @@ def test_prompts_start_with_bos_once(tokenizer: PreTrainedTokenizerBase) -> None
     assert plain[0] == bos and not {bos, user} & set(plain[1:])
     assert plain == [bos, *plain_ids(tokenizer, "<|endoftext|><|user|>")]
     assert tokenizer.decode(plain[1:]) == "<|endoftext|><|user|>"
-    assert stop_ids(tokenizer) == {bos}
+
+
+def test_all_ends_that_a_models_folder_names_stop_it(
+    tokenizer: PreTrainedTokenizerBase, build_model: BuildModel
+) -> None:
+    model = build_model("llama")
+    assert stop_ids(tokenizer, model) == {tokenizer.eos_token_id}
+    model.generation_config.eos_token_id = 7
+    assert stop_ids(tokenizer, model) == {7, tokenizer.eos_token_id}
+    model.generation_config.eos_token_id = [7, 9]
+    assert stop_ids(tokenizer, model) == {7, 9, tokenizer.eos_token_id}

@@ -21,7 +21,6 @@ from waiting import LONGEST
 
 from mm_rec.cli import serve
 from mm_rec.errors import CheckpointError, ConfigError
-from mm_rec.inference.text_stream import stop_ids
 from mm_rec.models.loading import save_model
 from mm_rec.serving.keys import create_key
 from mm_rec.serving.store import Store
@@ -109,7 +108,7 @@ def test_ctrl_c_says_what_it_waits_for_and_a_second_one_ends_at_once(
     quickstart: Served, chat_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     assert quickstart.process.stderr is not None
-    never = {str(token): -100 for token in stop_ids(chat_tokenizer)}
+    never = {str(chat_tokenizer.eos_token_id): -100}
     endless = {**HI, "max_tokens": 8_192, "stream": True, "logit_bias": never}
     with httpx.stream(
         "POST", f"{quickstart.url}/v1/chat/completions", json=endless, timeout=LONGEST

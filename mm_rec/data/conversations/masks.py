@@ -67,7 +67,11 @@ def explain(
     learnt = set(learnt_spans(conversation, answers, train_on))
     regions = _regions(tokenizer, conversation, text)
     spans = zip(_answers(conversation), answers, strict=True)
-    regions += [(span, "answer" if span in learnt else _left_out(message)) for message, span in spans]
+    regions += [
+        (span, "answer" if span in learnt else _left_out(message))
+        for message, span in spans
+        if span is not None
+    ]
     encoding = encode_texts(tokenizer, [text])[0]
     tokens: list[MaskedToken] = []
     seen = -1

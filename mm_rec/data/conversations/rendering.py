@@ -18,8 +18,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.errors import DataError, TokenizerError, UserError
-from mm_rec.tokenizers.chat_template import require_template
-from mm_rec.tokenizers.loading import encoder
+from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, require_template
+from mm_rec.tokenizers.loading import encoder, special_pattern
 
 TrainOn = Literal["all", "last"]
 Span = tuple[int, int]  # of characters, the end not included
@@ -103,8 +103,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     return encodings
 
 
-def learnt_spans(conversation: Conversation, spans: Sequence[Span], train_on: TrainOn) -> list[Span]:
-    """Those of the assistant's spans, one for each of its messages, that are learnt."""
+def learnt_spans(conversation: Conversation, spans: Sequence[Span | None], train_on: TrainOn) -> list[Span]:
+    """Those of the assistant's spans, one for each of its messages, that are learnt; None is not known exactly."""
     answers = [message for message in conversation.messages if message.role == "assistant"]
     if len(spans) != len(answers):
         raise TokenizerError(
@@ -113,8 +113,8 @@ def learnt_spans(conversation: Conversation, spans: Sequence[Span], train_on: Tr
         )
     chosen = [span for span, answer in zip(spans, answers, strict=True) if answer.weight != 0]
     if train_on == "last":
-        return chosen[-1:] if answers and answers[-1].weight != 0 else []
-    return chosen
+        chosen = chosen[-1:] if answers and answers[-1].weight != 0 else []
+    return [span for span in chosen if span is not None]
 
 
 def rendered_text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> str:
@@ -122,9 +122,56 @@ def rendered_text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation
     return _render(tokenizer, conversation)[0]
 
 
-def text_and_spans(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[Span]]:
-    """The text of a conversation, and the spans of it that the assistant writes."""
-    return _render(tokenizer, conversation, return_assistant_tokens_mask=True)
+def text_and_spans(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation
+) -> tuple[str, Sequence[Span | None]]:
+    """The text of a conversation, and the span of it that each of the assistant's messages is: as the template marks
+    them, or found by rendering what comes before each.
+
+    None stands for an answer before the last that the template writes otherwise once more follows (without its
+    thinking, for example). Raises TokenizerError where the last answer is not found either.
+    """
+    if marks_answers(require_template(tokenizer, conversation.tools)):
+        return _render(tokenizer, conversation, return_assistant_tokens_mask=True)
+    text = rendered_text(tokenizer, conversation)
+    places = [n for n, message in enumerate(conversation.messages) if message.role == "assistant"]
+    spans = [_found_span(tokenizer, conversation, place, text) for place in places]
+    if spans and spans[-1] is None:
+        raise TokenizerError(
+            "this tokenizer's chat template does not write messages one after the other, each answer ended by a "
+            "special token, so it cannot be known what is to be learnt "
+            f"({conversation.place or 'a conversation'}). Choose a layout that does: --template {', '.join(LAYOUTS)}"
+        )
+    return text, spans
+
+
+def _found_span(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, place: int, text: str
+) -> Span | None:
+    """Where the message at `place` stands in the text of the whole conversation, with the token that ends it.
+
+    It begins where the prompt for it ends. It ends with the first special token after what it says (after its calls,
+    with the last): there the model is stopped, so what the template puts after it (a line's end) is not learnt.
+    """
+    message = conversation.messages[place]
+    try:
+        before = conversation.with_messages(conversation.messages[:place])
+        prompt = _render(tokenizer, before, add_generation_prompt=True)[0]
+        through = rendered_text(tokenizer, conversation.with_messages(conversation.messages[: place + 1]))
+    except DataError:  # it may ask for a question first
+        return None
+    differing = (place for place, (a, b) in enumerate(zip(through, text, strict=False)) if a != b)
+    same = next(differing, min(len(through), len(text)))
+    if not text.startswith(prompt) or same <= len(prompt):
+        return None
+    said = message.content.strip()
+    found = text.find(said, len(prompt), same)
+    if found < 0:
+        return None
+    ends = [end.end() for end in special_pattern(tokenizer).finditer(text, found + len(said), same)]
+    if not ends:
+        return None
+    return len(prompt), ends[-1] if message.tool_calls else ends[0]
 
 
 def _render(
@@ -136,7 +183,7 @@ def _render(
         rendered: Any = render_jinja_template(
             conversations=[[message.to_template() for message in conversation.messages]],
             tools=[dict(tool) for tool in conversation.tools] or None,
-            chat_template=require_template(tokenizer),
+            chat_template=require_template(tokenizer, conversation.tools),
             **values,
         )
     except TemplateError as error:

@@ -6,13 +6,22 @@ import json
 from itertools import groupby
 from pathlib import Path
 
+import published_templates
 import pytest
 from conversations_made import WEATHER, made
+from published_templates import PUBLISHED, wear
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.reading import read_conversations
-from mm_rec.data.conversations.rendering import prompt_ids, render, render_many
+from mm_rec.data.conversations.rendering import (
+    learnt_spans,
+    prompt_ids,
+    prompt_text,
+    render,
+    render_many,
+    text_and_spans,
+)
 from mm_rec.errors import DataError, TokenizerError
 from mm_rec.tokenizers.chat_template import LAYOUTS, parse_reply, prepare_for_chat
 
@@ -172,7 +181,7 @@ def test_a_call_that_is_not_json_is_said(tokenizer: PreTrainedTokenizerBase) -> 
 
 def test_templates_that_cannot_say_what_is_learnt_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(TokenizerError, match=r"does not mark what the assistant writes.*--template default"):
+    with pytest.raises(TokenizerError, match=r"cannot be known what is to be learnt.*--template default"):
         render(tokenizer, TALK)
     tokenizer.chat_template = "{% generation %}{% endgeneration %}{{ raise_exception('no tools here') }}"
     with pytest.raises(DataError, match="refuses this conversation: no tools here"):
@@ -180,6 +189,73 @@ def test_templates_that_cannot_say_what_is_learnt_are_refused(tokenizer: PreTrai
     tokenizer.chat_template = "{% generation %}{{ messages[-1]['content'] }}{% endgeneration %}"
     with pytest.raises(TokenizerError, match="marks 1 answers where there are 3"):
         render(tokenizer, TALK)
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_a_published_template_is_learnt_from_where_the_assistant_writes(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    published = wear(tokenizer, name)
+    talk = Conversation(tuple(ChatMessage(role, content) for role, content in published_templates.TALK))
+    text, spans = text_and_spans(tokenizer, talk)
+    for train_on, expected in (("all", published.text), ("last", only_last(published.text))):
+        learnt = learnt_spans(talk, spans, train_on)
+        assert in_brackets(text, learnt) == expected
+        said = render(tokenizer, talk, train_on)
+        assert said.ids[said.learnt].tolist() == [
+            token
+            for start, stop in learnt
+            for token in tokenizer.encode(text[start:stop], add_special_tokens=False)
+        ]
+
+
+def in_brackets(text: str, spans: list[tuple[int, int]]) -> str:
+    for start, stop in reversed(spans):
+        text = f"{text[:start]}⟦{text[start:stop]}⟧{text[stop:]}"
+    return text
+
+
+def only_last(text: str) -> str:
+    before, opening, last = text.rpartition("⟦")
+    return before.replace("⟦", "").replace("⟧", "") + opening + last
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_prompts_of_a_published_template_are_those_of_transformers(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    published = wear(tokenizer, name)
+    for conversation in made(60, seed=3):
+        said = [
+            ChatMessage(one.role, one.content or "…")
+            for one in conversation.messages
+            if one.role in ("user", "assistant")
+        ]
+        turns = [role for role, _ in groupby(said, key=lambda one: one.role)]
+        messages = [ChatMessage("system", "Kısa yaz.")] * published.system + said
+        if turns[0] != "user" or len(turns) != len(said):
+            continue  # many templates want the two in turn
+        theirs = tokenizer.apply_chat_template(
+            [{"role": one.role, "content": one.content} for one in messages],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        assert prompt_text(tokenizer, messages) == theirs
+        assert prompt_ids(tokenizer, messages) == tokenizer.encode(theirs, add_special_tokens=False)
+
+
+def test_an_answer_that_calls_is_learnt_up_to_its_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.add_special_tokens(
+        {"eos_token": "</s>", "extra_special_tokens": ["[INST]", "[/INST]", "[TOOL_CALLS]"]}
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% elif m.tool_calls %}"
+        "[TOOL_CALLS] {{ m.tool_calls | length }}{{ eos_token }}{% elif m.role == 'assistant' %}{{ m.content }}"
+        "{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    assert marked(tokenizer, TALK) == (
+        "[INST] Hava? [/INST]⟦[TOOL_CALLS] 1</s>⟧⟦Soğuk.</s>⟧[INST] Old? [/INST]No.</s>"
+    ).replace("⟧⟦", "")
 
 
 def test_padding_never_becomes_the_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
