@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.style import Style
 
 from mm_rec import processor
 from mm_rec.errors import MMRecError, UserError
@@ -49,6 +50,14 @@ def _require_utf8(arguments: list[str]) -> None:
             raise UserError(
                 f"{name}: {argument!a} is not UTF-8. Set the terminal to UTF-8, or rename the file"
             ) from error
+
+
+def write_exactly(console: Console, text: str, style: str = "") -> None:
+    """Write a text as it is: printing would expand its tabs and replace names of emoji."""
+    if style and console.is_terminal and not console.no_color:
+        text = Style.parse(style).render(text)
+    console.file.write(text)
+    console.file.flush()
 
 
 def checked_command(app: typer.Typer) -> Any:

@@ -13,6 +13,7 @@ from rich.console import Console
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.errors import UserError
 from mm_rec.runs.files import write_json
+from mm_rec.terminal import write_exactly
 
 HELP = "/reset forgets the conversation, /save FILE writes it down, /exit ends. Ctrl-C ends a reply."
 # Escape sequences could write over what stands on the terminal, and worse.
@@ -103,7 +104,7 @@ def turn(line: str, conversation: Conversation, console: Console) -> None:
             contextlib.closing(conversation.say(line)) as reply,
         ):
             for piece in reply:
-                console.out(piece.translate(_CONTROLS), end="", highlight=False)
+                write_exactly(console, piece.translate(_CONTROLS))
                 written = True
                 if interrupted():
                     break

@@ -26,6 +26,7 @@ from mm_rec.cli.sampling_options import (
     read_sampling,
     warn_of_format,
 )
+from mm_rec.terminal import write_exactly
 
 
 def generate(
@@ -70,10 +71,10 @@ def generate(
         session.feed(prompt_ids(tokenizer, text))
         for number in range(count):
             branch = session.fork()
-            console.print(text, style="bold", end="")
+            write_exactly(console, text, "bold")
             own_seed = None if seed is None else seed + number
             for piece in stream_text(branch, tokenizer, sampling.changed(seed=own_seed)):
-                console.out(piece, end="", highlight=False)
+                write_exactly(console, piece)
             console.print("\n")
             tokens += branch.length - session.length
     seconds = time.perf_counter() - started

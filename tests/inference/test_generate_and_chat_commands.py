@@ -72,6 +72,16 @@ def test_generate_continues_each_prompt(folder: Path) -> None:
     assert run("generate", folder, "--prompt", "Ayşe", "--prompt", "She [sees]", *options) == output
 
 
+def test_what_is_written_is_exactly_the_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = "def f():\n\treturn [red] :smile: " + "uzun " * 60
+    monkeypatch.setattr("mm_rec.inference.text_stream.stream_text", lambda *_: iter(["\t", written]))
+    assert run("generate", folder, "--prompt", "a\tb :smile:") == f"a\tb :smile:\t{written}\n\n"
+    monkeypatch.setattr(
+        "mm_rec.inference.chat.ChatSession.say", lambda *_: (piece for piece in ["\t", written])
+    )
+    assert f"\t{written}\n" in run("chat", folder, typed="Hi\n")
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_weights_in_fewer_bits_write_too(folder: Path, precision: str) -> None:
     options = ("--max-new-tokens", 6, "--temperature", 0, "--precision", precision)
