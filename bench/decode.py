@@ -2,7 +2,8 @@
 
     python bench/decode.py [--quick] [--shape 25m] [--rounds 5] [--peer transformers]
 
-A LLaMA with random weights (25m: width 512, 8 layers; 134m: the preset turkish_134m) reads 128 tokens and then writes
+A LLaMA with random weights (25m: width 512, 8 layers; 134m: the preset turkish_134m), or a Mistral (mistral_window: as
+25m, with a window of 64 tokens, against transformers and ours alone) reads 128 tokens and then writes
 128, greedily, one at a time, batch 1. tokens/s is of the 128 new tokens, the prompt's reading left out; each contender
 runs in a process of its own, once to warm up and then three times, of which the median counts. Comparisons:
 
@@ -26,21 +27,23 @@ from typing import Any
 
 import protocol
 
-SHAPES = ("25m", "134m")
+SHAPES = ("25m", "134m", "mistral_window")
 PROMPT, NEW, RUNS = 128, 128, 3
 
 
 def model_config(shape: str) -> Any:
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, MistralConfig
 
     from mm_rec.models.presets import preset
 
     if shape == "134m":
         return preset("turkish_134m").config(32_000)
-    return LlamaConfig(
-        vocab_size=4_000, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=1408,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, max_position_embeddings=1024,
-    )  # fmt: skip
+    sizes: dict[str, Any] = {
+        "vocab_size": 4_000, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+        "num_key_value_heads": 8, "intermediate_size": 1408, "tie_word_embeddings": True, "bos_token_id": None,
+        "eos_token_id": None, "max_position_embeddings": 1024,
+    }  # fmt: skip
+    return MistralConfig(**sizes, sliding_window=64) if shape == "mistral_window" else LlamaConfig(**sizes)
 
 
 def prompt_ids(vocabulary: int) -> list[int]:
@@ -168,7 +171,7 @@ def make(folder: Path, shape: str) -> None:
     from mm_rec.models.presets import build
 
     build(model_config(shape), seed=0).to(torch.bfloat16).save_pretrained(folder)
-    for form in ("F16", "Q8_0") if importlib.util.find_spec("gguf") else ():
+    for form in ("F16", "Q8_0") if importlib.util.find_spec("gguf") and shape != "mistral_window" else ():
         write_gguf(folder, form)
 
 
@@ -211,6 +214,8 @@ def main() -> None:
             protocol.run_child(__file__, ["--child", "make", str(folder), shape], timeout=300)
             for peer, our_form, peer_form in pairs:
                 if peer not in peers or (chosen.quick and our_form != "bfloat16"):
+                    continue
+                if (peer, shape) == ("llama.cpp", "mistral_window"):
                     continue
 
                 def contender(name: str, form: str, folder: Path = folder) -> Any:

@@ -55,6 +55,10 @@ FAMILIES: dict[str, Any] = {
     "biases": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True)),
     "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=LLAMA3)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=None)),
+    "sliding": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=16)),
+    "one layer slides": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=16, max_window_layers=1)
+    ),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=24)),
     "mmrec": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=4), seed=1),
@@ -357,8 +361,6 @@ def test_what_the_kernels_do_not_know_is_said_and_decoded_by_the_model() -> None
     unknown = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2))
     decoder, why = decoder_for(unknown.eval())
     assert decoder is None and "'gpt2'" in why
-    sliding = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
-    assert "sliding window" in decoder_for(sliding)[1]
     scaled = LlamaForCausalLM(LlamaConfig(**SHAPE, hidden_act="gelu"))
     assert "gelu" in decoder_for(scaled)[1]
 

@@ -68,10 +68,6 @@ class Description:
             return
         if self.config.hidden_act != "silu":
             raise NotDescribedError(f"the activation {self.config.hidden_act}")
-        if getattr(self.config, "sliding_window", None) is not None and getattr(
-            self.config, "use_sliding_window", True
-        ):
-            raise NotDescribedError("a sliding window")
         kind = (self.config.rope_parameters or {}).get("rope_type", "default")
         if kind not in _STATIC_ROPE:
             raise NotDescribedError(f"rotary positions of the kind {kind!r}")
@@ -106,7 +102,7 @@ class Description:
         self._cos, self._sin = self.program.buffer(half), self.program.buffer(half)
         self.program.angles(frequencies, scale, self._cos, self._sin)
 
-    def _attend(self, mixer: Any, head_dim: int, most: int, scale: float) -> None:
+    def _attend(self, mixer: Any, head_dim: int, places: int, window: int, scale: float) -> None:
         """Queries, keys and values of the normed stream, rotated; attention; its output added to the stream."""
         self._linear(self._normed, mixer.q_proj, self._q, last=False)
         self._linear(self._normed, mixer.k_proj, self._k, last=False)
@@ -120,7 +116,16 @@ class Description:
         self.program.rotate(self._q, self._cos, self._sin, head_dim, last=False)
         self.program.rotate(self._k, self._cos, self._sin, head_dim)
         self.program.attend(
-            self._q, self._k, self._v, self._y, head_dim, most, scale, self.dtype, self._take_tensors(2)
+            self._q,
+            self._k,
+            self._v,
+            self._y,
+            head_dim,
+            places,
+            window,
+            scale,
+            self.dtype,
+            self._take_tensors(2),
         )
         self._linear(self._y, mixer.o_proj, self._x, add=True)
 
@@ -142,7 +147,9 @@ class Description:
 
     def _attention(self, attention: Any, norm: Any) -> None:
         self._norm(norm)
-        self._attend(attention, attention.head_dim, _ENDLESS, attention.scaling)
+        # A layer may say itself whether it has a window; where it does not, the model's is that of all layers.
+        window = getattr(attention, "sliding_window", getattr(self.config, "sliding_window", None))
+        self._attend(attention, attention.head_dim, _ENDLESS, window or _ENDLESS, attention.scaling)
 
     # --- MM-Rec -------------------------------------------------------------------------------------------------------
 
@@ -163,7 +170,8 @@ class Description:
         if hasattr(mixer, "conv_weight"):
             self._memory(mixer)
         else:
-            self._attend(mixer, self.config.head_dim, self.config.window, self.config.head_dim**-0.5)
+            window = self.config.window
+            self._attend(mixer, self.config.head_dim, window, window, self.config.head_dim**-0.5)
 
     def _memory(self, memory: Any) -> None:
         config, keys, values = self.config, self._keys, self._values

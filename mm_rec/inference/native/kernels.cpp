@@ -220,7 +220,7 @@ extern "C" {
 // One operation. What the fields mean to each kind stands at its function below; unused ones are 0.
 struct Op {
     int32_t kind, flags;
-    int32_t n[6];
+    int32_t n[8];
     int64_t strides[3];
     float f[2];
     void *in, *out, *weight, *extra[4];
@@ -583,26 +583,30 @@ void gate(const Op& op, const Rows& rows, int id, int threads) {
 
 // --- what remembers ---------------------------------------------------------------------------------------------------
 
-// Attention of each row over the tokens of its sequence up to itself, at most n[3] of them; its key and value are written
-// first, at place position mod n[3]. in: queries (R, n[0] heads, n[2]), extra[0], extra[1]: new keys and values
-// (R, n[1] groups, n[2]); tensors n[5] and n[5] + 1 of the state: keys and values of type n[4], (places, groups, n[2]);
-// f[0]: scale; strides: rows of in, of out, of the new keys and values. out (R, n[0], n[2]).
+// Attention of each row over the tokens of its sequence up to itself, the last n[6] of them; its key and value are written
+// first, at place position mod n[3], of n[3] places: as many as the window has, or one for each token. in: queries (R, n[0]
+// heads, n[2]), extra[0], extra[1]: new keys and values (R, n[1] groups, n[2]); tensors n[5] and n[5] + 1 of the state: keys
+// and values of type n[4], (places, groups, n[2]); f[0]: scale; strides: rows of in, of out, of the new keys and values.
+// out (R, n[0], n[2]).
 template <typename T>
 void attend(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
-    int64_t heads = op.n[0], groups = op.n[1], size = op.n[2], most = op.n[3], per_group = heads / groups;
+    int64_t heads = op.n[0], groups = op.n[1], size = op.n[2], places = op.n[3], per_group = heads / groups;
     Share share(groups, 1, id, threads);
     for (int64_t group = share.begin; group < share.end; ++group)
         for (int64_t r = 0; r < rows.count; ++r) {
             T* keys = static_cast<T*>(rows.states[r][op.n[5]]) + group * size;
             T* values = static_cast<T*>(rows.states[r][op.n[5] + 1]) + group * size;
-            int64_t stride = groups * size, place = rows.positions[r] % most * stride;
+            int64_t stride = groups * size, place = rows.positions[r] % places * stride;
             const float* key = static_cast<const float*>(op.extra[0]) + r * op.strides[2] + group * size;
             const float* value = static_cast<const float*>(op.extra[1]) + r * op.strides[2] + group * size;
             for (int64_t j = 0; j < size; ++j) {
                 narrow(key[j], keys + place + j);
                 narrow(value[j], values + place + j);
             }
-            int64_t count = std::min(rows.positions[r] + 1, most);
+            // Where all places are seen their order does not matter; else they lie in the order of time.
+            int64_t there = std::min<int64_t>(rows.positions[r] + 1, places), count = std::min<int64_t>(there, op.n[6]);
+            keys += (there - count) * stride;
+            values += (there - count) * stride;
             if (int64_t(scratch.size()) < count) scratch.resize(count + 1024);
             for (int64_t head = group * per_group; head < (group + 1) * per_group; ++head) {
                 const float* query = static_cast<const float*>(op.in) + r * op.strides[0] + head * size;

@@ -41,7 +41,7 @@ _ACCUMULATE, _UNORDERED = 1, 2
 
 class _Op(ctypes.Structure):
     _fields_ = (
-        ("kind", ctypes.c_int32), ("flags", ctypes.c_int32), ("n", ctypes.c_int32 * 6), ("strides", ctypes.c_int64 * 3),
+        ("kind", ctypes.c_int32), ("flags", ctypes.c_int32), ("n", ctypes.c_int32 * 8), ("strides", ctypes.c_int64 * 3),
         ("f", ctypes.c_float * 2), ("in_", ctypes.c_void_p), ("out", ctypes.c_void_p), ("weight", ctypes.c_void_p),
         ("extra", ctypes.c_void_p * 4),
     )  # fmt: skip
@@ -128,13 +128,15 @@ class Program:
         )  # fmt: skip
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, head_dim: int, most: int, scale: float, dtype: torch.dtype,
-        tensor: int,
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, head_dim: int, places: int, window: int, scale: float,
+        dtype: torch.dtype, tensor: int,
     ) -> None:  # fmt: skip
-        """Attention over at most so many remembered keys and values: tensors `tensor` and the next of the state."""
+        """Attention over the last `window` tokens, whose keys and values have so many places: tensors `tensor` and the
+        next of the state.
+        """
         heads, groups = q.shape[1] // head_dim, k.shape[1] // head_dim
         self._op(
-            Kind.ATTEND, q, out, n=[heads, groups, head_dim, most, _TYPES[dtype], tensor],
+            Kind.ATTEND, q, out, n=[heads, groups, head_dim, places, _TYPES[dtype], tensor, window],
             strides=[q.stride(0), out.stride(0), k.stride(0)], f=[scale], extra=[k, v],
         )  # fmt: skip
 
