@@ -170,7 +170,7 @@ class PressesCtrlC:
         pass
 
 
-def test_ctrl_c_ends_the_answer_and_keeps_what_came(server: Server, talk: Talk) -> None:
+def test_ctrl_c_ends_the_answer_and_keeps_what_came(server: Server, talk: Talk, unhurried: None) -> None:
     conversation, terminal = talk(f"{server.url}/v1"), PressesCtrlC(after=3)
     handler = signal.getsignal(signal.SIGINT)
     turn("Ayşe kim?", conversation, Console(file=terminal))  # type: ignore[arg-type]
