@@ -54,6 +54,8 @@ def _require_utf8(arguments: list[str]) -> None:
 
 def write_exactly(console: Console, text: str, style: str = "") -> None:
     """Write a text as it is: printing would expand its tabs and replace names of emoji."""
+    if console.quiet:
+        return
     if style and console.is_terminal and not console.no_color:
         text = Style.parse(style).render(text)
     console.file.write(text)

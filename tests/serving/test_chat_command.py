@@ -162,7 +162,7 @@ class PressesCtrlC:
     def write(self, text: str) -> int:
         self.text += text
         self._left -= bool(text.strip())
-        if self._left == 0:
+        if text.strip() and self._left == 0:
             os.kill(os.getpid(), signal.SIGINT)
         return len(text)
 
