@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -15,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models import attention, registry
@@ -89,12 +91,26 @@ def _refuse_quantised(config: PreTrainedConfig, folder: Path) -> None:
         )
 
 
+def _require_known(folder: Path) -> None:
+    """Raise CheckpointError for a kind of model that transformers does not know: code that comes with it is not run."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return  # it is said where the configuration is read
+    if kind not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{folder}: transformers {transformers.__version__} knows no models of the kind {kind!r}, and code that a "
+            "model brings with it is not run here"
+        )
+
+
 def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
     """Read a model for evaluation or further training; documents in a batch are kept apart whatever its family."""
     folder = find_model(path)
     if folder.suffix == ".pt":
         return load_portable(folder, dtype, device)[0]
     registry.register()
+    _require_known(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         _refuse_quantised(config, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,6 @@ from mm_rec.models.loading import load_model
 
 IDS = torch.arange(200)[None] * 7 % (VOCABULARY - 10) + 5
 PROMPT, NEW, FIRST = 50, 60, 90  # tokens: of a prompt, to be written, of the first of two documents
-
-pytestmark = pytest.mark.seldom(covers=["mm_rec/models/*", "mm_rec/inference/*", "tests/tiny_families.py"])
 
 
 # Whose own predictions change in transformers where it reads on from its cache: the choice of keys then differs.
@@ -62,6 +61,7 @@ def generated(model: PreTrainedModel, written: list[int]) -> list[int]:
     return new
 
 
+@pytest.mark.seldom(covers=["mm_rec/models/*", "mm_rec/inference/*", "tests/tiny_families.py"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_predicts_writes_and_packs_as_in_transformers_or_is_refused(
     family: str, tmp_path: Path
@@ -103,3 +103,15 @@ def test_what_was_read_is_copied_saved_and_gone_on_with(family: str, tmp_path: P
     assert session.state.nbytes > 0
     for one in (fork, loaded):
         assert list(one.generate(Sampling(temperature=0, max_new_tokens=10))) == expected
+
+
+@pytest.mark.parametrize(
+    "code", [{}, {"auto_map": {"AutoConfig": "other.Config", "AutoModelForCausalLM": "other.Model"}}]
+)
+def test_a_kind_that_transformers_does_not_know_is_refused_without_a_question(
+    code: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nobody is asked"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "other", **code}))
+    with pytest.raises(CheckpointError, match="knows no models of the kind 'other'"):
+        load_model(tmp_path)
