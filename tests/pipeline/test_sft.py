@@ -266,7 +266,7 @@ def test_mistakes_are_said_before_anything_is_written(
         sft(recipe(copy, str(chats), text_share=0.1), tmp_path / "c", listener)
     template = copy / "chat_template.jinja"
     template.write_text("{{ messages[0]['content'] }}")
-    with pytest.raises(TokenizerError, match="does not mark what the assistant writes"):
+    with pytest.raises(TokenizerError, match="cannot be known what is to be learnt"):
         sft(recipe(copy, str(chats)), tmp_path / "d", listener)
     with pytest.raises(ConfigError, match="weighs 0"):
         sft(recipe(base, {"path": str(chats), "weight": 0}), tmp_path / "e", listener)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from mm_rec.data.conversations.rendering import (
     text_and_spans,
 )
 from mm_rec.errors import DataError, TokenizerError
-from mm_rec.tokenizers.chat_template import LAYOUTS, parse_reply, prepare_for_chat
+from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, parse_reply, prepare_for_chat
 
 END = "<|endoftext|>"
 CALL = '<|tool_call|>{"name": "hava_durumu", "arguments": {"şehir": "Muş"}}'
@@ -242,6 +243,21 @@ def test_prompts_of_a_published_template_are_those_of_transformers(
         )
         assert prompt_text(tokenizer, messages) == theirs
         assert prompt_ids(tokenizer, messages) == tokenizer.encode(theirs, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_without_its_marks_a_template_teaches_the_same(
+    tokenizer: PreTrainedTokenizerBase, layout: str
+) -> None:
+    prepare_for_chat(tokenizer, layout)
+    conversations = [TALK, *made(200, seed=9)]
+    marked_ones = list(render_many(tokenizer, conversations))
+    tokenizer.chat_template = re.sub(
+        r"\{%(-?)\s*(end)?generation\s*(-?)%\}", r"{%\1 if true \3%}{% endif %}", tokenizer.chat_template
+    )
+    assert not marks_answers(tokenizer.chat_template)
+    for one, other in zip(marked_ones, render_many(tokenizer, conversations), strict=True):
+        assert one.text == other.text and one.learnt.tolist() == other.learnt.tolist()
 
 
 def test_an_answer_that_calls_is_learnt_up_to_its_end(tokenizer: PreTrainedTokenizerBase) -> None:
