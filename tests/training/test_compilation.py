@@ -28,10 +28,10 @@ next_token(torch.float32)(model, {"input_ids": ids, "labels": ids})[0].backward(
 """
 
 
-def run(**environment: str) -> list[str]:
+def run(folder: Path, **environment: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False,
-        env=os.environ | environment, timeout=280,
+        env=os.environ | environment, timeout=280, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
@@ -47,11 +47,11 @@ def test_a_compiler_that_fails_is_said_and_training_goes_on(rest: str, tmp_path:
         f'#!/bin/sh\ncase "$*" in *--version*) exec g++ "$@";; esac\n{rest}\n', encoding="utf-8"
     )
     compiler.chmod(0o755)
-    *said, end = run(CXX=str(compiler), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    *said, end = run(tmp_path, CXX=str(compiler), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
     assert len(said) == 1
     assert said[0].startswith("layers are not compiled, which is slower: the compiler failed (")
     assert end == "False False"
 
 
-def test_a_compiler_that_works_compiles() -> None:
-    assert run() == ["True True"]
+def test_a_compiler_that_works_compiles(tmp_path: Path) -> None:
+    assert run(tmp_path) == ["True True"]
