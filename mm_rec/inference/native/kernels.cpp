@@ -796,8 +796,8 @@ struct Call {
 // would wait as its settings say: those suit training, whose operations are a hundred times as long.
 //
 // All wait for the slowest: where another process takes a processor from one of them, each operation waits for that
-// process. A call in which the caller had nothing to do or no processor for a millisecond, which no operation takes, is
-// followed by calls that it does alone, for sixteen times as long.
+// process. A call in which the caller had nothing to do or no processor for a millisecond and a quarter of the time, which
+// unequal shares do not cost, is followed by calls that it does alone, for sixteen times as long.
 class Team {
     std::mutex one_call;
     std::atomic<int> calls{0};
@@ -842,7 +842,7 @@ public:
         call_done.wait(helpers + 1);
         Clock::time_point end = Clock::now();
         Clock::duration idle = end - start - (processor_time() - used);
-        if (idle > std::chrono::milliseconds(1)) alone_until = end + 16 * idle;
+        if (idle > std::chrono::milliseconds(1) && idle > (end - start) / 4) alone_until = end + 16 * idle;
     }
 };
 
