@@ -12,7 +12,6 @@ beside the busy processes; a line for each says what it does alone, and what sha
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
@@ -119,19 +118,8 @@ def contender(
     work: str, count: int, seconds: float, settings: dict[str, str]
 ) -> Callable[[], dict[str, Any]]:
     """A run of a child in an environment of its own."""
-
-    def run() -> dict[str, Any]:
-        before = dict(os.environ)
-        os.environ.update(settings)
-        try:
-            return protocol.run_child(
-                __file__, ["--child", work, str(seconds), "--busy", str(count)], timeout=600
-            )
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-    return run
+    arguments = ["--child", work, str(seconds), "--busy", str(count)]
+    return lambda: protocol.run_child(__file__, arguments, timeout=600, settings=settings)
 
 
 def main() -> None:
@@ -149,10 +137,10 @@ def main() -> None:
     rounds, seconds = (1, 3.0) if chosen.quick else (chosen.rounds, 4.0)
     for work in chosen.work or ["training", "decoding"]:
         settings = PEERS[work] | {setting: dict([setting.split("=", 1)]) for setting in chosen.setting}
-        run = [contender(work, chosen.busy, seconds, changes) for changes in ({}, *settings.values())]
-        peers = dict(zip(settings, run[1:], strict=True))
+        ours = contender(work, chosen.busy, seconds, {})
+        peers = {name: contender(work, chosen.busy, seconds, changes) for name, changes in settings.items()}
         facts = {"work": work, "busy": chosen.busy}
-        results = protocol.compare("beside", run[0], peers, rounds, "beside", facts)
+        results = protocol.compare("beside", ours, peers, rounds, "beside", facts)
         for name, ones in results.items():
             shares, alone = ([one[key] for one in ones] for key in ("share", "alone"))
             ratios = [one / mine["alone"] for one, mine in zip(alone, results["mm-rec"], strict=True)]

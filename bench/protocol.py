@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mm_rec import processor
@@ -22,10 +22,21 @@ def child_result(values: dict[str, Any]) -> None:
     print(MARK + json.dumps(values), flush=True)
 
 
-def run_child(script: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:
-    """Run `script` with the arguments in a fresh process; returns its figures and `peak_mb`, its peak resident set."""
+def run_child(
+    script: str, arguments: Sequence[str], timeout: float, settings: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Run `script` with the arguments in a fresh process; returns its figures and `peak_mb`, its peak resident set.
+
+    `settings` are added to its environment.
+    """
     command = [sys.executable, script, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(settings or {})},
+    )
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

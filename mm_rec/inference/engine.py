@@ -50,6 +50,7 @@ class Engine:
         self.model = model.to(device).eval()  # type: ignore[arg-type]
         self.device = torch.device(device)
         self._int8 = int8
+        self._cache_argument = cache_argument(self.model)
         self._prepare()
         if self.slow:
             require_state(self.model)
@@ -163,7 +164,7 @@ class Engine:
         """Read a segment by the model, or by its backbone: the first of what that returns."""
         self._apply(session.adapters)
         ids = torch.tensor([session.unread[:SEGMENT_TOKENS]], device=self.device)
-        reading = {cache_argument(self.model): session.own_state(), "use_cache": True}
+        reading = {self._cache_argument: session.own_state(), "use_cache": True}
         out = (model or self.model)(input_ids=ids, **reading, **options)
         del session.unread[:SEGMENT_TOKENS]
         first: Tensor = out[0]

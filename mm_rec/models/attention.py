@@ -74,9 +74,8 @@ def attention(
         y = _masked(query, key, value, _causal_mask(query, key, attention_mask), scaling)
     else:
         y = _unpadded(query, key, value, scaling)
-    return y.transpose(
-        1, 2
-    ).contiguous(), None  # as transformers' own functions do: some families look at it as it lies
+    # Contiguous, as from transformers' own functions: some families look at it as it lies.
+    return y.transpose(1, 2).contiguous(), None
 
 
 # What models hand to every attention function and this one has no use for, or finds in the mask.

@@ -5,6 +5,7 @@ Shapes: T tokens of a conversation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -135,7 +136,8 @@ def text_and_spans(
         return _render(tokenizer, conversation, return_assistant_tokens_mask=True)
     text = rendered_text(tokenizer, conversation)
     places = [n for n, message in enumerate(conversation.messages) if message.role == "assistant"]
-    spans = [_found_span(tokenizer, conversation, place, text) for place in places]
+    special = special_pattern(tokenizer)
+    spans = [_found_span(tokenizer, conversation, place, text, special) for place in places]
     if spans and spans[-1] is None:
         raise TokenizerError(
             "this tokenizer's chat template does not write messages one after the other, each answer ended by a "
@@ -146,7 +148,11 @@ def text_and_spans(
 
 
 def _found_span(
-    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, place: int, text: str
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Conversation,
+    place: int,
+    text: str,
+    special: re.Pattern[str],
 ) -> Span | None:
     """Where the message at `place` stands in the text of the whole conversation, with the token that ends it.
 
@@ -160,15 +166,16 @@ def _found_span(
         through = rendered_text(tokenizer, conversation.with_messages(conversation.messages[: place + 1]))
     except DataError:  # it may ask for a question first
         return None
-    differing = (place for place, (a, b) in enumerate(zip(through, text, strict=False)) if a != b)
-    same = next(differing, min(len(through), len(text)))
+    same = len(through)
+    if not text.startswith(through):  # most do; one by one takes long
+        same = next((n for n, (a, b) in enumerate(zip(through, text, strict=False)) if a != b), len(text))
     if not text.startswith(prompt) or same <= len(prompt):
         return None
     said = message.content.strip()
     found = text.find(said, len(prompt), same)
     if found < 0:
         return None
-    ends = [end.end() for end in special_pattern(tokenizer).finditer(text, found + len(said), same)]
+    ends = [end.end() for end in special.finditer(text, found + len(said), same)]
     if not ends:
         return None
     return len(prompt), ends[-1] if message.tool_calls else ends[0]

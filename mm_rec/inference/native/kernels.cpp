@@ -809,7 +809,7 @@ class Team {
     void work(int id) {
         for (int64_t i = 0; i < call.count; ++i) {
             run_op(call.ops[i], *call.rows, id, call.threads);
-            if (!(call.ops[i].flags & UNORDERED)) operation_done.wait(call.threads);
+            if (call.threads > 1 && !(call.ops[i].flags & UNORDERED)) operation_done.wait(call.threads);
         }
     }
 
@@ -827,8 +827,8 @@ public:
         call = next;
         Clock::time_point start = Clock::now();
         if (call.threads == 1 || start < alone_until) {
-            for (int64_t i = 0; i < call.count; ++i) run_op(call.ops[i], *call.rows, 0, 1);
-            return;
+            call.threads = 1;
+            return work(0);
         }
         try {
             for (; helpers + 1 < call.threads; ++helpers) std::thread(&Team::help, this, helpers + 1, calls.load()).detach();
