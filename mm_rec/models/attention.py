@@ -65,8 +65,7 @@ def attention(
             mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
         y = _masked(query, key, value, mask, scaling, softcap, s_aux)
     elif document_ids is not None:
-        groups = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+        key, value = _for_each_head(query, key, value)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         blocks = blocks_are_faster(query) or query.shape[-1] != value.shape[-1]
         y = (blockwise_attention if blocks else document_attention)(query, key, value, document_ids, scale)
@@ -91,6 +90,14 @@ def _refuse_unknown(kwargs: dict[str, Any]) -> None:
             raise CheckpointError(f"this model's attention needs {name!r}, which is not supported here")
 
 
+def _for_each_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, H, S, D) of every head, where heads share them by groups."""
+    groups = query.shape[1] // key.shape[1]
+    if groups == 1:
+        return key, value
+    return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+
+
 def _causal_mask(query: Tensor, key: Tensor, padding: Tensor | None) -> Tensor:
     """(B or 1, 1, T, S): each query sees what is before it and is no padding, which (B, S) has 0 for."""
     length, total = query.shape[2], key.shape[2]
@@ -106,14 +113,12 @@ def _masked(
     softcap: float | None = None, sinks: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Attention by a mask (B, 1, T, S), with soft caps and sinks."""
-    grouped = query.shape[1] != key.shape[1]
     if softcap is None and sinks is None:
+        grouped = query.shape[1] != key.shape[1]
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
         )
-    if grouped:
-        groups = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    key, value = _for_each_head(query, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query @ key.transpose(-1, -2)).to(torch.promote_types(torch.float32, query.dtype)) * scale
     if softcap is not None:

@@ -115,17 +115,9 @@ class Description:
                 self.program.norm(part, norm.weight, _epsilon(norm), part)
         self.program.rotate(self._q, self._cos, self._sin, head_dim, last=False)
         self.program.rotate(self._k, self._cos, self._sin, head_dim)
+        state = self._take_tensors(2)  # keys, values
         self.program.attend(
-            self._q,
-            self._k,
-            self._v,
-            self._y,
-            head_dim,
-            places,
-            window,
-            scale,
-            self.dtype,
-            self._take_tensors(2),
+            self._q, self._k, self._v, self._y, head_dim, places, window, scale, self.dtype, state
         )
         self._linear(self._y, mixer.o_proj, self._x, add=True)
 
