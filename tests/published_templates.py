@@ -20,8 +20,16 @@ class Published:
     bos: str | None = None
     eos: str | None = None
     system: bool = True  # whether it takes a system message
+    calls: str = ""  # CALLS as the assistant writes them, up to its end; of one call alone where it takes one
+    thought: tuple[str, str] | None = None  # what stands around reasoning
 
 
+CALLS = (("hava", {"şehir": "Muş", "gün": 2}), ("saat", {}))
+_CALL = '{"name": "hava", "arguments": {"şehir": "Muş", "gün": 2}}'
+_TAGGED = (
+    f'<tool_call>\n{_CALL}\n</tool_call>\n<tool_call>\n{{"name": "saat", "arguments": {{}}}}\n</tool_call>'
+)
+IDS = ("abcDEF123", "abcDEF124")
 TALK = (("user", "Hava?"), ("assistant", "Soğuk."), ("user", "Old?"), ("assistant", "No."))
 
 PUBLISHED: dict[str, Published] = {
@@ -38,6 +46,7 @@ PUBLISHED: dict[str, Published] = {
         "<|im_start|>user\nOld?<|im_end|>\n<|im_start|>assistant\n⟦No.<|im_end|>⟧\n",
         tokens=("<|im_start|>", "<|im_end|>"),
         eos="<|im_end|>",
+        calls=_TAGGED,
     ),
     "qwen3": Published(
         "<|im_start|>user\nHava?<|im_end|>\n<|im_start|>assistant\nSoğuk.<|im_end|>\n"
@@ -45,6 +54,8 @@ PUBLISHED: dict[str, Published] = {
         "No.<|im_end|>⟧\n",
         tokens=("<|im_start|>", "<|im_end|>"),
         eos="<|im_end|>",
+        calls=_TAGGED,
+        thought=("<think>\n", "\n</think>\n\n"),
     ),
     "smollm": Published(
         "<|im_start|>user\nHava?<|im_end|>\n<|im_start|>assistant\n⟦Soğuk.<|im_end|>⟧\n"
@@ -57,6 +68,30 @@ PUBLISHED: dict[str, Published] = {
         "<s>[INST] Hava? [/INST]⟦ Soğuk. </s>⟧<s>[INST] Old? [/INST]⟦ No. </s>⟧",
         bos="<s>",
         eos="</s>",
+    ),
+    "llama3.2": Published(
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n"
+        "Hava?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟦Soğuk.<|eot_id|>⟧"
+        "<|start_header_id|>user<|end_header_id|>\n\n"
+        "Old?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟦No.<|eot_id|>⟧",
+        tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        bos="<|begin_of_text|>",
+        eos="<|eot_id|>",
+        calls='{"name": "hava", "parameters": {"şehir": "Muş", "gün": 2}}',
+    ),
+    "llama_pythonic": Published(
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+        "You are a helpful assistant with tool calling capabilities.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n"
+        "Hava?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟦Soğuk.<|eot_id|>⟧"
+        "<|start_header_id|>user<|end_header_id|>\n\n"
+        "Old?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟦No.<|eot_id|>⟧",
+        tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        bos="<|begin_of_text|>",
+        eos="<|eot_id|>",
+        calls='[hava(şehir="Muş", gün=2), saat()]',
     ),
     "llama3": Published(
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
@@ -73,6 +108,22 @@ PUBLISHED: dict[str, Published] = {
         bos="<s>",
         eos="</s>",
         system=False,
+    ),
+    "mistral_nemo": Published(
+        "<s>[INST]Hava?[/INST]⟦Soğuk.</s>⟧[INST]Old?[/INST]⟦No.</s>⟧",
+        tokens=(
+            "[INST]",
+            "[/INST]",
+            "[AVAILABLE_TOOLS]",
+            "[/AVAILABLE_TOOLS]",
+            "[TOOL_CALLS]",
+            "[TOOL_RESULTS]",
+            "[/TOOL_RESULTS]",
+        ),
+        bos="<s>",
+        eos="</s>",
+        calls='[TOOL_CALLS][{"name": "hava", "arguments": {"şehir": "Muş", "gün": 2}, "id": "abcDEF123"}, '
+        '{"name": "saat", "arguments": {}, "id": "abcDEF124"}]',
     ),
     "mixtral": Published(
         "<s>[INST] Hava? [/INST]⟦ Soğuk.</s>⟧ [INST] Old? [/INST]⟦ No.</s>⟧ ",
@@ -107,6 +158,47 @@ PUBLISHED: dict[str, Published] = {
         bos="<｜begin▁of▁sentence｜>",
         eos="<｜end▁of▁sentence｜>",
     ),
+    "deepseek_r1": Published(
+        "<｜begin▁of▁sentence｜><｜User｜>Hava?<｜Assistant｜>⟦Soğuk.<｜end▁of▁sentence｜>⟧"
+        "<｜User｜>Old?<｜Assistant｜>⟦No.<｜end▁of▁sentence｜>⟧",
+        tokens=(
+            "<｜User｜>",
+            "<｜Assistant｜>",
+            "<｜tool▁calls▁begin｜>",
+            "<｜tool▁call▁begin｜>",
+            "<｜tool▁sep｜>",
+            "<｜tool▁call▁end｜>",
+            "<｜tool▁calls▁end｜>",
+            "<｜tool▁outputs▁begin｜>",
+            "<｜tool▁output▁begin｜>",
+            "<｜tool▁output▁end｜>",
+            "<｜tool▁outputs▁end｜>",
+        ),
+        bos="<｜begin▁of▁sentence｜>",
+        eos="<｜end▁of▁sentence｜>",
+        calls="<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>hava\n```json\n"
+        '{"şehir": "Muş", "gün": 2}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>saat\n'
+        "```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        thought=("<think>", "</think>"),
+    ),
+    "olmo3": Published(
+        "<|im_start|>system\nYou are a helpful function-calling AI assistant.\n"
+        "You do not currently have access to any functions.<|im_end|>\n"
+        "<|im_start|>user\nHava?<|im_end|>\n<|im_start|>assistant\n⟦Soğuk.<|im_end|>⟧\n"
+        "<|im_start|>user\nOld?<|im_end|>\n<|im_start|>assistant\n⟦No.<|im_end|>⟧\n",
+        tokens=("<|im_start|>", "<|im_end|>"),
+        eos="<|im_end|>",
+        calls="<function_calls>\nhava(şehir='Muş', gün=2)\nsaat()\n</function_calls>",
+    ),
+    "granite4": Published(
+        "<|start_of_role|>user<|end_of_role|>Hava?<|end_of_text|>\n"
+        "<|start_of_role|>assistant<|end_of_role|>⟦Soğuk.<|end_of_text|>⟧\n"
+        "<|start_of_role|>user<|end_of_role|>Old?<|end_of_text|>\n"
+        "<|start_of_role|>assistant<|end_of_role|>⟦No.<|end_of_text|>⟧\n",
+        tokens=("<|start_of_role|>", "<|end_of_role|>"),
+        eos="<|end_of_text|>",
+        calls=_TAGGED,
+    ),
     "granite": Published(
         "<|start_of_role|>user<|end_of_role|>Hava?<|end_of_text|>\n"
         "<|start_of_role|>assistant<|end_of_role|>⟦Soğuk.<|end_of_text|>⟧\n"
@@ -116,6 +208,10 @@ PUBLISHED: dict[str, Published] = {
         eos="<|end_of_text|>",
     ),
 }
+
+
+CALLING = tuple(name for name, one in PUBLISHED.items() if one.calls)
+REASONING = tuple(name for name, one in PUBLISHED.items() if one.thought)
 
 
 def wear(tokenizer: PreTrainedTokenizerBase, name: str) -> Published:

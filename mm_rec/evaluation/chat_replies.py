@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import Rendered, prompt_ids, render_many
 from mm_rec.errors import CheckpointError, DataError
@@ -25,7 +26,6 @@ from mm_rec.inference.text_stream import stop_ids
 from mm_rec.models.cross_entropy import IGNORED
 from mm_rec.models.forward import Batch
 from mm_rec.text.words import guess_language
-from mm_rec.tokenizers.chat_template import parse_reply
 
 _ROW_TOKENS = 4096
 _BATCH_REPLIES = 32
@@ -171,7 +171,7 @@ def write_replies(
     write = _greedily if greedy else _one_by_one
     replies: dict[int, Reply] = {}
     for index, ids, ended in write(engine, tokenizer, tasks, sampling):
-        replies[index] = _read(tokenizer, tasks[index].conversation, ids, ended)
+        replies[index] = _read(tokenizer, tasks[index], ids, ended)
         progress("answering", len(replies), len(tasks))
     return [replies[index] for index in range(len(tasks))]
 
@@ -202,14 +202,14 @@ def _one_by_one(
         yield index, ids, session.ended
 
 
-def _read(
-    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, ids: list[int], ended: bool
-) -> Reply:
+def _read(tokenizer: PreTrainedTokenizerBase, task: Task, ids: list[int], ended: bool) -> Reply:
     """A reply from its ids; one with a call that cannot be read is taken as text."""
     text = str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
     try:
-        content, calls = parse_reply(tokenizer, text)
-        fault = format_fault(content, calls, conversation, tokenizer.all_special_tokens)
+        prompt = str(tokenizer.decode(task.prompt, clean_up_tokenization_spaces=False))
+        reply = answer_form(tokenizer).read(text, prompt)
+        content, calls = reply.content, list(reply.calls)
+        fault = format_fault(content, calls, task.conversation, tokenizer.all_special_tokens)
     except ValueError:
         content, calls, fault = text, [], UNREADABLE_CALL
     return Reply(text, content, calls, len(ids), ended, fault)

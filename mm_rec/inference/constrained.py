@@ -1,4 +1,4 @@
-"""Text that must follow a grammar: JSON, JSON of a schema, tool calls in a chat layout's own form.
+"""Text that must follow a grammar: JSON, JSON of a schema, tool calls in the form of the model's template.
 
 Before each choice, llguidance says which tokens a text that follows the grammar can go on with; the sampler chooses
 among those, so that what comes out is right whatever the model is. A short way to an end is known at every token, and
@@ -25,12 +25,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.errors import ConfigError, TokenizerError
-from mm_rec.inference.grammars import call_grammar, functions_of, json_grammar, literals_of
-from mm_rec.tokenizers.chat_template import Layout, layout_of
+from mm_rec.inference.grammars import Writing, call_grammar, functions_of, json_grammar, literals_of
 from mm_rec.tokenizers.conversion import ESCAPES, SPACE, unescape
-from mm_rec.tokenizers.loading import byte_fallback_ids, encoder, token_byte_lengths, vocabulary_size
-from mm_rec.tokenizers.special import TOOL_CALL
+from mm_rec.tokenizers.loading import (
+    byte_fallback_ids,
+    encoder,
+    special_pattern,
+    token_byte_lengths,
+    vocabulary_size,
+)
 
 LONGEST_GRAMMAR = 1_000_000  # characters, schemas included
 LONGEST_NUMBER = 40  # digits in a row; Python reads no integer of more than 4,300
@@ -48,21 +53,25 @@ Mask = NDArray[np.bool_]
 class Grammars:
     """What a tokenizer's text can be held to; made once for each tokenizer.
 
-    `rows`: those of the model, where it has more than the tokenizer has ids. Raises TokenizerError for
-    a tokenizer whose pieces are neither SentencePiece's nor byte-level.
+    `rows`: those of the model, where it has more than the tokenizer has ids. `stop_ids` end a text as eos does. Raises
+    TokenizerError for a tokenizer whose pieces are neither SentencePiece's nor byte-level.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, rows: int | None = None, stop_ids: Iterable[int] = ()
+    ) -> None:
         from llguidance import LLTokenizer, TokenizerWrapper
 
         if tokenizer.eos_token_id is None:
             raise TokenizerError("this tokenizer has no eos, so no text could end. Give it a chat layout")
         self.rows = max(rows or 0, vocabulary_size(tokenizer))
-        self.layout: Layout | None = layout_of(tokenizer)
         self.eos: int = tokenizer.eos_token_id
+        self.stop_ids = sorted({self.eos, *stop_ids})
+        self._form = answer_form(tokenizer) if tokenizer.chat_template else None
+        self._special = special_pattern(tokenizer)
+        self._ids = tokenizer.get_vocab()
         self.bytes = token_bytes(tokenizer)
         self.bytes += [b""] * (self.rows - len(self.bytes))
-        self._marker = tokenizer.get_vocab().get(TOOL_CALL)
         self._llguidance = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer, self.bytes)))
         self.never = _Never(list(map(str.encode, [ESCAPES[0][0], *tokenizer.all_special_tokens])), self.bytes)
         self.tail = max(self.never.longest, LONGEST_NUMBER)  # bytes that decide what may follow
@@ -75,40 +84,46 @@ class Grammars:
         """What tokens write."""
         return b"".join(map(self.bytes.__getitem__, tokens))
 
-    def json_object(self) -> Constraint:
-        """Any JSON object."""
-        return self._constraint(json_grammar({"type": "object"}, self.layout), "json_object")
+    def json_object(self, prompt: str = "") -> Constraint:
+        """Any JSON object, in answer to a prompt's text, which may have begun reasoning."""
+        return self._constraint(json_grammar({"type": "object"}, self._writing(prompt)), "json_object")
 
-    def json_schema(self, schema: Mapping[str, Any]) -> Constraint:
+    def json_schema(self, schema: Mapping[str, Any], prompt: str = "") -> Constraint:
         """The JSON that a schema describes (Draft 2020-12, without what llguidance cannot hold a text to).
 
         Raises ConfigError where it cannot be followed; nothing outside of it is ever looked up.
         """
-        return self._constraint(json_grammar(schema, self.layout), "the schema")
+        return self._constraint(json_grammar(schema, self._writing(prompt)), "the schema")
 
     def tool_calls(
-        self, tools: Sequence[Mapping[str, Any]], choice: str = "auto", parallel: bool = True
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        choice: str = "auto",
+        parallel: bool = True,
+        prompt: str = "",
     ) -> Constraint:
-        """Calls of tools in the chat layout's form: "required", those of the tool that `choice` names, or with "auto"
-        text that may end in calls.
+        """Calls of tools in the form of the chat template: "required", those of the tool that `choice` names, or with
+        "auto" text, or calls.
 
-        `parallel`: more than one call may be made. Raises ConfigError for a layout that is not ours, a choice that is
-        no tool, and parameters that cannot be followed.
+        `parallel`: more than one call may be made. Raises ConfigError for a template that has no calls, a choice that
+        is no tool, and parameters that cannot be followed.
         """
-        if self.layout is None:
+        if self._form is None:
             raise ConfigError(
-                "this tokenizer's chat template is not one of MM-Rec's layouts, so it is not known how it writes tool "
-                "calls. Fine-tune with a layout, or leave the tools out"
+                "this tokenizer has no chat template, so it writes no calls. Leave the tools out"
             )
         functions = functions_of(tools, choice)
-        free = choice == "auto"
-        grammar = call_grammar(self.layout.name, functions, self._marker, free=free, parallel=parallel)
+        grammar = call_grammar(functions, self._writing(prompt), free=choice == "auto", parallel=parallel)
         try:
             return self._constraint(grammar, "what the tools take")
         except ConfigError:
             for name, parameters in functions.items():  # which of them is it?
-                self._constraint(json_grammar(parameters, None), f"what the tool {name!r} takes")
+                self._constraint(json_grammar(parameters, self._writing("")), f"what the tool {name!r} takes")
             raise
+
+    def _writing(self, prompt: str) -> Writing:
+        in_reasoning = self._form is not None and self._form.opens_reasoning(prompt)
+        return Writing(self._form, self._special, self._ids, in_reasoning)
 
     def spelled(self, literals: Iterable[str]) -> list[list[int]]:
         """Literals of patterns in tokens of one byte, and with a quote after them, whole or what may lack of them."""
@@ -173,7 +188,7 @@ class Constraint:
             return token
         safe = self._ending[0] if self._ending else self._grammars.eos
         for _ in range(_MOST_DRAWS):
-            if token in (safe, self._grammars.eos) or self._fits(token, left):
+            if token == safe or token in self._grammars.stop_ids or self._fits(token, left):
                 return token
             scores[token], scores[safe] = -torch.inf, logits[safe]
             token = draw(scores)
@@ -189,6 +204,7 @@ class Constraint:
             mask[self._ending[0]] = True
         else:
             mask = self._following(self._matcher, self._tail)
+            mask[self._grammars.stop_ids] = mask[self._grammars.eos]
         return torch.from_numpy(mask)
 
     def take(self, token: int) -> None:

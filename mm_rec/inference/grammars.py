@@ -1,4 +1,4 @@
-"""The grammars that text can be held to, as llguidance reads them: JSON of a schema, tool calls in each chat layout.
+"""The grammars that text can be held to, as llguidance reads them: JSON of a schema, and calls of tools.
 
 JSON is written on one line, as `json.dumps` writes it: that is how the chat templates write calls, and white space has
 no end when a model may choose it.
@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from mm_rec.data.conversations.answer_form import CALL_ID, ID, AnswerForm, CallForm
 from mm_rec.errors import ConfigError
-from mm_rec.tokenizers.chat_template import Layout
 
 MOST_CALLS = 16  # in one message
 MOST_NESTED = 60  # schemas within schemas
@@ -51,24 +51,76 @@ _LITERAL = re.compile(r"(?:\\[^\w\s]|[^\\\[\](){}.*+?|^$])+(?![*+?{])")
 
 _STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 
-# How each layout writes a call: before the name, between name and arguments, and after them.
-_CALLS = {
-    "default": ('{"name": ', ', "arguments": ', "}"),
-    "chatml": ('<tool_call>{"name": ', ', "arguments": ', "}</tool_call>"),
-    "llama3": ('{"name": ', ', "parameters": ', "}"),
-}
+
+class Writing:
+    """How a model writes, for grammars: its template's form, and the ids of the special tokens in it.
+
+    `form` is None for a tokenizer without a template. `in_reasoning`: the prompt has begun reasoning already.
+    """
+
+    def __init__(
+        self,
+        form: AnswerForm | None,
+        special: re.Pattern[str],
+        ids: Mapping[str, int],
+        in_reasoning: bool = False,
+    ) -> None:
+        self.form, self.in_reasoning = form, in_reasoning
+        self._special, self._ids = special, ids
+
+    def pieces(self, text: str) -> list[str]:
+        """A text as symbols of a grammar: literals, special tokens, and the pattern of a call's id."""
+        found: list[str] = []
+        place = 0
+        for special in self._special.finditer(text):
+            found += [*_plain(text[place : special.start()]), f"<[{self._ids[special[0]]}]>"]
+            place = special.end()
+        return found + _plain(text[place:])
+
+    @property
+    def reasoning(self) -> list[str]:
+        """The rules of the symbol `thinking`, which stands before an answer; none where the model does not reason."""
+        if self.form is None or self.form.reasoning is None:
+            return []
+        begin, end = (
+            self.pieces(text.strip()) for text in (self.form.reasoning.begin, self.form.reasoning.end)
+        )
+        thought = r"THOUGHT: /(?s:.*)/"
+        if end[0].startswith('"'):
+            thought = rf"THOUGHT: /(?s:.*)/ & ~/(?s:.*){_pattern(json.loads(end[0]))}(?s:.*)/"
+        block = " ".join(["THOUGHT?", *end, r"/\s{0,2}/"])
+        if self.in_reasoning:
+            return [f"thinking: {block}", thought]
+        return [f"thinking: ({' '.join(begin)} {block})?", thought]
+
+    def start(self, body: str) -> str:
+        """The rule of a grammar's start."""
+        return f"start: thinking ({body})" if self.reasoning else f"start: {body}"
 
 
-def json_grammar(schema: Mapping[str, Any], layout: Layout | None) -> str:
-    """The grammar of a message that is JSON of a schema, closed with a line end where the layout is the default one.
+def _plain(text: str) -> list[str]:
+    """Text without special tokens as symbols."""
+    found: list[str] = []
+    for number, piece in enumerate(text.split(ID)):
+        found += [f"/{CALL_ID}/"] * (number > 0) + [_text(piece)] * bool(piece)
+    return found
 
-    Raises ConfigError for what is no schema.
+
+def _pattern(text: str) -> str:
+    """A text as a pattern between slashes."""
+    return re.sub(r"[\\.+*?()|\[\]{}^$/]", lambda sign: "\\" + sign[0], text).replace("\n", "\\n")
+
+
+def json_grammar(schema: Mapping[str, Any], writing: Writing) -> str:
+    """The grammar of a message that is JSON of a schema, after reasoning where the model reasons, and ended as the
+    template ends what the assistant says. Raises ConfigError for what is no schema.
     """
     if not isinstance(schema, Mapping):
         raise ConfigError(f"a JSON schema is an object, not a {type(schema).__name__}")
     checked = _each(schema, _prepared)
-    end = r' "\n"' if layout is not None and layout.name == "default" else ""
-    return _grammar(f"start: @value{end}", {"value": checked})
+    end = writing.pieces(writing.form.end) if writing.form is not None else []
+    rules = [writing.start(" ".join(["@value", *end])), *writing.reasoning]
+    return _grammar("\n".join(rules), {"value": checked})
 
 
 def literals_of(grammar: str) -> list[str]:
@@ -107,48 +159,82 @@ def functions_of(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[str, A
     return {choice: functions[choice]}
 
 
-def call_grammar(
-    layout: str, functions: Mapping[str, Any], marker: int | None, *, free: bool, parallel: bool
-) -> str:
-    """The grammar of a message that calls functions, in a layout's own form.
+def call_grammar(functions: Mapping[str, Any], writing: Writing, *, free: bool, parallel: bool) -> str:
+    """The grammar of a message that calls functions, in the form that the model's template writes.
 
-    `marker`: the id of the special token that begins a call of the default layout. `free`: text may stand before the
-    calls, or instead of them.
+    `free`: text may stand instead of the calls, and before them where the template has text beside calls.
+    Raises ConfigError where the template has no calls.
     """
-    before, between, after = _CALLS[layout]
-    heads = [before + json.dumps(name, ensure_ascii=False) + between for name in functions]
-    begin = f"<[{marker}]> " if layout == "default" else ""
-    more = f' ("\\n" call){{0,{MOST_CALLS - 1}}}' if parallel else ""
-    end = ' "\\n"' if layout == "default" else ""
-    rules = [f"start: call{more}{end}"]
-    rules.append("call: " + " | ".join(f"call{i}" for i in range(len(heads))))
-    rules += [f"call{i}: {begin}{_text(head)} rest{i}" for i, head in enumerate(heads)]
-    rules += [f"rest{i}: @arguments{i} {_text(after)}" for i in range(len(heads))]
+    assert writing.form is not None
+    form = writing.form.require_calls()
+    schemas: dict[str, Any] = {}
+    names = [json.dumps(name, ensure_ascii=False)[1:-1] if form.quoted else name for name in functions]
+    heads = [name + form.between for name in names]
+    rules = ["call: " + " | ".join(f"call{i}" for i in range(len(heads)))]
+    rules += [" ".join([f"call{i}:", *writing.pieces(head), f"arguments{i}"]) for i, head in enumerate(heads)]
+    for i, (name, parameters) in enumerate(functions.items()):
+        if form.python:
+            rules += _keywords(i, name, parameters, schemas)
+        else:
+            rules.append(f"arguments{i}: @object{i}")
+            schemas[f"object{i}"] = parameters
+    joint = " ".join(writing.pieces(form.joint or ""))
+    more = f"({joint} call){{0,{MOST_CALLS - 1}}}" if parallel and form.joint is not None else ""
+    rules.append(" ".join(["rest:", more, *(writing.pieces(form.closing) or ['""'])]))
+    opening = writing.pieces(form.opening)
     if free:
-        first = "first" if layout != "default" else "BEFORE? call"
-        rules[0] = f"start: TEXT? | {first}{more}{end}"
-        rules += _free_text(layout, heads)
-    return _grammar("\n".join(rules), {f"arguments{i}": one for i, one in enumerate(functions.values())})
+        rules += _free_text(form, opening, heads)
+    else:
+        rules.append(" ".join(["first:", *opening, "call"]))
+    start = writing.start("TEXT? | first rest" if free else "first rest")
+    return _grammar("\n".join([start, *rules, *writing.reasoning]), schemas)
 
 
-def _free_text(layout: str, heads: Sequence[str]) -> list[str]:
-    """What text may come before calls: all that is not read as a call itself, up to a line end.
+def _free_text(form: CallForm, opening: Sequence[str], heads: Sequence[str]) -> list[str]:
+    """What text may come before the first call or instead of it: all that is not read as a call itself.
 
-    In the layouts whose calls begin with ordinary text, that beginning is one terminal with the text before it.
+    Where calls begin with ordinary text, that is one terminal with the text before it, or it would be text as well.
     """
-    if layout == "default":
-        return ["TEXT: /(?s:.+)/", r"BEFORE: /(?s:.*\n)/"]
-    if layout == "chatml":
-        plain = "~/(?s:.*)<tool_call>(?s:.*)/"
-        rules = [f"TEXT: /(?s:.+)/ & {plain}", rf"BEFORE: /(?s:(.*\n)?)/ & {plain}"]
-    else:  # a line that is an object with parameters is read as a call
-        rules = [
-            r'LINE: /[^\n]*/ & ~/[^\S\n]*\{[^\n]*"parameters"[^\n]*/',
-            r'TEXT: (LINE "\n")* LINE',
-            r'BEFORE: (LINE "\n")*',
-        ]
-    rules += [f"FIRST{i}: BEFORE {_text(head)}" for i, head in enumerate(heads)]
-    return [*rules, "first: " + " | ".join(f"FIRST{i} rest{i}" for i in range(len(heads)))]
+    after, whole = _pattern(form.after_text or ""), " ".join([*opening, "call"])
+    if not opening[0].startswith('"'):  # a special token, which no text holds
+        if form.place == "alone":
+            return ["TEXT: /(?s:.+)/", f"first: {whole}"]
+        return ["TEXT: /(?s:.+)/", f"BEFORE: /(?s:.*{after})/", f"first: BEFORE? {whole}"]
+    if form.place == "alone":
+        return [f"TEXT: /(?s:.+)/ & ~/{_pattern(json.loads(opening[0]))}(?s:.*)/", f"first: {whole}"]
+    if form.place == "marked":
+        plain = f"~/(?s:.*){_pattern(form.mark)}(?s:.*)/"
+        rules = [f"TEXT: /(?s:.+)/ & {plain}", f"BEFORE: /(?s:(.*{after})?)/ & {plain}"]
+        return [*rules, f"FIRST: BEFORE {opening[0]}", f"first: {' '.join(['FIRST', *opening[1:], 'call'])}"]
+    # A line that is an object with the arguments' name is read as a call.
+    rules = [
+        rf'LINE: /[^\n]*/ & ~/[^\S\n]*\{{[^\n]*"{form.key}"[^\n]*/',
+        r'TEXT: (LINE "\n")* LINE',
+        r'BEFORE: (LINE "\n")*',
+    ]
+    rules += [f"FIRST{i}: BEFORE {_text(form.opening + head)}" for i, head in enumerate(heads)]
+    return [*rules, "first: " + " | ".join(f"FIRST{i} arguments{i}" for i in range(len(heads)))]
+
+
+def _keywords(i: int, name: str, parameters: Mapping[str, Any], schemas: dict[str, Any]) -> list[str]:
+    """The rules of a function's arguments in Python's form, in the order of its properties; notes their schemas."""
+    properties, required = parameters.get("properties") or {}, parameters.get("required") or ()
+    shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+    keys = list(properties)
+    for key in keys:
+        if not key.isidentifier():
+            raise ConfigError(
+                f"the tool {name!r} has a parameter {key!r}, which is no keyword of a Python call. Rename it"
+            )
+    rules = [f"arguments{i}: after{i}_0_first"]
+    for k, key in enumerate(keys):
+        value = properties[key]
+        schemas[f"value{i}_{k}"] = {**value, **shared} if isinstance(value, Mapping) else value
+        for state, comma in (("first", ""), ("more", ", ")):
+            given = f"{_text(f'{comma}{key}=')} @value{i}_{k} after{i}_{k + 1}_more"
+            left_out = "" if key in required else f" | after{i}_{k + 1}_{state}"
+            rules.append(f"after{i}_{k}_{state}: {given}{left_out}")
+    return [*rules, *(f'after{i}_{len(keys)}_{state}: ""' for state in ("first", "more"))]
 
 
 def _text(text: str) -> str:

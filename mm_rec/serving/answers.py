@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from mm_rec.inference.text_stream import plain_ids
 from mm_rec.serving.generation import Choice, Piece, Usage, merged
 from mm_rec.serving.models import Served
 from mm_rec.serving.service import Service
@@ -41,6 +42,11 @@ def logprobs_of(served: Served, piece: Piece) -> list[dict[str, Any]]:
         for chosen in piece.tokens
         if chosen.logprob is not None
     ]
+
+
+def reasoning_tokens(served: Served, reasoning: str) -> int:
+    """How many tokens the text of some reasoning is."""
+    return len(plain_ids(served.model.tokenizer, reasoning)) if reasoning else 0
 
 
 def _token(served: Served, token: int, value: float) -> dict[str, Any]:

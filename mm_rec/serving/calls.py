@@ -1,96 +1,138 @@
-"""The text of an answer that a grammar holds to a layout's calls, read as it comes: text, then calls in fragments."""
+"""The text of an answer, read as it comes in the form of the model's template: reasoning, text, then calls."""
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from transformers import PreTrainedTokenizerBase
-
+from mm_rec.data.conversations.answer_form import (
+    CALL_ID,
+    ID,
+    AnswerForm,
+    CallForm,
+    ReasoningForm,
+    answer_form,
+    keywords_end,
+)
 from mm_rec.inference.text_stream import overlap
+from mm_rec.serving.models import Served
 from mm_rec.serving.tables import new_id
-from mm_rec.tokenizers.chat_template import layout_of
-from mm_rec.tokenizers.special import TOOL_CALL
+from mm_rec.tokenizers.loading import special_pattern
 
-# What stands before the object of a call; in llama3's layout nothing does but the beginning of a line.
-_MARKS = {"default": TOOL_CALL, "chatml": "<tool_call>", "llama3": "\n"}
-_HEAD = r'\{"name": ("(?:[^"\\]|\\.)*"), "(?:arguments|parameters)": '
+_START = "\x02"  # before an answer, for what is a call at its beginning alone
+_LETTERS = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What came: some text, the name of a call that begins, or some of its arguments."""
+    """What came: some reasoning or text, the name of a call that begins, or some of its arguments."""
 
-    kind: Literal["text", "call", "arguments"]
+    kind: Literal["reasoning", "text", "call", "arguments"]
     text: str
     call: int = 0
     id: str = ""
 
 
-class CallReader:
-    """Cuts an answer's text into its parts; `layout` is the name of the chat layout."""
+class Reader(Protocol):
+    """Cuts an answer's text into its parts."""
 
-    def __init__(self, layout: str) -> None:
+    def push(self, text: str) -> Iterator[Part]:
+        """Take some text; what may be the beginning of something else is held back until it is known."""
+
+    def finish(self) -> Iterator[Part]:
+        """What is still held back, at the end."""
+
+
+class CallReader:
+    """Reads an answer that a grammar holds to calls, or to text and calls, in a template's form."""
+
+    def __init__(self, form: CallForm) -> None:
         self.calls = 0
-        self._mark = _MARKS[layout]
-        self._head = re.compile(re.escape(self._mark) + _HEAD)
-        # The line end is for llama3, which knows a call by it; nothing of it is ever given out.
-        self._held, self._is_start = "\n", True
-        self._arguments: _Arguments | None = None
+        self._form = form
+        before = {"marked": "", "line": "\n", "alone": _START}[form.place]
+        self._opening = (before + form.opening).partition(ID)[0]
+        self._first = _head(before + form.opening, form)
+        self._next = None if form.joint is None else _head(form.joint, form)
+        # What stands before the answer is for the form that knows a call by it; nothing of it is ever given out.
+        self._held, self._is_start = before, bool(before)
+        self._arguments: _Object | _Keywords | None = None
 
     def push(self, text: str) -> Iterator[Part]:
         """Take some text; what may be the beginning of a call is held back until it is known."""
         self._held += text
         while self._held:
             if self._arguments is not None:
-                fragment = self._arguments.take(self._held)
-                self._held = self._held[len(fragment) :]
+                fragment, self._held = self._arguments.take(self._held)
                 if fragment:
                     yield Part("arguments", fragment, self.calls - 1)
-                if self._arguments.ended:
-                    self._arguments = None
+                if not self._arguments.ended:
+                    return
+                self._arguments = None
                 continue
-            head = self._head.search(self._held)
+            head = self._begun()
             if head is None:
-                yield from self._text(self._certain())
+                if not self.calls:
+                    yield from self._text(self._certain())
                 return
-            yield from self._text(head.start())
-            self._held = self._held[head.end() - head.start() :]
-            self._arguments, self._is_start = _Arguments(), False
+            if not self.calls:
+                yield from self._text(head.start(), self._form.after_text or "")
+                head = self._first.match(self._held)
+                assert head is not None
+            self._held = self._held[head.end() :]
+            self._arguments = _Keywords(self._form) if self._form.python else _Object()
+            name = json.loads(f'"{head["name"]}"') if self._form.quoted else head["name"]
             self.calls += 1
-            yield Part("call", json.loads(head[1]), self.calls - 1, new_id("call"))
+            yield Part("call", name, self.calls - 1, self._new_id())
 
     def finish(self) -> Iterator[Part]:
-        """The text still held back, at the end."""
-        yield from self._text(len(self._held.rstrip("\n")))
+        """The text still held back, at the end; what closes a message is the template's."""
+        if not self.calls:
+            yield from self._text(len(self._held.rstrip("\n")))
+
+    def _begun(self) -> re.Match[str] | None:
+        """Where a call's arguments begin in what is held."""
+        if self.calls:
+            return None if self._next is None else self._next.match(self._held)
+        return self._first.search(self._held)
 
     def _certain(self) -> int:
-        """The length of the text that is no call, whatever comes; the last line ends may be the layout's own."""
-        held, mark = self._held, self._mark
-        if mark == "\n":  # the last line is a call's where it begins as an object
-            place = held.rfind("\n")
-            place = place if place >= 0 and held[place + 1 : place + 2] in ("", "{") else len(held)
-        else:
-            place = held.find(mark)
-            place = place if place >= 0 else len(held) - overlap(held, mark)
-        return len(held[:place].rstrip("\n"))
+        """The length of the text that is no call, whatever comes; the last line ends may be the template's own."""
+        place = self._held.find(self._opening)
+        place = place if place >= 0 else len(self._held) - overlap(self._held, self._opening)
+        text = self._held[:place]
+        after = self._form.after_text or ""
+        text = text[: len(text) - (len(after) if text.endswith(after) else overlap(text, after))]
+        return len(text.rstrip("\n"))
 
-    def _text(self, length: int) -> Iterator[Part]:
-        """Give out so much of what is held; what stands after calls is the layout's."""
+    def _text(self, length: int, closing: str = "") -> Iterator[Part]:
+        """Give out so much of what is held; `closing` at its end is the template's."""
         text, self._held = self._held[:length], self._held[length:]
         if text and self._is_start:
             text, self._is_start = text[1:], False
-        if self._head.match(self._held):  # the line ends between a text and a call are the layout's
-            text = text.rstrip("\n")
-        if text and not self.calls:
+        if text := text.removesuffix(closing).rstrip("\n") if self._begun() else text:
             yield Part("text", text)
+
+    def _new_id(self) -> str:
+        """An id that the template can write, where it writes ids."""
+        if not self._form.writes_ids:
+            return new_id("call")
+        return "".join(secrets.choice(_LETTERS) for _ in range(9))
+
+
+def _head(before: str, form: CallForm) -> re.Pattern[str]:
+    """What finds a call up to its arguments."""
+    name = r'(?P<name>(?:[^"\\]|\\.)*)' if form.quoted else r"(?P<name>[^\s(]+?)"
+    first, last = (re.escape(text).replace(re.escape(ID), CALL_ID) for text in (before, form.between))
+    return re.compile(first + name + last)
 
 
 class TextReader:
-    """The same for an answer without calls: text, without the line ends that close it."""
+    """Reads an answer without calls: text, without the line ends that close it."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -107,21 +149,83 @@ class TextReader:
         return iter(())
 
 
-def reader_for(tokenizer: PreTrainedTokenizerBase, calls: bool) -> CallReader | TextReader:
-    """What reads the answers of a tokenizer's layout, in which there may be calls or not."""
-    layout = layout_of(tokenizer) if calls else None
-    return TextReader() if layout is None else CallReader(layout.name)
+class ReasoningReader:
+    """Reads the reasoning that an answer may begin with, and gives what follows to another reader."""
+
+    def __init__(self, form: ReasoningForm, is_open: bool, then: Reader) -> None:
+        """`is_open`: the prompt has begun the reasoning already."""
+        self._begin, self._end, self._then = form.begin.strip(), form.end.strip(), then
+        self._state: Literal["before", "within", "behind", "over"] = "within" if is_open else "before"
+        self._held, self._said = "", False
+
+    def push(self, text: str) -> Iterator[Part]:
+        """Take some text; what may begin or end the reasoning is held back until it is known."""
+        self._held += text
+        if self._state == "before":
+            start = self._held.lstrip()
+            if self._begin != start and self._begin.startswith(start):  # or nothing yet
+                return
+            self._state = "within" if start.startswith(self._begin) else "over"
+            self._held = start.removeprefix(self._begin) if self._state == "within" else self._held
+        if self._state == "within":
+            yield from self._reasoning()
+        if self._state == "behind":
+            self._held = self._held.lstrip()
+            self._state = "over" if self._held else "behind"
+        if self._state == "over":
+            text, self._held = self._held, ""
+            yield from self._then.push(text)
+
+    def finish(self) -> Iterator[Part]:
+        """What is still held back, at the end."""
+        if self._state == "before":
+            yield from self._then.push(self._held)
+        elif self._state == "within" and (thought := self._thought(self._held)):
+            yield Part("reasoning", thought)
+        yield from self._then.finish()
+
+    def _reasoning(self) -> Iterator[Part]:
+        thought, end, rest = self._held.partition(self._end)
+        if not end:
+            thought = thought[: len(thought) - overlap(thought, self._end)]
+        thought = self._thought(thought)
+        if thought:
+            self._said = True
+            yield Part("reasoning", thought)
+        if end:
+            self._held, self._state = rest, "behind"
+        elif thought:
+            self._held = self._held[self._held.find(thought) + len(thought) :]
+
+    def _thought(self, text: str) -> str:
+        """Reasoning without the white space that stands around all of it."""
+        return text.rstrip() if self._said else text.strip()
 
 
-class _Arguments:
+def reader_for(form: AnswerForm, prompt: str, calls: bool) -> Reader:
+    """What reads the answer to a prompt's text, in which there may be calls or not."""
+    reader: Reader = CallReader(form.require_calls()) if calls else TextReader()
+    if form.reasoning is None:
+        return reader
+    return ReasoningReader(form.reasoning, form.opens_reasoning(prompt), reader)
+
+
+def reads_special(served: Served, calls: bool) -> bool:
+    """Whether an answer is read with the texts of its special tokens: those of calls, and those around reasoning."""
+    reasoning = answer_form(served.model.tokenizer).reasoning
+    special = special_pattern(served.model.tokenizer)
+    return calls or (reasoning is not None and special.search(reasoning.begin + reasoning.end) is not None)
+
+
+class _Object:
     """Finds the end of a JSON object in text that comes in pieces."""
 
     def __init__(self) -> None:
         self.ended = False
         self._depth, self._in_string, self._escaped = 0, False, False
 
-    def take(self, text: str) -> str:
-        """The part of a text that belongs to the object."""
+    def take(self, text: str) -> tuple[str, str]:
+        """The part of a text that belongs to the object, and the rest."""
         for place, letter in enumerate(text):
             if self._in_string:
                 if self._escaped:
@@ -138,5 +242,21 @@ class _Arguments:
                 self._depth -= 1
                 if not self._depth:
                     self.ended = True
-                    return text[: place + 1]
-        return text
+                    return text[: place + 1], text[place + 1 :]
+        return text, ""
+
+
+class _Keywords:
+    """Reads a call's keywords in Python's form, when all of them have come, as the JSON that clients are given."""
+
+    def __init__(self, form: CallForm) -> None:
+        self.ended = False
+        self._form = form
+
+    def take(self, text: str) -> tuple[str, str]:
+        """The arguments as JSON, where a text has them all, and the rest."""
+        end = keywords_end(text)
+        if end is None:
+            return "", text
+        self.ended = True
+        return json.dumps(self._form.arguments_of(text[:end]), ensure_ascii=False), text[end:]

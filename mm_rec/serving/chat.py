@@ -12,13 +12,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text
 from mm_rec.data.conversations.turns import following_text
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import encode
-from mm_rec.serving.answers import logprobs_of, pieces_of
-from mm_rec.serving.calls import CallReader, Part, TextReader, reader_for
+from mm_rec.serving.answers import logprobs_of, pieces_of, reasoning_tokens
+from mm_rec.serving.calls import Part, Reader, reader_for, reads_special
 from mm_rec.serving.errors import ApiError, about
 from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices
 from mm_rec.serving.models import Served
@@ -76,12 +77,14 @@ async def _begin(
     prompt, chosen = await asyncio.to_thread(_plan, service, served, body, tools, turn)
     choices = await begin_choices(
         served, prompt, chosen, service.limits.seconds,
-        constrain=constrainer(served, calling, _schema_of(body), "response_format"),
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None, special=calling is not None,
+        constrain=constrainer(served, calling, _schema_of(body), "response_format", prompt),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        special=reads_special(served, calling is not None),
     )  # fmt: skip
     for choice in choices:
         stack.callback(choice.cancel)
-    readers = [reader_for(served.model.tokenizer, calling is not None) for _ in choices]
+    form = answer_form(served.model.tokenizer)
+    readers = [reader_for(form, prompt.ending, calling is not None) for _ in choices]
     usage = Usage(prompt.length, prompt.cached)
     return ChatAnswer(service, owner, served, body, choices, readers, usage, turn, begun)
 
@@ -157,6 +160,7 @@ class _Told:
     """What was told of one choice."""
 
     text: str = ""
+    reasoning: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -166,7 +170,7 @@ class ChatAnswer:
 
     def __init__(
         self, service: Service, owner: str | None, served: Served, body: ChatRequest, choices: list[Choice],
-        readers: list[CallReader | TextReader], usage: Usage, turn: Turn | None, begun: float,
+        readers: list[Reader], usage: Usage, turn: Turn | None, begun: float,
     ) -> None:  # fmt: skip
         self._service, self._owner, self._served, self._body = service, owner, served, body
         self._choices, self._readers = choices, readers
@@ -224,6 +228,7 @@ class ChatAnswer:
         for number, reader in enumerate(self._readers):
             if left := self._tell(number, reader.finish()):
                 yield number, left, []
+        self._usage.reasoning = sum(reasoning_tokens(self._served, told.reasoning) for told in self._told)
         await self._commit()
 
     def _tell(self, number: int, parts: Iterable[Part]) -> list[Part]:
@@ -232,6 +237,8 @@ class ChatAnswer:
         for part in found:
             if part.kind == "text":
                 told.text += part.text
+            elif part.kind == "reasoning":
+                told.reasoning += part.text
             elif part.kind == "call":
                 told.calls.append({"id": part.id, "name": part.text, "arguments": ""})
             else:
@@ -255,6 +262,8 @@ class ChatAnswer:
             "refusal": None,
             "annotations": [],
         }
+        if told.reasoning:
+            message["reasoning_content"] = told.reasoning
         if told.calls:
             message["content"] = told.text or None
             called = [{"name": call["name"], "arguments": call["arguments"]} for call in told.calls]
@@ -276,8 +285,8 @@ class ChatAnswer:
     def _deltas(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
         deltas: list[dict[str, Any]] = []
         for part in parts:
-            if part.kind == "text":
-                deltas.append({"content": part.text})
+            if part.kind in ("text", "reasoning"):
+                deltas.append({"content" if part.kind == "text" else "reasoning_content": part.text})
                 continue
             function = (
                 {"name": part.text, "arguments": ""} if part.kind == "call" else {"arguments": part.text}

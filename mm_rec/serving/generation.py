@@ -35,6 +35,11 @@ class Prompt:
         self.length = session.length + sum(map(len, parts))
 
     @property
+    def ending(self) -> str:
+        """The text that it ends with, where texts are known."""
+        return self.texts[-1] if self.texts else self.text
+
+    @property
     def is_kept(self) -> bool:
         """Whether what is read is kept."""
         return bool(self.texts)
@@ -60,6 +65,7 @@ class Usage:
     prompt: int
     cached: int = 0
     completion: int = 0
+    reasoning: int = 0  # of the completion
 
     def chat(self) -> dict[str, object]:
         """As chat completions and completions have it."""
@@ -68,7 +74,7 @@ class Usage:
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
             "prompt_tokens_details": {"cached_tokens": self.cached},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
         }
 
 

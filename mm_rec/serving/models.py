@@ -69,7 +69,7 @@ class ServedModel:
         with self._making:
             if self._grammars is None:
                 rows: int = self.engine.model.config.get_text_config().vocab_size
-                self._grammars = Grammars(self.tokenizer, rows)
+                self._grammars = Grammars(self.tokenizer, rows, self.stop_ids)
             return self._grammars
 
     @cached_property

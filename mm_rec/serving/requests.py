@@ -182,8 +182,12 @@ def chat_messages(
             raise _missing(name(number, "content"), "a message of this role has content")
         text = text_of(message.content) or message.refusal or ""
         require_no_special(served, text, name(number, "content"))
-        role = "tool" if message.role == "function" else message.role
-        found.append(ChatMessage(role, text, tuple(calls), message.tool_call_id or ""))
+        role, reasoning = (
+            "tool" if message.role == "function" else message.role,
+            message.reasoning_content or "",
+        )
+        require_no_special(served, reasoning, name(number, "reasoning_content"))
+        found.append(ChatMessage(role, text, tuple(calls), message.tool_call_id or "", reasoning=reasoning))
     _require_calls(found, name)
     return in_call_order(found)
 
@@ -324,9 +328,9 @@ def schema_of(kind: str, schema: Mapping[str, Any] | None) -> Mapping[str, Any] 
 
 
 def constrainer(
-    served: Served, calling: Calling | None, schema: Mapping[str, Any] | None, field: str
+    served: Served, calling: Calling | None, schema: Mapping[str, Any] | None, field: str, prompt: Prompt
 ) -> Callable[[], Constraint] | None:
-    """What makes the constraint of an answer: calls, JSON of a schema, or none; raises ApiError for both.
+    """What makes the constraint of an answer to a prompt: calls, JSON of a schema, or none; raises ApiError for both.
 
     `field`: that of the schema.
     """
@@ -338,11 +342,13 @@ def constrainer(
 
     def for_calls(calling: Calling) -> Constraint:
         with about(calling.field):
-            return served.model.grammars.tool_calls(calling.tools, calling.choice, calling.parallel)
+            return served.model.grammars.tool_calls(
+                calling.tools, calling.choice, calling.parallel, prompt.ending
+            )
 
     def for_schema(schema: Mapping[str, Any]) -> Constraint:
         with about(field):
-            return served.model.grammars.json_schema(schema)
+            return served.model.grammars.json_schema(schema, prompt.ending)
 
     if calling is not None:
         return partial(for_calls, calling)

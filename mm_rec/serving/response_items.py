@@ -29,7 +29,7 @@ from mm_rec.serving.schemas import (
 from mm_rec.serving.tables import new_id
 
 Item = dict[str, Any]
-_IDS = {"message": "msg", "function_call": "fc", "function_call_output": "fco"}
+_IDS = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 _NOTHING: Item = {"type": "message", "role": "assistant", "content": ""}
 
 
@@ -47,13 +47,17 @@ class _Said:
     place: str
     item: Item
     calls: list[ToolCall] = field(default_factory=list)
+    reasoning: str = ""
 
     def message(self) -> Message:
         if self.item["type"] == "function_call_output":
             output = FunctionCallOutput.model_validate(self.item)
             return Message(role="tool", content=text_of(output.output), tool_call_id=output.call_id)
         said = InputMessage.model_validate(self.item)
-        return Message(role=said.role, content=text_of(said.content), tool_calls=self.calls or None)
+        return Message(
+            role=said.role, content=text_of(said.content), tool_calls=self.calls or None,
+            reasoning_content=self.reasoning or None,
+        )  # fmt: skip
 
 
 def messages_of(body: ResponseRequest, earlier: Iterable[Item]) -> tuple[list[Message], list[str]]:
@@ -63,13 +67,20 @@ def messages_of(body: ResponseRequest, earlier: Iterable[Item]) -> tuple[list[Me
     said: list[_Said] = []
     if body.instructions:
         said.append(_Said("instructions", {**_NOTHING, "role": "system", "content": body.instructions}))
+    reasoning = ""
     placed = [("previous_response_id", item) for item in earlier] + list(zip(places, new, strict=True))
     for place, item in placed:
+        if item["type"] == "reasoning":  # it belongs to what was said after it
+            reasoning = "".join(part["text"] for part in item.get("content") or [])
+            continue
         if item["type"] != "function_call":
-            said.append(_Said(place, item))
+            is_answer = item.get("role") == "assistant"
+            said.append(_Said(place, item, reasoning=reasoning if is_answer else ""))
+            reasoning = ""
             continue
         if not said or said[-1].item.get("role") != "assistant":  # calls belong to what was said before them
-            said.append(_Said(place, _NOTHING))
+            said.append(_Said(place, _NOTHING, reasoning=reasoning))
+            reasoning = ""
         call = FunctionCall.model_validate(item)
         function = CalledFunction(name=call.name, arguments=call.arguments)
         said[-1].calls.append(ToolCall(id=call.call_id, function=function))

@@ -50,28 +50,50 @@ class FunctionCallOutput(Body):
     status: str | None = no_effect("as id")
 
 
+class ReasoningText(Body):
+    """What a model thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningItem(Body):
+    """What a model thought before the message or call that follows."""
+
+    type: Literal["reasoning"]
+    content: list[ReasoningText] | None = None
+    summary: list[Any] | None = no_effect("the content is read")
+    encrypted_content: str | None = no_effect("as summary")
+    id: str | None = no_effect("what is in the item counts")
+    status: str | None = no_effect("as id")
+
+
+_ITEMS = {
+    "message": "InputMessage",
+    "function_call": "FunctionCall",
+    "function_call_output": "FunctionCallOutput",
+    "reasoning": "ReasoningItem",
+}
+
+
 def _known_item(value: Any) -> Any:
     kind = value.get("type", "message") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind not in ("message", "function_call", "function_call_output"):
-        raise ValueError(
-            f"an item of the type {kind[:40]!r} cannot be read here; give message, function_call and "
-            "function_call_output"
-        )
+    if isinstance(kind, str) and kind not in _ITEMS:
+        raise ValueError(f"an item of the type {kind[:40]!r} cannot be read here; give {', '.join(_ITEMS)}")
     return value
 
 
 def _tag(value: Any) -> str:
     """Which of the items a value is read as; what is none fails as a message."""
     kind = value.get("type") if isinstance(value, dict) else None
-    return {"function_call": "FunctionCall", "function_call_output": "FunctionCallOutput"}.get(
-        str(kind), "InputMessage"
-    )
+    return _ITEMS.get(str(kind), "InputMessage")
 
 
 InputItem = Annotated[
     Annotated[InputMessage, Tag("InputMessage")]
     | Annotated[FunctionCall, Tag("FunctionCall")]
-    | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")],
+    | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")]
+    | Annotated[ReasoningItem, Tag("ReasoningItem")],
     Discriminator(_tag),
     BeforeValidator(_known_item),
 ]
@@ -143,7 +165,7 @@ class ResponseRequest(Sampled):
     store: bool | None = None
     truncation: Truncation | None = None
     stream_options: StreamOptions | None = no_effect("the last event says what was used")
-    reasoning: dict[str, Any] | None = no_effect("these models do not think apart from their answer")
+    reasoning: dict[str, Any] | None = no_effect("a model reasons as its chat template has it, or not at all")
     safety_identifier: str | None = no_effect("nothing is counted by it")
     service_tier: str | None = no_effect("there is one tier")
     prompt_cache_key: str | None = no_effect("what was read before is found by its text")

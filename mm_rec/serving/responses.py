@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
+from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.inference.sampling import Sampling
-from mm_rec.serving.answers import logprobs_of, pieces_of
-from mm_rec.serving.calls import CallReader, Part, TextReader, reader_for
+from mm_rec.serving.answers import logprobs_of, pieces_of, reasoning_tokens
+from mm_rec.serving.calls import Part, Reader, reader_for, reads_special
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices
 from mm_rec.serving.models import Served
@@ -64,11 +65,12 @@ async def _begin(
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or [])
     [choice] = await begin_choices(
         served, prompt, [sampling], service.limits.seconds,
-        constrain=constrainer(served, calling, _schema_of(body), "text.format"),
-        logprobs=(body.top_logprobs or 0) if wants_logprobs else None, special=calling is not None,
+        constrain=constrainer(served, calling, _schema_of(body), "text.format", prompt),
+        logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
+        special=reads_special(served, calling is not None),
     )  # fmt: skip
     stack.callback(choice.cancel)
-    reader = reader_for(served.model.tokenizer, calling is not None)
+    reader = reader_for(answer_form(served.model.tokenizer), prompt.ending, calling is not None)
     usage = Usage(prompt.length, prompt.cached)
     return ResponseAnswer(service, owner, served, body, choice, reader, usage, begun)
 
@@ -118,7 +120,7 @@ class ResponseAnswer:
 
     def __init__(
         self, service: Service, owner: str | None, served: Served, body: ResponseRequest, choice: Choice,
-        reader: CallReader | TextReader, usage: Usage, begun: float,
+        reader: Reader, usage: Usage, begun: float,
     ) -> None:  # fmt: skip
         self._service, self._owner, self._served, self._body = service, owner, served, body
         self._choice, self._reader, self._usage, self._begun = choice, reader, usage, begun
@@ -170,32 +172,52 @@ class ResponseAnswer:
             elif part.kind == "arguments":
                 self._output[-1]["arguments"] += part.text
                 yield "response.function_call_arguments.delta", {**self._place(), "delta": part.text}
-            else:
+            elif part.kind == "reasoning":
                 if not self._output:
-                    yield from self._begin_message()
+                    yield from self._begin_reasoning()
+                self._output[-1]["content"][0]["text"] += part.text
+                yield (
+                    "response.reasoning_text.delta",
+                    {**self._place(), "content_index": 0, "delta": part.text},
+                )
+            else:
+                yield from self._require_message()
                 content = self._output[-1]["content"][0]
                 content["text"] += part.text
                 content["logprobs"] += self._logprobs
                 delta = {"delta": part.text, "logprobs": self._logprobs, "content_index": 0}
                 yield "response.output_text.delta", {**self._place(), **delta}
-            self._logprobs = []  # those of a call's tokens are not told
+            self._logprobs = []  # those of a call's tokens, and of reasoning, are not told
 
     def _finish(self) -> Iterator[Told]:
         """What is told where nothing more comes: an answer has a message, though it may be empty."""
         yield from self._take(self._reader.finish())
-        if not self._output:
-            yield from self._begin_message()
+        thought = [item["content"][0]["text"] for item in self._output if item["type"] == "reasoning"]
+        self._usage.reasoning = reasoning_tokens(self._served, "".join(thought))
+        yield from self._require_message()
         if self._output[-1]["type"] == "message":
             self._output[-1]["content"][0]["logprobs"] += self._logprobs
         yield from self._end_item()
         self._ended = int(time.time())
 
-    def _begin_message(self) -> Iterator[Told]:
-        item: Item = {
-            "type": "message", "id": new_id("msg"), "status": "in_progress", "role": "assistant", "content": [],
-        }  # fmt: skip
+    def _require_message(self) -> Iterator[Told]:
+        """Begin a message where none has begun: what was thought is over."""
+        if self._output and self._output[-1]["type"] != "reasoning":
+            return
+        yield from self._end_item()
+        item: Item = {"type": "message", "id": new_id("msg"), "role": "assistant"}
+        yield from self._begin_content(
+            item, {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        )
+
+    def _begin_reasoning(self) -> Iterator[Told]:
+        item: Item = {"type": "reasoning", "id": new_id("rs"), "summary": []}
+        yield from self._begin_content(item, {"type": "reasoning_text", "text": ""})
+
+    def _begin_content(self, item: Item, part: Item) -> Iterator[Told]:
+        """Begin an item that has one part of text."""
+        item.update(status="in_progress", content=[])
         yield self._begin_item(item)
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item["content"] = [part]
         yield "response.content_part.added", {**self._place(), "content_index": 0, "part": part}
 
@@ -221,8 +243,8 @@ class ResponseAnswer:
             yield "response.function_call_arguments.done", {**place, **called}
         else:
             part, place = item["content"][0], {**place, "content_index": 0}
-            told = {"text": part["text"], "logprobs": part["logprobs"]}
-            yield "response.output_text.done", {**place, **told}
+            told = {key: part[key] for key in ("text", "logprobs") if key in part}
+            yield f"response.{part['type']}.done", {**place, **told}
             yield "response.content_part.done", {**place, "part": part}
         yield "response.output_item.done", {"output_index": len(self._output) - 1, "item": item}
 
@@ -289,7 +311,7 @@ def _shown_usage(usage: Usage) -> dict[str, Any]:
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
         "output_tokens": usage.completion,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.prompt + usage.completion,
     }
 

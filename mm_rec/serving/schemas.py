@@ -110,6 +110,10 @@ class TextPart(Body):
     type: Literal["text", "input_text", "output_text", "refusal"]
     text: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = Field(
+        default=None,
+        description="What a model that reasons thought before it said this; its template may use it.",
+    )
     annotations: list[Any] | None = no_effect("they are not read")
     logprobs: list[Any] | None = no_effect("they are not read")
     parsed: Any = no_effect("the client's own; text is read")
@@ -137,6 +141,7 @@ _ROLES = {
     "tool_calls": "assistant",
     "function_call": "assistant",
     "refusal": "assistant",
+    "reasoning_content": "assistant",
     "tool_call_id": "tool",
 }
 
@@ -151,6 +156,10 @@ class Message(Body):
     tool_call_id: str | None = None
     function_call: CalledFunction | None = None
     refusal: str | None = None
+    reasoning_content: str | None = Field(
+        default=None,
+        description="What a model that reasons thought before it said this; its template may use it.",
+    )
     annotations: list[Any] | None = no_effect("they are not read")
     parsed: Any = no_effect("the client's own; content is read")
     audio: Refused = refused("there is no sound")
@@ -282,7 +291,7 @@ class ChatRequest(Penalised):
     prompt_cache_retention: str | None = no_effect("what was read is kept while there is room")
     prompt_cache_options: dict[str, Any] | None = no_effect("as prompt_cache_retention")
     prediction: dict[str, Any] | None = no_effect("it would change the speed alone")
-    reasoning_effort: str | None = no_effect("these models do not think apart from their answer")
+    reasoning_effort: str | None = no_effect("a model reasons as its chat template has it, or not at all")
     verbosity: str | None = no_effect("say in a message how long an answer should be")
     audio: Refused = refused("there is no sound")
     web_search_options: Refused = refused("nothing is searched")

@@ -1,13 +1,12 @@
-"""Chat layouts: a Jinja template with generation markers, the special tokens that it needs, and how a reply is read.
+"""Chat layouts: a Jinja template with generation markers, and the special tokens that it needs.
 
 The template is kept in the tokenizer; training, chat, the mask viewer and every export render by it and nothing else.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,24 +15,19 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.errors import ConfigError, TokenizerError
-from mm_rec.tokenizers.special import CHAT_TOKENS, ENDOFTEXT, PAD, TOOL_CALL
+from mm_rec.tokenizers.special import CHAT_TOKENS, ENDOFTEXT, PAD
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_CHATML_CALL = ("<tool_call>", "</tool_call>")
-
-Call = dict[str, Any]
-Parse = Callable[[str], tuple[str, list[Call]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a conversation is written: special tokens, the one that ends a turn (None: the tokenizer's eos), replies."""
+    """How a conversation is written: special tokens, and the one that ends a turn (None: the tokenizer's eos)."""
 
     name: str
     tokens: tuple[str, ...]
     end: str | None
-    parse: Parse
 
     @property
     def template(self) -> str:
@@ -46,68 +40,12 @@ def _read_template(name: str) -> str:
     return (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8").rstrip("\n")
 
 
-def _call(text: str, arguments: str) -> Call:
-    """A call written as a JSON object; raises ValueError where it is not one."""
-    call, rest = _first_call(text.strip(), arguments)
-    if rest:
-        raise ValueError(f"a tool call is not JSON alone, more follows it: {rest[:80]!r}")
-    return call
-
-
-def _first_call(text: str, arguments: str) -> tuple[Call, str]:
-    """The call that a text begins with, and the rest of the text; raises ValueError where it begins with none."""
-    try:
-        value, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"a tool call is not JSON ({error}): {text[:80]!r}") from error
-    if (
-        not isinstance(value, dict)
-        or not isinstance(value.get("name"), str)
-        or not isinstance(value.get(arguments), dict)
-    ):
-        raise ValueError(f'a tool call is not {{"name": …, "{arguments}": {{…}}}}: {text[:80]!r}')
-    return {"name": value["name"], "arguments": value[arguments]}, text[end:]
-
-
-def _parse_default(text: str) -> tuple[str, list[Call]]:
-    content, *calls = text.split(TOOL_CALL)
-    return content.strip(), [_call(call.strip(), "arguments") for call in calls]
-
-
-def _parse_chatml(text: str) -> tuple[str, list[Call]]:
-    """Where a call ends is where its JSON does: a string in it may hold what closes a call."""
-    begin, end = _CHATML_CALL
-    content, found, rest = text.partition(begin)
-    calls = []
-    while found:
-        call, rest = _first_call(rest.lstrip(), "arguments")
-        if not rest.lstrip().startswith(end):
-            raise ValueError(f"a tool call is not closed by {end}: {text[:80]!r}")
-        between, found, rest = rest.lstrip().removeprefix(end).partition(begin)
-        calls.append(call)
-        content += between
-    return content.strip(), calls
-
-
-def _parse_llama3(text: str) -> tuple[str, list[Call]]:
-    """A line that is a JSON object with a name and parameters is a call."""
-    content, calls = [], []
-    for line in text.strip().split("\n"):
-        try:
-            calls.append(_call(line, "parameters"))
-        except ValueError:
-            content.append(line)
-    return "\n".join(content).strip(), calls
-
-
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout("default", CHAT_TOKENS, None, _parse_default),
-        Layout("chatml", ("<|im_start|>", "<|im_end|>"), "<|im_end|>", _parse_chatml),
-        Layout(
-            "llama3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>", _parse_llama3
-        ),
+        Layout("default", CHAT_TOKENS, None),
+        Layout("chatml", ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+        Layout("llama3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>"),
     )
 }
 
@@ -181,12 +119,3 @@ def require_template(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping
 def marks_answers(template: str) -> bool:
     """Whether a template says itself what the assistant writes ({% generation %}); published ones hardly do."""
     return _GENERATION.search(template) is not None
-
-
-def parse_reply(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, list[Call]]:
-    """A reply's text and its calls ({"name", "arguments"}), from its tokens' text with special tokens, end left out.
-
-    Raises ValueError for a call that is not well-formed. Calls are known in our own layouts only.
-    """
-    layout = layout_of(tokenizer)
-    return (text.strip(), []) if layout is None else layout.parse(text)

@@ -18,18 +18,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.chat_format import Messages, read_messages
+from mm_rec.data.conversations.answer_form import Reply, answer_form
 from mm_rec.data.conversations.checks import check
 from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.faults import FaultError
 from mm_rec.data.conversations.preflight import preflight
-from mm_rec.data.conversations.rendering import prompt_ids, require_plain
+from mm_rec.data.conversations.rendering import prompt_text, require_plain
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import stop_ids
+from mm_rec.inference.text_stream import encode, stop_ids
 from mm_rec.models.cross_entropy import IGNORED
 from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
 from mm_rec.runtime import PrecisionName, choose_precision
-from mm_rec.tokenizers.chat_template import parse_reply, prepare_for_chat
+from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.training.objectives import next_token
 
 _log = logging.getLogger(__name__)
@@ -135,11 +136,12 @@ class ChatCompletionAPI:
         require_plain(
             self.tokenizer, [*(message.content for message in given), json.dumps(list(tools), default=dict)]
         )
-        session.feed(prompt_ids(self.tokenizer, given, tools))
+        prompt = prompt_text(self.tokenizer, given, tools)
+        session.feed(encode(self.tokenizer, prompt))
         prompt_tokens = session.length
         sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
         ids = list(session.generate(sampling, stop_ids(self.tokenizer, self.model)))
-        message = self._message(str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)))
+        message = self._message(str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)), prompt)
         reason = "tool_calls" if "tool_calls" in message else "stop" if session.ended else "length"
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -154,12 +156,15 @@ class ChatCompletionAPI:
             },
         }
 
-    def _message(self, text: str) -> dict[str, Any]:
+    def _message(self, text: str, prompt: str) -> dict[str, Any]:
         try:
-            content, calls = parse_reply(self.tokenizer, text)
+            reply = answer_form(self.tokenizer).read(text, prompt)
         except ValueError:
-            content, calls = text.strip(), []
+            reply = Reply(text.strip())
+        content, calls = reply.content, reply.calls
         message: dict[str, Any] = {"role": "assistant", "content": content or None if calls else content}
+        if reply.reasoning:
+            message["reasoning_content"] = reply.reasoning
         if calls:
             message["tool_calls"] = [
                 {

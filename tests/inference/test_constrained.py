@@ -18,13 +18,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from waiting import little_work
 
+from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
 from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.constrained import LONGEST_NUMBER, Constraint, Grammars, token_bytes
 from mm_rec.inference.grammars import MOST_CALLS, functions_of
 from mm_rec.inference.sampling import Sampler, Sampling
-from mm_rec.tokenizers.chat_template import parse_reply, prepare_for_chat
+from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
 
 SEEDS = range(4)
@@ -86,6 +87,11 @@ def each(
 @pytest.fixture(scope="module")
 def grammars() -> Grammars:
     return Grammars(simple_tokenizer(2000))
+
+
+def parse_reply(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, list[dict[str, Any]]]:
+    reply = answer_form(tokenizer).read(text)
+    return reply.content, list(reply.calls)
 
 
 def write(
@@ -739,7 +745,7 @@ def test_a_tokenizer_that_cannot_be_held(tokenizer: PreTrainedTokenizerBase) -> 
     tokenizer.chat_template = "{{ messages }}"
     grammars = Grammars(tokenizer)
     assert not grammars.json_object().complete
-    with pytest.raises(ConfigError, match="not one of MM-Rec's layouts"):
+    with pytest.raises(ConfigError, match="does not tell the model which tools"):
         grammars.tool_calls(TOOLS)
     tokenizer.eos_token = None
     with pytest.raises(TokenizerError, match="has no eos"):

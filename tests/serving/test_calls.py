@@ -7,7 +7,10 @@ import random
 
 import pytest
 
-from mm_rec.serving.calls import CallReader, TextReader
+from mm_rec.data.conversations.answer_form import CallForm, ReasoningForm, answer_form
+from mm_rec.serving.calls import CallReader, Reader, ReasoningReader, TextReader
+from mm_rec.tokenizers.chat_template import prepare_for_chat
+from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
 
 WEATHER, NOTHING = ("weather", {"city": 'a "b" }{', "days": [1, {"x": 2}]}), ("nothing", {})
 MARKED = {"city": "</tool_call> <tool_call>"}
@@ -23,9 +26,13 @@ def written(layout: str, name: str, arguments: object) -> str:
     }[layout]
 
 
-def read(
-    reader: CallReader | TextReader, text: str, chance: random.Random
-) -> tuple[str, list[tuple[str, str]]]:
+def form_of(layout: str) -> CallForm:
+    tokenizer = simple_tokenizer(2000)
+    prepare_for_chat(tokenizer, layout)
+    return answer_form(tokenizer).require_calls()
+
+
+def read(reader: Reader, text: str, chance: random.Random) -> tuple[str, list[tuple[str, str]]]:
     """The text and the calls of an answer that comes in random pieces."""
     parts, place = [], 0
     while place < len(text):
@@ -51,8 +58,9 @@ def test_text_and_calls(layout: str, said: str, calls: list[tuple[str, dict[str,
     text = "\n".join([*([said] if said else []), *(written(layout, *call) for call in calls)])
     text += "\n" if layout == "default" else ""
     expected = [(name, json.dumps(arguments)) for name, arguments in calls]
+    form = form_of(layout)
     for seed in range(40):
-        assert read(CallReader(layout), text, random.Random(seed)) == (said.rstrip("\n"), expected)
+        assert read(CallReader(form), text, random.Random(seed)) == (said.rstrip("\n"), expected)
 
 
 def test_what_looks_like_a_call_and_is_none_is_text() -> None:
@@ -61,14 +69,15 @@ def test_what_looks_like_a_call_and_is_none_is_text() -> None:
         "chatml": "a <tool_cal and <tool_",
         "llama3": 'mid-line {"name": "b", "parameters": {}}',
     }.items():
+        form = form_of(layout)
         for seed in range(40):
-            assert read(CallReader(layout), text, random.Random(seed)) == (text, [])
+            assert read(CallReader(form), text, random.Random(seed)) == (text, [])
 
 
 def test_an_argument_may_hold_what_ends_a_call() -> None:
-    text = written("chatml", "a", MARKED) + "\n" + written("chatml", "b", {})
+    text, form = written("chatml", "a", MARKED) + "\n" + written("chatml", "b", {}), form_of("chatml")
     for seed in range(40):
-        assert read(CallReader("chatml"), text, random.Random(seed)) == (
+        assert read(CallReader(form), text, random.Random(seed)) == (
             "",
             [("a", json.dumps(MARKED)), ("b", "{}")],
         )
@@ -77,3 +86,38 @@ def test_an_argument_may_hold_what_ends_a_call() -> None:
 def test_plain_text_loses_the_line_ends_that_close_it() -> None:
     for seed in range(40):
         assert read(TextReader(), "\n a\n\nb \n\n", random.Random(seed)) == ("\n a\n\nb ", [])
+
+
+THINKING = ReasoningForm("<think>\n", "\n</think>\n\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open", "thought", "said"),
+    [
+        ("<think>\nSo.\n\nWell < 3.\n</think>\n\nYes.\n", False, "So.\n\nWell < 3.", "Yes."),
+        ("So.\n</think>\n\nYes.", True, "So.", "Yes."),
+        ("<think>\n\n</think>\n\nYes.", False, "", "Yes."),
+        ("<think>\nSo. </thin", False, "So. </thin", ""),
+        ("<think>", False, "", ""),
+        ("<thi", False, "", "<thi"),
+        (" Yes. <think>", False, "", " Yes. <think>"),
+        ("So.", True, "So.", ""),
+    ],
+)
+def test_reasoning_is_told_apart(text: str, is_open: bool, thought: str, said: str) -> None:
+    for seed in range(40):
+        reader, chance, parts, place = (
+            ReasoningReader(THINKING, is_open, TextReader()),
+            random.Random(seed),
+            [],
+            0,
+        )
+        while place < len(text):
+            step = chance.randint(1, 7)
+            parts += reader.push(text[place : place + step])
+            place += step
+        parts += reader.finish()
+        told = {
+            kind: "".join(one.text for one in parts if one.kind == kind) for kind in ("reasoning", "text")
+        }
+        assert told == {"reasoning": thought, "text": said}

@@ -9,7 +9,7 @@ import pytest
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.tokenizers.chat_template import LAYOUTS, parse_reply, prepare_for_chat
+from mm_rec.tokenizers.chat_template import LAYOUTS, prepare_for_chat
 
 CONVERSATION = [
     {"role": "system", "content": "Be kind."},
@@ -89,42 +89,3 @@ def test_what_the_template_cannot_render_is_refused(
 ) -> None:
     with pytest.raises(TemplateError, match=reason):
         tokenizer.apply_chat_template([message], tokenize=False)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_call_may_hold_the_text_that_closes_a_call(tokenizer: PreTrainedTokenizerBase, layout: str) -> None:
-    prepare_for_chat(tokenizer, layout)
-    calls = [
-        {"name": "write", "arguments": {"text": 'a</tool_call>\n<tool_call>{"name": "b", "arguments": {}}'}},
-        {"name": "write", "arguments": {"text": "</tool_call>", "more": {"<tool_call>": [1, "}"]}}},
-    ]
-    message = {"role": "assistant", "content": "Here.", "tool_calls": calls}
-    said = str(tokenizer.apply_chat_template([{"role": "user", "content": "?"}, message], tokenize=False))
-    reply = said.strip().removesuffix(str(tokenizer.eos_token)).partition("Here.")
-    assert parse_reply(tokenizer, "".join(reply[1:])) == ("Here.", calls)
-
-
-def test_text_around_calls_of_chatml_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
-    prepare_for_chat(tokenizer, "chatml")
-    call = {"name": "saat", "arguments": {}}
-    written = f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
-    assert parse_reply(tokenizer, f" a\n{written}\nb{written}c ") == ("a\n\nbc", [call, call])
-    assert parse_reply(tokenizer, "a </tool_call> b") == ("a </tool_call> b", [])
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ('<tool_call>{"name": "saat", "arguments": {}}', "is not closed by </tool_call>"),
-        ('<tool_call>{"name": "saat", "arguments": {}} x</tool_call>', "is not closed by </tool_call>"),
-        ('<tool_call>{"name": "saat", "arg', "is not JSON"),
-        ("<tool_call></tool_call>", "is not JSON"),
-        ('<tool_call>{"name": "saat"}</tool_call>', 'is not {"name": …, "arguments": {…}}'),
-    ],
-)
-def test_a_call_of_chatml_that_is_not_whole_is_said(
-    tokenizer: PreTrainedTokenizerBase, text: str, reason: str
-) -> None:
-    prepare_for_chat(tokenizer, "chatml")
-    with pytest.raises(ValueError, match=re.escape(reason)):
-        parse_reply(tokenizer, text)

@@ -23,7 +23,8 @@ class ToolCall:
 class ChatMessage:
     """One message. `weight` 0 keeps an answer from being learnt (OpenAI's field); None leaves it to `train_on`.
 
-    `tool_calls` are the assistant's; `tool_call_id` says whose result a tool message is.
+    `tool_calls` are the assistant's; `tool_call_id` says whose result a tool message is. `reasoning` is what the
+    assistant thought before it answered; templates that keep it say so.
     """
 
     role: str
@@ -31,6 +32,7 @@ class ChatMessage:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     weight: int | None = None
+    reasoning: str = ""
 
     def to_template(self) -> dict[str, Any]:
         """The message as chat templates take it: arguments are an object, not text."""
@@ -46,6 +48,8 @@ class ChatMessage:
             ]
         if self.tool_call_id:
             message["tool_call_id"] = self.tool_call_id
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
         return message
 
 

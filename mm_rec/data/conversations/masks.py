@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import (
-    Span,
     TrainOn,
     encode_texts,
     learnt_spans,
     rendered_text,
     text_and_spans,
 )
+from mm_rec.data.conversations.templating import Span
 from mm_rec.errors import DataError
 from mm_rec.runs.pages import page_templates
 

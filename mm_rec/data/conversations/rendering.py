@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
+from mm_rec.data.conversations.answer_form import ReasoningForm, answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
+from mm_rec.data.conversations.templating import Span, render_messages, shared_length
 from mm_rec.errors import DataError, TokenizerError, UserError
 from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, require_template
 from mm_rec.tokenizers.loading import encoder, special_pattern
 
 TrainOn = Literal["all", "last"]
-Span = tuple[int, int]  # of characters, the end not included
 _GROUP = 1024  # conversations encoded at once
 
 
@@ -137,7 +136,8 @@ def text_and_spans(
     text = rendered_text(tokenizer, conversation)
     places = [n for n, message in enumerate(conversation.messages) if message.role == "assistant"]
     special = special_pattern(tokenizer)
-    spans = [_found_span(tokenizer, conversation, place, text, special) for place in places]
+    reasoning = answer_form(tokenizer).reasoning if places else None
+    spans = [_found_span(tokenizer, conversation, place, text, special, reasoning) for place in places]
     if spans and spans[-1] is None:
         raise TokenizerError(
             "this tokenizer's chat template does not write messages one after the other, each answer ended by a "
@@ -153,6 +153,7 @@ def _found_span(
     place: int,
     text: str,
     special: re.Pattern[str],
+    reasoning: ReasoningForm | None,
 ) -> Span | None:
     """Where the message at `place` stands in the text of the whole conversation, with the token that ends it.
 
@@ -163,12 +164,12 @@ def _found_span(
     try:
         before = conversation.with_messages(conversation.messages[:place])
         prompt = _render(tokenizer, before, add_generation_prompt=True)[0]
+        if reasoning is not None:  # begun in the prompt, and left out of the message
+            prompt = prompt.removesuffix(reasoning.opened_by(prompt))
         through = rendered_text(tokenizer, conversation.with_messages(conversation.messages[: place + 1]))
     except DataError:  # it may ask for a question first
         return None
-    same = len(through)
-    if not text.startswith(through):  # most do; one by one takes long
-        same = next((n for n, (a, b) in enumerate(zip(through, text, strict=False)) if a != b), len(text))
+    same = shared_length(through, text)
     if not text.startswith(prompt) or same <= len(prompt):
         return None
     said = message.content.strip()
@@ -185,17 +186,20 @@ def _render(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation, **options: bool
 ) -> tuple[str, list[Span]]:
     """The text, and with return_assistant_tokens_mask the spans that the assistant writes."""
-    values: dict[str, Any] = {**options, **tokenizer.special_tokens_map}
+    template = require_template(tokenizer, conversation.tools)
+    messages = _as_taken(tokenizer, conversation.messages)
     try:
-        rendered: Any = render_jinja_template(
-            conversations=[[message.to_template() for message in conversation.messages]],
-            tools=[dict(tool) for tool in conversation.tools] or None,
-            chat_template=require_template(tokenizer, conversation.tools),
-            **values,
+        return render_messages(
+            template, tokenizer.special_tokens_map, messages, conversation.tools, **options
         )
-    except TemplateError as error:
-        raise DataError(
-            f"the chat template refuses this conversation: {error}", conversation.place or None
-        ) from error
-    texts, spans = rendered
-    return texts[0], list(spans[0]) if spans else []
+    except DataError as error:
+        raise DataError(str(error), conversation.place or None) from error
+
+
+def _as_taken(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Messages as the template takes them: calls in its own style."""
+    calls = None
+    if any(message.tool_calls or message.tool_call_id for message in messages):
+        calls = answer_form(tokenizer).calls
+    given = [message.to_template() for message in messages]
+    return given if calls is None else [calls.as_taken(message) for message in given]

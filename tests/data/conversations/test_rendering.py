@@ -13,6 +13,7 @@ from conversations_made import WEATHER, made
 from published_templates import PUBLISHED, wear
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.data.conversations.rendering import (
@@ -24,7 +25,7 @@ from mm_rec.data.conversations.rendering import (
     text_and_spans,
 )
 from mm_rec.errors import DataError, TokenizerError
-from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, parse_reply, prepare_for_chat
+from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, prepare_for_chat
 
 END = "<|endoftext|>"
 CALL = '<|tool_call|>{"name": "hava_durumu", "arguments": {"şehir": "Muş"}}'
@@ -156,12 +157,12 @@ def test_a_reply_is_read_back_as_it_was_written(tokenizer: PreTrainedTokenizerBa
         if message.weight == 0:
             continue
         said = tokenizer.decode(rendered.ids[rendered.learnt]).removesuffix(tokenizer.eos_token)
-        content, calls = parse_reply(tokenizer, said)
-        assert content == message.content.strip()
-        assert calls == [
+        reply = answer_form(tokenizer).read(said)
+        assert reply.content == message.content.strip()
+        assert list(reply.calls) == [
             {"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls
         ]
-        read += len(calls)
+        read += len(reply.calls)
     assert read > 50
 
 
@@ -175,9 +176,9 @@ def test_only_the_last_answer_where_that_is_asked_for(tokenizer: PreTrainedToken
 
 def test_a_call_that_is_not_json_is_said(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="a tool call is not JSON"):
-        parse_reply(tokenizer, "<|tool_call|>{name: x}")
+        answer_form(tokenizer).read("<|tool_call|>{name: x}")
     with pytest.raises(ValueError, match="a tool call is not"):
-        parse_reply(tokenizer, '<|tool_call|>{"name": "x"}')
+        answer_form(tokenizer).read('<|tool_call|>{"name": "x"}')
 
 
 def test_templates_that_cannot_say_what_is_learnt_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
