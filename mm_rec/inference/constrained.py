@@ -16,6 +16,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class Grammars:
         self.rows = max(rows or 0, vocabulary_size(tokenizer))
         self.eos: int = tokenizer.eos_token_id
         self.stop_ids = sorted({self.eos, *stop_ids})
+        self._tokenizer = tokenizer
         self._form = answer_form(tokenizer) if tokenizer.chat_template else None
         self._special = special_pattern(tokenizer)
         self._ids = tokenizer.get_vocab()
@@ -86,14 +88,16 @@ class Grammars:
 
     def json_object(self, prompt: str = "") -> Constraint:
         """Any JSON object, in answer to a prompt's text, which may have begun reasoning."""
-        return self._constraint(json_grammar({"type": "object"}, self._writing(prompt)), "json_object")
+        return self._constraint(
+            json_grammar({"type": "object"}, self._writing(prompt)), "json_object", prompt
+        )
 
     def json_schema(self, schema: Mapping[str, Any], prompt: str = "") -> Constraint:
         """The JSON that a schema describes (Draft 2020-12, without what llguidance cannot hold a text to).
 
         Raises ConfigError where it cannot be followed; nothing outside of it is ever looked up.
         """
-        return self._constraint(json_grammar(schema, self._writing(prompt)), "the schema")
+        return self._constraint(json_grammar(schema, self._writing(prompt)), "the schema", prompt)
 
     def tool_calls(
         self,
@@ -115,7 +119,7 @@ class Grammars:
         functions = functions_of(tools, choice)
         grammar = call_grammar(functions, self._writing(prompt), free=choice == "auto", parallel=parallel)
         try:
-            return self._constraint(grammar, "what the tools take")
+            return self._constraint(grammar, "what the tools take", prompt)
         except ConfigError:
             for name, parameters in functions.items():  # which of them is it?
                 self._constraint(json_grammar(parameters, self._writing("")), f"what the tool {name!r} takes")
@@ -133,8 +137,33 @@ class Grammars:
         ends = [tokens[start:] for tokens in whole for start in range(len(tokens) - 1)]
         return ends + [tokens[:-1] for tokens in whole]
 
-    def _constraint(self, grammar: str, what: str) -> Constraint:
-        return Constraint(self, self._matcher(grammar, what), what, literals_of(grammar))
+    def _constraint(self, grammar: str, what: str, prompt: str = "") -> Constraint:
+        reasoning = None if self._form is None or self._form.reasoning is None else self._reasoning(prompt)
+        return Constraint(
+            self, self._matcher(grammar, what), what, literals_of(grammar), reasoning, self._closings
+        )
+
+    @cached_property
+    def _closings(self) -> list[list[int]]:
+        """What closes calls, from each special token in it on: nothing else can stand there, so it is the way out."""
+        if self._form is None or self._form.calls is None:
+            return []
+        closing = self._form.calls.closing
+        return [self._encode(closing[found.start() :]) for found in self._special.finditer(closing)]
+
+    def _reasoning(self, prompt: str) -> Reasoning:
+        assert self._form is not None and self._form.reasoning is not None
+        begin, end = self._form.reasoning.begin.strip(), self._form.reasoning.end.strip()
+        return Reasoning(begin, end, begin if self._form.opens_reasoning(prompt) else "", self._encode)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def said(self, token: int) -> str:
+        """A token as text, a special one's name; bytes that are no text alone as signs for such."""
+        special = self._tokenizer.added_tokens_decoder.get(token)
+        return self.bytes[token].decode(errors="replace") if special is None else str(special)
 
     def _matcher(self, grammar: str, what: str) -> Any:
         """llguidance's parser at the start of a grammar; raises ConfigError where there can be none."""
@@ -151,6 +180,26 @@ class Grammars:
         return matcher
 
 
+class Reasoning:
+    """A text that is within reasoning, or may begin with some: a way out of it that a grammar's symbols do not show."""
+
+    def __init__(self, begin: str, end: str, text: str, encode: Callable[[str], list[int]]) -> None:
+        self._begin, self._end, self._text, self._encode = begin, end, text, encode
+
+    def way_out(self) -> list[int]:
+        """Tokens after which reasoning is over; where it has not begun, with its beginning."""
+        missing = self._begin if not self._text.startswith(self._begin) else ""
+        return self._encode(missing[len(self._text) :] + self._end)
+
+    def after(self, text: str) -> Reasoning | None:
+        """The same after more text; None where no reasoning can come any more."""
+        whole = self._text + text
+        is_open = whole.startswith(self._begin) and self._end not in whole
+        if is_open or self._begin.startswith(whole):
+            return Reasoning(self._begin, self._end, whole, self._encode)
+        return None
+
+
 class Constraint:
     """The progress of one text through a grammar, with a way to its end always known.
 
@@ -158,12 +207,19 @@ class Constraint:
     `ended`: it must end here. Raises ConfigError, mostly when it is made, where a schema is too much to follow.
     """
 
-    def __init__(self, grammars: Grammars, matcher: Any, what: str, literals: Sequence[str] = ()) -> None:
-        """`literals`: what the grammar's patterns spell out."""
-        self._grammars, self._matcher, self._what = grammars, matcher, what
+    def __init__(
+        self, grammars: Grammars, matcher: Any, what: str, literals: Sequence[str] = (),
+        reasoning: Reasoning | None = None, closings: Sequence[list[int]] = (),
+    ) -> None:  # fmt: skip
+        """`literals`: what the grammar's patterns spell out; `reasoning`: where the text may begin with some;
+        `closings`: special tokens that lead to the end where they may come.
+        """
+        self._grammars, self._matcher, self._what, self._reasoning = grammars, matcher, what, reasoning
+        self._closings = closings
         self._literals = grammars.spelled(literals)
         self._tail = b""  # the last bytes written
-        self._ending = self._way_out(matcher.deep_copy(), b"", LONGEST_ENDING)  # after it the text may end
+        # After it the text may end.
+        self._ending = self._way_out(matcher.deep_copy(), b"", LONGEST_ENDING, reasoning=reasoning)
         self._foreseen: dict[int, list[int]] = {}  # the endings after tokens that were considered
 
     @property
@@ -215,6 +271,7 @@ class Constraint:
             self._foreseen[token] = self._ending_after(token, LONGEST_ENDING)
         self._consume(self._matcher, [token])
         self._ending, self._foreseen = self._foreseen[token], {}
+        self._reasoning = self._reasoning_after(token)
         self._tail = self._tail_after([token], self._tail)
 
     def _fits(self, token: int, left: int) -> bool:
@@ -232,30 +289,46 @@ class Constraint:
         """
         after, tail = self._matcher.deep_copy(), self._tail_after([token], self._tail)
         self._consume(after, [token])
-        known = _without(self._ending, token, self._grammars)
+        known, reasoning = _without(self._ending, token, self._grammars), self._reasoning_after(token)
         if known is None:
             with contextlib.suppress(ConfigError):
-                known = self._way_out(after.deep_copy(), tail, most, self._ending)
+                known = self._way_out(after.deep_copy(), tail, most, self._ending, reasoning)
         if known is None:
-            return self._way_out(after, tail, most)
+            return self._way_out(after, tail, most, reasoning=reasoning)
         if len(known) >= most:  # it may be longer than it needs to be, now that other tokens were written
             with contextlib.suppress(ConfigError):
-                known = self._way_out(after, tail, len(known) - 1)
+                known = self._way_out(after, tail, len(known) - 1, reasoning=reasoning)
         return known
 
-    def _way_out(self, matcher: Any, tail: bytes, most: int, known: Sequence[int] = ()) -> list[int]:
+    def _reasoning_after(self, token: int) -> Reasoning | None:
+        return None if self._reasoning is None else self._reasoning.after(self._grammars.said(token))
+
+    def _way_out(
+        self,
+        matcher: Any,
+        tail: bytes,
+        most: int,
+        known: Sequence[int] = (),
+        reasoning: Reasoning | None = None,
+    ) -> list[int]:
         """A short way to where the text may end, into the `known` one where it leads there.
 
         It moves the matcher, which has written the tail. Raises ConfigError where it takes more than `most` tokens.
         """
         ending: list[int] = []
+        through = [] if reasoning is None or known else reasoning.way_out()
         used: Counter[tuple[int, ...]] = Counter()
         end = tail
         while len(ending) <= most and not matcher.is_accepting():
             if known and matcher.validate_tokens([*known, self._grammars.eos]) > len(known):
                 ending += known
                 break
-            tokens = matcher.compute_ff_tokens() or self._nearer(matcher, end, used)
+            if through and matcher.validate_tokens(through) == len(
+                through
+            ):  # else a character must be completed
+                tokens, through = through, []
+            else:
+                tokens = matcher.compute_ff_tokens() or self._nearer(matcher, end, used)
             self._consume(matcher, tokens)
             used[tuple(tokens)] += 1
             ending += tokens
@@ -268,6 +341,9 @@ class Constraint:
 
     def _nearer(self, matcher: Any, tail: bytes, used: Counter[tuple[int, ...]]) -> list[int]:
         """Tokens that bring an end nearer; `used` counts the steps since something was opened or closed."""
+        for tokens in self._closings:
+            if matcher.validate_tokens(tokens) == len(tokens):
+                return tokens
         mask = self._following(matcher, tail)
         sign = self._closing_sign(mask)
         if sign:

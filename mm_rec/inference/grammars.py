@@ -85,13 +85,16 @@ class Writing:
         begin, end = (
             self.pieces(text.strip()) for text in (self.form.reasoning.begin, self.form.reasoning.end)
         )
-        thought = r"THOUGHT: /(?s:.*)/"
-        if end[0].startswith('"'):
-            thought = rf"THOUGHT: /(?s:.*)/ & ~/(?s:.*){_pattern(json.loads(end[0]))}(?s:.*)/"
-        block = " ".join(["THOUGHT?", *end, r"/\s{0,2}/"])
-        if self.in_reasoning:
-            return [f"thinking: {block}", thought]
-        return [f"thinking: ({' '.join(begin)} {block})?", thought]
+        if end[0].startswith('"'):  # one terminal, which ends where the mark does
+            mark = _pattern(self.form.reasoning.end.strip())
+            thought, block = rf"THOUGHT: /(?s:.*){mark}/ & ~/(?s:.*){mark}(?s:.+)/", ["THOUGHT"]
+        else:
+            thought, block = "THOUGHT: /(?s:.+)/", ["THOUGHT?", *end]
+        within = " ".join([*block, r"/\s{0,2}/"])
+        return [
+            f"thinking: {within}" if self.in_reasoning else f"thinking: ({' '.join(begin)} {within})?",
+            thought,
+        ]
 
     def start(self, body: str) -> str:
         """The rule of a grammar's start."""

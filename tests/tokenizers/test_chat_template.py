@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
-
 import pytest
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
-
-from mm_rec.tokenizers.chat_template import LAYOUTS, prepare_for_chat
 
 CONVERSATION = [
     {"role": "system", "content": "Be kind."},

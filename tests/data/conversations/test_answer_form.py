@@ -90,7 +90,7 @@ def test_calls_of_a_published_template_are_read_back(tokenizer: PreTrainedTokeni
 def test_results_of_calls_follow_in_a_published_template(
     tokenizer: PreTrainedTokenizerBase, name: str
 ) -> None:
-    """Whatever ids a client gave: those of OpenAI's length are written as nine letters where a template asks for these."""
+    """Whatever ids a client gave: OpenAI's are written as nine letters where a template asks for these."""
     published = wear(tokenizer, name)
     calls = [
         ToolCall(call.name, call.arguments, f"call_{number}")
@@ -125,7 +125,7 @@ def test_reasoning_of_a_published_template(tokenizer: PreTrainedTokenizerBase, n
 def test_a_template_without_calls_says_so(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     wear(tokenizer, name)
     with pytest.raises(
-        ConfigError, match="does not tell the model which tools there are.*Leave the tools out"
+        ConfigError, match=r"does not tell the model which tools there are.*Leave the tools out"
     ):
         answer_form(tokenizer).require_calls()
 
