@@ -40,7 +40,7 @@ def write_tokens(folder: Path, steps: int) -> None:
     backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<eos>", eos_token="<eos>", pad_token="<pad>"
+        tokenizer_object=backend, bos_token="<eos>", eos_token="<eos>", pad_token="<pad>", add_bos_token=True
     )
     chance = random.Random(0)
     names = list(words)[2:]

@@ -57,6 +57,7 @@ def generate(
         stop=stop,
         seed=seed,
     )
+    from mm_rec.errors import ConfigError
     from mm_rec.inference.text_stream import prompt_ids, stream_text
     from mm_rec.tokenizers.loading import count_specials, describe_specials
 
@@ -67,8 +68,14 @@ def generate(
         warn_of_format(adapter or [], text, notes)
         for line in describe_specials(count_specials(tokenizer, [text])):
             notes.print(f"note: {line}", style="dim", markup=False, soft_wrap=True)
+        ids = prompt_ids(tokenizer, text)
+        if not ids:
+            raise ConfigError(
+                "there is nothing to go on with: the prompt is empty, and this model's tokenizer puts no token "
+                "before a text. Write a prompt"
+            )
         session = engine.session()
-        session.feed(prompt_ids(tokenizer, text))
+        session.feed(ids)
         for number in range(count):
             branch = session.fork()
             write_exactly(console, text, "bold")

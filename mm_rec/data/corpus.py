@@ -188,7 +188,7 @@ def write_corpus(
     expected_bytes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Corpus:
-    """Encode documents as [bos] + ids + [eos] into shards of about `shard_bytes` of text, in parallel.
+    """Encode documents as `encode_documents` does into shards of about `shard_bytes` of text, in parallel.
 
     Shards already in `out` whose tokenizer, `settings` and text are the same are kept, so a killed call
     continues where it stopped; everything else of a corpus in `out` is replaced. The files do not depend on

@@ -36,7 +36,7 @@ from mm_rec.data.sentence_tokens import Part, PartTokens, sentence_spans, tokeni
 from mm_rec.data.sources import Document, find_files, read_documents
 from mm_rec.errors import DataError
 from mm_rec.text.languages import language
-from mm_rec.tokenizers.loading import count_specials, describe_specials
+from mm_rec.tokenizers.loading import begin_ids, count_specials, describe_specials
 
 Ids = NDArray[np.int32]
 TooLong = Literal["split", "trim", "drop"]
@@ -53,7 +53,7 @@ class Slicing(Section):
     sliding_window: bool = False  # a block starts at every sentence, and `overlap` adds nothing
     hard_cut: str = "\n\n\n"  # "" cuts nowhere
     min_chars: int = Field(default=0, ge=0)  # blocks with fewer characters are left out
-    add_bos: bool = True
+    add_bos: bool = True  # where the tokenizer itself puts it before a text
     add_eos: bool = True
     eos_placement: Literal["every_block", "hard_cut"] = "every_block"  # hard_cut: only where a part ends
     too_long: TooLong = "split"  # what becomes of a sentence over the chunk length
@@ -86,7 +86,7 @@ class Slices:
     small_blocks: int = 0
     unmarked_blocks: int = 0
     specials: Counter[str] = field(default_factory=Counter)  # written out in the text
-    missing_tokens: list[str] = field(default_factory=list)  # BOS or EOS, where the tokenizer has none to add
+    not_added: list[str] = field(default_factory=list)  # why BOS or EOS is not, though it was asked for
 
     @property
     def lengths(self) -> list[int]:
@@ -119,7 +119,7 @@ class Slices:
             marker = settings.train_only_after
             notes.append(f"blocks with nothing after {marker!r}, left out: {self.unmarked_blocks:,}")
         notes += describe_specials(self.specials)
-        notes += [f"the tokenizer has no {name} token, so none is added" for name in self.missing_tokens]
+        notes += [f"the tokenizer {reason}, so none is added" for reason in self.not_added]
         return notes
 
 
@@ -154,7 +154,8 @@ def slice_documents(
     slices = Slices(settings)
     before, after = _edges(tokenizer, slices)
     capacity = settings.chunk_length - len(before) - len(after)
-    parts = (part for document in documents for part in _parts(document, tokenizer, settings))
+    marks = (str(tokenizer.bos_token) if len(before) else "", str(tokenizer.eos_token) if len(after) else "")
+    parts = (part for document in documents for part in _parts(document, marks, settings))
     for part in tokenized(_counted(parts, tokenizer, slices), tokenizer):
         _measure_part(slices, len(part.ids) + len(before) + len(after))
         fitted = _fitted(part, capacity, slices)
@@ -174,29 +175,23 @@ def slice_documents(
 
 
 def _edges(tokenizer: PreTrainedTokenizerBase, slices: Slices) -> tuple[Ids, Ids]:
-    """The ids to put before and after blocks, (0 or 1,) each; what the tokenizer does not have is noted."""
+    """The ids to put before and after blocks, (0 or 1,) each; what is asked for and not added is noted."""
+    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     settings = slices.settings
-    before = _edge(tokenizer.bos_token_id, "BOS", slices) if settings.add_bos else []
-    after = _edge(tokenizer.eos_token_id, "EOS", slices) if settings.add_eos else []
-    return np.array(before, dtype=np.int32), np.array(after, dtype=np.int32)
+    edges = (
+        (settings.add_bos, begin_ids(tokenizer), "puts no BOS before a text"),
+        (settings.add_eos, eos, "has no EOS token"),
+    )
+    slices.not_added += [reason for wanted, ids, reason in edges if wanted and not ids]
+    before, after = (np.array(ids if wanted else [], dtype=np.int32) for wanted, ids, _ in edges)
+    return before, after
 
 
-def _edge(token: int | None, name: str, slices: Slices) -> list[int]:
-    if token is None:
-        slices.missing_tokens.append(name)
-        return []
-    return [token]
-
-
-def _parts(document: Document, tokenizer: PreTrainedTokenizerBase, settings: Slicing) -> Iterator[Part]:
-    """What stands between the hard cuts of a document, without the white space, BOS and EOS around it."""
+def _parts(document: Document, marks: tuple[str, str], settings: Slicing) -> Iterator[Part]:
+    """What stands between the hard cuts of a document, without the white space and the marks (BOS, EOS) around it."""
     text = document.text.replace("\r\n", "\n").replace("\r", "\n")
     for piece in text.split(settings.hard_cut) if settings.hard_cut else [text]:
-        core = piece.strip()
-        if settings.add_bos and tokenizer.bos_token:
-            core = core.removeprefix(str(tokenizer.bos_token)).lstrip()
-        if settings.add_eos and tokenizer.eos_token:
-            core = core.removesuffix(str(tokenizer.eos_token)).rstrip()
+        core = piece.strip().removeprefix(marks[0]).lstrip().removesuffix(marks[1]).rstrip()
         if core:
             yield Part(core, sentence_spans(core, settings.language))
 

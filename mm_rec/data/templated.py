@@ -32,7 +32,7 @@ from mm_rec.data.reading.problems import Problem, ProblemError
 from mm_rec.data.sources import MAX_DOCUMENT_BYTES, find_files
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.plain import parse_json
-from mm_rec.tokenizers.loading import special_pattern
+from mm_rec.tokenizers.loading import begin_ids, special_pattern
 
 LearnFrom = Literal["response", "all"]
 
@@ -134,13 +134,14 @@ def render_rows(
 ) -> list[Rendered]:
     """The rows of a file, folder, glob or URL of JSON, JSONL, CSV or Parquet as the model reads them.
 
-    Learnt is the response with EOS, or all but BOS; neither BOS nor EOS is doubled. White space before a response is
-    cut, and the space that ends a prompt is learnt, as part of the word after it. Raises DataError that lists every row
-    that fits no template, is over `max_length` tokens, or cannot be learnt; with `left_out` they are put there instead.
+    Learnt is the response with EOS, or all but BOS; BOS is added where the tokenizer itself puts it before a text, and
+    neither is doubled. White space before a response is cut, and the space that ends a prompt is learnt, as part of the
+    word after it. Raises DataError that lists every row that fits no template, is over `max_length` tokens, or cannot
+    be learnt; with `left_out` they are put there instead.
     """
     faults: list[Fault] = [] if left_out is None else left_out
     texts = list(_texts(path, prompt_format, special_pattern(tokenizer), faults))
-    edges = (tokenizer.bos_token_id if add_bos else None, tokenizer.eos_token_id if add_eos else None)
+    edges = (begin_ids(tokenizer) if add_bos else [], tokenizer.eos_token_id if add_eos else None)
     rendered = []
     for first in range(0, len(texts), _GROUP):
         group = texts[first : first + _GROUP]
@@ -269,11 +270,11 @@ def _rendered(
     text: _Text,
     encoding: Encoding,
     train_on: LearnFrom,
-    edges: tuple[int | None, int | None],
+    edges: tuple[list[int], int | None],
     max_length: int | None,
 ) -> Rendered:
     """A row with its mask, BOS and EOS; raises FaultError where it is too long or its mask cannot be exact."""
-    bos, eos = edges
+    begin, eos = edges
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     first = 0 if train_on == "all" else text.response
     if ((starts < first) & (ends > first)).any():
@@ -282,10 +283,8 @@ def _rendered(
         )
         raise FaultError([Fault("joined", text.place, message)])
     ids, learnt = list(encoding.ids), (starts >= first).tolist()
-    if bos is not None and ids[:1] == [bos]:
-        learnt[0] = False
-    elif bos is not None:
-        ids, learnt = [bos, *ids], [False, *learnt]
+    rest = len(begin) if ids[: len(begin)] == begin else 0
+    ids, learnt = begin + ids[rest:], [False] * len(begin) + learnt[rest:]
     if eos is not None and ids[-1:] != [eos]:
         ids, learnt = [*ids, eos], [*learnt, True]
     if max_length is not None and len(ids) > max_length:

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import DataError
-from mm_rec.inference.text_stream import plain_ids, prompt_ids
+from mm_rec.inference.text_stream import encode, plain_ids, prompt_ids
 from mm_rec.models.cross_entropy import IGNORED, token_losses
 from mm_rec.models.forward import Batch, head_weight, hidden_states
 
@@ -54,7 +54,10 @@ class _Text:
 
 
 def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What a text without context follows: bos, or eos where the tokenizer has no bos, or nothing."""
+    """What a text without context follows, so that its first token is predicted too: bos, or else eos, or nothing.
+
+    As in lm-eval, this is so even where the tokenizer does not put its bos before a text itself.
+    """
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return [] if first is None else [first]
 
@@ -62,14 +65,15 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def encode_request(
     tokenizer: PreTrainedTokenizerBase, context: str, continuation: str, rendered: bool = False
 ) -> Request:
-    """The ids of a context, begun as `start_ids` or with bos, and those of what continues it.
+    """The ids of a context, begun as a prompt is, and those of what continues it; no context is `start_ids`.
 
-    The two are encoded as one text and cut behind as many tokens as the context alone has. `rendered`: as of
-    `prompt_ids`.
+    The two are encoded as one text and cut behind as many tokens as the context alone has. What a chat template
+    `rendered` has its own beginning.
     """
     if not context:
         return start_ids(tokenizer), plain_ids(tokenizer, continuation)
-    whole, head = (prompt_ids(tokenizer, text, rendered) for text in (context + continuation, context))
+    ids_of = encode if rendered else prompt_ids
+    whole, head = (ids_of(tokenizer, text) for text in (context + continuation, context))
     return whole[: len(head)], whole[len(head) :]
 
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage
-from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.data.conversations.rendering import prompt_ids as chat_prompt_ids
 from mm_rec.data.sources import read_documents
 from mm_rec.data.wordlists.entries import read_entries
 from mm_rec.data.wordlists.prompts import instruction_text
 from mm_rec.evaluation.list_format import Answer
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.text_stream import plain_ids, stop_ids
+from mm_rec.inference.text_stream import prompt_ids, stop_ids
 
 _ANSWERS = re.compile(r"### Response:\n(.*?)(?:\n\n|\Z)", re.DOTALL)
 _NUMBERED = re.compile(r"^\d{1,3}\. (.+)$", re.MULTILINE)
@@ -32,9 +32,8 @@ def greedy_answers(
 
     def read(prompt: str) -> list[int]:
         if not instruction:
-            return prompt_ids(tokenizer, [ChatMessage("user", prompt)])
-        begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        return [*begin, *plain_ids(tokenizer, instruction_text(prompt, ""))]
+            return chat_prompt_ids(tokenizer, [ChatMessage("user", prompt)])
+        return prompt_ids(tokenizer, instruction_text(prompt, ""))
 
     def answer(prompts: list[str]) -> list[str]:
         replies = engine.continue_greedily(

@@ -3,8 +3,8 @@
     import mm_rec.evaluation.lm_eval_adapter                       # registers the name
     lm_eval.simple_evaluate(model="mmrec", model_args="path=runs/tiny", tasks=["blimp"])
 
-It differs from lm-eval's own "hf" in three things: a context begins with bos where the tokenizer has one, as in
-training; requests are packed instead of padded; and MM-Rec, which has no context limit, is never cut short.
+It differs from lm-eval's own "hf" in three things: what a chat template rendered begins as the template says, without
+a bos before it; requests are packed instead of padded; and MM-Rec, which has no context limit, is never cut short.
 """
 
 from __future__ import annotations
@@ -127,10 +127,10 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return fingerprint(self.tokenizer)[:16]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """The ids of a text, begun with bos unless `add_special_tokens` is False."""
-        if add_special_tokens is False:
-            return (encode if self._rendered else plain_ids)(self.tokenizer, string)
-        return prompt_ids(self.tokenizer, string, self._rendered)
+        """The ids of a text, begun as the tokenizer begins it unless `add_special_tokens` is False, or of a chat."""
+        if self._rendered:
+            return encode(self.tokenizer, string)
+        return (plain_ids if add_special_tokens is False else prompt_ids)(self.tokenizer, string)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True

@@ -1,10 +1,10 @@
 """How well a model predicts text: loss, perplexity, bits per byte, token accuracy.
 
-The rule for texts. A document is read alone as [bos] ids [eos], in windows of `context` tokens. Nothing is carried
-from one window to the next, and neighbours share one token, so each token is predicted exactly once: the k-th of a
-window from the k − 1 before it. Loss, perplexity and accuracy are over all predicted tokens. Bits per byte are the
-nats of the text's own tokens (the closing eos left out) divided by ln 2 and by the UTF-8 bytes of the text, so models
-with different tokenizers can be compared.
+The rule for texts. A document is read alone as [bos] ids [eos], with the bos where the tokenizer itself puts it before
+a text, in windows of `context` tokens. Nothing is carried from one window to the next, and neighbours share one token,
+so each token is predicted exactly once: the k-th of a window from the k − 1 before it. Loss, perplexity and accuracy
+are over all predicted tokens. Bits per byte are the nats of the text's own tokens (the closing eos left out) divided by
+ln 2 and by the UTF-8 bytes of the text, so models with different tokenizers can be compared.
 
 Shapes: B rows, T tokens of a row, N predicted tokens.
 """
@@ -28,7 +28,7 @@ from mm_rec.data.corpus import Corpus
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.models.cross_entropy import IGNORED, token_losses
 from mm_rec.models.forward import Batch, head_weight, hidden_states
-from mm_rec.tokenizers.loading import encode_documents, token_byte_lengths
+from mm_rec.tokenizers.loading import begin_ids, encode_documents, token_byte_lengths
 
 BATCH_TOKENS = 8192
 _ROW_TOKENS = 1024
@@ -134,7 +134,7 @@ def evaluate_corpus(
     sequences = PackedSequences(corpus, seq_len)
     count = len(sequences) if max_rows is None else min(len(sequences), max_rows)
     chosen = np.linspace(0, len(sequences) - 1, count).round().astype(np.int64)
-    whole = count == len(sequences) and tokenizer.bos_token_id is not None
+    whole = count == len(sequences) and bool(begin_ids(tokenizer))
     lengths = None if whole else _byte_lengths(tokenizer)
     totals = _Totals()
     for first in range(0, count, batch):
@@ -177,13 +177,13 @@ def _windows(
 ) -> Iterator[_Window]:
     """Cut documents into windows that share one token with the next; counts documents and predicted bytes."""
     iterator = iter(documents)
-    lengths = None if tokenizer.bos_token_id is not None else _byte_lengths(tokenizer)
+    lengths = None if begin_ids(tokenizer) else _byte_lengths(tokenizer)
     while group := list(itertools.islice(iterator, _GROUP_DOCUMENTS)):
         for text, ids in zip(group, encode_documents(tokenizer, group), strict=True):
             totals.documents += 1
             totals.bytes += len(text.encode())
-            if lengths is not None and len(ids):  # without bos nothing predicts the first token
-                totals.bytes -= int(lengths[ids[0]])
+            if lengths is not None and text:  # without bos nothing predicts the first token
+                totals.bytes -= int(lengths[ids[:1]].sum())
             for start in range(0, len(ids) - 1, context - 1):
                 stop = min(start + context, len(ids))
                 yield _Window(ids[start:stop], tokenizer.eos_token_id is not None and stop == len(ids))

@@ -9,21 +9,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.inference.engine import Session
 from mm_rec.inference.sampling import Sampling
 from mm_rec.tokenizers.conversion import ESCAPES
-from mm_rec.tokenizers.loading import text_encoder
+from mm_rec.tokenizers.loading import begin_ids, text_encoder
 
 # How the text of tokens ends that need the next one: in the middle of a character, or of an escape.
 _UNFINISHED = ("\ufffd", ESCAPES[0][0])
 _LONGEST_UNIT = 6  # bytes, so tokens that a character or an escape can be spread over
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str, rendered: bool = False) -> list[int]:
-    """The ids of a prompt, started with bos as the documents of training are.
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a prompt, begun as the documents of training are: as the tokenizer itself begins a text.
 
-    Special tokens that are written out in it are text, as in training; in what a chat template `rendered` they are not.
+    Special tokens that are written out in it are text, as in training. What a chat template rendered has its own
+    beginning: see `encode`.
     """
-    ids = (encode if rendered else plain_ids)(tokenizer, text)
-    bos = tokenizer.bos_token_id
-    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+    return [*begin_ids(tokenizer), *plain_ids(tokenizer, text)]
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -33,7 +32,7 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of what a chat template rendered, or a part of it; special tokens in it are parsed."""
+    """The ids of what a chat template rendered, or a part of it; special tokens in it are parsed, none is added."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 

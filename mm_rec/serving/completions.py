@@ -108,7 +108,9 @@ class CompletionAnswer:
         else:
             text = _Text(prompt, 0)
         if not text.ids:
-            raise ConfigError("there is nothing to go on with; this tokenizer has no bos")
+            raise ConfigError(
+                "there is nothing to go on with; this model's tokenizer puts no token before a text"
+            )
         self._served.model.engine.require_tokens(text.ids)
         return text
 

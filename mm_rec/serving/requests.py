@@ -60,13 +60,13 @@ class Names:
     remedy: str = SEND_LESS
 
 
-def text_ids(served: Served, text: str, bos: bool = True) -> list[int]:
-    """The ids of a plain text, special tokens that are written out in it too.
+def text_ids(served: Served, text: str, begin: bool = True) -> list[int]:
+    """The ids of a plain text, special tokens that are written out in it too, begun as the tokenizer begins one.
 
     Raises UnicodeEncodeError for half of a surrogate pair, which no tokenizer takes.
     """
     text.encode()
-    return (prompt_ids if bos else plain_ids)(served.model.tokenizer, text)
+    return (prompt_ids if begin else plain_ids)(served.model.tokenizer, text)
 
 
 def require_with(request: Body, **others: str) -> None:

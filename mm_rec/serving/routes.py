@@ -72,7 +72,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         tokenizer = served.model.tokenizer
         if body.messages is None:
             with about("prompt"):
-                return text_ids(served, body.prompt or "", bos=body.add_special_tokens)
+                return text_ids(served, body.prompt or "", begin=body.add_special_tokens)
         messages, tools = chat_messages(served, body.messages), template_tools(served, body.tools)
         with about("messages"):
             return encode(tokenizer, prompt_text(tokenizer, messages, tools))

@@ -356,7 +356,9 @@ class TokenizeRequest(Body):
 
     model: str | None = Field(default=None, description="The first model, where it is not given.")
     prompt: str | None = None
-    add_special_tokens: bool = Field(default=True, description="Whether a prompt begins with bos.")
+    add_special_tokens: bool = Field(
+        default=True, description="Whether a prompt gets the tokenizer's own beginning."
+    )
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
 

@@ -54,6 +54,11 @@ def unescape(text: str) -> str:
     return text
 
 
+def is_converted(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer is one of ours, converted from SentencePiece: no other escapes the "▁" of a text."""
+    return tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str(SPACE) == escape(SPACE)
+
+
 def to_tokenizer_json(model: Path) -> Tokenizer:
     """Convert a SentencePiece BPE model to a tokenizer that gives the same ids.
 

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import compress, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mm_rec.errors import TokenizerError
-from mm_rec.tokenizers.conversion import SPACE, unescape
+from mm_rec.tokenizers.conversion import SPACE, is_converted, unescape
 from mm_rec.tokenizers.special import UNKNOWN
 
 _LOCK = threading.Lock()
@@ -26,13 +27,22 @@ _TEXT_ENCODERS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, To
     weakref.WeakKeyDictionary()
 )
 _GROUP_CHARACTERS = 4_000_000
+# The post-processor that transformers writes for a tokenizer that puts nothing before or after a text.
+_NOTHING_ADDED = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a tokenizer folder, a model folder or a run from its `tokenizer.json`.
 
-    Nothing is downloaded and no code of the folder is run. Raises TokenizerError where none can be loaded.
+    Nothing is downloaded and no code of the folder is run. One of ours that was written before our tokenizers put bos
+    before a text themselves does so from here on: its model was trained with it. Raises TokenizerError where none can
+    be loaded.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -50,7 +60,7 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
         )
     try:
         # Not AutoTokenizer: that asks for leave to run code where a model folder carries a modelling file.
-        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
             str(found), local_files_only=True
         )
     except Exception as error:  # `tokenizers` raises bare Exception for a damaged file
@@ -58,6 +68,8 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
             f"{folder}: the tokenizer cannot be loaded ({type(error).__name__}: {error}). "
             "One of its files is damaged; copy the folder again or train the tokenizer anew"
         ) from error
+    if is_converted(tokenizer.backend_tokenizer):
+        tokenizer.add_bos_token = True  # type: ignore[misc]  # its setter does not stand beside its getter
     return tokenizer
 
 
@@ -66,7 +78,11 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Padding, truncation and the chat template do not count; saving and loading do not change it.
     """
-    content = json.loads(_backend(tokenizer).to_str())
+    backend = _backend(tokenizer)
+    content = json.loads(backend.to_str())
+    if is_converted(backend):
+        # Ours always put bos before documents, and once did not say so here: shards and runs of then have this mark.
+        content["post_processor"] = _NOTHING_ADDED
     for key in ("version", "padding", "truncation"):
         content.pop(key, None)
     content["special_ids"] = {
@@ -76,8 +92,17 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that the tokenizer itself puts before a text, and so the beginning of every document and prompt.
+
+    [bos] or nothing: a foreign tokenizer may have a bos for other uses, and add none.
+    """
+    encoding = encoder(tokenizer).encode("a")
+    return list(compress(encoding.ids, takewhile(bool, encoding.special_tokens_mask)))
+
+
 def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of one document: `[bos] + ids + [eos]`, without a token that the tokenizer does not have."""
+    """The ids of one document: what the tokenizer begins a text with (`begin_ids`), the text, and eos if it has one."""
     ids: list[int] = encode_documents(tokenizer, [text])[0].tolist()
     return ids
 
@@ -87,17 +112,23 @@ def encode_documents(
 ) -> list[npt.NDArray[np.int32]]:
     """Encode a batch as `encode_document` does, on all threads; one array (tokens,) int32 a document.
 
-    A special token that is written out in a text is text, unless they are to be parsed: in what a chat layout rendered.
+    A special token that is written out in a text is text, unless they are to be parsed: in what a chat layout rendered,
+    which may have its beginning already.
     """
-    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    before = begin_ids(tokenizer)
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [
-        np.array([*before, *encoding.ids, *after], dtype=np.int32)
+        np.array([*_begun(encoding.ids, before), *after], dtype=np.int32)
         for group in _groups(texts)
         for encoding in (
             encoder(tokenizer) if parse_specials else text_encoder(tokenizer, group)
         ).encode_batch_fast(group, add_special_tokens=False)
     ]
+
+
+def _begun(ids: list[int], before: list[int]) -> list[int]:
+    """The ids with `before` in front, where they do not begin so already."""
+    return ids if ids[: len(before)] == before else [*before, *ids]
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:

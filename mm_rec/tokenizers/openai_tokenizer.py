@@ -6,7 +6,7 @@ tokens have the ids above OpenAI's; where OpenAI left ids unused, "<|unused_…|
 
 Special tokens in a text are special tokens here, as in every transformers tokenizer, while tiktoken refuses such a
 text. `tokenizer(text, split_special_tokens=True)` reads them as ordinary text, like tiktoken's `encode_ordinary`; it
-leaves the backend in that state until the tokenizer is called without it.
+leaves the backend in that state until the tokenizer is called without it. Nothing is put before a text, as in tiktoken.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.errors import TokenizerError
 from mm_rec.tokenizers.loading import (
+    begin_ids,
     byte_fallback_ids,
     encode_documents,
     fingerprint,
@@ -59,7 +60,7 @@ def _measure(
     """The figures of one language, and how often each id occurs, (vocabulary,)."""
     counts = np.zeros(len(lengths), dtype=np.int64)
     documents = words = size = 0
-    frame = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+    frame = begin_ids(tokenizer) + ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
     for batch in _batches(texts):
         for text, ids in zip(batch, encode_documents(tokenizer, batch), strict=True):
             counts += np.bincount(ids, minlength=len(counts))

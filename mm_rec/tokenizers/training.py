@@ -235,6 +235,7 @@ def _with_specials(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
         bos_token=ENDOFTEXT,
         eos_token=ENDOFTEXT,
         pad_token=PAD,
+        add_bos_token=True,
         clean_up_tokenization_spaces=False,
     )
     prepare_for_chat(result)

@@ -1,4 +1,4 @@
-"""A tiny byte-level tokenizer for the data tests: 256 bytes, then <s>, </s>, <pad>."""
+"""A tiny byte-level tokenizer for the data tests: 256 bytes, then <s>, which it puts before a text, </s>, <pad>."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", add_bos_token=True
     )

@@ -26,7 +26,9 @@ def word_tokenizer(*texts: str, **specials: str) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, "<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s?\S+|\s"), "isolated")
     backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **specials)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", add_bos_token="bos_token" in specials, **specials
+    )
 
 
 def sliced(text: str, **settings: object) -> Slices:
@@ -184,7 +186,7 @@ def test_bos_and_eos_of_the_text_are_not_doubled() -> None:
 
 def test_a_tokenizer_without_bos_gives_a_note() -> None:
     slices = slice_text("A b.", word_tokenizer("A b.", eos_token=EOS), Slicing())
-    assert slices.notes() == ["the tokenizer has no BOS token, so none is added"]
+    assert slices.notes() == ["the tokenizer puts no BOS before a text, so none is added"]
     assert len(slices.blocks[0].ids) == 3 and slices.blocks[0].learnt.all()
 
 
@@ -368,7 +370,7 @@ def prose_tokenizer(prose: dict[str, str]) -> PreTrainedTokenizerFast:
     backend.train_from_iterator(
         prose.values(), trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet)
     )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS, add_bos_token=True)
 
 
 @pytest.mark.parametrize("language", ["tr", "en"])

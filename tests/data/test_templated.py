@@ -83,7 +83,7 @@ def word_tokenizer(pattern: str, pieces: list[str]) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, pieces[0]))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS, add_bos_token=True)
 
 
 def test_the_space_that_ends_a_prompt_is_learnt_with_the_word_after_it(tmp_path: Path) -> None:

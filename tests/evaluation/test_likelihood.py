@@ -128,7 +128,9 @@ def test_texts_are_encoded_as_one_and_cut(tokenizer: PreTrainedTokenizerBase) ->
 def test_a_tokenizer_without_bos(tokenizer: PreTrainedTokenizerBase) -> None:
     raw = tokenizer.backend_tokenizer.to_str()
     only_eos, bare = (
-        PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(raw), pad_token="<|pad|>", **more)
+        PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(raw), pad_token="<|pad|>", add_bos_token=False, **more
+        )
         for more in ({"eos_token": "<|endoftext|>"}, {})
     )
     assert encode_request(only_eos, "", "Once")[0] == [only_eos.eos_token_id]

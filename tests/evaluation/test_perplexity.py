@@ -128,14 +128,16 @@ def test_bytes_by_token_are_the_bytes_of_the_text(
 ) -> None:
     """The two ways to count bytes agree, special tokens that stand in a text included."""
     whole = evaluate_corpus(model, corpus, tokenizer, seq_len=16, batch=4)
-    tokenizer.bos_token = None  # now bytes are counted token by token; the corpus still has its bos
+    tokenizer.add_bos_token = False  # now bytes are counted token by token; the corpus still has its bos
     by_token = evaluate_corpus(model, corpus, tokenizer, seq_len=16, batch=4)
     assert by_token.bytes == whole.bytes == sum(len(document.encode()) for document in DOCUMENTS)
 
 
 def test_a_tokenizer_without_bos_or_eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     bare = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), pad_token="<|pad|>"
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        pad_token="<|pad|>",
+        add_bos_token=False,
     )
     ids = encode_document(bare, DOCUMENTS[0])
     first = len(bare.decode(ids[:1]).encode())

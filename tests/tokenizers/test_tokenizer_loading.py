@@ -38,7 +38,7 @@ TEXTS = ["The old captain", "", "İhtiyar balıkçı\n\tşarkı 👍", "   a  \r
 def test_a_document_has_bos_and_eos(tokenizer: PreTrainedTokenizerBase) -> None:
     for text in TEXTS:
         ids = encode_document(tokenizer, text)
-        assert ids == [1, *tokenizer(text)["input_ids"], 1]
+        assert ids == [*tokenizer(text)["input_ids"], 1] and ids[0] == 1
         assert tokenizer.decode(ids[1:-1]) == text
     assert encode_document(tokenizer, "") == [1, 1]
 
@@ -154,7 +154,9 @@ def byte_level() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE(vocab={**vocabulary, "Ġa": 256}, merges=[("Ġ", "a")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", add_bos_token=True
+    )
 
 
 def test_byte_level_tokenizers_are_supported() -> None:

@@ -70,9 +70,9 @@ def random_texts(count: int, seed: int) -> list[str]:
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_comes_back_from_its_ids(tokenizer: PreTrainedTokenizerBase, folder: Path, name: str) -> None:
     text = TEXTS[name]
-    ids = tokenizer(text)["input_ids"]
-    assert tokenizer.decode(ids) == text
-    assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == ids
+    bos, *ids = tokenizer(text)["input_ids"]
+    assert bos == tokenizer.bos_token_id and tokenizer.decode(ids) == text
+    assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == [bos, *ids]
     assert ids == SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).encode(escape(text))
 
 
@@ -111,8 +111,8 @@ def test_a_text_is_its_lines_and_newlines(tokenizer: PreTrainedTokenizerBase) ->
         newline = tokenizer.convert_tokens_to_ids("\n")
         joined: list[int] = []
         for number, line in enumerate(text.split("\n")):
-            joined += [newline] * (number > 0) + tokenizer(line)["input_ids"]
-        assert tokenizer(text)["input_ids"] == joined
+            joined += [newline] * (number > 0) + tokenizer(line, add_special_tokens=False)["input_ids"]
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == joined
 
 
 def test_nothing_merges_across_lines_words_and_columns(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -71,7 +71,7 @@ def test_ids_and_roles_of_the_special_tokens(trained: tuple[Path, TrainedReport]
     )
     assert tokenizer.unk_token is None
     assert sorted(tokenizer.all_special_ids) == list(range(1, 10))
-    assert tokenizer("old")["input_ids"] == tokenizer("old", add_special_tokens=False)["input_ids"]
+    assert tokenizer("old")["input_ids"] == [1, *tokenizer("old", add_special_tokens=False)["input_ids"]]
 
 
 def test_training_is_deterministic_whatever_the_threads(
@@ -173,12 +173,12 @@ def test_without_byte_fallback_unknown_characters_are_counted(corpus: Corpus, tm
     report = train_tokenizer(lambda: [*corpus(), "one ☂☂ umbrella ▁"], config, tmp_path / "out")
     assert report.proof.lines_with_unknown >= 1
     tokenizer = load_tokenizer(tmp_path / "out")
-    ids = tokenizer("old ☂☂ song")["input_ids"]
+    ids = tokenizer("old ☂☂ song", add_special_tokens=False)["input_ids"]
     assert ids.count(0) == 1
     assert ids == SentencePieceProcessor(model_file=str(tmp_path / "out" / "tokenizer.model")).encode(
         "old ☂☂ song"
     )
-    assert tokenizer.decode(tokenizer("old\n\tsong")["input_ids"]) == "old\n\tsong"
+    assert tokenizer.decode(tokenizer("old\n\tsong")["input_ids"][1:]) == "old\n\tsong"
 
 
 def numbered(count: int) -> Iterator[str]:

@@ -104,7 +104,7 @@ def test_every_format_gives_the_same_ids_and_mask(
     row = ROWS[name]
     (tmp_path / name).write_text(row if isinstance(row, str) else json.dumps(row) + "\n")
     (conversation,) = read_conversations([tmp_path / name]).conversations
-    old, no = (tokenizer.encode(text) for text in ("Old?", "No."))
+    old, no = (tokenizer.encode(text, add_special_tokens=False) for text in ("Old?", "No."))
     ids = {
         piece: tokenizer.convert_tokens_to_ids(piece) for piece in ("<|user|>", "<|assistant|>", END, "\n")
     }
