@@ -86,9 +86,10 @@ def read_sampling(command: str, **values: Any) -> Sampling:
 
 
 def open_engine(
-    model: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console
-) -> tuple[Engine, PreTrainedTokenizerBase]:
-    """Read a model with its adapters, and say where it will be slower than it could be."""
+    model: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console,
+    apart: bool = False,
+) -> tuple[Engine, PreTrainedTokenizerBase]:  # fmt: skip
+    """Read a model with its adapters (with `apart`: none applied), and say where it will be slower than it could be."""
     import torch
 
     from mm_rec import processor
@@ -99,7 +100,7 @@ def open_engine(
 
     place, int8 = choose_device(device), precision is PrecisionChoice.INT8
     dtype = torch.float32 if precision is PrecisionChoice.FLOAT32 else torch.bfloat16
-    loaded, tokenizer = load_with_adapters(model, adapters, dtype, str(place))
+    loaded, tokenizer = load_with_adapters(model, adapters, dtype, str(place), apart)
     engine = Engine(loaded, place, int8=int8)
     if engine.slow and place.type != "cpu" and int8:
         raise ConfigError(f"--precision int8 cannot be used here: {engine.slow}. Choose bfloat16")
@@ -107,7 +108,7 @@ def open_engine(
         note = engine.slow
         if int8 or (dtype is torch.bfloat16 and not processor.multiplies_bfloat16()):
             note += f"; {precision.value} would not be faster here, so float32 is used"
-            loaded, tokenizer = load_with_adapters(model, adapters, torch.float32, str(place))
+            loaded, tokenizer = load_with_adapters(model, adapters, torch.float32, str(place), apart)
             engine = Engine(loaded, place)
         notes.print(f"note: {note}", style="dim")
     return engine, tokenizer

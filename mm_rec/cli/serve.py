@@ -167,7 +167,7 @@ def _open(
     from mm_rec.serving.models import ServedModel
 
     name, given, path = text.rpartition("=")
-    engine, tokenizer = open_engine(path, adapters, device, precision, notes)
+    engine, tokenizer = open_engine(path, adapters, device, precision, notes, apart=True)
     return ServedModel(
         name if given else Path(path).resolve().name, engine, tokenizer, batcher,
         adapters=adapter_digests(engine.model, adapters), kept_bytes=keep_memory * _MIB,

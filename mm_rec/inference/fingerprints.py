@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.models.adapted import parse_adapter
-from mm_rec.models.adapters import WEIGHTS, adapters_of, find_adapter, fingerprint
+from mm_rec.models.adapter_folders import weights_file
+from mm_rec.models.adapters import adapters_of, find_adapter, fingerprint
 from mm_rec.runs.files import hash_file
 
 
@@ -23,7 +24,7 @@ def adapter_digests(model: PreTrainedModel, wanted: Sequence[str]) -> dict[str, 
     on_model = adapters_of(model)
     names = [] if on_model is None else on_model.names
     return {
-        name: hash_file(find_adapter(parse_adapter(text)[0]) / WEIGHTS)
+        name: hash_file(weights_file(find_adapter(parse_adapter(text)[0])))
         for name, text in zip(names, wanted, strict=True)
     }
 

@@ -31,11 +31,12 @@ def parse_adapter(text: str) -> tuple[str, float]:
 
 
 def load_with_adapters(
-    base: Path | str, wanted: Sequence[str], dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    base: Path | str, wanted: Sequence[str], dtype: torch.dtype = torch.float32, device: str = "cpu",
+    apart: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
     """Read a model, the adapters "FOLDER=WEIGHT" that are applied together, and the tokenizer that they were made with.
 
-    `adapters_of` gives the adapters of the model, to switch and remove them.
+    `adapters_of` gives the adapters of the model, to switch and remove them. With `apart` none is applied yet.
     """
     model, tokenizer = load_model_and_tokenizer(base, dtype)
     if not wanted:
@@ -48,6 +49,8 @@ def load_with_adapters(
             tokenizer = load_tokenizer(folder)
             enlarge_vocabulary(model, tokenizer, lambda line: None)
         adapters.load(_short(name, adapters.names), folder, weight)
+        if apart:
+            adapters.apply({})
     return model.to(device).eval(), tokenizer  # type: ignore[arg-type]
 
 

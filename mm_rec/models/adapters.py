@@ -8,20 +8,18 @@ what model it belongs to. The model's own object is changed in place, so all tha
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
-import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mm_rec.errors import CheckpointError, ConfigError
+from mm_rec.errors import CheckpointError, ConfigError, shortened
+from mm_rec.models.adapter_folders import BASE, CONFIG, WEIGHTS, read_config, read_tensors
 from mm_rec.models.dropout import Dropout
 from mm_rec.models.lora import (
     START,
@@ -34,11 +32,11 @@ from mm_rec.models.lora import (
     peft_config,
     split_from_start,
 )
+from mm_rec.models.peft_quirks import without_advice, without_rows_of_others
 from mm_rec.runs.files import read_json, write_json
 
-BASE = "base.json"
 _OURS = "adapter_"  # before the names in PEFT, which takes those that are a part of "lora_" amiss
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."  # before all names in PEFT's files
 _SAMPLED = 1024  # numbers of each tensor that the fingerprint looks at
 
 
@@ -58,6 +56,7 @@ class Adapters:
             "fingerprint": fingerprint(model),
         }
         self.weights: dict[str, float] = {}
+        self.loaded: dict[str, float] = {}  # each with the weight that it was loaded with
         self._training: LoraConfig | None = None
         self._peft: Any = None
         model.adapters = self  # type: ignore[assignment]  # no module: it is found by `adapters_of`
@@ -66,6 +65,11 @@ class Adapters:
     def names(self) -> list[str]:
         """All that are loaded, applied or not."""
         return [] if self._peft is None else [name.removeprefix(_OURS) for name in self._peft.peft_config]
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether what is applied only adds to what the model computes, and puts nothing in the place of its parts."""
+        return all(map(self._is_sum, self.weights))
 
     @property
     def description(self) -> str:
@@ -113,23 +117,21 @@ class Adapters:
 
         Raises CheckpointError where it is damaged or of another base, ConfigError where it cannot be added to others.
         """
-        import peft
-
-        tensors = self._read(folder)
-        config = peft.PeftConfig.from_pretrained(str(folder))
-        config.inference_mode, config.base_model_name_or_path = True, None
+        tensors, config = self._read(folder), read_config(folder)
+        bias, config.bias = config.bias, "none"  # or PEFT would have them taken for its own from now on
+        before = dict(self.model.named_modules())
         try:
             self._inject(_OURS + name, config)
-        except ValueError as error:  # of projections that the model has not
-            raise CheckpointError(
-                f"{folder}: it does not fit the model {self.base['name']} ({error})"
-            ) from error
+        except Exception as error:  # PEFT raises many kinds, of parts that the model has not
+            self._put_back(before, _OURS + name)
+            raise self._unfit(folder, error) from error
         try:
-            self._set(_OURS + name, tensors, folder)
+            self._set(_OURS + name, self._without_base(tensors, folder, bias), folder)
             self.apply({**self.weights, name: weight})
         except (CheckpointError, ConfigError):
             self.remove(name)
             raise
+        self.loaded[name] = weight
 
     def apply(self, weights: dict[str, float]) -> None:
         """Apply these and no others, each times its weight; none at all is the base. Nothing is read again."""
@@ -138,12 +140,12 @@ class Adapters:
                 raise ConfigError(
                     f"there is no adapter {name!r}; loaded are {', '.join(self.names) or 'none'}"
                 )
-        configs = {name: self._peft.peft_config[_OURS + name] for name in weights}
-        whole = [name for name, config in configs.items() if config.modules_to_save or config.use_dora]
+        whole = [name for name in weights if not self._is_sum(name)]
         if whole and (len(weights) > 1 or weights[whole[0]] != 1):
             raise ConfigError(
-                f"the adapter {whole[0]!r} has an embedding of its own (train_head) or is a DoRA, whose effect is no "
-                "sum: it is applied alone and whole, not with others, and with no weight but 1"
+                f"the adapter {whole[0]!r} has parts of the model of its own (train_head, modules_to_save, "
+                "trainable_token_indices) or is a DoRA, whose effect is no sum: it is applied alone and whole, not "
+                "with others, and with no weight but 1"
             )
         self.weights = dict(weights)
         self._apply([_OURS + name for name in weights])
@@ -154,7 +156,9 @@ class Adapters:
     def remove(self, name: str) -> None:
         """Take an adapter off the model for good."""
         self.weights.pop(name, None)
-        self._peft.delete_adapter(_OURS + name)
+        self.loaded.pop(name, None)
+        with without_advice():
+            self._peft.delete_adapter(_OURS + name)
         if self.names:
             self.apply(self.weights)
         else:
@@ -163,20 +167,31 @@ class Adapters:
     def unload(self) -> None:
         """Take every adapter off: the model is the base again, the same bits."""
         if self._peft is not None:
-            for name in list(self._peft.peft_config):  # or a trained head would be left in place
-                self._peft.base_model.delete_adapter(name)
-            self._peft.unload()
+            with without_advice():
+                for name in list(self._peft.peft_config):  # or a trained head would be left in place
+                    self._peft.base_model.delete_adapter(name)
+                self._peft.unload()
         self._forget()
 
     def merge(self) -> None:
         """Add what is applied to the weights; the model is then an ordinary one."""
         if not self.weights:
             self.unload()
-        else:
-            self._peft.merge_and_unload(
-                safe_merge=True, adapter_names=[_OURS + name for name in self.weights]
-            )
-            self._forget()
+            return
+        self._untie()
+        try:
+            with without_advice():
+                self._peft.merge_and_unload(
+                    safe_merge=True, adapter_names=[_OURS + name for name in self.weights]
+                )
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # a bias of its own (lora_bias) where the model has none; no numbers
+            raise ConfigError(
+                f"the adapter cannot be merged ({shortened(str(error))}). Use it beside its model"
+            ) from error
+        self._forget()
 
     def save(self, folder: Path) -> None:
         """Write the trained adapter as PEFT reads it; each file is replaced at once."""
@@ -204,17 +219,37 @@ class Adapters:
                 (Path(temporary) / name).replace(folder / name)
         write_json(folder / BASE, {**self.base, "lora": self._training.model_dump()})
 
+    def _untie(self) -> None:
+        """Give the head weights of its own where an adapter is merged into the embedding that it shares, or into it."""
+        head, table = self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        for _, layer in lora_layers(self.model):
+            if layer in (head, table) and head.weight is table.weight:
+                plain = head.get_base_layer() if layer is head else head
+                plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
+                self.model.config.get_text_config().tie_word_embeddings = False
+
     def _inject(self, name: str, config: Any) -> None:
         import peft
 
-        if self._peft is None:
-            with warnings.catch_warnings():  # PEFT asks for an attribute that transformers has renamed
-                warnings.simplefilter("ignore", FutureWarning)
+        with without_advice():
+            if self._peft is None:
                 self._peft = peft.get_peft_model(self.model, config, adapter_name=name)
-        else:
-            self._peft.add_adapter(name, config)
+            else:
+                self._peft.add_adapter(name, config)
         # What is new too, or its dropout would be at work in evaluation.
         self.model.train(self.model.training)
+
+    def _put_back(self, modules: dict[str, nn.Module], name: str) -> None:
+        """Take out what an adapter that could not be injected has put around and into the model's modules."""
+        from peft.functional import delete_adapter
+
+        with without_advice():
+            delete_adapter(self.model, name, prefix="lora_")
+        for path, module in modules.items():  # outer ones come first
+            if self.model.get_submodule(path) is not module:
+                self.model.set_submodule(path, module)
+        if self._peft is None:
+            self._forget()
 
     def _inject_start(self) -> None:
         """A second adapter on the same projections, which is to stay as it is."""
@@ -239,17 +274,11 @@ class Adapters:
 
     def _read(self, folder: Path, rank: int | None = None) -> dict[str, Tensor]:
         """An adapter's tensors, after it was seen to be of this base (and of this rank)."""
-        try:
-            tensors = load_file(folder / WEIGHTS)
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}: this is no whole adapter ({error})") from error
-        if config.get("peft_type") != "LORA":
-            raise CheckpointError(f"{folder}: an adapter of the kind {config.get('peft_type')}, and not LoRA")
-        if rank is not None and config["r"] != rank:
+        tensors, found = read_tensors(folder), read_config(folder).r
+        if rank is not None and found != rank:
             raise CheckpointError(
-                f"{folder}: this adapter has rank {config['r']}, and rank {rank} was asked for. A rank cannot change: "
-                f"give --rank {config['r']}, or begin a new adapter"
+                f"{folder}: this adapter has rank {found}, and rank {rank} was asked for. A rank cannot change: "
+                f"give --rank {found}, or begin a new adapter"
             )
         if (folder / BASE).is_file():
             self._require_same_base(folder, read_json(folder / BASE))
@@ -262,23 +291,53 @@ class Adapters:
                 "with other weights. Give the adapter its own base"
             )
 
+    def _without_base(self, tensors: dict[str, Tensor], folder: Path, bias: str) -> dict[str, Tensor]:
+        """Leave out what PEFT would write over the base itself; raises CheckpointError where that is not the base's."""
+        base = self._peft.state_dict()
+        for name in tensors.keys() & base.keys():
+            there, here = tensors[name], base[name]
+            if there.shape != here.shape or not torch.equal(there.to(here), here):
+                raise CheckpointError(
+                    f"{folder}: {name.removeprefix(_PREFIX)} of the base itself was changed and saved with it "
+                    f"({'an enlarged vocabulary' if bias == 'none' else f'the setting bias={bias}'}), and no adapter "
+                    f"changes the model {self.base['name']} here. Merge it with PEFT and give the merged model"
+                )
+        return {name: tensor for name, tensor in tensors.items() if name not in base}
+
     def _set(self, name: str, tensors: dict[str, Tensor], folder: Path) -> None:
         """Fill an injected adapter; raises CheckpointError where the tensors are not those that it has."""
         import peft
 
+        with without_rows_of_others(self.model, name):
+            own = peft.get_peft_model_state_dict(
+                self._peft, self._peft.state_dict(), adapter_name=name, save_embedding_layers=False
+            )
+        for key in own.keys() & tensors.keys():
+            if own[key].shape != tensors[key].shape:
+                shapes = f"{key.removeprefix(_PREFIX)} is {list(tensors[key].shape)}, and {list(own[key].shape)} here"
+                raise self._unfit(folder, shapes)
         try:
-            result: Any = peft.set_peft_model_state_dict(self._peft, tensors, adapter_name=name)
+            with without_rows_of_others(self.model, name):
+                result: Any = peft.set_peft_model_state_dict(self._peft, tensors, adapter_name=name)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{folder}: it does not fit the model {self.base['name']} ({error})"
-            ) from error
-        missing = [key for key in result.missing_keys if f".{name}." in key]
-        if missing or result.unexpected_keys:
-            one = (missing + list(result.unexpected_keys))[0]
-            raise CheckpointError(f"{folder}: it does not fit the model {self.base['name']}: {one}")
+            raise self._unfit(folder, error) from error
+        for what, keys in (("it lacks", result.missing_keys), ("it has", result.unexpected_keys)):
+            if found := [key for key in keys if f".{name}." in key or what == "it has"]:
+                key = found[0].removeprefix(_PREFIX).replace(f".{name}", "")
+                raise self._unfit(folder, f"{what} {key}")
+
+    def _unfit(self, folder: Path, why: object) -> CheckpointError:
+        return CheckpointError(
+            f"{folder}: it does not fit the model {self.base['name']} ({shortened(str(why))}). Give the base that it "
+            "was trained on"
+        )
+
+    def _is_sum(self, name: str) -> bool:
+        config = self._peft.peft_config[_OURS + name]
+        return not (config.modules_to_save or config.trainable_token_indices or config.use_dora)
 
     def _forget(self) -> None:
-        self._peft, self._training, self.weights = None, None, {}
+        self._peft, self._training, self.weights, self.loaded = None, None, {}, {}
         if hasattr(self.model, "peft_config"):
             del self.model.peft_config
 
@@ -291,22 +350,6 @@ def adapters_of(model: PreTrainedModel) -> Adapters | None:
     """The adapters that were put on a model; None for a plain one."""
     found = getattr(model, "adapters", None)
     return found if isinstance(found, Adapters) and found.names else None
-
-
-def saved_settings(folder: Path) -> dict[str, Any]:
-    """The settings that an adapter was trained with; of another tool's those that its configuration tells."""
-    if (folder / BASE).is_file() and "lora" in (values := read_json(folder / BASE)):
-        settings: dict[str, Any] = values["lora"]
-        return settings
-    values = read_json(folder / CONFIG)
-    return {
-        "rank": values["r"],
-        "alpha": values["lora_alpha"],
-        "targets": "+".join(sorted(values["target_modules"])),
-        "rslora": bool(values.get("use_rslora")),
-        "dora": bool(values.get("use_dora")),
-        "train_head": bool(values.get("modules_to_save")),
-    }
 
 
 def find_adapter(path: Path | str) -> Path:

@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models import attention, registry
-from mm_rec.models.adapters import CONFIG as ADAPTER_CONFIG
+from mm_rec.models.adapter_folders import CONFIG as ADAPTER_CONFIG
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.hub import fetch_model, is_hub_name
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig

@@ -18,7 +18,8 @@ from mm_rec.data.conversations.rendering import Rendered
 from mm_rec.data.prompt_lines import write_prompt_lines
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.answers import prompt_length
-from mm_rec.models.adapters import Adapters, find_adapter, saved_settings
+from mm_rec.models.adapter_folders import saved_settings
+from mm_rec.models.adapters import Adapters, find_adapter
 from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.models.lora import LoraConfig
 from mm_rec.models.resize import enlarge_vocabulary

@@ -44,7 +44,7 @@ class ServedModel:
         self.stop_ids = stop_ids(tokenizer, engine.model)
         self.weights = weights_fingerprint(engine.model)
         on_model = adapters_of(engine.model)
-        self.adapter_weights = {} if on_model is None else dict(on_model.weights)
+        self.adapter_weights = {} if on_model is None else dict(on_model.loaded)
         self._grammars: Grammars | None = None
         self._making = threading.Lock()
 

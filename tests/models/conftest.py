@@ -1,3 +1,3 @@
 """The small tokenizer."""
 
-from small_models import tokenizer_folder  # noqa: F401
+from small_models import tokenizer, tokenizer_folder  # noqa: F401

@@ -15,6 +15,7 @@ from mm_rec.inference.native.describe import Description, NotDescribedError
 from mm_rec.inference.native.library import NoCompilerError
 from mm_rec.inference.native.program import MOST_ADAPTERS, MOST_RANK, LoraTable, StatePointers
 from mm_rec.models.adapters import adapters_of
+from mm_rec.models.lora import lora_layers
 from mm_rec.models.states import State, new_state
 
 MAX_ROWS = 16
@@ -32,7 +33,8 @@ class Decoder:
     def place_of(self, choice: Mapping[str, float], apply: Callable[[], None]) -> int | None:
         """What rows with this choice of adapters are marked with; `apply` puts a choice on the model that is new here.
 
-        None: their effect is no sum of matrices (DoRA), or there are too many; −1: there are none.
+        None: their effect is no sum of matrices (DoRA, trained biases, a head of its own), or there are too many; −1:
+        there are none.
         """
         key = tuple(sorted(choice.items()))
         if not key:
@@ -73,9 +75,7 @@ class Decoder:
         found: list[tuple[LoraTable, Any, list[str]]] = [
             (table, layer, _applied(layer)) for layer, table in self._description.adapted
         ]
-        if place >= MOST_ADAPTERS or any(
-            layer.use_dora.get(one) for _, layer, names in found for one in names
-        ):
+        if place >= MOST_ADAPTERS or not self._sums_of_matrices():
             return None
         for table, layer, names in found:
             if not names:
@@ -86,6 +86,16 @@ class Decoder:
                 return None
             table.set(place, a, b)
         return place
+
+    def _sums_of_matrices(self) -> bool:
+        """Whether all that the applied adapters do is to add products of matrices to those of the program."""
+        adapters = adapters_of(self._model)
+        described = {id(layer) for layer, _ in self._description.adapted}
+        return (adapters is None or adapters.is_sum) and all(
+            id(layer) in described and not layer.lora_bias[name]
+            for _, layer in lora_layers(self._model)
+            for name in _applied(layer)
+        )
 
     @torch.inference_mode()
     def _prove(self, int8: bool) -> None:
@@ -112,7 +122,7 @@ class Decoder:
 
 def _applied(layer: LoraLayer) -> list[str]:
     """PEFT's names of the adapters that are applied to one of its layers."""
-    return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in layer.lora_A]
+    return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in layer.r]
 
 
 def decoder_for(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -42,9 +43,10 @@ class Description:
         self._gate, self._up = (self.program.buffer(self.config.intermediate_size) for _ in range(2))
         self._tensors = 0  # of the state, so far
         body: Any = model.base_model
-        if type(body.embed_tokens) is not nn.Embedding:
-            raise NotDescribedError(f"an embedding of the kind {type(body.embed_tokens).__name__}")
-        self.program.embed(body.embed_tokens.weight, self._x)
+        table = _own(body.embed_tokens)
+        if type(table) is not nn.Embedding:
+            raise NotDescribedError(f"an embedding of the kind {type(table).__name__}")
+        self.program.embed(table.weight, self._x)
         self._mmrec() if isinstance(self.config, MMRecConfig) else self._llama(body)
         for layer in body.layers:
             if isinstance(self.config, MMRecConfig):
@@ -75,8 +77,7 @@ class Description:
     # --- parts that both families have --------------------------------------------------------------------------------
 
     def _linear(self, x: Tensor, module: Any, out: Tensor, *, add: bool = False, last: bool = True) -> None:
-        adapted = isinstance(module, LoraLayer)
-        plain = module.get_base_layer() if adapted else module
+        adapted, plain = isinstance(module, LoraLayer), _own(module)
         if type(plain) is not nn.Linear:
             raise NotDescribedError(f"a matrix of the kind {type(plain).__name__}")
         weight, scales = plain.weight, None
@@ -88,7 +89,8 @@ class Description:
 
     def _norm(self, module: Any) -> None:
         """The residual stream, normed, into its buffer."""
-        self.program.norm(self._x, module.weight, _epsilon(module), self._normed)
+        norm = _own(module)
+        self.program.norm(self._x, norm.weight, _epsilon(norm), self._normed)
 
     def _mlp(self, mlp: Any, norm: Any) -> None:
         self._norm(norm)
@@ -108,8 +110,8 @@ class Description:
         self._linear(self._normed, mixer.k_proj, self._k, last=False)
         self._linear(self._normed, mixer.v_proj, self._v)
         for norm, part in (
-            (getattr(mixer, "q_norm", None), self._q),
-            (getattr(mixer, "k_norm", None), self._k),
+            (_own(getattr(mixer, "q_norm", None)), self._q),
+            (_own(getattr(mixer, "k_norm", None)), self._k),
         ):
             if norm is not None:
                 self.program.norm(part, norm.weight, _epsilon(norm), part)
@@ -177,10 +179,17 @@ class Description:
         biases = torch.stack([memory.write_bias, memory.decay_bias, memory.decay_log_rate.float().exp()])
         shape = (config.num_memories, config.memory_key_dim, config.memory_value_dim)
         self.program.recur(
-            self._mixed, self._write, self._decay, self._gates, biases, memory.norm.weight, memory.norm.eps,
+            self._mixed, self._write, self._decay, self._gates, biases, _own(memory.norm).weight, memory.norm.eps,
             self._recalled, shape, config.memory_update == "delta", state,
         )  # fmt: skip
         self._linear(self._recalled, memory.o_proj, self._x, add=True)
+
+
+def _own(module: Any) -> Any:
+    """A part of the model itself, without what PEFT has put around it."""
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        return module.original_module
+    return module.get_base_layer() if isinstance(module, LoraLayer) else module
 
 
 def _epsilon(norm: Any) -> float:
