@@ -32,7 +32,7 @@ from mm_rec.models.lora import (
     peft_config,
     split_from_start,
 )
-from mm_rec.models.peft_quirks import without_advice, without_rows_of_others
+from mm_rec.models.peft_quirks import require_apart, without_advice, without_rows_of_others
 from mm_rec.runs.files import read_json, write_json
 
 _OURS = "adapter_"  # before the names in PEFT, which takes those that are a part of "lora_" amiss
@@ -122,6 +122,7 @@ class Adapters:
         before = dict(self.model.named_modules())
         try:
             self._inject(_OURS + name, config)
+            require_apart(self.model)
         except Exception as error:  # PEFT raises many kinds, of parts that the model has not
             self._put_back(before, _OURS + name)
             raise self._unfit(folder, error) from error
@@ -243,12 +244,16 @@ class Adapters:
         """Take out what an adapter that could not be injected has put around and into the model's modules."""
         from peft.functional import delete_adapter
 
-        with without_advice():
-            delete_adapter(self.model, name, prefix="lora_")
         for path, module in modules.items():  # outer ones come first
             if self.model.get_submodule(path) is not module:
                 self.model.set_submodule(path, module)
-        if self._peft is None:
+        with without_advice():
+            delete_adapter(self.model, name, prefix="lora_")
+        if self._peft is not None:
+            self._peft.peft_config.pop(name, None)
+        if self.names:
+            self.apply(self.weights)
+        else:
             self._forget()
 
     def _inject_start(self) -> None:
@@ -329,7 +334,7 @@ class Adapters:
     def _unfit(self, folder: Path, why: object) -> CheckpointError:
         return CheckpointError(
             f"{folder}: it does not fit the model {self.base['name']} ({shortened(str(why))}). Give the base that it "
-            "was trained on"
+            f"was trained on{', or load it without ' + ', '.join(self.loaded) if self.loaded else ''}"
         )
 
     def _is_sum(self, name: str) -> bool:

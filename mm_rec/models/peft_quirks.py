@@ -18,6 +18,22 @@ def without_advice() -> Iterator[None]:
         yield
 
 
+def require_apart(model: nn.Module) -> None:
+    """Raise ValueError where PEFT has put one kind of change around another, which it does not compute or take off."""
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    outer = None
+    for name, module in model.named_modules():  # what is inside follows at once
+        if outer is not None and not name.startswith(f"{outer}."):
+            outer = None
+        if isinstance(module, (LoraLayer, AuxiliaryTrainingWrapper)) and not isinstance(module, ParamWrapper):
+            if outer is not None:
+                raise ValueError(f"{outer} would be changed in two ways, and PEFT knows one at a time")
+            outer = name
+
+
 @contextlib.contextmanager
 def without_rows_of_others(model: nn.Module, name: str) -> Iterator[None]:
     """PEFT reads an adapter's trained rows of tokens also where only other adapters have any, and fails: let it not.

@@ -320,6 +320,40 @@ def test_a_refusal_leaves_what_was_loaded_before(tmp_path: Path) -> None:
     assert same(model, before)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [3, 5]}),
+        ({"trainable_token_indices": [3, 5]}, {"modules_to_save": ["embed_tokens"]}),
+        ({"trainable_token_indices": [3, 5]}, {"target_modules": ["embed_tokens"]}),
+        ({"target_modules": [*QV, "embed_tokens"]}, {"modules_to_save": ["embed_tokens"]}),
+        ({"modules_to_save": ["mlp"]}, {"target_modules": ["up_proj"]}),
+    ],
+)
+def test_two_that_change_one_part_in_two_ways_are_not_loaded_together(
+    first: dict[str, Any], second: dict[str, Any], tmp_path: Path
+) -> None:
+    """PEFT can only hold one of them; each alone, and two of one kind, are read."""
+    save_base("llama", tmp_path / "base")
+    for seed, (name, settings) in enumerate((("one", first), ("two", second), ("like", first))):
+        write_adapter(tmp_path / "base", tmp_path / name, seed, **{"target_modules": QV, **settings})
+    model = load_model(tmp_path / "base")
+    before, adapters = bits(model), Adapters(model, "base")
+    adapters.load("one", tmp_path / "one")
+    wanted = logits(model)
+    adapters.apply({})
+    with pytest.raises(CheckpointError, match=r"does not fit .* or load it without one"):
+        adapters.load("two", tmp_path / "two")
+    adapters.load("like", tmp_path / "like")
+    assert largest(logits(model), logits(read_by_peft(tmp_path / "base", tmp_path / "like"))) < 1e-5
+    adapters.apply({"one": 1.0})
+    assert torch.equal(logits(model), wanted)
+    adapters.unload()
+    assert same(model, before)
+    adapters.load("two", tmp_path / "two")
+    assert largest(logits(model), logits(read_by_peft(tmp_path / "base", tmp_path / "two"))) < 1e-5
+
+
 def test_settings_of_a_newer_peft_that_are_off_are_of_no_interest(tmp_path: Path) -> None:
     save_base("llama", tmp_path / "base")
     write_adapter(tmp_path / "base", tmp_path / "one", target_modules=QV)

@@ -186,10 +186,10 @@ class Description:
 
 
 def _own(module: Any) -> Any:
-    """A part of the model itself, without what PEFT has put around it."""
+    """A part of the model itself, without what the adapters have put around it and each other."""
     if isinstance(module, AuxiliaryTrainingWrapper):
-        return module.original_module
-    return module.get_base_layer() if isinstance(module, LoraLayer) else module
+        return _own(module.original_module)
+    return _own(module.get_base_layer()) if isinstance(module, LoraLayer) else module
 
 
 def _epsilon(norm: Any) -> float:
