@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import ConfigError
+from mm_rec.models.adapter_folders import saved_rows
 from mm_rec.models.adapters import Adapters, find_adapter
 from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.models.resize import enlarge_vocabulary
@@ -47,7 +48,7 @@ def load_with_adapters(
         folder = find_adapter(name)
         if (folder / "tokenizer_config.json").is_file() and not adapters.names:
             tokenizer = load_tokenizer(folder)
-            enlarge_vocabulary(model, tokenizer, lambda line: None)
+            enlarge_vocabulary(model, tokenizer, lambda line: None, saved_rows(folder))
         adapters.load(_short(name, adapters.names), folder, weight)
         if apart:
             adapters.apply({})

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BASE = "base.json"  # beside PEFT's two files: what model it belongs to
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"  # of old programs
+_TABLES = ("embed_tokens.weight", "lm_head.weight")  # by the names that PEFT itself looks for
 _REFUSED = {
     "layer_replication": "it makes a longer model of its base",
     "megatron_config": "it is for a model of Megatron's parts",
@@ -63,6 +64,12 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
             f"{file}: it is damaged or holds more than tensors, which is not read here. Save the adapter again with a "
             f"PEFT that writes {WEIGHTS}"
         ) from error
+
+
+def saved_rows(folder: Path) -> int:
+    """The rows of an embedding that was trained with an adapter and saved whole; 0 where none was."""
+    shapes = [t.shape for name, t in read_tensors(folder).items() if name.endswith(_TABLES)]
+    return max((shape[0] for shape in shapes if len(shape) == 2), default=0)
 
 
 def read_config(folder: Path) -> peft.LoraConfig:

@@ -12,16 +12,18 @@ from mm_rec.tokenizers.loading import require_fit, vocabulary_size
 
 
 def enlarge_vocabulary(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None], least: int = 0
 ) -> int:
     """Add the rows that a model lacks for a tokenizer's ids, and say so; returns their number, 0 where all fit.
+
+    It has `least` rows then, or more: others round the number up.
 
     A new row is the mean of the old ones, in the embedding and in the head (Hewitt 2021, "Initializing new word
     embeddings for pretrained language models"): so no new token is likelier than the average of the old. Old rows do
     not change. Parameters are replaced by larger ones, so make the optimizer afterwards.
     """
     rows = _table(model).shape[0]
-    needed = vocabulary_size(tokenizer)
+    needed = max(vocabulary_size(tokenizer), least)
     if needed <= rows:
         return 0
     with torch.random.fork_rng():  # transformers first draws the new rows at random

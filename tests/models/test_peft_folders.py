@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.fingerprints import adapter_digests
+from mm_rec.models.adapted import load_with_adapters
 from mm_rec.models.adapter_folders import saved_settings
 from mm_rec.models.adapters import Adapters, adapters_of
 from mm_rec.models.loading import load_model, save_model
@@ -431,6 +432,25 @@ def test_a_base_with_a_larger_vocabulary_is_asked_for(saved: bool, tmp_path: Pat
     fitting = load_model(tmp_path / "enlarged")
     Adapters(fitting, "enlarged").load("one", tmp_path / "one")
     assert largest(logits(fitting), logits(read_by_peft(tmp_path / "enlarged", tmp_path / "one"))) < 1e-5
+
+
+def test_a_vocabulary_that_was_rounded_up_comes_with_the_folder(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """With its tokenizer and its trained embedding and head, as programs save it that add tokens."""
+    base = build(preset("llama_tiny").config(len(tokenizer), num_hidden_layers=2), seed=0)
+    save_model(base, tokenizer, tmp_path / "base")
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|new|>", "<|newer|>"]})
+    base.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+    assert base.config.vocab_size > len(tokenizer)
+    save_model(base, tokenizer, tmp_path / "enlarged")
+    saved = {"modules_to_save": ["embed_tokens", "lm_head"]}
+    write_adapter(tmp_path / "enlarged", tmp_path / "one", target_modules=QV, **saved)
+    tokenizer.save_pretrained(tmp_path / "one")
+    wanted = logits(read_by_peft(tmp_path / "enlarged", tmp_path / "one"))
+    model, own = load_with_adapters(tmp_path / "base", [str(tmp_path / "one")])
+    assert len(own) == len(tokenizer) and largest(logits(model), wanted) < 1e-5
+    assert merge(str(tmp_path / "base"), [str(tmp_path / "one")], tmp_path / "merged") < 1e-5
 
 
 def test_a_folder_that_holds_the_bases_own_tensors_too_changes_nothing_in_it(tmp_path: Path) -> None:
