@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -46,6 +48,17 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+SLIDING, FULL = "sliding_attention", "full_attention"
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+OF_EACH_KIND = {SLIDING: {"rope_type": "default", "rope_theta": 10000.0}, FULL: YARN}
+
+
+def of(kind: str, **changes: Any) -> PreTrainedModel:
+    config = AutoConfig.for_model(kind, **{**SHAPE, **changes})
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
 FAMILIES: dict[str, Any] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
     "tied": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)),
@@ -61,6 +74,27 @@ FAMILIES: dict[str, Any] = {
     ),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=24)),
+    "gelu": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, hidden_act="gelu_pytorch_tanh")),
+    "gemma": lambda: of("gemma", head_dim=40),
+    "gemma2": lambda: of(
+        "gemma2", head_dim=40, query_pre_attn_scalar=50, sliding_window=16, attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+    ),
+    "gemma3": lambda: of(
+        "gemma3_text", head_dim=40, query_pre_attn_scalar=50, sliding_window=16, layer_types=[SLIDING, FULL],
+        rope_parameters=OF_EACH_KIND, final_logit_softcapping=3.0,
+    ),
+    "granite": lambda: of(
+        "granite", embedding_multiplier=3.0, residual_multiplier=0.3, attention_multiplier=0.1, logits_scaling=4.0,
+        attention_bias=True, mlp_bias=True,
+    ),
+    "olmo2": lambda: of("olmo2"),
+    "olmo3": lambda: of("olmo3", sliding_window=16, layer_types=[SLIDING, FULL], rope_parameters=OF_EACH_KIND),
+    "phi3": lambda: of(
+        "phi3", sliding_window=16,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    ),
+    "smollm3": lambda: of("smollm3", no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=16),
     "mmrec": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=4), seed=1),
     "delta": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=2, memory_update="delta"), seed=1),
     "small window": lambda: build(

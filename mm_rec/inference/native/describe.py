@@ -10,16 +10,9 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mm_rec.inference.native.families import ENDLESS, NotDescribedError, traits_of
 from mm_rec.inference.native.program import GROUP, LoraTable, Program, quantised
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
-
-_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "mmrec")
-_ENDLESS = 2**31 - 1
-_STATIC_ROPE = ("default", "linear", "llama3", "yarn")
-
-
-class NotDescribedError(Exception):
-    """The kernels have no operation for something in this model; the text names it."""
 
 
 class Description:
@@ -31,50 +24,83 @@ class Description:
     def __init__(self, model: PreTrainedModel, max_rows: int, threads: int, int8: bool = False) -> None:
         self.config: Any = model.config
         self.dtype = next(model.parameters()).dtype
+        self._traits = traits_of(self.config)
         self._require(model)
         self._int8 = int8
         self.adapted: list[
             tuple[LoraLayer, LoraTable]
         ] = []  # PEFT's layers, and where the kernels look for theirs
         self.program = Program(max_rows, threads)
-        hidden, vocabulary = self.config.hidden_size, self.config.vocab_size
-        self._x, self._normed = self.program.buffer(hidden), self.program.buffer(hidden)
-        self.logits = self.program.buffer(vocabulary)
-        self._gate, self._up = (self.program.buffer(self.config.intermediate_size) for _ in range(2))
         self._tensors = 0  # of the state, so far
+        self._turns: dict[str, tuple[Tensor, Tensor]] = {}  # cosines and sines of a kind of layer
         body: Any = model.base_model
-        table = _own(body.embed_tokens)
-        if type(table) is not nn.Embedding:
-            raise NotDescribedError(f"an embedding of the kind {type(table).__name__}")
-        self.program.embed(table.weight, self._x)
-        self._mmrec() if isinstance(self.config, MMRecConfig) else self._llama(body)
-        for layer in body.layers:
-            if isinstance(self.config, MMRecConfig):
-                self._mixer(layer.mixer, layer.mixer_norm)
-                self._mlp(layer.mlp, layer.mlp_norm)
-            else:
-                self._attention(layer.self_attn, layer.input_layernorm)
-                self._mlp(layer.mlp, layer.post_attention_layernorm)
-        self._norm(body.norm)
-        head: Any = model.get_output_embeddings()
+        self._buffers(body.layers[0])
+        self._embed(body.embed_tokens)
+        for number, layer in enumerate(body.layers):
+            self._layer(layer, number, body)
+        self._norm(body.norm, self._x, self._normed)
+        head = model.get_output_embeddings()
         self._linear(self._normed, head, self.logits)
+        factor, cap = self._traits.logits_factor, self._traits.logit_cap
+        if factor != 1.0 or cap:
+            self.program.scale(self.logits, factor, self.logits, cap=cap)
 
     def _require(self, model: PreTrainedModel) -> None:
-        if self.config.model_type not in _FAMILIES:
-            raise NotDescribedError(f"models of the kind {self.config.model_type!r}")
         if self.dtype not in (torch.float32, torch.bfloat16):
             raise NotDescribedError(f"weights in {self.dtype}")
         if model.device.type != "cpu":
             raise NotDescribedError(f"the device {model.device.type}")
-        if isinstance(self.config, MMRecConfig):
-            return
-        if self.config.hidden_act != "silu":
-            raise NotDescribedError(f"the activation {self.config.hidden_act}")
-        kind = (self.config.rope_parameters or {}).get("rope_type", "default")
-        if kind not in _STATIC_ROPE:
-            raise NotDescribedError(f"rotary positions of the kind {kind!r}")
 
-    # --- parts that both families have --------------------------------------------------------------------------------
+    def _buffers(self, layer: Any) -> None:
+        """Those that every layer uses anew; parts of one buffer where a family has one matrix for them."""
+        config, buffer = self.config, self.program.buffer
+        head_dim = layer.self_attn.head_dim if hasattr(layer, "self_attn") else config.head_dim
+        self._x, self._normed = buffer(config.hidden_size), buffer(config.hidden_size)
+        self.logits = buffer(config.vocab_size)
+        width, narrow = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+        self._qkv, self._y = buffer(width + 2 * narrow), buffer(width)
+        self._q, self._k, self._v = self._qkv.split([width, narrow, narrow], dim=1)
+        self._gate_up = buffer(2 * config.intermediate_size)
+        self._gate, self._up = self._gate_up.chunk(2, dim=1)
+        if isinstance(config, MMRecConfig):
+            self._mmrec()
+
+    # --- parts that all families have ---------------------------------------------------------------------------------
+
+    def _embed(self, embedding: Any) -> None:
+        embedding = _own(embedding)
+        scale = getattr(embedding, "embed_scale", None)  # Gemma's, in the dtype of its weights
+        if type(embedding) is not nn.Embedding and scale is None:
+            raise NotDescribedError(f"an embedding of the kind {type(embedding).__name__}")
+        factor = self._traits.embedding_factor if scale is None else float(scale.to(self.dtype))
+        self.program.embed(embedding.weight, self._x, factor)
+
+    def _layer(self, layer: Any, number: int, body: Any) -> None:
+        before, after, before_mlp, after_mlp = (name and getattr(layer, name) for name in self._traits.norms)
+        x = self._read(before)
+        if isinstance(self.config, MMRecConfig):
+            y, out = self._mixer(layer.mixer, x)
+        else:
+            y, out = self._attention(layer.self_attn, x, number, body.rotary_emb)
+        self._add(y, out, after)
+        self._mlp(layer.mlp, self._read(before_mlp), after_mlp)
+
+    def _read(self, norm: Any) -> Tensor:
+        """The residual stream, normed where there is a norm."""
+        if norm is None:
+            return self._x
+        self._norm(norm, self._x, self._normed)
+        return self._normed
+
+    def _add(self, y: Tensor, out: Any, norm: Any) -> None:
+        """What an output matrix makes of y, normed or scaled where the family does so, joins the residual stream."""
+        factor = self._traits.residual_factor
+        plain = norm is None and factor == 1.0
+        self._linear(y, out, self._x if plain else self._normed, add=plain)
+        if norm is not None:
+            self._norm(norm, self._normed, self._x, add=True)
+        elif not plain:
+            self.program.scale(self._normed, factor, self._x, add=True)
 
     def _linear(self, x: Tensor, module: Any, out: Tensor, *, add: bool = False, last: bool = True) -> None:
         adapted, plain = isinstance(module, LoraLayer), _own(module)
@@ -87,71 +113,74 @@ class Description:
         if adapted:
             self.adapted.append((module, self.program.lora(x, out)))
 
-    def _norm(self, module: Any) -> None:
-        """The residual stream, normed, into its buffer."""
-        norm = _own(module)
-        self.program.norm(self._x, norm.weight, _epsilon(norm), self._normed)
+    def _norm(self, norm: Any, x: Tensor, out: Tensor, *, add: bool = False, last: bool = True) -> None:
+        norm, offset = _own(norm), self._traits.norm_offset
+        self.program.norm(x, norm.weight, _epsilon(norm), out, offset=offset, add=add, last=last)
 
-    def _mlp(self, mlp: Any, norm: Any) -> None:
-        self._norm(norm)
-        self._linear(self._normed, mlp.gate_proj, self._gate, last=False)
-        self._linear(self._normed, mlp.up_proj, self._up)
-        self.program.gate(self._gate, self._up, self._gate)
-        self._linear(self._gate, mlp.down_proj, self._x, add=True)
+    def _parts(self, x: Tensor, module: Any, parts: dict[str, Tensor], fused: str, whole: Tensor) -> None:
+        """Several projections of x: by a matrix each, or by one of that name (Phi 3)."""
+        if hasattr(module, fused):
+            self._linear(x, getattr(module, fused), whole)
+            return
+        for place, (name, out) in enumerate(parts.items()):
+            self._linear(x, getattr(module, name), out, last=place + 1 == len(parts))
 
-    def _positions(self, frequencies: Tensor, scale: float) -> None:
-        half = frequencies.numel()
-        self._cos, self._sin = self.program.buffer(half), self.program.buffer(half)
-        self.program.angles(frequencies, scale, self._cos, self._sin)
+    def _mlp(self, mlp: Any, x: Tensor, norm: Any) -> None:
+        parts = {"gate_proj": self._gate, "up_proj": self._up}
+        self._parts(x, mlp, parts, "gate_up_proj", self._gate_up)
+        self.program.gate(self._gate, self._up, self._traits.activation, self._gate)
+        self._add(self._gate, mlp.down_proj, norm)
 
-    def _attend(self, mixer: Any, head_dim: int, places: int, window: int, scale: float) -> None:
-        """Queries, keys and values of the normed stream, rotated; attention; its output added to the stream."""
-        self._linear(self._normed, mixer.q_proj, self._q, last=False)
-        self._linear(self._normed, mixer.k_proj, self._k, last=False)
-        self._linear(self._normed, mixer.v_proj, self._v)
-        for norm, part in (
-            (_own(getattr(mixer, "q_norm", None)), self._q),
-            (_own(getattr(mixer, "k_norm", None)), self._k),
-        ):
-            if norm is not None:
-                self.program.norm(part, norm.weight, _epsilon(norm), part)
-        self.program.rotate(self._q, self._cos, self._sin, head_dim, last=False)
-        self.program.rotate(self._k, self._cos, self._sin, head_dim)
-        state = self._take_tensors(2)  # keys, values
+    def _positions(self, kind: str, frequencies: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, computed where they are needed first."""
+        if kind not in self._turns:
+            cos, sin = (self.program.buffer(frequencies.numel()) for _ in range(2))
+            self.program.angles(frequencies, scale, cos, sin)
+            self._turns[kind] = cos, sin
+        return self._turns[kind]
+
+    def _attend(
+        self, mixer: Any, x: Tensor, turn: tuple[Tensor, Tensor] | None, head_dim: int, places: int, window: int,
+        scale: float,
+    ) -> None:  # fmt: skip
+        """Queries, keys and values of x, normed and turned by their positions where that is done; attention."""
+        parts = {"q_proj": self._q, "k_proj": self._k, "v_proj": self._v}
+        self._parts(x, mixer, parts, "qkv_proj", self._qkv)
+        if hasattr(mixer, "q_norm"):
+            self._norm(mixer.q_norm, self._q, self._q, last=False)
+            self._norm(mixer.k_norm, self._k, self._k)
+        if turn is not None:
+            self.program.rotate(self._q, *turn, head_dim, last=False)
+            self.program.rotate(self._k, *turn, head_dim)
         self.program.attend(
-            self._q, self._k, self._v, self._y, head_dim, places, window, scale, self.dtype, state
-        )
-        self._linear(self._y, mixer.o_proj, self._x, add=True)
+            self._q, self._k, self._v, self._y, head_dim, places, window, scale, self.dtype, self._take_tensors(2),
+            self._traits.score_cap,
+        )  # fmt: skip
 
     def _take_tensors(self, count: int) -> int:
         first, self._tensors = self._tensors, self._tensors + count
         return first
 
-    def _attention_buffers(self, head_dim: int) -> None:
-        width, narrow = self.config.num_attention_heads * head_dim, self.config.num_key_value_heads * head_dim
-        self._q, self._y = self.program.buffer(width), self.program.buffer(width)
-        self._k, self._v = self.program.buffer(narrow), self.program.buffer(narrow)
+    # --- transformers' families ---------------------------------------------------------------------------------------
 
-    # --- LLaMA --------------------------------------------------------------------------------------------------------
+    def _attention(self, attention: Any, x: Tensor, number: int, rotary: Any) -> tuple[Tensor, Any]:
+        """Its output before the output matrix, and that matrix."""
+        turn = self._turn(rotary, number) if getattr(attention, "use_rope", True) else None  # SmolLM 3
+        window, scale = self._traits.windows[number], attention.scaling
+        self._attend(attention, x, turn, attention.head_dim, ENDLESS, window, scale)
+        return self._y, attention.o_proj
 
-    def _llama(self, body: Any) -> None:
-        attention = body.layers[0].self_attn
-        self._attention_buffers(attention.head_dim)
-        self._positions(body.rotary_emb.inv_freq, body.rotary_emb.attention_scaling)
-
-    def _attention(self, attention: Any, norm: Any) -> None:
-        self._norm(norm)
-        # A layer may say itself whether it has a window; where it does not, the model's is that of all layers.
-        window = getattr(attention, "sliding_window", getattr(self.config, "sliding_window", None))
-        self._attend(attention, attention.head_dim, _ENDLESS, window or _ENDLESS, attention.scaling)
+    def _turn(self, rotary: Any, number: int) -> tuple[Tensor, Tensor]:
+        """By which angles a layer turns: all layers by the same, or each kind by its own (Gemma 3, OLMo 3)."""
+        kind = "" if hasattr(rotary, "inv_freq") else f"{self.config.layer_types[number]}_"
+        return self._positions(
+            kind, getattr(rotary, f"{kind}inv_freq"), getattr(rotary, f"{kind}attention_scaling")
+        )
 
     # --- MM-Rec -------------------------------------------------------------------------------------------------------
 
     def _mmrec(self) -> None:
         config = self.config
-        self._attention_buffers(config.head_dim)
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-        self._positions(config.rope_theta**-exponents, 1.0)
         self._keys = config.num_memories * config.memory_key_dim
         self._values = config.num_memories * config.memory_value_dim
         channels = 2 * self._keys + self._values
@@ -159,21 +188,24 @@ class Description:
         self._write, self._decay = (self.program.buffer(config.num_memories) for _ in range(2))
         self._gates, self._recalled = self.program.buffer(self._values), self.program.buffer(self._values)
 
-    def _mixer(self, mixer: Any, norm: Any) -> None:
-        self._norm(norm)
+    def _mixer(self, mixer: Any, x: Tensor) -> tuple[Tensor, Any]:
+        """Its output before the output matrix, and that matrix."""
         if hasattr(mixer, "conv_weight"):
-            self._memory(mixer)
-        else:
-            window = self.config.window
-            self._attend(mixer, self.config.head_dim, window, window, self.config.head_dim**-0.5)
+            self._memory(mixer, x)
+            return self._recalled, mixer.o_proj
+        size, window = self.config.head_dim, self.config.window
+        exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
+        turn = self._positions("", self.config.rope_theta**-exponents, 1.0)
+        self._attend(mixer, x, turn, size, window, window, size**-0.5)
+        return self._y, mixer.o_proj
 
-    def _memory(self, memory: Any) -> None:
+    def _memory(self, memory: Any, x: Tensor) -> None:
         config, keys, values = self.config, self._keys, self._values
         q, k, v = self._projected.split([keys, keys, values], dim=1)
         for module, out in ((memory.q_proj, q), (memory.k_proj, k), (memory.v_proj, v), (memory.g_proj, self._gates),
                             (memory.write_proj, self._write)):  # fmt: skip
-            self._linear(self._normed, module, out, last=False)
-        self._linear(self._normed, memory.decay_proj, self._decay)
+            self._linear(x, module, out, last=False)
+        self._linear(x, memory.decay_proj, self._decay)
         state = self._take_tensors(2)  # memory, conv
         self.program.convolve(self._projected, memory.conv_weight, self._mixed, self.dtype, state + 1)
         biases = torch.stack([memory.write_bias, memory.decay_bias, memory.decay_log_rate.float().exp()])
@@ -182,7 +214,6 @@ class Description:
             self._mixed, self._write, self._decay, self._gates, biases, _own(memory.norm).weight, memory.norm.eps,
             self._recalled, shape, config.memory_update == "delta", state,
         )  # fmt: skip
-        self._linear(self._recalled, memory.o_proj, self._x, add=True)
 
 
 def _own(module: Any) -> Any:

@@ -53,8 +53,9 @@ typedef float Four __attribute__((vector_size(16)));
 typedef float Eight __attribute__((vector_size(32)));
 typedef float Sixteen __attribute__((vector_size(64)));
 
-enum Kind : int32_t { EMBED, NORM, LINEAR, ANGLES, ROTATE, ATTEND, GATE, CONVOLVE, RECUR, LORA_IN, LORA_OUT };
+enum Kind : int32_t { EMBED, NORM, LINEAR, ANGLES, ROTATE, ATTEND, GATE, CONVOLVE, RECUR, LORA_IN, LORA_OUT, SCALE };
 enum Type : int32_t { FLOAT32, BFLOAT16, INT8 };
+enum Activation : int32_t { SILU, GELU_TANH };
 
 // Flags of an operation.
 constexpr int32_t ACCUMULATE = 1;  // add to what is in `out`
@@ -147,6 +148,22 @@ Floats exponential(Floats x) {
     return p * two;
 }
 Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+// tanh to 2 units in the last place: near 0 a polynomial (Cephes' tanhf), where the other form has lost its last digits.
+Floats tanh(Floats x) {
+    const Floats zero = {}, near = zero + 0.625f;
+    Floats size = x < zero ? -x : x, square = x * x;
+    Floats p = square * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * square - 5.37397155531e-2f;
+    p = p * square + 1.33314422036e-1f;
+    p = p * square - 3.33332819422e-1f;
+    Floats far = 1.0f - 2.0f / (exponential(2.0f * size) + 1.0f);
+    return size < near ? p * square * x + x : x < zero ? -far : far;
+}
+// Scores and logits that shall not pass a bound (Gemma 2).
+Floats capped(Floats x, float cap) { return tanh(x / cap) * cap; }
+Floats silu(Floats x) { return x * sigmoid(x); }
+// GELU by tanh (Hendrycks & Gimpel 2016): x / 2 · (1 + tanh u), and (1 + tanh u) / 2 is sigmoid(2u).
+Floats gelu(Floats x) { return x * sigmoid(1.5957691216057308f * (x + 0.044715f * x * x * x)); }
 float exponential(float x) {
     const Floats zero = {};
     return exponential(zero + x)[0];
@@ -510,14 +527,14 @@ void lora_out(const Op& op, const Rows& rows, int id, int threads) {
 
 // --- what works on each row by itself ---------------------------------------------------------------------------------
 
-// out (R, D) = the rows of weight (V, D) that the tokens name. n: D, type.
+// out (R, D) = f · the rows of weight (V, D) that the tokens name. n: D, type.
 template <typename T>
 void embed(const Op& op, const Rows& rows, int id, int threads) {
     Share share(op.n[0], LANES, id, threads);
     for (int64_t r = 0; r < rows.count; ++r) {
         const T* from = static_cast<const T*>(op.weight) + rows.tokens[r] * op.n[0];
         float* to = static_cast<float*>(op.out) + r * op.n[0];
-        for (int64_t i = share.begin; i < share.end; ++i) to[i] = widen(from[i]);
+        for (int64_t i = share.begin; i < share.end; ++i) to[i] = widen(from[i]) * op.f[0];
     }
 }
 
@@ -525,7 +542,8 @@ float inverse_root_mean_square(const float* x, int64_t size, float eps) {
     return 1.0f / std::sqrt(dot(x, x, size) / size + eps);
 }
 
-// out = in / rms(in) · weight for each of n[0] parts of n[1] features of a row. f: epsilon; strides: rows of in and out.
+// out = in / rms(in) · (f[1] + weight) for each of n[0] parts of n[1] features of a row. f[0]: epsilon; strides: rows of in
+// and out.
 void norm(const Op& op, const Rows& rows, int id, int threads) {
     int64_t parts = op.n[0], size = op.n[1];
     const float* weight = static_cast<const float*>(op.weight);
@@ -534,7 +552,11 @@ void norm(const Op& op, const Rows& rows, int id, int threads) {
         const float* in = static_cast<const float*>(op.in) + i / parts * op.strides[0] + i % parts * size;
         float* out = static_cast<float*>(op.out) + i / parts * op.strides[1] + i % parts * size;
         float factor = inverse_root_mean_square(in, size, op.f[0]);
-        for (int64_t j = 0; j < size; ++j) out[j] = in[j] * factor * weight[j];
+        for (int64_t j = 0; j < size; j += LANES) {
+            Floats value = load_some(in + j, size - j) * factor * (op.f[1] + load_some(weight + j, size - j));
+            if (op.flags & ACCUMULATE) value += load_some(out + j, size - j);
+            store_some(value, out + j, size - j);
+        }
     }
 }
 
@@ -569,15 +591,32 @@ void rotate(const Op& op, const Rows& rows, int id, int threads) {
     }
 }
 
-// out (R, n[0]) = SiLU(in) · extra[0] (SwiGLU, Shazeer 2020).
+// out (R, n[0]) = the activation n[1] of in, times extra[0] (Shazeer 2020). strides: rows of in and extra[0], of out.
 void gate(const Op& op, const Rows& rows, int id, int threads) {
+    Share share(op.n[0], LANES, id, threads);
+    for (int64_t r = 0; r < rows.count; ++r) {
+        const float* in = static_cast<const float*>(op.in) + r * op.strides[0];
+        const float* up = static_cast<const float*>(op.extra[0]) + r * op.strides[0];
+        float* out = static_cast<float*>(op.out) + r * op.strides[1];
+        for (int64_t i = share.begin; i < share.end; i += LANES) {
+            int64_t count = share.end - i;
+            Floats x = load_some(in + i, count);
+            store_some((op.n[1] == GELU_TANH ? gelu(x) : silu(x)) * load_some(up + i, count), out + i, count);
+        }
+    }
+}
+
+// out (R, n[0]) = f[0] · in, capped at ±f[1] unless that is 0.
+void scale(const Op& op, const Rows& rows, int id, int threads) {
     Share share(rows.count * op.n[0], LANES, id, threads);
-    const float *in = static_cast<const float*>(op.in), *up = static_cast<const float*>(op.extra[0]);
+    const float* in = static_cast<const float*>(op.in);
     float* out = static_cast<float*>(op.out);
     for (int64_t i = share.begin; i < share.end; i += LANES) {
         int64_t count = share.end - i;
-        Floats x = load_some(in + i, count);
-        store_some(x * sigmoid(x) * load_some(up + i, count), out + i, count);
+        Floats value = load_some(in + i, count) * op.f[0];
+        if (op.f[1] > 0.0f) value = capped(value, op.f[1]);
+        if (op.flags & ACCUMULATE) value += load_some(out + i, count);
+        store_some(value, out + i, count);
     }
 }
 
@@ -586,8 +625,8 @@ void gate(const Op& op, const Rows& rows, int id, int threads) {
 // Attention of each row over the tokens of its sequence up to itself, the last n[6] of them; its key and value are written
 // first, at place position mod n[3], of n[3] places: as many as the window has, or one for each token. in: queries (R, n[0]
 // heads, n[2]), extra[0], extra[1]: new keys and values (R, n[1] groups, n[2]); tensors n[5] and n[5] + 1 of the state: keys
-// and values of type n[4], (places, groups, n[2]); f[0]: scale; strides: rows of in, of out, of the new keys and values.
-// out (R, n[0], n[2]).
+// and values of type n[4], (places, groups, n[2]); f[0]: scale; f[1]: cap of the scores, or 0; strides: rows of in, of out, of
+// the new keys and values. out (R, n[0], n[2]).
 template <typename T>
 void attend(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
     int64_t heads = op.n[0], groups = op.n[1], size = op.n[2], places = op.n[3], per_group = heads / groups;
@@ -611,7 +650,7 @@ void attend(const Op& op, const Rows& rows, int id, int threads, std::vector<flo
             for (int64_t head = group * per_group; head < (group + 1) * per_group; ++head) {
                 const float* query = static_cast<const float*>(op.in) + r * op.strides[0] + head * size;
                 float* out = static_cast<float*>(op.out) + r * op.strides[1] + head * size;
-                float highest = -INFINITY, total = 0.0f;
+                float highest = -INFINITY, total = 0.0f, scale = op.f[0];
                 int64_t t = 0;
                 for (; t + WEIGHTS <= count; t += WEIGHTS) {
                     float scores[1][WEIGHTS];
@@ -623,9 +662,14 @@ void attend(const Op& op, const Rows& rows, int id, int threads, std::vector<flo
                     dot_block<T, 1, 1>(keys + t * stride, 0, query, 0, size, score);
                     scratch[t] = score[0][0];
                 }
+                if (op.f[1] > 0.0f) {
+                    for (t = 0; t < count; t += LANES)
+                        store_some(capped(load_some(&scratch[t], count - t) * scale, op.f[1]), &scratch[t], count - t);
+                    scale = 1.0f;
+                }
                 for (t = 0; t < count; ++t) highest = std::max(highest, scratch[t]);
                 for (t = 0; t < count; t += LANES)
-                    store_some(exponential((load_some(&scratch[t], count - t) - highest) * op.f[0]), &scratch[t], count - t);
+                    store_some(exponential((load_some(&scratch[t], count - t) - highest) * scale), &scratch[t], count - t);
                 for (t = 0; t < count; ++t) total += scratch[t];
                 for (int64_t j = 0; j < size; j += WEIGHTS * LANES) {
                     Floats mean[WEIGHTS] = {};
@@ -664,7 +708,7 @@ void convolve(const Op& op, const Rows& rows, int id, int threads) {
                 int64_t tap = (taps - 1 - back) * channels + c;
                 mixed += load_some(past + tap, count) * load_some(weight + tap, count);
             }
-            store_some(mixed * sigmoid(mixed), out + c, count);
+            store_some(silu(mixed), out + c, count);
             for (int64_t tap = 0; tap + 2 < taps; ++tap)
                 std::memcpy(past + tap * channels + c, past + (tap + 1) * channels + c, count * sizeof(T));
             for (int64_t i = 0; taps > 1 && i < count; ++i) narrow(in[c + i], past + (taps - 2) * channels + c + i);
@@ -743,6 +787,7 @@ void run_op(const Op& op, const Rows& rows, int id, int threads) {
         case RECUR: recur(op, rows, id, threads, scratch); break;
         case LORA_IN: lora_in(op, rows, id, threads); break;
         case LORA_OUT: lora_out(op, rows, id, threads); break;
+        case SCALE: scale(op, rows, id, threads); break;
     }
 }
 

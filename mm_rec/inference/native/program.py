@@ -33,6 +33,14 @@ class Kind(IntEnum):
     RECUR = 8
     LORA_IN = 9
     LORA_OUT = 10
+    SCALE = 11
+
+
+class Activation(IntEnum):
+    """As in kernels.cpp; the names are transformers'."""
+
+    silu = 0
+    gelu_pytorch_tanh = 1
 
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
@@ -88,16 +96,19 @@ class Program:
         """Memory (max_rows, features) that operations read and write."""
         return self._keep(torch.zeros(self.max_rows, features))
 
-    def embed(self, table: Tensor, out: Tensor) -> None:
-        """out = the rows of a table (V, D) that the tokens name."""
-        self._op(Kind.EMBED, out=out, weight=table, n=[table.shape[1], _TYPES[table.dtype]])
+    def embed(self, table: Tensor, out: Tensor, factor: float = 1.0) -> None:
+        """out = factor · the rows of a table (V, D) that the tokens name."""
+        self._op(Kind.EMBED, out=out, weight=table, n=[table.shape[1], _TYPES[table.dtype]], f=[factor])
 
-    def norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-        """Root-mean-square norm of each part of a row that has the weight's size."""
+    def norm(
+        self, x: Tensor, weight: Tensor, eps: float, out: Tensor, *, offset: float = 0.0, add: bool = False,
+        last: bool = True,
+    ) -> None:  # fmt: skip
+        """Root-mean-square norm of each part of a row that has the weight's size, times offset + weight."""
         size = weight.numel()
         self._op(
-            Kind.NORM, x, out, weight.float(), n=[x.shape[1] // size, size], f=[eps],
-            strides=[x.stride(0), out.stride(0)],
+            Kind.NORM, x, out, weight.float(), n=[x.shape[1] // size, size], f=[eps, offset],
+            strides=[x.stride(0), out.stride(0)], flags=_flags(add, last),
         )  # fmt: skip
 
     def linear(
@@ -111,7 +122,7 @@ class Program:
         self._op(
             Kind.LINEAR, x, out, weight, n=[*weight.shape, _TYPES[weight.dtype]],
             strides=[x.stride(0), out.stride(0)],
-            extra=[scales, None if bias is None else bias.float()], flags=_ACCUMULATE * add | _UNORDERED * (not last),
+            extra=[scales, None if bias is None else bias.float()], flags=_flags(add, last),
         )  # fmt: skip
 
     def angles(self, frequencies: Tensor, scale: float, cos: Tensor, sin: Tensor) -> None:
@@ -124,25 +135,33 @@ class Program:
         """Turn the heads of x by the angles, in place."""
         self._op(
             Kind.ROTATE, cos, x, n=[x.shape[1] // head_dim, head_dim, cos.shape[1]], strides=[0, x.stride(0)],
-            extra=[sin], flags=_UNORDERED * (not last),
+            extra=[sin], flags=_flags(False, last),
         )  # fmt: skip
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, head_dim: int, places: int, window: int, scale: float,
-        dtype: torch.dtype, tensor: int,
+        dtype: torch.dtype, tensor: int, cap: float = 0.0,
     ) -> None:  # fmt: skip
         """Attention over the last `window` tokens, whose keys and values have so many places: tensors `tensor` and the
-        next of the state.
+        next of the state. Scores are capped at ±`cap`, unless it is 0.
         """
         heads, groups = q.shape[1] // head_dim, k.shape[1] // head_dim
         self._op(
             Kind.ATTEND, q, out, n=[heads, groups, head_dim, places, _TYPES[dtype], tensor, window],
-            strides=[q.stride(0), out.stride(0), k.stride(0)], f=[scale], extra=[k, v],
+            strides=[q.stride(0), out.stride(0), k.stride(0)], f=[scale, cap], extra=[k, v],
         )  # fmt: skip
 
-    def gate(self, x: Tensor, up: Tensor, out: Tensor) -> None:
-        """out = SiLU(x) · up."""
-        self._op(Kind.GATE, x, out, n=[x.shape[1]], extra=[up])
+    def gate(self, x: Tensor, up: Tensor, activation: Activation, out: Tensor) -> None:
+        """out = activation(x) · up."""
+        assert x.stride(0) == up.stride(0)
+        self._op(
+            Kind.GATE, x, out, n=[x.shape[1], activation], strides=[x.stride(0), out.stride(0)], extra=[up]
+        )
+
+    def scale(self, x: Tensor, factor: float, out: Tensor, *, cap: float = 0.0, add: bool = False) -> None:
+        """out = factor · x, capped at ±`cap` unless it is 0; or out += with `add`."""
+        assert x.is_contiguous() and out.is_contiguous()
+        self._op(Kind.SCALE, x, out, n=[x.shape[1]], f=[factor, cap], flags=_flags(add, True))
 
     def convolve(self, x: Tensor, weight: Tensor, out: Tensor, dtype: torch.dtype, tensor: int) -> None:
         """MM-Rec's convolution with weight (taps, C), and SiLU."""
@@ -223,6 +242,10 @@ class StatePointers:
         assert all(tensor.is_contiguous() for tensor in tensors)
         self.tensors = list(tensors)
         self.array = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _flags(add: bool, last: bool) -> int:
+    return _ACCUMULATE * add | _UNORDERED * (not last)
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,136 @@
+"""The families that the kernels know, and what each computes otherwise than LLaMA, by its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from mm_rec.inference.native.program import Activation
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+
+ENDLESS = 2**31 - 1  # tokens: of a layer without a window
+_STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+
+# Names of the norms in a layer: before attention, after it, before the MLP, after it. None where there is none.
+Norms = tuple[str | None, str | None, str | None, str | None]
+_BEFORE: Norms = ("input_layernorm", None, "post_attention_layernorm", None)
+_AFTER: Norms = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
+_AROUND: Norms = (
+    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm",
+)  # fmt: skip
+
+
+class NotDescribedError(Exception):
+    """The kernels have no operation for something in this model; the text names it."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a model computes beside its matrices."""
+
+    norms: Norms
+    norm_offset: float = 0.0  # norms multiply by this plus their weight
+    activation: Activation = Activation.silu
+    windows: list[int] = field(default_factory=list)  # tokens that each layer sees
+    embedding_factor: float = 1.0
+    residual_factor: float = 1.0  # of what attention and MLP add to the stream
+    logits_factor: float = 1.0
+    score_cap: float = 0.0  # a number s becomes cap · tanh(s / cap); with 0 it stays as it is
+    logit_cap: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Where its norms are, and the settings that `_traits` shall read beside those of LLaMA."""
+
+    norms: Norms = _BEFORE
+    norm_offset: float = 0.0
+    settings: tuple[str, ...] = ()
+
+
+_WINDOWS = ("sliding_window", "layer_types")
+_FAMILIES = {
+    "llama": _Family(),
+    "mistral": _Family(settings=("sliding_window",)),
+    "qwen2": _Family(settings=_WINDOWS),
+    "qwen3": _Family(settings=_WINDOWS),
+    "smollm3": _Family(settings=_WINDOWS),
+    "phi3": _Family(settings=("sliding_window",)),
+    "granite": _Family(settings=("embedding_multiplier", "residual_multiplier", "logits_scaling")),
+    "olmo2": _Family(norms=_AFTER),
+    "olmo3": _Family(norms=_AFTER, settings=_WINDOWS),
+    "gemma": _Family(norm_offset=1.0),
+    "gemma2": _Family(
+        norms=_AROUND, norm_offset=1.0, settings=(*_WINDOWS, "attn_logit_softcapping", "final_logit_softcapping")
+    ),
+    "gemma3_text": _Family(norms=_AROUND, norm_offset=1.0, settings=(*_WINDOWS, "final_logit_softcapping")),
+}  # fmt: skip
+
+# Settings that need not be read: the model's modules show what they do, or decoding does not depend on them.
+_SHOWN = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+    rms_norm_eps tie_word_embeddings attention_bias mlp_bias query_pre_attn_scalar attention_multiplier
+    no_rope_layers no_rope_layer_interval use_sliding_window max_window_layers rope_parameters hidden_act
+    hidden_activation max_position_embeddings original_max_position_embeddings initializer_range use_cache
+    pad_token_id bos_token_id eos_token_id pretraining_tp attention_dropout resid_pdrop embd_pdrop
+"""
+
+
+def traits_of(config: PreTrainedConfig) -> Traits:
+    """What a model with this configuration computes; raises NotDescribedError where the kernels cannot."""
+    if isinstance(config, MMRecConfig):
+        return Traits(norms=("mixer_norm", None, "mlp_norm", None))
+    family = _FAMILIES.get(config.model_type)
+    if family is None:
+        raise NotDescribedError(f"models of the kind {config.model_type!r}")
+    own = {*type(config).__dataclass_fields__} - {*PreTrainedConfig.__dataclass_fields__}
+    _refuse_unknown(config, own - {*_SHOWN.split()} - {*family.settings})
+    _require_static_rope(getattr(config, "rope_parameters", None) or {})
+    return _traits(config, family, _activation(config, own))
+
+
+def _refuse_unknown(config: Any, names: set[str]) -> None:
+    """A setting may change what no proof on a few tokens shows, as a window does: what is new here is refused."""
+    for name in sorted(names):
+        if getattr(config, name) not in (None, False):
+            raise NotDescribedError(f"the setting {name} = {getattr(config, name)!r}")
+
+
+def _require_static_rope(parameters: dict[str, Any]) -> None:
+    """Of all layers, or of each kind of layer."""
+    for one in (parameters, *parameters.values()):
+        kind = one.get("rope_type", "default") if isinstance(one, dict) else "default"
+        if kind not in _STATIC_ROPE:
+            raise NotDescribedError(f"rotary positions of the kind {kind!r}")
+
+
+def _activation(config: Any, own: set[str]) -> Activation:
+    name = config.hidden_activation if "hidden_activation" in own else config.hidden_act
+    if name not in Activation.__members__:
+        raise NotDescribedError(f"the activation {name}")
+    return Activation[name]
+
+
+def _traits(config: Any, family: _Family, activation: Activation) -> Traits:
+    read = {name: getattr(config, name) for name in family.settings}
+    return Traits(
+        norms=family.norms,
+        norm_offset=family.norm_offset,
+        activation=activation,
+        windows=_windows(read.get("sliding_window"), read.get("layer_types"), config.num_hidden_layers),
+        embedding_factor=read.get("embedding_multiplier", 1.0),
+        residual_factor=read.get("residual_multiplier", 1.0),
+        logits_factor=1.0 / read.get("logits_scaling", 1.0),
+        score_cap=read.get("attn_logit_softcapping") or 0.0,
+        logit_cap=read.get("final_logit_softcapping") or 0.0,
+    )
+
+
+def _windows(window: int | None, kinds: list[str] | None, layers: int) -> list[int]:
+    """The window is that of all layers where a family does not tell them apart."""
+    kinds = kinds or ["sliding_attention"] * layers
+    for kind in {*kinds} - {"sliding_attention", "full_attention"}:
+        raise NotDescribedError(f"layers of the kind {kind!r}")
+    return [window if window and kind == "sliding_attention" else ENDLESS for kind in kinds]
