@@ -40,11 +40,14 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1, 3]},
     "blenderbot": {"encoder_layers": 4},
+    "gemma2": {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
+    "gemma3_text": {"layer_types": ["sliding_attention"] * 3 + ["full_attention"], "final_logit_softcapping": 5.0},
     "gemma3n_text": {
         "num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * 4, "intermediate_size": [128] * 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 4.0},
     "granitemoehybrid": {"layer_types": _HYBRID},
     "jamba": {
         "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "use_mamba_kernels": False,
@@ -57,6 +60,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "is_decoder": True, "axial_pos_shape": [16, 32], "axial_pos_embds_dim": [16, 48], "attention_head_size": 16,
         "feed_forward_size": 128, "attn_layers": ["local"],
     },
+    "smollm3": {"no_rope_layer_interval": 2, "use_sliding_window": True},
     "xlstm": {"qk_dim_factor": 1.0, "v_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
     "zamba": {**_ZAMBA, "layers_block_type": ["mamba", "hybrid"] * 2, "n_mamba_heads": 2},
@@ -88,14 +92,14 @@ def tiny_config(family: str) -> PreTrainedConfig:
     return made
 
 
-def tiny_model(family: str) -> PreTrainedModel:
+def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
     """A model of a family whose predictions differ clearly from each other; raises ValueError for one that is large."""
     config = tiny_config(family)
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if size > LARGEST:
         raise ValueError(f"{family} has {size:,} parameters")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config).float().eval()
     for weight in model.parameters():
         if weight.dim() > 1:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,36 @@ YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max
 OF_EACH_KIND = {SLIDING: {"rope_type": "default", "rope_theta": 10000.0}, FULL: YARN}
 
 
-def of(kind: str, **changes: Any) -> PreTrainedModel:
-    config = AutoConfig.for_model(kind, **{**SHAPE, **changes})
+KIN: dict[str, dict[str, Any]] = {
+    "gemma": {"model_type": "gemma", "head_dim": 40},
+    "gemma2": {
+        "model_type": "gemma2", "head_dim": 40, "query_pre_attn_scalar": 50, "sliding_window": 16,
+        "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text", "head_dim": 40, "query_pre_attn_scalar": 50, "sliding_window": 16,
+        "layer_types": [SLIDING, FULL], "rope_parameters": OF_EACH_KIND, "final_logit_softcapping": 3.0,
+    },
+    "granite": {
+        "model_type": "granite", "embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 4.0,
+        "attention_multiplier": 0.1, "attention_bias": True, "mlp_bias": True,
+    },
+    "olmo2": {"model_type": "olmo2"},
+    "olmo3": {
+        "model_type": "olmo3", "sliding_window": 16, "layer_types": [SLIDING, FULL], "rope_parameters": OF_EACH_KIND,
+    },
+    "phi3": {
+        "model_type": "phi3", "sliding_window": 16,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    },
+    "smollm3": {
+        "model_type": "smollm3", "no_rope_layers": [1, 0], "use_sliding_window": True, "sliding_window": 16,
+    },
+}  # fmt: skip
+
+
+def kin(name: str, **changes: Any) -> PreTrainedModel:
+    config = AutoConfig.for_model(**{**SHAPE, **KIN[name], **changes})
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
 
@@ -75,26 +103,7 @@ FAMILIES: dict[str, Any] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=24)),
     "gelu": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, hidden_act="gelu_pytorch_tanh")),
-    "gemma": lambda: of("gemma", head_dim=40),
-    "gemma2": lambda: of(
-        "gemma2", head_dim=40, query_pre_attn_scalar=50, sliding_window=16, attn_logit_softcapping=2.0,
-        final_logit_softcapping=3.0,
-    ),
-    "gemma3": lambda: of(
-        "gemma3_text", head_dim=40, query_pre_attn_scalar=50, sliding_window=16, layer_types=[SLIDING, FULL],
-        rope_parameters=OF_EACH_KIND, final_logit_softcapping=3.0,
-    ),
-    "granite": lambda: of(
-        "granite", embedding_multiplier=3.0, residual_multiplier=0.3, attention_multiplier=0.1, logits_scaling=4.0,
-        attention_bias=True, mlp_bias=True,
-    ),
-    "olmo2": lambda: of("olmo2"),
-    "olmo3": lambda: of("olmo3", sliding_window=16, layer_types=[SLIDING, FULL], rope_parameters=OF_EACH_KIND),
-    "phi3": lambda: of(
-        "phi3", sliding_window=16,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
-    ),
-    "smollm3": lambda: of("smollm3", no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=16),
+    **{name: functools.partial(kin, name) for name in KIN},
     "mmrec": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=4), seed=1),
     "delta": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=2, memory_update="delta"), seed=1),
     "small window": lambda: build(
@@ -104,20 +113,7 @@ FAMILIES: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["x86-64-v2", "x86-64-v3", processor.NATIVE], scope="module", autouse=True)
-def isa(request: pytest.FixtureRequest, compiler: str) -> Iterator[str]:
-    """Every test of this file runs with the kernels compiled for older processors too, and for this one."""
-    name: str = request.param
-    own = processor.vector_isa()
-    if name != processor.NATIVE and own == "neon":
-        pytest.skip(f"{name} is a level of x86-64")
-    if name == "x86-64-v3" and own == "sse4_2":
-        pytest.skip("this processor has no AVX2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(processor.VARIABLE, name)
-        library.cache_clear()
-        yield name
-    library.cache_clear()
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 @pytest.fixture(params=list(FAMILIES))
@@ -164,7 +160,7 @@ def test_the_kernels_say_what_the_model_says(family: PreTrainedModel) -> None:
     assert relative(one_by_one(Decoder(family, THREADS), family, ids), whole(family, ids)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["llama", "mmrec"])
+@pytest.mark.parametrize("name", ["llama", "mmrec", *KIN])
 def test_in_bfloat16_they_are_nearer_to_the_exact_ones_than_the_model_is(name: str) -> None:
     model, ids = make(name).to(torch.bfloat16), tokens(60)
     ours, theirs = one_by_one(Decoder(model, THREADS), model, ids), whole(model, ids)
@@ -256,17 +252,16 @@ def test_a_product_of_bytes_with_inputs_that_16_bits_hold_is_exact() -> None:
             assert relative(out[row], expected[row]) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["llama", "mmrec"])
+@pytest.mark.parametrize("name", ["llama", "mmrec", *KIN])
 def test_bytes_are_the_model_with_rounded_matrices(name: str) -> None:
-    changes = {"hidden_size": 128, "num_hidden_layers": 2}
-    if name == "llama":
-        torch.manual_seed(0)
-        model: PreTrainedModel = LlamaForCausalLM(
-            LlamaConfig(**{**SHAPE, **changes, "intermediate_size": 192})
-        )
-        model.set_attn_implementation(attention.NAME)
+    changes = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 192, "head_dim": 32}
+    torch.manual_seed(0)
+    if name in KIN:
+        model = kin(name, **changes)
+    elif name == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**{**SHAPE, **changes}))
     else:
-        model = build(preset("tiny").config(VOCABULARY, intermediate_size=192, **changes), seed=1)
+        model = build(preset("tiny").config(VOCABULARY, **changes), seed=1)
     model.eval()
     ids = tokens(30)
     exact, ours = whole(model, ids), one_by_one(Decoder(model, THREADS, int8=True), model, ids)
@@ -316,12 +311,14 @@ def test_others_in_the_batch_change_no_bit_of_bytes_and_bfloat16(name: str) -> N
             assert torch.equal(decoder.read([state], [ids[:count]], [-1])[0], alone[count - 1])
 
 
-def with_adapters(model: PreTrainedModel, tmp_path: Path, names: str = "ab", **changes: Any) -> Adapters:
-    """Trained adapters on a model, loaded under these names."""
+def with_adapters(
+    model: PreTrainedModel, tmp_path: Path, names: str = "ab", first: str = "q+v", **changes: Any
+) -> Adapters:
+    """Trained adapters on a model, loaded under these names: one of some projections, then one of all."""
     for number, name in enumerate(names):
         made = Adapters(model, "base")
         made.train(
-            LoraConfig(rank=4 + 3 * number, alpha=8, targets=("q+v", "all-linear")[number], **changes), number
+            LoraConfig(rank=4 + 3 * number, alpha=8, targets=(first, "all-linear")[number], **changes), number
         )
         with torch.no_grad():
             for _, layer in lora_layers(model):
@@ -335,10 +332,10 @@ def with_adapters(model: PreTrainedModel, tmp_path: Path, names: str = "ab", **c
     return adapters
 
 
-@pytest.mark.parametrize("name", ["tied", "mmrec"])
+@pytest.mark.parametrize("name", ["tied", "mmrec", "gemma2", "gemma3", "granite", "olmo3", "phi3"])
 def test_each_session_of_a_batch_has_its_own_adapters(name: str, tmp_path: Path) -> None:
     model, ids = make(name), tokens(20)
-    adapters = with_adapters(model, tmp_path)
+    adapters = with_adapters(model, tmp_path, first="qkv" if name == "phi3" else "q+v")
     engine = Engine(model)
     assert not engine.slow
     choices: list[dict[str, float]] = [{}, {"a": 1.0}, {"b": 1.0}, {"a": 0.5, "b": -2.0}, {"a": 1.0}]
