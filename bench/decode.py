@@ -2,10 +2,11 @@
 
     python bench/decode.py [--quick] [--shape 25m] [--rounds 5] [--peer transformers]
 
-A LLaMA with random weights (25m: width 512, 8 layers; 134m: the preset turkish_134m), or a Mistral (mistral_window: as
-25m, with a window of 64 tokens, against transformers and ours alone) reads 128 tokens and then writes
-128, greedily, one at a time, batch 1. tokens/s is of the 128 new tokens, the prompt's reading left out; each contender
-runs in a process of its own, once to warm up and then three times, of which the median counts. Comparisons:
+A LLaMA with random weights (25m: width 512, 8 layers; 134m: the preset turkish_134m), or, against transformers and
+ours alone, a Mistral (mistral_window: as 25m, with a window of 64 tokens) or a Gemma 3 (gemma: as 25m, but for 4 heads
+of 256 in 6 layers, of which five see 64 tokens), reads 128 tokens and then writes 128, greedily, batch 1.
+tokens/s is of the 128 new tokens, the prompt's reading left out; each contender runs in a process of its own, once to
+warm up and then three times, of which the median counts. Comparisons:
 
     ours            bfloat16 and int8 of ours against float32 of ours
     transformers    float32 and bfloat16 on both sides; int8 weights of ours against bfloat16, reported apart
@@ -27,12 +28,13 @@ from typing import Any
 
 import protocol
 
-SHAPES = ("25m", "134m", "mistral_window")
+SHAPES = ("25m", "134m", "mistral_window", "gemma")
+NOT_LLAMA = ("mistral_window", "gemma")  # no GGUF is written of them
 PROMPT, NEW, RUNS = 128, 128, 3
 
 
 def model_config(shape: str) -> Any:
-    from transformers import LlamaConfig, MistralConfig
+    from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig
 
     from mm_rec.models.presets import preset
 
@@ -43,6 +45,9 @@ def model_config(shape: str) -> Any:
         "num_key_value_heads": 8, "intermediate_size": 1408, "tie_word_embeddings": True, "bos_token_id": None,
         "eos_token_id": None, "max_position_embeddings": 1024,
     }  # fmt: skip
+    if shape == "gemma":
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "num_hidden_layers": 6}
+        return Gemma3TextConfig(**{**sizes, **heads}, sliding_window=64)
     return MistralConfig(**sizes, sliding_window=64) if shape == "mistral_window" else LlamaConfig(**sizes)
 
 
@@ -171,7 +176,7 @@ def make(folder: Path, shape: str) -> None:
     from mm_rec.models.presets import build
 
     build(model_config(shape), seed=0).to(torch.bfloat16).save_pretrained(folder)
-    for form in ("F16", "Q8_0") if importlib.util.find_spec("gguf") and shape != "mistral_window" else ():
+    for form in ("F16", "Q8_0") if importlib.util.find_spec("gguf") and shape not in NOT_LLAMA else ():
         write_gguf(folder, form)
 
 
@@ -215,7 +220,7 @@ def main() -> None:
             for peer, our_form, peer_form in pairs:
                 if peer not in peers or (chosen.quick and our_form != "bfloat16"):
                     continue
-                if (peer, shape) == ("llama.cpp", "mistral_window"):
+                if peer == "llama.cpp" and shape in NOT_LLAMA:
                     continue
 
                 def contender(name: str, form: str, folder: Path = folder) -> Any:

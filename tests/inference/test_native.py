@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,7 +32,7 @@ from mm_rec import processor
 from mm_rec.inference.engine import FEW_TOKENS, Engine
 from mm_rec.inference.native.decoder import MAX_ROWS, Decoder, decoder_for
 from mm_rec.inference.native.library import library
-from mm_rec.inference.native.program import GROUP, Program, StatePointers, quantised
+from mm_rec.inference.native.program import GROUP, Activation, Program, StatePointers, quantised
 from mm_rec.models import attention
 from mm_rec.models.adapters import Adapters
 from mm_rec.models.lora import LoraConfig, lora_layers
@@ -282,6 +283,25 @@ def test_bytes_hide_no_number_that_is_none(bad: float) -> None:
     with torch.no_grad():
         model.get_input_embeddings().weight[ids[-1], 3] = bad
     assert not one_by_one(decoder, model, ids)[-1].isfinite().any()
+
+
+def test_caps_and_activations_are_right_to_the_last_digits_near_0_and_far_from_it() -> None:
+    x = torch.linspace(-9, 9, 4001)
+    x = torch.cat([x, x * 1e-4, torch.tensor([-1e20, -1e3, 1e3, 1e20])])
+    program = Program(1, THREADS)
+    given, ones, tanh, silu, gelu = (program.buffer(len(x)) for _ in range(5))
+    program.scale(given, 1.0, tanh, cap=1.0)
+    program.gate(given, ones, Activation.silu, silu)
+    program.gate(given, ones, Activation.gelu_pytorch_tanh, gelu)
+    given.copy_(x)
+    ones.fill_(1.0)
+    program.run([0], [0], [-1], [StatePointers([])])
+    exact = x.double()
+    assert torch.allclose(tanh[0].double(), exact.tanh(), rtol=4e-7, atol=0)
+    near = exact.abs() < 5  # further below 0 what is left is small beside the rounding of its exponent
+    for ours, theirs in ((silu, functional.silu(exact)), (gelu, functional.gelu(exact, approximate="tanh"))):
+        assert torch.allclose(ours[0].double()[near], theirs[near], rtol=1e-5, atol=0)
+        assert torch.allclose(ours[0].double(), theirs, rtol=4e-7, atol=1e-6)
 
 
 def test_where_the_model_would_be_slower_the_kernels_read_everything(monkeypatch: pytest.MonkeyPatch) -> None:

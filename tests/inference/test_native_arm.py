@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from mm_rec.inference.native import library as library_module
 from mm_rec.inference.native.decoder import Decoder
@@ -47,6 +47,13 @@ def make(name: str) -> PreTrainedModel:
         return build(preset("tiny").config(VOCABULARY, **shape), seed=1).eval()
     torch.manual_seed(3)
     attention.register()
+    if name == "gemma2":
+        return Gemma2ForCausalLM(
+            Gemma2Config(
+                vocab_size=VOCABULARY, **shape, num_attention_heads=4, num_key_value_heads=2, head_dim=20,
+                sliding_window=16, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+            )
+        ).eval()  # fmt: skip
     small = {"hidden_size": 52, "intermediate_size": 75, "head_dim": 10} if name == "odd" else {}
     config = LlamaConfig(
         vocab_size=VOCABULARY, **{**shape, "num_attention_heads": 4, "num_key_value_heads": 2, **small}
@@ -104,7 +111,7 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("name", ["llama", "odd", "mmrec"])
+@pytest.mark.parametrize("name", ["llama", "odd", "gemma2", "mmrec"])
 def test_arm_says_what_the_model_says(name: str, replay: Path, tmp_path: Path) -> None:
     model, ids = make(name), ids_of(TOKENS)
     ours = on_arm(replay, tmp_path, model, Decoder(model, 1), [[one] for one in ids])
