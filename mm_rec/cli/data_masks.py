@@ -19,6 +19,7 @@ _STYLES = {
     "end of turn": "bold black on bright_green",
     "weight 0": "black on red",
     "earlier answer": "black on red",
+    "rewritten": "black on red",
     "tools": "yellow",
     "system": "blue",
     "developer": "blue",

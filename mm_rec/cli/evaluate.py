@@ -156,10 +156,12 @@ def evaluate(
     if max_mb is not None and max_mb <= 0:
         raise ConfigError(f"--max-mb {max_mb}: give more than 0, or leave it out to read everything")
     from mm_rec.models.adapted import load_with_adapters
+    from mm_rec.models.forward import require_documents_apart
     from mm_rec.runtime import choose_device
 
     console, place = Console(), choose_device(device)
     loaded, tokenizer = load_with_adapters(model, adapter or [], device=str(place))
+    require_documents_apart(loaded)
     name = " + ".join([model, *(adapter or [])])
     if chat:
         from mm_rec.cli.evaluate_chat import evaluate_chat_files

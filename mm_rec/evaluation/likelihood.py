@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.errors import DataError
 from mm_rec.inference.text_stream import encode, plain_ids, prompt_ids
 from mm_rec.models.cross_entropy import IGNORED, token_losses
-from mm_rec.models.forward import Batch, head_weight, hidden_states
+from mm_rec.models.forward import Batch, head_of, hidden_states
 
 BATCH_TOKENS = 4096
 _ROW_TOKENS = 256  # longer rows make attention dearer, shorter ones leave more of them unfilled
@@ -172,7 +172,7 @@ def _score(model: PreTrainedModel, texts: Sequence[_Text]) -> list[Likelihood]:
     model.eval()
     try:
         hidden = pad(hidden_states(model, batch), (0, 0, 0, 1))  # for the extra column; it predicts nothing
-        losses, right = token_losses(hidden, head_weight(model), labels)
+        losses, right = token_losses(hidden, head_of(model), labels)
     finally:
         model.train(training)
     order = [index for row in rows for index in row]

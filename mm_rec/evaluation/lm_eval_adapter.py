@@ -27,6 +27,7 @@ from mm_rec.evaluation.likelihood import BATCH_TOKENS, Request, encode_request, 
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import encode, plain_ids, prompt_ids, stream_text
+from mm_rec.models.forward import require_documents_apart
 from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.runtime import choose_device
 from mm_rec.tokenizers.loading import fingerprint
@@ -91,8 +92,9 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         device = arguments.pop("device", (additional_config or {}).get("device") or "auto")
         if "path" not in arguments:
             raise ConfigError("--model mmrec needs to know which model: --model_args path=FOLDER")
-        loaded = load_model_and_tokenizer(arguments.pop("path"), device=str(choose_device(device)))
-        return cls(*loaded, **arguments)
+        model, tokenizer = load_model_and_tokenizer(arguments.pop("path"), device=str(choose_device(device)))
+        require_documents_apart(model)
+        return cls(model, tokenizer, **arguments)
 
     @property
     def max_length(self) -> int:

@@ -27,7 +27,7 @@ from mm_rec.data.batches import PackedSequences
 from mm_rec.data.corpus import Corpus
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.models.cross_entropy import IGNORED, token_losses
-from mm_rec.models.forward import Batch, head_weight, hidden_states
+from mm_rec.models.forward import Batch, head_of, hidden_states
 from mm_rec.tokenizers.loading import begin_ids, encode_documents, token_byte_lengths
 
 BATCH_TOKENS = 8192
@@ -246,7 +246,7 @@ def predict(model: PreTrainedModel, batch: Batch, dtype: torch.dtype | None = No
     try:
         with precision:
             hidden = hidden_states(model, batch)
-        losses, right = token_losses(hidden, head_weight(model), batch["labels"], dtype)
+        losses, right = token_losses(hidden, head_of(model), batch["labels"], dtype)
     finally:
         model.train(training)
     return losses, right

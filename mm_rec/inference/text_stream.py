@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mm_rec.data.conversations.answer_form import turn_ends
 from mm_rec.inference.engine import Session
 from mm_rec.inference.sampling import Sampling
 from mm_rec.tokenizers.conversion import ESCAPES
@@ -38,10 +39,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:
-    """The ids that end a text: the tokenizer's eos, and every end that the model's generation configuration names."""
+    """The ids that end a text: the tokenizer's eos, what ends an answer in its chat template, and every end that the
+    model's generation configuration names.
+    """
     named = getattr(model.generation_config, "eos_token_id", None)
-    ends = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
-    return frozenset(int(end) for end in ends if end is not None)
+    ends = named if isinstance(named, list) else [named]
+    return turn_ends(tokenizer) | {int(end) for end in ends if end is not None}
 
 
 class TextStream:

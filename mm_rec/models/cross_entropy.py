@@ -6,6 +6,7 @@ Shapes: N tokens, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,16 +16,43 @@ IGNORED = -100
 CHUNK_TOKENS = 512
 
 
+@dataclass(frozen=True)
+class Head:
+    """What makes logits of hidden states: weight (V, D); a factor (Granite); a cap c, c · tanh(logit / c) (Gemma 2)."""
+
+    weight: Tensor
+    factor: float = 1.0
+    cap: float | None = None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits (…, V) of states (…, D), in float32 at least."""
+        product = states @ self.weight.T
+        logits = product.to(torch.promote_types(torch.float32, product.dtype))
+        if self.factor != 1.0:
+            logits = logits * self.factor
+        return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
+
+    def slope(self, logits: Tensor, slope: Tensor) -> Tensor:
+        """The gradient (N, V) of the products, of that of the logits; it may be changed in place."""
+        if self.cap is not None:
+            slope.mul_(1 - (logits / self.cap).square())
+        return slope if self.factor == 1.0 else slope.mul_(self.factor)
+
+    def to(self, dtype: torch.dtype) -> Head:
+        """The same with its weight in a dtype."""
+        return replace(self, weight=self.weight.to(dtype))
+
+
 def chunked_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None = None
+    hidden: Tensor, head: Head, labels: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Sum of the cross-entropy (nats) of the next-token predictions.
 
-    hidden: (B, T, D); weight: (V, D) of the head; labels: (B, T) int64, unshifted as in transformers, −100 ignored.
+    hidden: (B, T, D); labels: (B, T) int64, unshifted as in transformers, −100 ignored.
     Matrix products run in `dtype` (default: that of hidden), the softmax in float32 at least. Returns a scalar.
     """
     states, targets = shifted(hidden, labels)
-    total: Tensor = _ChunkedCrossEntropy.apply(states, weight, targets, dtype or hidden.dtype)
+    total: Tensor = _ChunkedCrossEntropy.apply(states, head.weight, head, targets, dtype or hidden.dtype)
     return total
 
 
@@ -38,54 +66,51 @@ def shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def token_losses(
-    hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None = None
+    hidden: Tensor, head: Head, labels: Tensor, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
     """Loss (nats, float32) and correctness (bool) of each predicted token, in reading order; arguments as above."""
     states, targets = shifted(hidden, labels)
     losses, right = [], []
-    for _, logits, chosen in _logit_chunks(states, weight, targets, dtype or hidden.dtype):
+    for _, logits, chosen in _logit_chunks(states, head, targets, dtype or hidden.dtype):
         losses.append(logits.logsumexp(-1) - logits.gather(1, chosen[:, None])[:, 0])
         right.append(logits.argmax(-1) == chosen)
     return torch.cat(losses), torch.cat(right)
 
 
 def _logit_chunks(
-    states: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype
+    states: Tensor, head: Head, targets: Tensor, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(states in dtype, logits in float32 at least, targets) of each run of CHUNK_TOKENS tokens; one run if empty."""
-    weight = weight.to(dtype)
+    head = head.to(dtype)
     for start in range(0, max(1, states.shape[0]), CHUNK_TOKENS):
         part = states[start : start + CHUNK_TOKENS].to(dtype)
-        logits = part @ weight.T
-        yield (
-            part,
-            logits.to(torch.promote_types(torch.float32, dtype)),
-            targets[start : start + CHUNK_TOKENS],
-        )
+        yield part, head.logits(part), targets[start : start + CHUNK_TOKENS]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """The gradient of a softmax is known as soon as the logits are, so it is taken at once and the logits dropped."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, head: Head, targets: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         wide = torch.promote_types(torch.float32, dtype)
         total = states.new_zeros((), dtype=wide)
         if not (states.requires_grad or weight.requires_grad):
-            for _, logits, chosen in _logit_chunks(states, weight, targets, dtype):
+            for _, logits, chosen in _logit_chunks(states, head, targets, dtype):
                 total += (logits.logsumexp(-1) - logits.gather(1, chosen[:, None])[:, 0]).sum()
             return total
         states_grad = torch.empty_like(states)
         # A frozen head, beside an adapter, needs none of this product.
         weight_grad = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
         narrow, done = weight.to(dtype), 0
-        for part, logits, chosen in _logit_chunks(states, weight, targets, dtype):
+        for part, logits, chosen in _logit_chunks(states, head, targets, dtype):
             log_chances = logits.log_softmax(-1)  # one pass, where logsumexp and a difference are five
             right = chosen[:, None]
             total -= log_chances.gather(1, right).sum()
             slope = log_chances.exp_()
             slope.scatter_add_(1, right, slope.new_full(right.shape, -1.0))
-            slope = slope.to(dtype)
+            slope = head.slope(logits, slope).to(dtype)
             states_grad[done : done + len(part)] = slope @ narrow
             if weight_grad is not None:
                 weight_grad += slope.T @ part
@@ -99,5 +124,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         states_grad, weight_grad = ctx.saved_tensors
         of_states = states_grad * gradient.to(states_grad.dtype)
         if weight_grad is None:
-            return of_states, None, None, None
-        return of_states, (weight_grad * gradient.to(weight_grad.dtype)).to(ctx.weight_dtype), None, None
+            return of_states, None, None, None, None
+        return (
+            of_states,
+            (weight_grad * gradient.to(weight_grad.dtype)).to(ctx.weight_dtype),
+            None,
+            None,
+            None,
+        )

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models import attention
+from mm_rec.models.cross_entropy import Head
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.state import MemoryState
 
@@ -50,7 +51,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 def require_documents_apart(model: PreTrainedModel) -> None:
     """Prove, on a few tokens, that packed documents are read as each is alone, by the model's own attention and head.
 
-    Raises CheckpointError for a model that cannot be run so: recurrent layers, scaled logits, a head with a bias.
+    Raises CheckpointError for a model that cannot be run so: recurrent layers, a head with a bias.
     """
     length, training = 24, model.training
     ids = torch.arange(2 * length, device=model.device).reshape(1, -1) % model.config.vocab_size
@@ -58,8 +59,8 @@ def require_documents_apart(model: PreTrainedModel) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            packed = (
-                hidden_states(model, {"input_ids": ids, "document_ids": documents}) @ head_weight(model).T
+            packed = head_of(model).logits(
+                hidden_states(model, {"input_ids": ids, "document_ids": documents})
             )
             _use_attention(model, "sdpa")
             alone = torch.cat(
@@ -81,9 +82,9 @@ def _use_attention(model: PreTrainedModel, name: str) -> None:
 
 def _not_apart(model: PreTrainedModel) -> CheckpointError:
     return CheckpointError(
-        f"models of the kind {model.config.model_type!r} cannot keep apart conversations that share a row, so they "
-        "cannot be fine-tuned here, or their predictions are not their last states times a matrix. MM-Rec, LLaMA, "
-        "Mistral and Qwen models can be"
+        f"models of the kind {model.config.model_type!r} cannot keep apart documents that share a row, or their "
+        "predictions are not their last states times a matrix, so they are neither trained nor measured here. MM-Rec, "
+        "LLaMA, Mistral, Qwen and Gemma models can be; docs/models.md has the others"
     )
 
 
@@ -136,8 +137,8 @@ def _layers(model: PreTrainedModel) -> nn.ModuleList:
     return layers
 
 
-def head_weight(model: PreTrainedModel) -> Tensor:
-    """The weight (V, D) that turns hidden states into logits."""
+def head_of(model: PreTrainedModel) -> Head:
+    """What turns hidden states into logits; raises CheckpointError where that is no matrix."""
     head = model.get_output_embeddings()
     # An adapter may have a head of its own, around the model's; its `weight` is then that which is applied.
     linear = getattr(head, "original_module", head)
@@ -145,7 +146,9 @@ def head_weight(model: PreTrainedModel) -> Tensor:
         raise _not_apart(model)
     weight = head.weight
     assert isinstance(weight, Tensor)
-    return weight
+    scale = getattr(model.config, "logit_scale", None)  # Cohere multiplies by it, Granite divides by its own
+    factor = scale if isinstance(scale, float) else 1 / getattr(model.config, "logits_scaling", 1)
+    return Head(weight, factor, getattr(model.config, "final_logit_softcapping", None))
 
 
 def document_positions(document_ids: Tensor) -> Tensor:

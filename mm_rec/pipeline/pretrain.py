@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.corpus import Corpus
 from mm_rec.evaluation.perplexity import evaluate_corpus
+from mm_rec.models.forward import require_documents_apart
 from mm_rec.models.loading import find_model, load_model
 from mm_rec.models.presets import build, preset
 from mm_rec.pipeline.recipe import Recipe
@@ -72,6 +73,7 @@ def _model(
         model = load_model(checkpoint.model_folder)
     elif recipe.model.start_from is not None:
         model = load_model(recipe.model.start_from)
+        require_documents_apart(model)
     else:
         ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         config = preset(recipe.model.size).config(

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from mm_rec.inference.engine import FEW_TOKENS, Engine
 from mm_rec.inference.native.decoder import decoder_for
-from mm_rec.inference.native.families import NotDescribedError, traits_of
 from mm_rec.inference.sampling import Sampling
+from mm_rec.models.families import NotDescribedError, traits_of
 from mm_rec.models.loading import load_model
 
 NEW = 60  # tokens

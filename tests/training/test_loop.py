@@ -100,10 +100,10 @@ def test_accumulation_equals_one_batch(
 
 def float64_objective():
     from mm_rec.models.cross_entropy import chunked_cross_entropy
-    from mm_rec.models.forward import head_weight, hidden_states
+    from mm_rec.models.forward import head_of, hidden_states
 
     def objective(model, batch):
-        total = chunked_cross_entropy(hidden_states(model, batch), head_weight(model), batch["labels"])
+        total = chunked_cross_entropy(hidden_states(model, batch), head_of(model), batch["labels"])
         return total, int((batch["labels"][:, 1:] != -100).sum()), {}
 
     return objective

@@ -79,13 +79,15 @@ class CallForm:
     """The calls of a message: opening NAME between ARGUMENTS (joint NAME between ARGUMENTS …) closing.
 
     `joint` is None where a message holds one call. `after_text` stands between a text and the opening; None: a message
-    with calls says nothing else. Arguments are a JSON object, or with `python` keywords: key="value", other=[1].
+    with calls says nothing else. `turn_end` is the special token that follows. Arguments are a JSON object, or with
+    `python` keywords: key="value", other=[1].
     """
 
     opening: str
     between: str
     joint: str | None
     closing: str
+    turn_end: str
     after_text: str | None
     python: bool
     style: CallStyle
@@ -272,12 +274,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class AnswerForm:
-    """How the assistant writes: `end` stands after an answer's text, before the token that ends it.
+    """How the assistant writes: `end` stands after an answer's text, before `turn_end`, the special token that ends it.
 
     `calls` and `reasoning` are None where the template writes none; `no_calls` then says why.
     """
 
     end: str
+    turn_end: str
     reasoning: ReasoningForm | None
     calls: CallForm | None
     no_calls: str = ""
@@ -319,18 +322,28 @@ def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
     return _found_form(require_template(tokenizer), with_tools, specials, special_pattern(tokenizer))
 
 
+def turn_ends(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids of the tokens that end an answer: the tokenizer's eos, and those of its chat template, if it has one."""
+    ends = {tokenizer.eos_token}
+    if tokenizer.chat_template:
+        form = answer_form(tokenizer)
+        ends |= {form.turn_end, form.calls.turn_end if form.calls else ""}
+    known = tokenizer.get_vocab()
+    return frozenset(known[end] for end in ends if end in known)
+
+
 @lru_cache(maxsize=64)
 def _found_form(
     template: str, with_tools: str, specials: tuple[tuple[str, str], ...], special: re.Pattern[str]
 ) -> AnswerForm:
     plain = _Probe(template, dict(specials), special, ())
-    end = plain.end()
+    end, turn_end = plain.end()
     reasoning = plain.reasoning()
     try:
         calls, why = _Probe(with_tools, dict(specials), special, _TOOLS).calls(reasoning), ""
     except DataError as error:
         calls, why = None, str(error)
-    return AnswerForm(end, reasoning, calls, why)
+    return AnswerForm(end, turn_end, reasoning, calls, why)
 
 
 class _Probe:
@@ -360,14 +373,14 @@ class _Probe:
         prompt = self._render(prompt=True)
         return prompt[prompt.rfind(_QUESTION) + len(_QUESTION) :]
 
-    def end(self) -> str:
-        """What stands between an answer's text and the token that ends it."""
+    def end(self) -> tuple[str, str]:
+        """What stands after an answer up to the special token that ends it, and that; "" where there is none."""
         try:
             after = self._answer().rpartition(_ANSWER)[2]
         except DataError:  # it asks for more than a question and an answer
-            return ""
+            return "", ""
         ending = self._special.search(after)
-        return after[: ending.start()] if ending else ""
+        return (after[: ending.start()], ending[0]) if ending else ("", "")
 
     def reasoning(self) -> ReasoningForm | None:
         """What stands around reasoning: seen, or for a template that only cuts it out of earlier answers, known."""
@@ -427,16 +440,13 @@ class _Probe:
         if not head.startswith(begin):
             return None
         before = head[len(begin) :].removeprefix(empty)
-        ends = list(self._special.finditer(tail))
-        ending = self._special.search(self._answer().rpartition(_ANSWER)[2])
-        stops = [end for end in ends if ending and end[0] == ending[0]] or ends
+        ends, (_, turn_end) = list(self._special.finditer(tail)), self.end()
+        stops = [end for end in ends if end[0] == turn_end] or ends
         if not stops:
             return None
         closing = tail[: stops[-1].start()]
-        joint = self._joint(style)
-        return CallForm(
-            before, between, joint, closing, self._after_text(style, begin, empty, before), python, style
-        )
+        after_text = self._after_text(style, begin, empty, before)
+        return CallForm(before, between, self._joint(style), closing, stops[-1][0], after_text, python, style)
 
     def _joint(self, style: CallStyle) -> str | None:
         """What stands between a call and the next one's name; None where there is one call alone."""

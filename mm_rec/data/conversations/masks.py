@@ -10,6 +10,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.data.conversations.answer_form import turn_ends
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import (
     TrainOn,
@@ -18,13 +19,13 @@ from mm_rec.data.conversations.rendering import (
     rendered_text,
     text_and_spans,
 )
-from mm_rec.data.conversations.templating import Span
+from mm_rec.data.conversations.templating import Span, shared_length
 from mm_rec.errors import DataError
 from mm_rec.runs.pages import page_templates
 
 Reason = Literal[
-    "answer", "end of turn", "weight 0", "earlier answer", "tools", "system", "developer", "user", "tool result",
-    "layout", "first token",
+    "answer", "end of turn", "weight 0", "earlier answer", "rewritten", "tools", "system", "developer", "user",
+    "tool result", "layout", "first token",
 ]  # fmt: skip
 
 # What each reason means; the first two are learnt.
@@ -33,6 +34,7 @@ REASONS: dict[Reason, str] = {
     "end of turn": "learnt: where the assistant stops",
     "weight 0": "an answer that its weight of 0 leaves out",
     "earlier answer": "an answer before the last, with --train-on last",
+    "rewritten": "an earlier answer, which the template writes otherwise here (without reasoning) than it was said",
     "tools": "definitions of the tools",
     "system": "the system's message",
     "developer": "the developer's message",
@@ -72,15 +74,16 @@ def explain(
         for message, span in spans
         if span is not None
     ]
+    regions += _rewritten(conversation, answers, text)
     encoding = encode_texts(tokenizer, [text])[0]
     tokens: list[MaskedToken] = []
-    seen = -1
+    seen, ends = -1, turn_ends(tokenizer)
     for number, (token_id, piece, (start, stop)) in enumerate(
         zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
     ):
         # The innermost region, which is the last that holds the token's first character.
         reason: Reason = next((why for (a, b), why in reversed(regions) if a <= start < b), "layout")
-        if reason == "answer" and token_id == tokenizer.eos_token_id:
+        if reason == "answer" and token_id in ends:
             reason = "end of turn"
         taught = reason in LEARNT
         if number == 0:
@@ -88,6 +91,21 @@ def explain(
         tokens.append(MaskedToken(text[start:stop] if start > seen else piece, taught, reason))
         seen = max(seen, start)
     return tokens
+
+
+def _rewritten(
+    conversation: Conversation, answers: Sequence[Span | None], text: str
+) -> list[tuple[Span, Reason]]:
+    """Where earlier answers stand that the template writes otherwise once more follows: what they say, in order."""
+    found: list[tuple[Span, Reason]] = []
+    place = 0
+    for message, span in zip(_answers(conversation), answers, strict=True):
+        said = message.content.strip()
+        start = span[0] if span is not None else text.find(said, place)
+        if span is None and said and start >= 0:
+            found.append(((start, start + len(said)), "rewritten"))
+        place = max(place, start)
+    return found
 
 
 def _answers(conversation: Conversation) -> list[ChatMessage]:
@@ -111,16 +129,15 @@ def _regions(
             before = rendered_text(tokenizer, conversation.with_messages(conversation.messages[:count]))
         except DataError:  # some templates refuse a conversation without messages
             continue
-        if not text.startswith(before):
-            continue
+        end = shared_length(before, text)  # some templates close a conversation
         if count == 0:
-            regions.append(((0, len(before)), "tools"))
+            regions.append(((0, end), "tools"))
         else:
             message = conversation.messages[count - 1]
-            place = text.rfind(message.content, start, len(before)) if message.content else -1
+            place = text.rfind(message.content, start, end) if message.content else -1
             if place >= 0 and message.role in _ROLES:
                 regions.append(((place, place + len(message.content)), _ROLES[message.role]))
-        start = len(before)
+        start = max(start, end)
     return regions
 
 

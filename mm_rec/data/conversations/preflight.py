@@ -6,11 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.data.conversations.answer_form import answer_form, turn_ends
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.faults import Fault, Fix
-from mm_rec.data.conversations.rendering import Rendered, TrainOn, prompt_ids, render, render_many
+from mm_rec.data.conversations.rendering import (
+    Rendered,
+    TrainOn,
+    encode_texts,
+    prompt_text,
+    render,
+    render_many,
+)
 from mm_rec.errors import ConfigError, DataError, TokenizerError
 
 TooLong = Literal["refuse", "turns"]
@@ -67,7 +76,9 @@ def read_train_on(train_on: str, too_long: str) -> tuple[TrainOn, TooLong]:
 def _require_fitting_layout(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise TokenizerError where the end of a prompt would be other tokens once an answer follows it."""
     asked = ChatMessage("user", "a")
-    prompt = prompt_ids(tokenizer, [asked])
+    text, reasoning = prompt_text(tokenizer, [asked]), answer_form(tokenizer).reasoning
+    opened = "" if reasoning is None else reasoning.opened_by(text)  # which the answer is written without
+    prompt = encode_texts(tokenizer, [text.removesuffix(opened)])[0].ids
     try:
         whole = render(tokenizer, Conversation((asked, ChatMessage("assistant", "b")))).ids.tolist()
     except DataError:  # a template of its own that wants other messages
@@ -120,10 +131,10 @@ def _fault(
         return Fault("too-long", place, f"it has {length:,} tokens, and {max_length:,} are the most")
     if not rendered.learnt[1:].any():
         return Fault("nothing-learnt", place, f"none of its {length:,} tokens is learnt")
-    # Where learning ends, the last token learnt must be the one that generation stops at.
+    # Where learning ends, the last token learnt must be one that generation stops at.
     ends = rendered.learnt.copy()
     ends[:-1] &= ~rendered.learnt[1:]
-    if (rendered.ids[ends] != tokenizer.eos_token_id).any():
+    if not np.isin(rendered.ids[ends], list(turn_ends(tokenizer))).all():
         return Fault("end-not-learnt", place, f"an answer in it does not end with {tokenizer.eos_token}")
     return None
 

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
 from mm_rec.inference.native.describe import Description
-from mm_rec.inference.native.families import NotDescribedError
 from mm_rec.inference.native.library import NoCompilerError
 from mm_rec.inference.native.program import MOST_ADAPTERS, MOST_RANK, LoraTable, StatePointers
 from mm_rec.models.adapters import adapters_of
+from mm_rec.models.families import NotDescribedError
 from mm_rec.models.lora import lora_layers
 from mm_rec.models.states import State, new_state
 

@@ -10,8 +10,8 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mm_rec.inference.native.families import ENDLESS, NotDescribedError, traits_of
-from mm_rec.inference.native.program import GROUP, LoraTable, Program, quantised
+from mm_rec.inference.native.program import GROUP, Activation, LoraTable, Program, quantised
+from mm_rec.models.families import ENDLESS, NotDescribedError, traits_of
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 
 
@@ -128,7 +128,7 @@ class Description:
     def _mlp(self, mlp: Any, x: Tensor, norm: Any) -> None:
         parts = {"gate_proj": self._gate, "up_proj": self._up}
         self._parts(x, mlp, parts, "gate_up_proj", self._gate_up)
-        self.program.gate(self._gate, self._up, self._traits.activation, self._gate)
+        self.program.gate(self._gate, self._up, Activation[self._traits.activation], self._gate)
         self._add(self._gate, mlp.down_proj, norm)
 
     def _positions(self, kind: str, frequencies: Tensor, scale: float) -> tuple[Tensor, Tensor]:

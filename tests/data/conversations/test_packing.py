@@ -30,7 +30,7 @@ from mm_rec.data.corpus import write_corpus
 from mm_rec.data.mixing import Mixture
 from mm_rec.errors import CheckpointError, ConfigError, DataError
 from mm_rec.models.cross_entropy import IGNORED
-from mm_rec.models.forward import head_weight, hidden_states
+from mm_rec.models.forward import head_of, hidden_states
 from mm_rec.training.objectives import carried_next_token, next_token
 
 ONE = Mixture(["all"], [(0, [1.0])])
@@ -114,7 +114,7 @@ def test_packed_logits_and_loss_are_those_of_each_conversation_alone(
             one = rendered[number]
             ids = torch.from_numpy(one.ids.astype("int64"))[None]
             alone = model(input_ids=ids).logits[0]
-            here = hidden[row, batch["document_ids"][row] == number] @ head_weight(model).T
+            here = head_of(model).logits(hidden[row, batch["document_ids"][row] == number])
             assert relative(here, alone) < 1e-9
             for place in np.flatnonzero(one.learnt):
                 nats -= float(alone[place - 1].log_softmax(-1)[ids[0, place]])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conversations_made import made
 from playwright.sync_api import Browser
+from published_templates import PUBLISHED, TALK, wear
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -98,10 +99,24 @@ def test_the_colours_are_the_mask_of_training(
         assert said.count("Ayşe") == sum(
             message.content.count("Ayşe") for message in conversation.messages if message.role == "user"
         )
-    expected = set(REASONS) - ({"earlier answer"} if train_on == "all" else set())
+    expected = set(REASONS) - {"rewritten"} - ({"earlier answer"} if train_on == "all" else set())
     # ChatML and LLaMA 3 write the tools into the system's message.
     assert seen >= expected - {"tools", "first token"}
     assert not seen - set(REASONS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_colours_of_a_published_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    published = wear(tokenizer, name)
+    conversation = Conversation(tuple(ChatMessage(role, text) for role, text in TALK))
+    tokens = explain(tokenizer, conversation)
+    assert [token.learnt for token in tokens] == render(tokenizer, conversation).learnt.tolist()
+    assert not preflight(tokenizer, [conversation]).faults
+    said = {reason: "".join(one.text for one in tokens if one.reason == reason) for reason in REASONS}
+    assert said["user"].split() == ["Hava?Old?"] and "No." in said["answer"]
+    ends = sum(token.reason == "end of turn" for token in tokens)
+    assert ends == published.text.count("⟧")
+    assert ("Soğuk." in said["rewritten"]) == ("Soğuk." not in said["answer"]) == (ends == 1)
 
 
 def test_the_page_in_a_browser(tokenizer: PreTrainedTokenizerBase, tmp_path: Path, browser: Browser) -> None:

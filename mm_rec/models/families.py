@@ -1,4 +1,8 @@
-"""The families that the kernels know, and what each computes otherwise than LLaMA, by its configuration."""
+"""Families of attention models whose every trait is known, and what each computes otherwise than LLaMA.
+
+Read from a model's configuration; a setting that is not known is refused, for it may change what no proof on a few
+tokens shows. docs/models.md has what was tested of these and all other families.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from mm_rec.inference.native.program import Activation
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 
+ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 ENDLESS = 2**31 - 1  # tokens: of a layer without a window
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
@@ -23,7 +27,7 @@ _AROUND: Norms = (
 
 
 class NotDescribedError(Exception):
-    """The kernels have no operation for something in this model; the text names it."""
+    """Something in this model is not known here; the text names it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Traits:
 
     norms: Norms
     norm_offset: float = 0.0  # norms multiply by this plus their weight
-    activation: Activation = Activation.silu
+    activation: str = "silu"  # transformers' name
     windows: list[int] = field(default_factory=list)  # tokens that each layer sees
     embedding_factor: float = 1.0
     residual_factor: float = 1.0  # of what attention and MLP add to the stream
@@ -79,7 +83,7 @@ _SHOWN = """
 
 
 def traits_of(config: PreTrainedConfig) -> Traits:
-    """What a model with this configuration computes; raises NotDescribedError where the kernels cannot."""
+    """What a model with this configuration computes; raises NotDescribedError for what is not known."""
     if isinstance(config, MMRecConfig):
         return Traits(norms=("mixer_norm", None, "mlp_norm", None))
     family = _FAMILIES.get(config.model_type)
@@ -106,14 +110,14 @@ def _require_static_rope(parameters: dict[str, Any]) -> None:
             raise NotDescribedError(f"rotary positions of the kind {kind!r}")
 
 
-def _activation(config: Any, own: set[str]) -> Activation:
-    name = config.hidden_activation if "hidden_activation" in own else config.hidden_act
-    if name not in Activation.__members__:
+def _activation(config: Any, own: set[str]) -> str:
+    name = str(config.hidden_activation if "hidden_activation" in own else config.hidden_act)
+    if name not in ACTIVATIONS:
         raise NotDescribedError(f"the activation {name}")
-    return Activation[name]
+    return name
 
 
-def _traits(config: Any, family: _Family, activation: Activation) -> Traits:
+def _traits(config: Any, family: _Family, activation: str) -> Traits:
     read = {name: getattr(config, name) for name in family.settings}
     return Traits(
         norms=family.norms,
