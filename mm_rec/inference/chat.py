@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text, require_plain
 from mm_rec.data.conversations.turns import closing_text, following_text
@@ -122,8 +123,11 @@ class ChatSession:
     def _keep_reply(self, ids: list[int]) -> None:
         """Note a reply as the session has read it, special tokens too, so that the next turn continues there."""
         text = str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        form, said, thought = answer_form(self.tokenizer), text, ""
+        if form.reasoning is not None:  # the template decides what becomes of it
+            thought, said = form.reasoning.split(text, form.opens_reasoning(self._read_text))
         self._read_text += text
-        self.messages.append(ChatMessage("assistant", text.removesuffix("\n")))
+        self.messages.append(ChatMessage("assistant", said.removesuffix("\n"), reasoning=thought))
         if self._in_layout:
             self.session.append(encode(self.tokenizer, closing_text(self.tokenizer, text)))
         if self._file is not None:

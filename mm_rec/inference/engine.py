@@ -12,6 +12,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,15 @@ class Engine:
         """The likeliest continuation of each prompt, all decoded together; a stop token ends it, left out."""
         longest = max(len(prompt) for prompt in prompts)
         self.require_room(longest + max_new_tokens)
-        if self._decoder is None:
-            return self._generate(prompts, longest, max_new_tokens, stop_ids)
+        if self._decoder is None and self._batches:
+            config = GenerationConfig(
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=sorted(stop_ids) or None,
+                pad_token_id=0,
+            )
+            rows = self._generated(prompts, config).sequences[:, longest:].tolist()
+            return [_until(row, stop_ids) for row in rows]
         sessions = [self.session() for _ in prompts]
         for session, prompt in zip(sessions, prompts, strict=True):
             session.append(prompt)
@@ -212,33 +220,43 @@ class Engine:
                 break
         return [_until(reply, stop_ids) for reply in replies]
 
-    def _generate(
-        self, prompts: Sequence[Sequence[int]], longest: int, max_new_tokens: int, stop_ids: Collection[int]
-    ) -> list[list[int]]:
-        """The same by transformers, in one batch."""
+    @cached_property
+    def _batches(self) -> bool:
+        """Whether transformers generates in a batch of padded prompts what sessions write, by a proof on a few tokens.
+
+        It does not where positions are counted from the row's beginning (BART), or layers read the padding (Mamba).
+        """
+        ids = [place % self.model.config.vocab_size for place in range(1, 13)]
+        config = GenerationConfig(do_sample=False, max_new_tokens=3, pad_token_id=0, output_logits=True)
+        found = self._generated([ids, ids[:5]], config)
+        session, exact = self.session(), 0.05 if self.model.dtype.itemsize == 2 else 1e-3
+        new = found.sequences[1, len(ids) :].tolist()
+        for tokens, logits in zip([ids[:5], *([one] for one in new)], found.logits, strict=False):
+            session.append(tokens)
+            expected = session.next_logits()
+            if not (logits[1].float().cpu() - expected).norm() <= exact * expected.norm():
+                return False
+        return True
+
+    def _generated(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Any:
+        """What transformers generates after prompts, the shorter ones padded before their beginning."""
+        longest = max(map(len, prompts))
         ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(stop_ids) or None,
-            pad_token_id=0,
-        )
+        config.return_dict_in_generate = True
         stored = self.model.generation_config
         self.model.generation_config = (
             GenerationConfig()
         )  # what a model's folder prefers is not the likeliest
         try:
-            read = self.model.generate(
+            return self.model.generate(
                 ids.to(self.device), attention_mask=mask.to(self.device), generation_config=config
             )
         finally:
             self.model.generation_config = stored
-        rows: list[list[int]] = read[:, longest:].tolist()
-        return [_until(row, stop_ids) for row in rows]
 
 
 class Session:

@@ -85,18 +85,39 @@ class Adapters:
         )
 
     def train(self, config: LoraConfig, seed: int) -> None:
-        """Put a new adapter on the model, to be trained; all the rest is frozen."""
+        """Put a new adapter on the model, to be trained; all the rest is frozen.
+
+        Raises ConfigError for targets that are not there, or that PEFT has no adapter for.
+        """
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self._inject(TRAINED, peft_config(self.model, config))
+            try:
+                self._inject(TRAINED, peft_config(self.model, config))
+                self._require_running()
+            except (
+                ValueError,
+                RuntimeError,
+                AttributeError,
+                TypeError,
+            ) as error:  # PEFT's layers fail in many ways
+                raise ConfigError(
+                    f"targets: {config.targets} cannot be adapted in models of the kind "
+                    f"{self.model.config.model_type!r} with these settings ({shortened(str(error))})"
+                ) from error
             for _, layer in lora_layers(self.model):
-                if config.dropout:
-                    layer.lora_dropout[TRAINED] = Dropout(config.dropout)
+                if config.dropout and TRAINED in layer.lora_dropout:
+                    layer.lora_dropout[TRAINED] = Dropout(config.dropout).train(self.model.training)
             if config.init == "pissa":
                 self._inject_start()
                 begin_with_singular_vectors(self.model)
         self._training = config
         self._apply([TRAINED, START] if config.init == "pissa" else [TRAINED], trained=True)
+
+    @torch.no_grad()
+    def _require_running(self) -> None:
+        """Read a few tokens: PEFT also wraps what it cannot run, such as routers that give more than one tensor."""
+        ids = torch.arange(8, device=self.model.device)[None] % self.model.config.get_text_config().vocab_size
+        self.model(input_ids=ids, use_cache=False)
 
     def continue_training(self, config: LoraConfig, folder: Path) -> None:
         """As `train`, going on from a saved adapter; raises CheckpointError where its shape is another."""

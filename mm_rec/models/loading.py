@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -91,6 +92,16 @@ def _refuse_quantised(config: PreTrainedConfig, folder: Path) -> None:
         )
 
 
+def _refuse_more_than_text(config: PreTrainedConfig, folder: Path) -> None:
+    """Raise CheckpointError for a model of pictures or sound too, unless transformers has one for its text alone."""
+    family: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if config.get_text_config() is not config and (family is None or family.config_class is type(config)):
+        raise CheckpointError(
+            f"{folder}: models of the kind {config.model_type!r} read more than text, which is not supported "
+            "here. Give a model of text alone"
+        )
+
+
 def _require_known(folder: Path) -> None:
     """Raise CheckpointError for a kind of model that transformers does not know: code that comes with it is not run."""
     try:
@@ -104,27 +115,39 @@ def _require_known(folder: Path) -> None:
         )
 
 
+def _read_config(folder: Path) -> PreTrainedConfig:
+    """A model's configuration; raises CheckpointError where it is none that is read here."""
+    registry.register()
+    _require_known(folder)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: the model cannot be read ({error})") from error
+    _refuse_quantised(config, folder)
+    _refuse_more_than_text(config, folder)
+    return config
+
+
 def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
     """Read a model for evaluation or further training; documents in a batch are kept apart whatever its family."""
     folder = find_model(path)
     if folder.suffix == ".pt":
         return load_portable(folder, dtype, device)[0]
-    registry.register()
-    _require_known(folder)
+    config = _read_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        _refuse_quantised(config, folder)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, **_implementation(config)
-        )
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # KeyError: attention that is not transformers' own
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True,
+            **_implementation(config),
+        )  # fmt: skip
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        # KeyError: attention that is not transformers' own
         raise CheckpointError(f"{folder}: the model cannot be read ({error})") from error
-    return model.to(device).eval()  # type: ignore[arg-type, no-any-return]
+    model, report = read
+    if lost := sorted(report["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise CheckpointError(
+            f"{folder}: its files lack {len(lost)} tensors of the model, {lost[0]} first. Copy the folder again"
+        )
+    return model.to(device).eval()  # type: ignore[no-any-return]
 
 
 def load_model_and_tokenizer(
@@ -134,9 +157,10 @@ def load_model_and_tokenizer(
     folder = find_model(path)
     if folder.suffix == ".pt":
         return load_portable(folder, dtype, device)
-    model, tokenizer = load_model(folder, dtype, device), load_tokenizer(folder)
-    require_fit(tokenizer, model.config.vocab_size)
-    return model, tokenizer
+    # The tokenizer first: what does not fit is said before memory is filled.
+    tokenizer, config = load_tokenizer(folder), _read_config(folder)
+    require_fit(tokenizer, config.get_text_config().vocab_size, special=False)
+    return load_model(folder, dtype, device), tokenizer
 
 
 def _implementation(config: PreTrainedConfig) -> dict[str, str]:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mm_rec.config import Section
 from mm_rec.errors import ConfigError
@@ -65,7 +66,7 @@ def find_targets(model: nn.Module, targets: str) -> list[str]:
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and module is not head
+            if isinstance(module, (nn.Linear, Conv1D)) and module is not head
         }
     )
     parts = [part.strip() for part in re.split(r"[+,\s]+", targets) if part.strip()]

@@ -136,9 +136,15 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(_backend(tokenizer).get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def require_fit(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Raise TokenizerError where the tokenizer has ids that a model of `vocab_size` rows has not."""
-    needed = vocabulary_size(tokenizer)
+def require_fit(tokenizer: PreTrainedTokenizerBase, vocab_size: int, special: bool = True) -> None:
+    """Raise TokenizerError where the tokenizer has ids that a model of `vocab_size` rows has not.
+
+    Without `special` those of special tokens do not count: Gemma 3 has one for pictures that its text models lack.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    left_out = set() if special else {token for token, one in added if one.special}
+    ids = _backend(tokenizer).get_vocab(with_added_tokens=True).values()
+    needed = max((token for token in ids if token not in left_out), default=-1) + 1
     if needed > vocab_size:
         raise TokenizerError(
             f"the tokenizer has ids up to {needed - 1:,} and the model has a vocabulary of {vocab_size:,}. "

@@ -1,45 +1,131 @@
-"""Every causal text family of transformers predicts here what it predicts there, or is refused by name."""
+"""Every causal text family of transformers does here what it does there, or is refused; docs/models.md says which.
+
+MMREC_WRITE_DOCS=1 with MMREC_ALL_TESTS=1 writes the document's rows anew.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from comparing import largest
-from tiny_families import FAMILIES, VOCABULARY, WINDOW, tiny_model
+from comparing import largest, relative
+from tiny_families import FAMILIES, MORE_THAN_TEXT, NOT_BUILT, VOCABULARY, WINDOW, tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from mm_rec.errors import CheckpointError
+from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
-from mm_rec.models.forward import hidden_states, require_documents_apart
+from mm_rec.models import attention
+from mm_rec.models.adapters import Adapters
+from mm_rec.models.forward import require_documents_apart
 from mm_rec.models.loading import load_model
+from mm_rec.models.lora import LoraConfig, lora_layers
+from mm_rec.pipeline.merge import MOST_DIFFERENCE
+from mm_rec.training.objectives import next_token
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/models.md"
+BEGIN, END = "<!-- The table begins: tests write it. -->", "<!-- The table ends. -->"
+HOW = "run tests/models/test_families.py with MMREC_ALL_TESTS=1 MMREC_WRITE_DOCS=1 to write its rows anew"
+COLUMNS = (
+    "predicts",
+    "attention",
+    "writes",
+    "many at once",
+    "by the kernels",
+    "packed",
+    "trained",
+    "LoRA",
+    "merged",
+)
 IDS = torch.arange(200)[None] * 7 % (VOCABULARY - 10) + 5
 PROMPT, NEW, FIRST = 50, 60, 90  # tokens: of a prompt, to be written, of the first of two documents
+YES, NO = "yes", "–"
+
+# Whose own predictions change in transformers where it reads on from its cache: it then chooses other keys (hy_v4), or
+# forgets those out of a window that its attention does not have (moshi).
+UNLIKE_WITH_CACHE = {"hy_v4", "moshi"}
 
 
-# Whose own predictions change in transformers where it reads on from its cache: the choice of keys then differs.
-UNLIKE_WITH_CACHE = {"hy_v4"}
+class Row(dict[str, str]):
+    """What a family can do here, by column."""
+
+    @contextlib.contextmanager
+    def noting(self, column: str) -> Iterator[None]:
+        """Note that something holds, or that it is refused by name in a sentence."""
+        self[column], said = YES, ""
+        try:
+            yield
+        except (CheckpointError, ConfigError) as refusal:
+            self[column], said = NO, str(refusal)
+        assert not said or re.fullmatch(
+            r".*(not supported here|models of the kind|targets: |does not fit the model).*", said
+        )  # one line
 
 
-@contextlib.contextmanager
-def refusals() -> Iterator[None]:
-    """What a family cannot do here is said by name, in a sentence."""
-    said = ""
-    try:
-        yield
-    except CheckpointError as refusal:
-        said = str(refusal)
-    assert not said or re.fullmatch(
-        ".*(not supported here|models of the kind).*", said
-    )  # `.` is no line's end
+def test_families_are_all_in_the_document() -> None:
+    rows = written_rows()
+    assert sorted(rows) == FAMILIES
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in [*MORE_THAN_TEXT.split(), *NOT_BUILT.split()])
+
+
+@pytest.mark.seldom(
+    covers=[
+        "mm_rec/models/*",
+        "mm_rec/inference/*",
+        "mm_rec/training/objectives.py",
+        "tests/tiny_families.py",
+    ]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_does_here_what_it_does_in_transformers_or_is_refused(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert min(FIRST, PROMPT) > WINDOW
+    tiny_model(family).save_pretrained(tmp_path)
+    theirs: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    row, asked = Row(), recorded(monkeypatch)
+    with row.noting("predicts"):
+        ours = load_model(tmp_path)
+        with torch.no_grad():
+            expected = theirs(input_ids=IDS, use_cache=False).logits
+            assert largest(ours(input_ids=IDS, use_cache=False).logits, expected) < 1e-5
+        used = ours.config._attn_implementation == attention.NAME
+        row["attention"] = " ".join(["ours", *sorted(asked)]) if used else "its own"
+        with row.noting("writes"):
+            writes(family, ours, theirs, row)
+        with row.noting("packed"):
+            require_documents_apart(ours)
+            packs(ours, row)
+        with row.noting("LoRA"):
+            adapts(tmp_path, row)
+    check(family, row)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """What models ask of our attention, from now on."""
+    asked: set[str] = set()
+
+    def noting(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *rest: Any, **more: Any
+    ) -> Any:
+        asked.update(["windows"] * (mask is not None and mask.dim() == 4))
+        asked.update(
+            ["caps"] * (more.get("softcap") is not None) + ["sinks"] * (more.get("s_aux") is not None)
+        )
+        return plain(module, query, key, value, mask, *rest, **more)
+
+    plain = attention.attention
+    monkeypatch.setattr(attention, "attention", noting)  # reading a model registers it
+    return asked
 
 
 def likeliest(model: PreTrainedModel, written: list[int]) -> list[int]:
@@ -61,32 +147,93 @@ def generated(model: PreTrainedModel, written: list[int]) -> list[int]:
     return new
 
 
-@pytest.mark.seldom(covers=["mm_rec/models/*", "mm_rec/inference/*", "tests/tiny_families.py"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_predicts_writes_and_packs_as_in_transformers_or_is_refused(
-    family: str, tmp_path: Path
-) -> None:
-    assert min(FIRST, PROMPT) > WINDOW
-    tiny_model(family).save_pretrained(tmp_path)
-    theirs: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    with refusals():
-        ours = load_model(tmp_path)
-        with torch.no_grad():
-            expected = theirs(input_ids=IDS, use_cache=False).logits
-            assert largest(ours(input_ids=IDS, use_cache=False).logits, expected) < 1e-5
-        with refusals():
-            session = Engine(ours).session()
-            session.feed(IDS[0, :PROMPT].tolist())
-            written = list(session.generate(Sampling(temperature=0, max_new_tokens=NEW)))
-            assert len(written) == NEW
-            assert written == (generated if family in UNLIKE_WITH_CACHE else likeliest)(theirs, written)
-        with refusals():
-            require_documents_apart(ours)
-            documents = (torch.arange(IDS.shape[1]) >= FIRST).long()[None]
-            with torch.no_grad():
-                packed = hidden_states(ours, {"input_ids": IDS, "document_ids": documents})
-                alone = [hidden_states(ours, {"input_ids": ids}) for ids in IDS.tensor_split([FIRST], dim=1)]
-            assert largest(packed, torch.cat(alone, dim=1)) < 1e-5
+def writes(family: str, ours: PreTrainedModel, theirs: PreTrainedModel, row: Row) -> None:
+    """Greedy text is that of transformers, alone and beside a shorter prompt's."""
+    row["many at once"] = row["by the kernels"] = NO
+    engine, first, second = Engine(ours), IDS[0, :PROMPT].tolist(), IDS[0, 7:20].tolist()
+    written, other = (write(engine, prompt) for prompt in (first, second))
+    assert written == (generated if family == "hy_v4" else likeliest)(theirs, written)
+    if family not in UNLIKE_WITH_CACHE:
+        assert engine.continue_greedily([first, second], NEW, ()) == [written, other]
+        row["many at once"] = YES
+    row["by the kernels"] = NO if engine.slow else YES
+
+
+def write(engine: Engine, prompt: list[int]) -> list[int]:
+    """Greedy text of a session."""
+    session = engine.session()
+    session.feed(prompt)
+    written = list(session.generate(Sampling(temperature=0, max_new_tokens=NEW)))
+    assert len(written) == NEW
+    return written
+
+
+def packs(model: PreTrainedModel, row: Row) -> None:
+    """Documents that share a row are learnt from as each is alone: the same loss, and the same gradients."""
+    row["trained"] = NO
+    documents = (torch.arange(IDS.shape[1]) >= FIRST).long()[None]
+    labels = IDS.clone()
+    labels[:, FIRST] = -100
+    parts = [{"input_ids": ids, "labels": ids} for ids in IDS.tensor_split([FIRST], dim=1)]
+    objective, found = next_token(torch.float32), []
+    for batches in ([{"input_ids": IDS, "document_ids": documents, "labels": labels}], parts):
+        model.zero_grad()
+        total = torch.stack([objective(model, batch)[0] for batch in batches]).sum()
+        total.backward()
+        gradients = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
+        found.append((total.detach(), torch.cat(gradients)))
+    (packed, of_packed), (apart, of_parts) = found
+    assert relative(packed, apart) < 1e-5 and relative(of_packed, of_parts) < 1e-4
+    model.zero_grad()
+    row["trained"] = YES
+
+
+def adapts(folder: Path, row: Row) -> None:
+    """An adapter on all projections is made, saved, read again and merged: the same predictions.
+
+    Where layers use their weights past PEFT's, merging changes what is predicted, and `mmrec merge` refuses it.
+    """
+    row["merged"] = NO
+    model = load_model(folder)
+    adapters = Adapters(model, "tiny")
+    adapters.train(LoraConfig(rank=4, targets="all-linear", dropout=0), seed=0)
+    torch.manual_seed(0)
+    for _, layer in lora_layers(model):
+        for weight in layer.lora_B.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+    with torch.no_grad():
+        expected = model(input_ids=IDS, use_cache=False).logits
+    adapters.save(folder / "adapter")
+    merged = load_model(folder)
+    again = Adapters(merged, "tiny")
+    again.load("adapter", folder / "adapter")
+    with torch.no_grad():
+        assert largest(merged(input_ids=IDS, use_cache=False).logits, expected) < 1e-5
+        again.merge()
+        if largest(merged(input_ids=IDS, use_cache=False).logits, expected) < MOST_DIFFERENCE:
+            row["merged"] = YES
+
+
+def written_rows() -> dict[str, str]:
+    """The rows of the document's table, by family."""
+    table = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    return {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+
+
+def check(family: str, row: Row) -> None:
+    """A family's row in the document is what was seen."""
+    line = f"| `{family}` | {' | '.join(row.get(column, NO) for column in COLUMNS)} |"
+    rows = written_rows()
+    if os.environ.get("MMREC_WRITE_DOCS") == "1":
+        rows[family] = line
+        before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+        head = f"| family | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}\n"
+        table = "\n".join(rows[name] for name in sorted(rows))
+        DOCUMENT.write_text(
+            f"{before}{BEGIN}\n\n{head}{table}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8"
+        )
+        return
+    assert rows.get(family) == line, f"docs/models.md is not what was seen; {HOW}"
 
 
 @pytest.mark.parametrize(
