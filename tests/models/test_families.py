@@ -114,14 +114,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """What models ask of our attention, from now on."""
     asked: set[str] = set()
 
-    def noting(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *rest: Any, **more: Any
-    ) -> Any:
+    def noting(*given: Any, **more: Any) -> Any:
+        mask = given[4] if len(given) > 4 else more.get("attention_mask")
         asked.update(["windows"] * (mask is not None and mask.dim() == 4))
         asked.update(
-            ["caps"] * (more.get("softcap") is not None) + ["sinks"] * (more.get("s_aux") is not None)
+            f"{what}s" for what, name in (("cap", "softcap"), ("sink", "s_aux")) if more.get(name) is not None
         )
-        return plain(module, query, key, value, mask, *rest, **more)
+        return plain(*given, **more)
 
     plain = attention.attention
     monkeypatch.setattr(attention, "attention", noting)  # reading a model registers it
