@@ -140,6 +140,14 @@ PUBLISHED: dict[str, Published] = {
         eos="<eos>",
         system=False,
     ),
+    "gemma3": Published(
+        "<bos><start_of_turn>user\nHava?<end_of_turn>\n<start_of_turn>model\n"
+        "⟦Soğuk.<end_of_turn>⟧\n<start_of_turn>user\nOld?<end_of_turn>\n"
+        "<start_of_turn>model\n⟦No.<end_of_turn>⟧\n",
+        tokens=("<start_of_turn>", "<end_of_turn>"),
+        bos="<bos>",
+        eos="<eos>",
+    ),
     "phi3": Published(
         "<|user|>\nHava?<|end|>\n<|assistant|>\n⟦Soğuk.<|end|>⟧\n<|user|>\nOld?<|end|>\n"
         "<|assistant|>\n⟦No.<|end|>⟧\n<|endoftext|>",

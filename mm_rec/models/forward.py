@@ -62,7 +62,7 @@ def require_documents_apart(model: PreTrainedModel) -> None:
             packed = head_of(model).logits(
                 hidden_states(model, {"input_ids": ids, "document_ids": documents})
             )
-            _use_attention(model, "sdpa")
+            _use_attention(model, "eager")
             alone = torch.cat(
                 [model(input_ids=half, use_cache=False).logits for half in ids.split(length, 1)], dim=1
             )

@@ -164,14 +164,15 @@ def load_model_and_tokenizer(
 
 
 def _implementation(config: PreTrainedConfig) -> dict[str, str]:
-    """Our attention, where the family's can be chosen and takes a mask of true and false, as torch's own function does.
+    """Our attention, where the family's can be chosen and takes a mask of true and false, as torch's own functions do:
+    plain attention (sdpa), or that with caps and sinks (flex attention).
 
     Other families would ignore it, or read the mask otherwise, in silence: they attend as transformers has them do.
     """
     family: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
     if isinstance(config, MMRecConfig) or family is None:
         return {}
-    ours = family._can_set_attn_implementation() and family._supports_sdpa
+    ours = family._can_set_attn_implementation() and (family._supports_sdpa or family._supports_flex_attn)
     return {"attn_implementation": attention.NAME} if ours else {}
 
 

@@ -71,7 +71,7 @@ FAMILIES = {
     "mistral": Family("mistral_nemo", lambda **sizes: MistralConfig(**sizes, sliding_window=WINDOW), True),
     "qwen3": Family("qwen3", lambda **sizes: Qwen3Config(**sizes, tie_word_embeddings=True), False, ("<|endoftext|>",)),
     "gemma3": Family(
-        "gemma",
+        "gemma3",
         lambda **sizes: Gemma3TextConfig(
             **sizes, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"],
             query_pre_attn_scalar=16,
