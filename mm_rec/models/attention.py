@@ -123,7 +123,9 @@ def _masked(
     scores = (query @ key.transpose(-1, -2)).to(torch.promote_types(torch.float32, query.dtype)) * scale
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap
-    scores = scores.masked_fill(~mask, -torch.inf)
+    scores = scores.masked_fill(
+        ~mask, torch.finfo(scores.dtype).min
+    )  # padding may see nothing, and is no number then
     if sinks is not None:
         column = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, column], dim=-1)
