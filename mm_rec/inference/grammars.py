@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from mm_rec.data.conversations.answer_form import CALL_ID, ID, AnswerForm, CallForm
+from mm_rec.data.conversations.answer_form import AnswerForm
+from mm_rec.data.conversations.call_form import CALL_ID, ID, CallForm
 from mm_rec.errors import ConfigError
 
 MOST_CALLS = 16  # in one message

@@ -10,15 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from mm_rec.data.conversations.answer_form import (
-    CALL_ID,
-    ID,
-    AnswerForm,
-    CallForm,
-    ReasoningForm,
-    answer_form,
-    keywords_end,
-)
+from mm_rec.data.conversations.answer_form import AnswerForm, answer_form
+from mm_rec.data.conversations.call_form import CALL_ID, ID, CallForm, keywords_end
+from mm_rec.data.conversations.template_probe import ReasoningForm
 from mm_rec.inference.text_stream import overlap
 from mm_rec.serving.models import Served
 from mm_rec.serving.tables import new_id

@@ -7,7 +7,9 @@ import random
 
 import pytest
 
-from mm_rec.data.conversations.answer_form import CallForm, ReasoningForm, answer_form
+from mm_rec.data.conversations.answer_form import answer_form
+from mm_rec.data.conversations.call_form import CallForm
+from mm_rec.data.conversations.template_probe import ReasoningForm
 from mm_rec.serving.calls import CallReader, Reader, ReasoningReader, TextReader
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import ReasoningForm, answer_form
+from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
+from mm_rec.data.conversations.template_probe import ReasoningForm
 from mm_rec.data.conversations.templating import Span, render_messages, shared_length
 from mm_rec.errors import DataError, TokenizerError, UserError
 from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, require_template

@@ -180,6 +180,14 @@ def test_what_only_looks_like_a_call_is_text(
     assert answer_form(tokenizer).read(text) == Reply(text)
 
 
+def test_calls_that_nothing_announces_are_no_form(tokenizer: PreTrainedTokenizerBase) -> None:
+    wear(tokenizer, "olmo3")
+    plain = str(tokenizer.chat_template).replace("<function_calls>\\n", "").replace("\\n</function_calls>", "")
+    tokenizer.chat_template = plain
+    assert "function_calls" not in plain.partition("messages %}")[2]
+    assert answer_form(tokenizer).calls is None
+
+
 def test_random_templates_are_never_a_traceback(tokenizer: PreTrainedTokenizerBase) -> None:
     """A template is a program: what fails in it means that there is no form of calls."""
     pieces = ["{{ message.content }}", "{{ message.tool_calls }}", "{{ tools | tojson }}", "{{ 1 / 0 }}", "{{ x.y.z }}",
