@@ -147,7 +147,7 @@ class Grammars:
     def _reasoning(self, prompt: str) -> Reasoning:
         assert self._form is not None and self._form.reasoning is not None
         begin, end = self._form.reasoning.begin.strip(), self._form.reasoning.end.strip()
-        return Reasoning(begin, end, begin if self._form.opens_reasoning(prompt) else "", self._encode)
+        return Reasoning(begin, end, self._encode, self._form.opens_reasoning(prompt))
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
@@ -176,21 +176,29 @@ class Grammars:
 class Reasoning:
     """A text that is within reasoning, or may begin with some: a way out of it that a grammar's symbols do not show."""
 
-    def __init__(self, begin: str, end: str, text: str, encode: Callable[[str], list[int]]) -> None:
-        self._begin, self._end, self._text, self._encode = begin, end, text, encode
+    def __init__(
+        self, begin: str, end: str, encode: Callable[[str], list[int]], is_open: bool, text: str = ""
+    ) -> None:
+        """`text`: what was written of the beginning, or, where it `is_open`, the last of what was thought."""
+        self._begin, self._end, self._encode = begin, end, encode
+        self._is_open, self._text = is_open, text
 
     def way_out(self) -> list[int]:
         """Tokens after which reasoning is over; where it has not begun, with its beginning."""
-        missing = self._begin if not self._text.startswith(self._begin) else ""
-        return self._encode(missing[len(self._text) :] + self._end)
+        missing = "" if self._is_open else self._begin[len(self._text) :]
+        return self._encode(missing + self._end)
 
     def after(self, text: str) -> Reasoning | None:
         """The same after more text; None where no reasoning can come any more."""
-        whole = self._text + text
-        is_open = whole.startswith(self._begin) and self._end not in whole
-        if is_open or self._begin.startswith(whole):
-            return Reasoning(self._begin, self._end, whole, self._encode)
-        return None
+        whole, is_open = self._text + text, self._is_open
+        if not is_open and whole.startswith(self._begin):
+            whole, is_open = whole.removeprefix(self._begin), True
+        if is_open:
+            return None if self._end in whole else self._with(True, whole[-len(self._end) :])
+        return self._with(False, whole) if self._begin.startswith(whole) else None
+
+    def _with(self, is_open: bool, text: str) -> Reasoning:
+        return Reasoning(self._begin, self._end, self._encode, is_open, text)
 
 
 class Constraint:

@@ -182,7 +182,9 @@ def test_what_only_looks_like_a_call_is_text(
 
 def test_calls_that_nothing_announces_are_no_form(tokenizer: PreTrainedTokenizerBase) -> None:
     wear(tokenizer, "olmo3")
-    plain = str(tokenizer.chat_template).replace("<function_calls>\\n", "").replace("\\n</function_calls>", "")
+    plain = (
+        str(tokenizer.chat_template).replace("<function_calls>\\n", "").replace("\\n</function_calls>", "")
+    )
     tokenizer.chat_template = plain
     assert "function_calls" not in plain.partition("messages %}")[2]
     assert answer_form(tokenizer).calls is None
