@@ -28,10 +28,7 @@ from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.grammars import Writing, call_grammar, functions_of, json_grammar, literals_of
 from mm_rec.inference.token_bytes import Mask, Never, Vocabulary, token_bytes
 from mm_rec.tokenizers.conversion import ESCAPES
-from mm_rec.tokenizers.loading import (
-    special_pattern,
-    vocabulary_size,
-)
+from mm_rec.tokenizers.loading import special_pattern, special_texts, vocabulary_size
 
 LONGEST_GRAMMAR = 1_000_000  # characters, schemas included
 LONGEST_NUMBER = 40  # digits in a row; Python reads no integer of more than 4,300
@@ -59,8 +56,9 @@ class Grammars:
         if tokenizer.eos_token_id is None:
             raise TokenizerError("this tokenizer has no eos, so no text could end. Give it a chat layout")
         self.rows = max(rows or 0, vocabulary_size(tokenizer))
+        self.model_rows = rows or self.rows  # a tokenizer may have special tokens past them
         self.eos: int = tokenizer.eos_token_id
-        self.stop_ids = sorted({self.eos, *stop_ids})
+        self.stop_ids = sorted(stop for stop in {self.eos, *stop_ids} if stop < self.model_rows)
         self._tokenizer = tokenizer
         self._form = answer_form(tokenizer) if tokenizer.chat_template else None
         self._special = special_pattern(tokenizer)
@@ -68,7 +66,7 @@ class Grammars:
         self.bytes = token_bytes(tokenizer)
         self.bytes += [b""] * (self.rows - len(self.bytes))
         self._llguidance = LLTokenizer(TokenizerWrapper(Vocabulary(tokenizer, self.bytes)))
-        self.never = Never(list(map(str.encode, [ESCAPES[0][0], *tokenizer.all_special_tokens])), self.bytes)
+        self.never = Never([text.encode() for text in {ESCAPES[0][0], *special_texts(tokenizer)}], self.bytes)
         self.tail = max(self.never.longest, LONGEST_NUMBER)  # bytes that decide what may follow
         self.digits = np.array([len(token) - len(token.lstrip(_DIGITS)) for token in self.bytes])
         self.singles = {token: index for index, token in enumerate(self.bytes) if len(token) == 1}
@@ -262,7 +260,7 @@ class Constraint:
         else:
             mask = self._following(self._matcher, self._tail)
             mask[self._grammars.stop_ids] = mask[self._grammars.eos]
-        return torch.from_numpy(mask)
+        return torch.from_numpy(mask[: self._grammars.model_rows])
 
     def take(self, token: int) -> None:
         """Go on with a token; raises ValueError where it was not allowed."""

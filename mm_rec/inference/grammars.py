@@ -205,7 +205,7 @@ def _free_text(form: CallForm, opening: Sequence[str], heads: Sequence[str]) -> 
             return ["TEXT: /(?s:.+)/", f"first: {whole}"]
         return ["TEXT: /(?s:.+)/", f"BEFORE: /(?s:.*{after})/", f"first: BEFORE? {whole}"]
     if form.place == "alone":
-        return [f"TEXT: /(?s:.+)/ & ~/{_pattern(json.loads(opening[0]))}(?s:.*)/", f"first: {whole}"]
+        return [rf"TEXT: /(?s:.+)/ & ~/\s*{_pattern(json.loads(opening[0]))}(?s:.*)/", f"first: {whole}"]
     if form.place == "marked":
         plain = f"~/(?s:.*){_pattern(form.mark)}(?s:.*)/"
         rules = [f"TEXT: /(?s:.+)/ & {plain}", f"BEFORE: /(?s:(.*{after})?)/ & {plain}"]
@@ -222,7 +222,17 @@ def _free_text(form: CallForm, opening: Sequence[str], heads: Sequence[str]) -> 
 
 def _keywords(i: int, name: str, parameters: Mapping[str, Any], schemas: dict[str, Any]) -> list[str]:
     """The rules of a function's arguments in Python's form, in the order of its properties; notes their schemas."""
-    properties, required = parameters.get("properties") or {}, parameters.get("required") or ()
+    properties, required = parameters.get("properties") or {}, parameters.get("required") or []
+    if (
+        not isinstance(properties, Mapping)
+        or not isinstance(required, list)
+        or not set(map(str, required)) <= set(properties)
+        or any(key in parameters for key in ("$ref", "anyOf", "oneOf", "allOf", "if", "not"))
+    ):
+        raise ConfigError(
+            f"the tool {name!r} cannot be called in this model's form, name(key=value): describe its parameters by "
+            "properties, and those that are required among them, and by nothing else"
+        )
     shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
     keys = list(properties)
     for key in keys:
@@ -251,7 +261,8 @@ def _grammar(rules: str, schemas: Mapping[str, Any]) -> str:
     parts: list[dict[str, Any]] = [{"name": "start", "lark_grammar": rules}]
     for name, schema in schemas.items():
         # Over what the schema itself may say: it could ask for endless white space, or to be followed in part only.
-        parts.append({"name": name, "json_schema": {**schema, "x-guidance": _STYLE}})
+        styled = {**schema, "x-guidance": _STYLE} if isinstance(schema, Mapping) else schema
+        parts.append({"name": name, "json_schema": styled})
     try:
         return json.dumps({"grammars": parts}, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

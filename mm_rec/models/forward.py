@@ -147,7 +147,7 @@ def head_of(model: PreTrainedModel) -> Head:
     weight = head.weight
     assert isinstance(weight, Tensor)
     scale = getattr(model.config, "logit_scale", None)  # Cohere multiplies by it, Granite divides by its own
-    factor = scale if isinstance(scale, float) else 1 / getattr(model.config, "logits_scaling", 1)
+    factor = scale if isinstance(scale, (int, float)) else 1 / getattr(model.config, "logits_scaling", 1)
     return Head(weight, factor, getattr(model.config, "final_logit_softcapping", None))
 
 

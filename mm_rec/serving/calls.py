@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mm_rec.data.conversations.answer_form import AnswerForm, answer_form
-from mm_rec.data.conversations.call_form import CALL_ID, ID, CallForm, keywords_end
+from mm_rec.data.conversations.call_form import CALL_ID, ID, CallForm, KeywordsEnd
 from mm_rec.data.conversations.template_probe import ReasoningForm
 from mm_rec.inference.text_stream import overlap
 from mm_rec.serving.models import Served
@@ -19,6 +19,7 @@ from mm_rec.serving.tables import new_id
 from mm_rec.tokenizers.loading import special_pattern
 
 _START = "\x02"  # before an answer, for what is a call at its beginning alone
+_NAME = {True: re.compile(r'(?:[^"\\\n]|\\.)*'), False: re.compile(r"[^\s(]+")}  # quoted, or as it is
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -97,11 +98,20 @@ class CallReader:
     def _certain(self) -> int:
         """The length of the text that is no call, whatever comes; the last line ends may be the template's own."""
         place = self._held.find(self._opening)
+        while place >= 0 and not self._may_be_head(self._held[place + len(self._opening) :]):
+            place = self._held.find(self._opening, place + 1)
         place = place if place >= 0 else len(self._held) - overlap(self._held, self._opening)
         text = self._held[:place]
         after = self._form.after_text or ""
         text = text[: len(text) - (len(after) if text.endswith(after) else overlap(text, after))]
         return len(text.rstrip("\n"))
+
+    def _may_be_head(self, text: str) -> bool:
+        """Whether what follows an opening is, or may become, a name and what stands behind it."""
+        name = _NAME[self._form.quoted].match(text)
+        rest = text[name.end() :] if name else text
+        between = self._form.between.partition(ID)[0]
+        return not rest or between.startswith(rest) or rest.startswith(between)
 
     def _text(self, length: int, closing: str = "") -> Iterator[Part]:
         """Give out so much of what is held; `closing` at its end is the template's."""
@@ -120,9 +130,8 @@ class CallReader:
 
 def _head(before: str, form: CallForm) -> re.Pattern[str]:
     """What finds a call up to its arguments."""
-    name = r'(?P<name>(?:[^"\\]|\\.)*)' if form.quoted else r"(?P<name>[^\s(]+?)"
     first, last = (re.escape(text).replace(re.escape(ID), CALL_ID) for text in (before, form.between))
-    return re.compile(first + name + last)
+    return re.compile(f"{first}(?P<name>{_NAME[form.quoted].pattern}){last}")
 
 
 class TextReader:
@@ -149,8 +158,8 @@ class ReasoningReader:
     def __init__(self, form: ReasoningForm, is_open: bool, then: Reader) -> None:
         """`is_open`: the prompt has begun the reasoning already."""
         self._begin, self._end, self._then = form.begin.strip(), form.end.strip(), then
-        self._state: Literal["before", "within", "behind", "over"] = "within" if is_open else "before"
-        self._held, self._said = "", False
+        self._state: Literal["before", "within", "behind", "over"] = "before"
+        self._held, self._said, self._is_open = "", False, is_open
 
     def push(self, text: str) -> Iterator[Part]:
         """Take some text; what may begin or end the reasoning is held back until it is known."""
@@ -159,8 +168,9 @@ class ReasoningReader:
             start = self._held.lstrip()
             if self._begin != start and self._begin.startswith(start):  # or nothing yet
                 return
-            self._state = "within" if start.startswith(self._begin) else "over"
-            self._held = start.removeprefix(self._begin) if self._state == "within" else self._held
+            begins = start.startswith(self._begin)  # some models do so though the prompt has
+            self._state = "within" if begins or self._is_open else "over"
+            self._held = start.removeprefix(self._begin) if begins else self._held
         if self._state == "within":
             yield from self._reasoning()
         if self._state == "behind":
@@ -172,10 +182,11 @@ class ReasoningReader:
 
     def finish(self) -> Iterator[Part]:
         """What is still held back, at the end."""
-        if self._state == "before":
-            yield from self._then.push(self._held)
-        elif self._state == "within" and (thought := self._thought(self._held)):
+        within = self._state == "within" or (self._state == "before" and self._is_open)
+        if within and (thought := self._thought(self._held)):
             yield Part("reasoning", thought)
+        elif self._state == "before":
+            yield from self._then.push(self._held)
         yield from self._then.finish()
 
     def _reasoning(self) -> Iterator[Part]:
@@ -245,12 +256,13 @@ class _Keywords:
 
     def __init__(self, form: CallForm) -> None:
         self.ended = False
-        self._form = form
+        self._form, self._text, self._place = form, "", KeywordsEnd()
 
     def take(self, text: str) -> tuple[str, str]:
         """The arguments as JSON, where a text has them all, and the rest."""
-        end = keywords_end(text)
+        end = self._place.find(text)
         if end is None:
-            return "", text
+            self._text += text
+            return "", ""
         self.ended = True
-        return json.dumps(self._form.arguments_of(text[:end]), ensure_ascii=False), text[end:]
+        return json.dumps(self._form.arguments_of(self._text + text[:end]), ensure_ascii=False), text[end:]

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.inference.sampling import Sampling
 from mm_rec.serving.answers import logprobs_of, pieces_of, reasoning_tokens
-from mm_rec.serving.calls import Part, Reader, reader_for, reads_special
+from mm_rec.serving.calls import Part, Reader, ReasoningReader, reader_for, reads_special
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices
 from mm_rec.serving.models import Served
@@ -128,6 +128,7 @@ class ResponseAnswer:
         self._output: list[Item] = []
         self._logprobs: list[Item] = []  # of tokens whose text has not come yet
         self._numbers = itertools.count()
+        self._thinks = isinstance(reader, ReasoningReader)
 
     async def whole(self) -> dict[str, Any]:
         """The object response."""
@@ -176,24 +177,27 @@ class ResponseAnswer:
                 if not self._output:
                     yield from self._begin_reasoning()
                 self._output[-1]["content"][0]["text"] += part.text
-                yield (
-                    "response.reasoning_text.delta",
-                    {**self._place(), "content_index": 0, "delta": part.text},
-                )
+                told = {**self._place(), "content_index": 0, "delta": part.text}
+                yield "response.reasoning_text.delta", told
+                continue  # the text behind it may have come with it, and its log-probabilities
             else:
+                if self._thinks and not any(item["type"] == "message" for item in self._output):
+                    self._logprobs = _behind(self._logprobs, part.text)
                 yield from self._require_message()
                 content = self._output[-1]["content"][0]
                 content["text"] += part.text
                 content["logprobs"] += self._logprobs
                 delta = {"delta": part.text, "logprobs": self._logprobs, "content_index": 0}
                 yield "response.output_text.delta", {**self._place(), **delta}
-            self._logprobs = []  # those of a call's tokens, and of reasoning, are not told
+            self._logprobs = []  # those of a call's tokens are not told
 
     def _finish(self) -> Iterator[Told]:
         """What is told where nothing more comes: an answer has a message, though it may be empty."""
         yield from self._take(self._reader.finish())
         thought = [item["content"][0]["text"] for item in self._output if item["type"] == "reasoning"]
         self._usage.reasoning = reasoning_tokens(self._served, "".join(thought))
+        if self._thinks and (not self._output or self._output[-1]["type"] == "reasoning"):
+            self._logprobs = []  # of reasoning alone
         yield from self._require_message()
         if self._output[-1]["type"] == "message":
             self._output[-1]["content"][0]["logprobs"] += self._logprobs
@@ -319,6 +323,20 @@ def _shown_usage(usage: Usage) -> dict[str, Any]:
 def _shown_choice(body: ResponseRequest) -> Any:
     choice = body.tool_choice or "auto"
     return choice if isinstance(choice, str) else choice.model_dump()
+
+
+def _behind(logprobs: list[Item], text: str) -> list[Item]:
+    """Those of the tokens that a text begins with, and what follows: what came before was reasoning."""
+    said = text.encode()
+    for place in range(len(logprobs) - 1, -1, -1):
+        begun = b""
+        for one in logprobs[place:]:
+            begun += bytes(one["bytes"])
+            if len(begun) >= len(said):
+                break
+        if begun.startswith(said):
+            return logprobs[place:]
+    return []
 
 
 def _without_logprobs(item: Item) -> Item:

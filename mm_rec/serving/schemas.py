@@ -110,10 +110,6 @@ class TextPart(Body):
     type: Literal["text", "input_text", "output_text", "refusal"]
     text: str | None = None
     refusal: str | None = None
-    reasoning_content: str | None = Field(
-        default=None,
-        description="What a model that reasons thought before it said this; its template may use it.",
-    )
     annotations: list[Any] | None = no_effect("they are not read")
     logprobs: list[Any] | None = no_effect("they are not read")
     parsed: Any = no_effect("the client's own; text is read")

@@ -209,11 +209,18 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> To
         return known[1]
 
 
-def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """What finds a special token written out in a text; that for unknown words stands for ordinary text."""
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens as they are written out; that for unknown words stands for ordinary text.
+
+    Not `all_special_tokens`: that has those alone which have a name.
+    """
     names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    names -= {str(tokenizer.unk_token)}
-    return re.compile("|".join(map(re.escape, sorted(names, reverse=True))) or r"(?!)")
+    return sorted(names - {str(tokenizer.unk_token)}, reverse=True)
+
+
+def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """What finds a special token written out in a text."""
+    return re.compile("|".join(map(re.escape, special_texts(tokenizer))) or r"(?!)")
 
 
 def count_specials(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[str]:

@@ -405,6 +405,27 @@ def test_the_mask_has_a_place_for_every_row_of_the_model(grammars: Grammars) -> 
     assert wider.shape == (2048,) and wider.dtype == torch.bool and not wider[2000:].any()
 
 
+def test_a_tokenizer_may_have_special_tokens_past_the_rows(
+    build: Callable[..., PreTrainedTokenizerBase],
+) -> None:
+    tokenizer = build("simple")
+    tokenizer.add_special_tokens({"extra_special_tokens": [*tokenizer.extra_special_tokens, "<picture>"]})
+    rows = len(tokenizer) - 1
+    grammars = Grammars(tokenizer, rows, [rows])
+    constraint = grammars.json_schema({"const": 7})
+    assert constraint.allowed().shape == (rows,) and grammars.stop_ids == [tokenizer.eos_token_id]
+    assert constraint.choose(torch.zeros(rows), 9, lambda scores: int(scores.argmax())) < rows
+
+
+def test_role_markers_are_not_written_as_text(build: Callable[..., PreTrainedTokenizerBase]) -> None:
+    """Special tokens without a name of their own too, as those of a published LLaMA's folder."""
+    tokenizer = build("llama3", "llama3")
+    tokenizer.extra_special_tokens = []
+    assert "<|start_header_id|>" not in tokenizer.all_special_tokens
+    with pytest.raises(ConfigError, match="special token"):
+        answer(tokenizer, Grammars(tokenizer).json_schema({"const": "<|start_header_id|>"}), 0)
+
+
 def test_a_token_that_is_not_allowed_is_refused(grammars: Grammars) -> None:
     constraint = grammars.json_object()
     with pytest.raises(ValueError, match="does not follow"):

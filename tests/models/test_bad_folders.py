@@ -81,6 +81,9 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         configured(vocab_size=100),
         r"the tokenizer has ids up to \d+ and the model .* of 100",
     ),
+    "a number that is none": (configured(hidden_size="x"), "cannot be read"),
+    "no heads": (configured(num_attention_heads=0), "cannot be read"),
+    "no kind": (configured(model_type=["a"]), "knows no models of the kind"),
     "damaged configuration": (damaged("config.json"), "cannot be read"),
     "damaged tokenizer": (damaged("tokenizer.json"), "the tokenizer cannot be loaded"),
 }

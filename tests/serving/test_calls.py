@@ -11,6 +11,7 @@ from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.call_form import CallForm
 from mm_rec.data.conversations.template_probe import ReasoningForm
 from mm_rec.serving.calls import CallReader, Reader, ReasoningReader, TextReader
+from mm_rec.serving.responses import _behind
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
 
@@ -90,6 +91,19 @@ def test_plain_text_loses_the_line_ends_that_close_it() -> None:
         assert read(TextReader(), "\n a\n\nb \n\n", random.Random(seed)) == ("\n a\n\nb ", [])
 
 
+def test_a_line_of_json_that_is_no_call_is_given_out_as_it_comes() -> None:
+    reader = CallReader(form_of("llama3"))
+    parts = list(reader.push('Rows:\n{"name": "Ayşe", "age": 3}\n{"name": "Ali\nmore'))
+    assert "".join(part.text for part in parts) == 'Rows:\n{"name": "Ayşe", "age": 3}\n{"name": "Ali\nmore'
+    assert not list(reader.push('\n{"name": "f", "param')) and not reader.calls
+    assert [part.kind for part in reader.push('eters": {}}')] == ["call", "arguments"]
+
+
+def test_log_probabilities_behind_reasoning() -> None:
+    told = [{"bytes": list(text.encode())} for text in ("a", "</think>", "\n\n", "a", "b", "\n")]
+    assert _behind(told, "ab") == told[3:] and _behind(told[:2], "x") == []
+
+
 THINKING = ReasoningForm("<think>\n", "\n</think>\n\n")
 
 
@@ -98,6 +112,8 @@ THINKING = ReasoningForm("<think>\n", "\n</think>\n\n")
     [
         ("<think>\nSo.\n\nWell < 3.\n</think>\n\nYes.\n", False, "So.\n\nWell < 3.", "Yes."),
         ("So.\n</think>\n\nYes.", True, "So.", "Yes."),
+        ("<think>\nSo.\n</think>\n\nYes.", True, "So.", "Yes."),
+        ("<thi", True, "<thi", ""),
         ("<think>\n\n</think>\n\nYes.", False, "", "Yes."),
         ("<think>\nSo. </thin", False, "So. </thin", ""),
         ("<think>", False, "", ""),

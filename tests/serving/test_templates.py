@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
+from mm_rec.errors import ConfigError
 from mm_rec.inference.batching import Batcher
 from mm_rec.inference.constrained import Constraint, Grammars
 from mm_rec.inference.grammars import functions_of
@@ -136,6 +137,30 @@ def test_random_logits_make_calls_in_the_form_of_the_template(
                 jsonschema.validate(arguments, schema, cls=jsonschema.Draft202012Validator)
             made += len(calls)
     assert made >= 18
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": ["a"]},
+        {"properties": {"x": {}}, "required": ["y"]},
+        {"properties": {"x": {}}, "required": 5},
+        {"properties": {"x": {}}, "anyOf": [{"required": ["x"]}]},
+        {"properties": {"bir iki": {}}},
+    ],
+)
+def test_what_keywords_cannot_say_is_refused(
+    chat_tokenizer: PreTrainedTokenizerBase, parameters: dict[str, Any]
+) -> None:
+    grammars = Grammars(dressed("olmo3", chat_tokenizer))
+    with pytest.raises(ConfigError, match=r"'f' (cannot be called in this model's form|has a parameter)"):
+        grammars.tool_calls([{"name": "f", "parameters": parameters}], "required")
+    fine = {
+        "properties": {"x": True, "y": {"type": "integer"}},
+        "required": ["y"],
+        "additionalProperties": True,
+    }
+    assert not grammars.tool_calls([{"name": "f", "parameters": fine}], "required").complete
 
 
 @pytest.mark.parametrize("name", CALLING)

@@ -76,12 +76,13 @@ def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
 
 def turn_ends(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The ids of the tokens that end an answer: the tokenizer's eos, and those of its chat template, if it has one."""
-    ends = {tokenizer.eos_token}
+    ends: set[str] = set()
     if tokenizer.chat_template:
         form = answer_form(tokenizer)
-        ends |= {form.turn_end, form.calls.turn_end if form.calls else ""}
-    known = tokenizer.get_vocab()
-    return frozenset(known[end] for end in ends if end in known)
+        ends = {form.turn_end, form.calls.turn_end if form.calls else ""}
+    found = {token for token, one in tokenizer.added_tokens_decoder.items() if str(one) in ends}
+    eos = tokenizer.eos_token_id
+    return frozenset(found if eos is None else {*found, int(eos)})
 
 
 @lru_cache(maxsize=64)

@@ -174,7 +174,7 @@ class CallForm:
             raise ValueError(f"a tool call has no name: {text[:80]!r}")
         rest = text[named.end() :]
         if self.python:
-            stop = keywords_end(rest)
+            stop = KeywordsEnd().find(rest)
             if stop is None:
                 raise ValueError(f"a tool call has no end: {text[:80]!r}")
             return {"name": named[1], "arguments": _keywords(rest[:stop])}, rest[stop:]
@@ -235,26 +235,31 @@ def _first_object(text: str, key: str) -> tuple[Call, str]:
     return {"name": value["name"], "arguments": value[key]}, text[end:]
 
 
-def keywords_end(text: str) -> int | None:
-    """Where the keywords of a call in Python's form end: at the bracket that closes it; None where it does not come."""
-    depth, quote, escaped = 0, "", False
-    for place, letter in enumerate(text):
-        if quote:
-            if escaped:
-                escaped = False
-            elif letter == "\\":
-                escaped = True
-            elif letter == quote:
-                quote = ""
-        elif letter in "\"'":
-            quote = letter
-        elif letter in "([{":
-            depth += 1
-        elif letter in ")]}":
-            if not depth:
-                return place
-            depth -= 1
-    return None
+class KeywordsEnd:
+    """Finds where the keywords of a call in Python's form end: at the bracket that closes it; text comes in pieces."""
+
+    def __init__(self) -> None:
+        self._depth, self._quote, self._escaped = 0, "", False
+
+    def find(self, text: str) -> int | None:
+        """The place of the bracket in this piece; None where it has not come."""
+        for place, letter in enumerate(text):
+            if self._quote:
+                if self._escaped:
+                    self._escaped = False
+                elif letter == "\\":
+                    self._escaped = True
+                elif letter == self._quote:
+                    self._quote = ""
+            elif letter in "\"'":
+                self._quote = letter
+            elif letter in "([{":
+                self._depth += 1
+            elif letter in ")]}":
+                if not self._depth:
+                    return place
+                self._depth -= 1
+        return None
 
 
 _KEYWORD = re.compile(r"\s*,?\s*([^\W\d]\w*)\s*=\s*")

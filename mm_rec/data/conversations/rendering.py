@@ -5,9 +5,10 @@ Shapes: T tokens of a conversation.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import answer_form
+from mm_rec.data.conversations.answer_form import AnswerForm, answer_form
+from mm_rec.data.conversations.call_form import CallForm
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.data.conversations.template_probe import ReasoningForm
 from mm_rec.data.conversations.templating import Span, render_messages, shared_length
 from mm_rec.errors import DataError, TokenizerError, UserError
 from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, require_template
@@ -84,6 +85,7 @@ def prompt_ids(
 
 def require_plain(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
     """Raise UserError where a text is no Unicode, or holds a special token, which would end or begin a message."""
+    special = special_pattern(tokenizer)
     for text in texts:
         try:
             text.encode()
@@ -91,11 +93,10 @@ def require_plain(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> N
             raise UserError(
                 f"a message is not UTF-8 ({error}). Set the terminal to UTF-8, or mend it"
             ) from error
-        for token in tokenizer.all_special_tokens:
-            if token in text:
-                raise UserError(
-                    f"a message cannot hold {token}, which begins or ends messages. Write it otherwise"
-                )
+        if found := special.search(text):
+            raise UserError(
+                f"a message cannot hold {found[0]}, which begins or ends messages. Write it otherwise"
+            )
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:
@@ -137,8 +138,8 @@ def text_and_spans(
     text = rendered_text(tokenizer, conversation)
     places = [n for n, message in enumerate(conversation.messages) if message.role == "assistant"]
     special = special_pattern(tokenizer)
-    reasoning = answer_form(tokenizer).reasoning if places else None
-    spans = [_found_span(tokenizer, conversation, place, text, special, reasoning) for place in places]
+    form = answer_form(tokenizer)
+    spans = [_found_span(tokenizer, conversation, place, text, special, form) for place in places]
     if spans and spans[-1] is None:
         raise TokenizerError(
             "this tokenizer's chat template does not write messages one after the other, each answer ended by a "
@@ -154,7 +155,7 @@ def _found_span(
     place: int,
     text: str,
     special: re.Pattern[str],
-    reasoning: ReasoningForm | None,
+    form: AnswerForm,
 ) -> Span | None:
     """Where the message at `place` stands in the text of the whole conversation, with the token that ends it.
 
@@ -165,19 +166,24 @@ def _found_span(
     try:
         before = conversation.with_messages(conversation.messages[:place])
         prompt = _render(tokenizer, before, add_generation_prompt=True)[0]
-        if reasoning is not None:  # begun in the prompt, and left out of the message
-            prompt = prompt.removesuffix(reasoning.opened_by(prompt))
+        if form.reasoning is not None:  # begun in the prompt, and left out of the message
+            prompt = prompt.removesuffix(form.reasoning.opened_by(prompt))
         through = rendered_text(tokenizer, conversation.with_messages(conversation.messages[: place + 1]))
     except DataError:  # it may ask for a question first
         return None
     same = shared_length(through, text)
     if not text.startswith(prompt) or same <= len(prompt):
         return None
-    said = message.content.strip()
-    found = text.find(said, len(prompt), same)
+    said, start = message.content.strip(), len(prompt)
+    if form.reasoning is not None:
+        end = form.reasoning.end.strip()
+        thought = text.find(end, start, same)
+        start = start if thought < 0 else thought + len(end)
+    found = text.find(said, start, same)
     if found < 0:
         return None
-    ends = [end.end() for end in special.finditer(text, found + len(said), same)]
+    specials = list(special.finditer(text, found + len(said), same))
+    ends = [one.end() for one in specials if one[0] == form.turn_end] or [one.end() for one in specials]
     if not ends:
         return None
     return len(prompt), ends[-1] if message.tool_calls else ends[0]
@@ -202,5 +208,23 @@ def _as_taken(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage
     calls = None
     if any(message.tool_calls or message.tool_call_id for message in messages):
         calls = answer_form(tokenizer).calls
-    given = [message.to_template() for message in messages]
-    return given if calls is None else [calls.as_taken(message) for message in given]
+    if calls is None:
+        return [message.to_template() for message in messages]
+    return [calls.as_taken(message.to_template()) for message in _with_ids(messages, calls)]
+
+
+def _with_ids(messages: Sequence[ChatMessage], form: CallForm) -> Iterator[ChatMessage]:
+    """Messages whose calls and results without ids have some, in order, where the template writes ids."""
+    made = itertools.count()
+    waiting: list[str] = []
+    for message in messages:
+        if form.writes_ids and message.tool_calls:
+            calls = [replace(call, id=call.id or f"call {next(made)}") for call in message.tool_calls]
+            waiting = [call.id for call in calls]
+            yield replace(message, tool_calls=tuple(calls))
+        elif form.writes_ids and message.role == "tool":
+            answered = message.tool_call_id or next(iter(waiting), f"call {next(made)}")
+            waiting = [one for one in waiting if one != answered]
+            yield replace(message, tool_call_id=answered)
+        else:
+            yield message

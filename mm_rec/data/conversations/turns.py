@@ -16,6 +16,7 @@ from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
 from mm_rec.errors import DataError, TokenizerError
 from mm_rec.tokenizers.chat_template import layout_of
+from mm_rec.tokenizers.loading import special_pattern
 
 _CONTENT = "what a message says"  # of one whose surroundings are looked at
 
@@ -74,4 +75,4 @@ def _answer_opening(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _begins_message(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    return any(text.startswith(token) for token in tokenizer.all_special_tokens)
+    return special_pattern(tokenizer).match(text) is not None
