@@ -97,9 +97,13 @@ def test_results_of_calls_follow_in_a_published_template(
         for number, call in enumerate(calls_of(published.calls))
     ]
     results = [ChatMessage("tool", f"sonuç {call.id}", tool_call_id=call.id) for call in calls]
-    text = prompt_text(
-        tokenizer, [ChatMessage("user", "Hava?"), ChatMessage("assistant", "", tuple(calls)), *results], TOOLS
-    )
+    messages = [ChatMessage("user", "Hava?"), ChatMessage("assistant", "", tuple(calls)), *results]
+    text = prompt_text(tokenizer, messages, TOOLS)
+    form = answer_form(tokenizer).require_calls()
+    taken = [form.as_taken(message.to_template()) for message in messages]
+    options = {"add_generation_prompt": True, "tokenize": False}
+    if name != "deepseek_r1":  # whose template asks for content that is none, which transformers leaves out
+        assert text == tokenizer.apply_chat_template(taken, tools=list(TOOLS), **options)
     assert all(result.content in text for result in results)
     if IDS[0] in published.calls:
         written = re.findall(r'"(?:call_)?id": "(\w+)"', text)
