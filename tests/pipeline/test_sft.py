@@ -447,12 +447,11 @@ def test_too_few_conversations_and_a_model_that_cannot_be_trained(
     tokenizer = load_model_and_tokenizer(base)[1]
     shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
     shape |= {"num_attention_heads": 2, "num_key_value_heads": 2}
-    for config, reason in (
-        (GraniteConfig(**shape, logits_scaling=8.0), "cannot be fine-tuned"),
-        (PhiConfig(**shape), "cannot be fine-tuned"),
-    ):
-        folder = tmp_path / config.model_type
-        save_model(build(config, seed=0), tokenizer, folder)
-        with pytest.raises(CheckpointError, match=reason):
-            sft(recipe(folder, str(chats)), tmp_path / "run", listener)
+    for config in (PhiConfig(**shape), GraniteConfig(**shape, logits_scaling=8.0)):
+        save_model(build(config, seed=0), tokenizer, tmp_path / config.model_type)
+    with pytest.raises(
+        CheckpointError, match=r"'phi' .* neither trained nor measured here"
+    ):  # its head has a bias
+        sft(recipe(tmp_path / "phi", str(chats)), tmp_path / "run", listener)
     assert not (tmp_path / "run").exists()
+    assert sft(recipe(tmp_path / "granite", str(chats)), tmp_path / "run", listener).ended == "finished"
