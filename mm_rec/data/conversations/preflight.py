@@ -48,6 +48,7 @@ def preflight(
     """
     result = Preflight()
     _require_fitting_layout(tokenizer)
+    ends = turn_ends(tokenizer)
     tidied = [_tidied(conversation, result.fixes) for conversation in conversations]
     for whole, ids in _rendered(tokenizer, tidied, train_on, result.faults):
         conversation, rendered = whole, ids
@@ -55,7 +56,7 @@ def preflight(
             conversation, rendered = _cut_turns(tokenizer, whole, train_on, max_length) or (whole, ids)
             if cut := len(whole.messages) - len(conversation.messages):
                 result.fixes.append(Fix(whole.place, f"the {cut} oldest messages were cut"))
-        fault = _fault(tokenizer, conversation, rendered, max_length)
+        fault = _fault(tokenizer, conversation, rendered, max_length, ends)
         if fault is not None:
             result.faults.append(fault)
         else:
@@ -124,7 +125,11 @@ def _rendered(
 
 
 def _fault(
-    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, rendered: Rendered, max_length: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Conversation,
+    rendered: Rendered,
+    max_length: int | None,
+    ends: frozenset[int],
 ) -> Fault | None:
     length, place = len(rendered.ids), conversation.place
     if max_length is not None and length > max_length:
@@ -132,9 +137,9 @@ def _fault(
     if not rendered.learnt[1:].any():
         return Fault("nothing-learnt", place, f"none of its {length:,} tokens is learnt")
     # Where learning ends, the last token learnt must be one that generation stops at.
-    ends = rendered.learnt.copy()
-    ends[:-1] &= ~rendered.learnt[1:]
-    if not np.isin(rendered.ids[ends], list(turn_ends(tokenizer))).all():
+    last = rendered.learnt.copy()
+    last[:-1] &= ~rendered.learnt[1:]
+    if not np.isin(rendered.ids[last], list(ends)).all():
         return Fault("end-not-learnt", place, f"an answer in it does not end with {tokenizer.eos_token}")
     return None
 
