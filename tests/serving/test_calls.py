@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
+from serving.pieces import in_pieces
 
 from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.call_form import CallForm
@@ -35,14 +35,9 @@ def form_of(layout: str) -> CallForm:
     return answer_form(tokenizer).require_calls()
 
 
-def read(reader: Reader, text: str, chance: random.Random) -> tuple[str, list[tuple[str, str]]]:
+def read(reader: Reader, text: str, seed: int) -> tuple[str, list[tuple[str, str]]]:
     """The text and the calls of an answer that comes in random pieces."""
-    parts, place = [], 0
-    while place < len(text):
-        step = chance.randint(1, 7)
-        parts += reader.push(text[place : place + step])
-        place += step
-    parts += reader.finish()
+    parts = in_pieces(reader, text, seed)
     calls: dict[int, list[str]] = {}
     for part in parts:
         if part.kind == "call":
@@ -63,7 +58,7 @@ def test_text_and_calls(layout: str, said: str, calls: list[tuple[str, dict[str,
     expected = [(name, json.dumps(arguments)) for name, arguments in calls]
     form = form_of(layout)
     for seed in range(40):
-        assert read(CallReader(form), text, random.Random(seed)) == (said.rstrip("\n"), expected)
+        assert read(CallReader(form), text, seed) == (said.rstrip("\n"), expected)
 
 
 def test_what_looks_like_a_call_and_is_none_is_text() -> None:
@@ -74,13 +69,13 @@ def test_what_looks_like_a_call_and_is_none_is_text() -> None:
     }.items():
         form = form_of(layout)
         for seed in range(40):
-            assert read(CallReader(form), text, random.Random(seed)) == (text, [])
+            assert read(CallReader(form), text, seed) == (text, [])
 
 
 def test_an_argument_may_hold_what_ends_a_call() -> None:
     text, form = written("chatml", "a", MARKED) + "\n" + written("chatml", "b", {}), form_of("chatml")
     for seed in range(40):
-        assert read(CallReader(form), text, random.Random(seed)) == (
+        assert read(CallReader(form), text, seed) == (
             "",
             [("a", json.dumps(MARKED)), ("b", "{}")],
         )
@@ -88,7 +83,7 @@ def test_an_argument_may_hold_what_ends_a_call() -> None:
 
 def test_plain_text_loses_the_line_ends_that_close_it() -> None:
     for seed in range(40):
-        assert read(TextReader(), "\n a\n\nb \n\n", random.Random(seed)) == ("\n a\n\nb ", [])
+        assert read(TextReader(), "\n a\n\nb \n\n", seed) == ("\n a\n\nb ", [])
 
 
 def test_a_line_of_json_that_is_no_call_is_given_out_as_it_comes() -> None:
@@ -124,17 +119,7 @@ THINKING = ReasoningForm("<think>\n", "\n</think>\n\n")
 )
 def test_reasoning_is_told_apart(text: str, is_open: bool, thought: str, said: str) -> None:
     for seed in range(40):
-        reader, chance, parts, place = (
-            ReasoningReader(THINKING, is_open, TextReader()),
-            random.Random(seed),
-            [],
-            0,
-        )
-        while place < len(text):
-            step = chance.randint(1, 7)
-            parts += reader.push(text[place : place + step])
-            place += step
-        parts += reader.finish()
+        parts = in_pieces(ReasoningReader(THINKING, is_open, TextReader()), text, seed)
         told = {
             kind: "".join(one.text for one in parts if one.kind == kind) for kind in ("reasoning", "text")
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from openai import OpenAI
 from published_templates import CALLING, PUBLISHED, REASONING, wear
+from serving.pieces import in_pieces
 from serving.server import Server, small_model
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
@@ -85,17 +85,7 @@ def read(
     tokenizer: PreTrainedTokenizerBase, text: str, prompt: str, seed: int
 ) -> tuple[str, str, list[tuple[str, Any]]]:
     """Reasoning, text and calls of an answer, as the server reads it in random pieces."""
-    reader, chance, parts, place = (
-        reader_for(answer_form(tokenizer), prompt, True),
-        random.Random(seed),
-        [],
-        0,
-    )
-    while place < len(text):
-        step = chance.randint(1, 9)
-        parts += reader.push(text[place : place + step])
-        place += step
-    parts += reader.finish()
+    parts = in_pieces(reader_for(answer_form(tokenizer), prompt, True), text, seed)
     told = ["".join(part.text for part in parts if part.kind == kind) for kind in ("reasoning", "text")]
     names = [part.text for part in parts if part.kind == "call"]
     given = [
