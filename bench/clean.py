@@ -22,8 +22,8 @@ import text_data
 
 def ours(documents: list[str]) -> tuple[float, list[bool]]:
     """Seconds for all documents, and which were kept."""
-    from mm_rec.data.cleaning.lines import LineConfig
-    from mm_rec.data.cleaning.steps import Cleaner, CleaningConfig
+    from mm_rec.cleaning.lines import LineConfig
+    from mm_rec.cleaning.steps import Cleaner, CleaningConfig
 
     config = CleaningConfig(
         markup=False,
@@ -50,7 +50,7 @@ def ours(documents: list[str]) -> tuple[float, list[bool]]:
 
 def whole(documents: list[str], identify: bool) -> float:
     """Seconds for all that `mmrec data clean` does to a document, with or without language identification."""
-    from mm_rec.data.cleaning.steps import Cleaner, CleaningConfig
+    from mm_rec.cleaning.steps import Cleaner, CleaningConfig
 
     cleaner = Cleaner(CleaningConfig(identification={"identify": identify}))
     cleaner.clean(documents[0])

@@ -26,9 +26,9 @@ HELD_OUT = 0.05
 
 def split(folder: Path, out: Path) -> tuple[Path, Path]:
     """The noisy documents in two files, training and held out."""
-    from mm_rec.data.sources import read_documents
     from mm_rec.data.split import document_hash
-    from mm_rec.data.writing import row_writer
+    from mm_rec.sources.documents import read_documents
+    from mm_rec.sources.writing import row_writer
 
     train, held = out / "raw_train.jsonl", out / "raw_held.jsonl"
     with row_writer(train) as write_train, row_writer(held) as write_held:
@@ -40,9 +40,9 @@ def split(folder: Path, out: Path) -> tuple[Path, Path]:
 
 def bits_per_byte(model: Path, text: Path) -> float:
     """Of a model on the documents of a file."""
-    from mm_rec.data.sources import read_documents
     from mm_rec.evaluation.perplexity import evaluate_text
     from mm_rec.models.loading import load_model
+    from mm_rec.sources.documents import read_documents
     from mm_rec.tokenizers.loading import load_tokenizer
 
     texts = [document.text for document in read_documents([text], documents="blank-line")][:400]
@@ -80,7 +80,7 @@ def main() -> None:
     )
     if not folder.is_dir():
         sys.exit(f"{folder} is absent; set MMREC_TEST_DATA to the folder of real test data")
-    from mm_rec.data.cleaning.corpus import CorpusConfig, clean_corpus
+    from mm_rec.cleaning.corpus import CorpusConfig, clean_corpus
 
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)

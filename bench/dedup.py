@@ -23,7 +23,7 @@ import protocol
 import text_data
 
 if TYPE_CHECKING:
-    from mm_rec.data.dedup import DedupConfig
+    from mm_rec.cleaning.dedup import DedupConfig
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
 
@@ -51,7 +51,7 @@ def planted(documents: list[str], every: int = 10) -> tuple[list[str], dict[int,
 
 def ours(documents: list[str]) -> list[int]:
     """Numbers of the documents to leave out."""
-    from mm_rec.data.dedup import DedupConfig, Fingerprints, find_duplicates, fingerprint
+    from mm_rec.cleaning.dedup import DedupConfig, Fingerprints, find_duplicates, fingerprint
 
     config = DedupConfig(paragraphs=False, keep="first")
     parts = [
@@ -104,7 +104,7 @@ def child(contender: str, megabytes: float) -> None:
 
 def quality(megabytes: float) -> None:
     """Precision and recall of ours on planted copies and on articles at three reading levels."""
-    from mm_rec.data.dedup import DedupConfig, find_duplicates, fingerprint
+    from mm_rec.cleaning.dedup import DedupConfig, find_duplicates, fingerprint
 
     config = DedupConfig(paragraphs=False, keep="first")
     # Documents that are alike on their own account would blur what is measured: one of each cluster is taken.
@@ -135,7 +135,7 @@ def quality(megabytes: float) -> None:
 
 def onestop(config: DedupConfig) -> None:
     """What is left out among three versions of each article, by the exact similarity to the nearest earlier text."""
-    from mm_rec.data.dedup import find_duplicates, fingerprint
+    from mm_rec.cleaning.dedup import find_duplicates, fingerprint
     from mm_rec.text.normalise import dedup_key
     from mm_rec.text.overlap import n_grams, word_numbers
 

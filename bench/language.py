@@ -103,7 +103,7 @@ def joined(parts: Iterable[str]) -> Iterator[str]:
 
 def measure(chosen: list[Text], wanted: str, kind: str) -> dict[str, object]:
     """What is kept of the wanted language, by source, and what passes of all others."""
-    from mm_rec.data.cleaning.language import identify
+    from mm_rec.cleaning.language import identify
 
     kept: dict[tuple[bool, str], list[bool]] = defaultdict(list)
     for text in chosen:
@@ -135,7 +135,7 @@ def measure(chosen: list[Text], wanted: str, kind: str) -> dict[str, object]:
 
 def speed(documents: list[str], wanted: str) -> float:
     """MB of UTF-8 a second of processor time, one core; the best of three rounds."""
-    from mm_rec.data.cleaning.language import identify
+    from mm_rec.cleaning.language import identify
 
     best = float("inf")
     for _ in range(3):

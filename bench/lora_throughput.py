@@ -30,9 +30,9 @@ WORDS = "cefr/a1_examples_en_tr.tsv"
 
 def text() -> str:
     """List-format examples of the real words and sentences."""
-    from mm_rec.data.wordlists.entries import fit_entries, read_entries
-    from mm_rec.data.wordlists.examples import make_examples
-    from mm_rec.data.wordlists.prompts import instruction_text, prompt, response
+    from mm_rec.stories.wordlists.entries import fit_entries, read_entries
+    from mm_rec.stories.wordlists.examples import make_examples
+    from mm_rec.stories.wordlists.prompts import instruction_text, prompt, response
 
     examples = make_examples(fit_entries(read_entries(DATA / WORDS, level="A1")))
     return "\n\n\n".join(instruction_text(prompt(one.words), response(one.sentences)) for one in examples)
@@ -47,7 +47,7 @@ def write_tokenizer(folder: Path) -> None:
 
 def blocks(tokenizer: Any) -> list[Any]:
     """The text in blocks, as `mmrec lora` cuts it."""
-    from mm_rec.data.slicing import Slicing, slice_text
+    from mm_rec.data.chunking import Slicing, slice_text
 
     return slice_text(text(), tokenizer, Slicing(chunk_length=CHUNK)).blocks
 
@@ -67,16 +67,16 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     """Our whole loop: adapter, packing, objective, clipping, optimizer, logging."""
     import torch
 
-    from mm_rec.data.conversations.packing import ConversationBatches, PackedConversations, block_row
-    from mm_rec.data.mixing import Mixture
+    from mm_rec.data.mixture import Mixture
+    from mm_rec.data.packing import ConversationBatches, PackedConversations, block_row
     from mm_rec.models.adapters import Adapters
     from mm_rec.models.lora import LoraConfig
     from mm_rec.models.presets import build
     from mm_rec.tokenizers.loading import load_tokenizer
     from mm_rec.training.config import TrainingConfig
     from mm_rec.training.interrupt import StopRequest
-    from mm_rec.training.loop import Training
     from mm_rec.training.objectives import next_token
+    from mm_rec.training.trainer import Training
 
     rendered = blocks(load_tokenizer(tokenizer_folder))
     length = block_row(len(one.ids) for one in rendered)  # as in `mmrec lora`

@@ -58,15 +58,15 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
     """Our whole loop: packing, objective, clipping, optimizer, logging; returns the clock and the share of padding."""
     import torch
 
-    from mm_rec.data.conversations.packing import ConversationBatches, PackedConversations
     from mm_rec.data.conversations.preflight import preflight
-    from mm_rec.data.mixing import Mixture
+    from mm_rec.data.mixture import Mixture
+    from mm_rec.data.packing import ConversationBatches, PackedConversations
     from mm_rec.models.presets import build
     from mm_rec.tokenizers.loading import load_tokenizer
     from mm_rec.training.config import TrainingConfig
     from mm_rec.training.interrupt import StopRequest
-    from mm_rec.training.loop import Training
     from mm_rec.training.objectives import next_token
+    from mm_rec.training.trainer import Training
 
     tokenizer = load_tokenizer(tokenizer_folder)
     rendered = preflight(tokenizer, conversations(), max_length=LONGEST).rendered

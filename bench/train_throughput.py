@@ -89,8 +89,8 @@ def ours(
     from mm_rec.models.presets import build
     from mm_rec.training.config import TrainingConfig
     from mm_rec.training.interrupt import StopRequest
-    from mm_rec.training.loop import Training
     from mm_rec.training.objectives import next_token
+    from mm_rec.training.trainer import Training
 
     ends: list[float] = []
     optimizing: list[float] = []

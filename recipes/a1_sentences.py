@@ -23,8 +23,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from mm_rec.data.wordlists.examples import HELD_OUT, is_held_out
-from mm_rec.data.wordlists.rows import list_file, read_words
+from mm_rec.stories.wordlists.examples import HELD_OUT, is_held_out
+from mm_rec.stories.wordlists.rows import list_file, read_words
 from mm_rec.text.inflection import WordIndex
 
 WORKBOOK_CHARACTERS = 36_000_000

@@ -168,7 +168,7 @@ def text_to_answers() -> None:
     """The quickstart's way on a small model: text, tokenizer, training, fine-tuning, resuming, an answer."""
     from mm_rec.cli.main import run
     from mm_rec.data.conversations.writing import to_rows, write_rows
-    from mm_rec.data.stories.generator import conversations, stories
+    from mm_rec.stories.generator import conversations, stories
 
     Path("text").mkdir()
     for number, story in enumerate(stories(seed=3, count=200)):

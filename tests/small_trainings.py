@@ -18,8 +18,8 @@ from mm_rec.models.presets import build, preset
 from mm_rec.training.checkpoint import Checkpoints
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
-from mm_rec.training.loop import Training
 from mm_rec.training.objectives import Objective, next_token
+from mm_rec.training.trainer import Training
 
 
 class Killed(BaseException):

@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 MOST_PACKAGES = 66
 # Modules whose classes are those of an optional library: they can only be imported with it, and say so.
-OF_AN_EXTRA = {"mm_rec.data.cluster": "cluster", "mm_rec.evaluation.lm_eval_adapter": "eval"}
+OF_AN_EXTRA = {"mm_rec.cleaning.cluster": "cluster", "mm_rec.evaluation.lm_eval_adapter": "eval"}
 # What the CUDA build of PyTorch brings with it; README says how to get the CPU build.
 OF_A_GPU = re.compile(r"(nvidia|cuda)-|triton$")
 

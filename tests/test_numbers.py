@@ -15,16 +15,16 @@ import typer
 from annotated_types import Ge, Gt, Interval
 
 import mm_rec
+from mm_rec.cleaning.rules import Limits, Rule
 from mm_rec.cli.main import app
 from mm_rec.config import Section
-from mm_rec.data.cleaning.rules import Limits, Rule
-from mm_rec.data.download import parse_size
-from mm_rec.data.wordlists.examples import parse_shares
 from mm_rec.errors import ConfigError
 from mm_rec.models.adapted import parse_adapter
 from mm_rec.pipeline.recipe import Recipe, read_recipe
 from mm_rec.scripts.evaluate_trained_model import app as evaluation_script
 from mm_rec.scripts.pretrain import app as pretraining_script
+from mm_rec.sources.download import parse_size
+from mm_rec.stories.wordlists.examples import parse_shares
 from mm_rec.terminal import checked_command, run_app
 
 APPS = {"mmrec": app, "pretrain.py": pretraining_script, "evaluate_trained_model.py": evaluation_script}

@@ -9,13 +9,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from mm_rec.cleaning.contamination import evaluation_items
 from mm_rec.config import apply_overrides, load_yaml
-from mm_rec.data.contamination import evaluation_items
-from mm_rec.data.sources import read_documents
 from mm_rec.data.templated import find_format
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.plain import DuplicateKey, parse_json, parse_yaml
 from mm_rec.runs.files import read_json
+from mm_rec.sources.documents import read_documents
 
 
 @pytest.mark.parametrize(

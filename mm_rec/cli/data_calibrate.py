@@ -11,7 +11,7 @@ from rich.table import Table
 from mm_rec.cli.data_options import Documents, Files, TextField
 
 if TYPE_CHECKING:
-    from mm_rec.data.cleaning.calibration import Calibration
+    from mm_rec.cleaning.calibration import Calibration
 
 
 def calibrate(
@@ -21,8 +21,8 @@ def calibrate(
     documents: Documents = None,
 ) -> None:
     """Show how each measure is spread over good text, and which published limits would take too much of it."""
-    from mm_rec.data.cleaning.calibration import calibrate as measure
-    from mm_rec.data.sources import read_documents
+    from mm_rec.cleaning.calibration import calibrate as measure
+    from mm_rec.sources.documents import read_documents
 
     found = read_documents(files, text_field, None if documents is None else documents.value)
     texts = (document.text for document in found)

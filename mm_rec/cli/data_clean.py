@@ -14,8 +14,8 @@ from rich.table import Table
 from mm_rec.cli.data_options import Documents, Files, TextField
 
 if TYPE_CHECKING:
-    from mm_rec.data.cleaning.corpus import CleanCorpus
-    from mm_rec.data.dedup import DedupConfig
+    from mm_rec.cleaning.corpus import CleanCorpus
+    from mm_rec.cleaning.dedup import DedupConfig
 
 _SHOWN = 10  # problems printed while the work goes on; all are in the report
 
@@ -62,12 +62,12 @@ def clean(
 
     A killed or interrupted call goes on where it was when it is run again.
     """
+    from mm_rec.cleaning.corpus import CorpusConfig, clean_corpus
+    from mm_rec.cleaning.report import write_report
     from mm_rec.config import apply_overrides
-    from mm_rec.data.cleaning.corpus import CorpusConfig, clean_corpus
-    from mm_rec.data.cleaning.report import write_report
-    from mm_rec.data.reading.blocks import lines
-    from mm_rec.data.sources import MAX_DOCUMENT_BYTES
     from mm_rec.errors import ConfigError
+    from mm_rec.sources.blocks import lines
+    from mm_rec.sources.documents import MAX_DOCUMENT_BYTES
 
     words = [] if bad_words is None else [line for _, line in lines(bad_words, MAX_DOCUMENT_BYTES) if line]
     values: dict[str, Any] = {
@@ -127,7 +127,7 @@ class _Bars:
 
     def watcher(self) -> Any:
         """The callables that `clean_corpus` tells."""
-        from mm_rec.data.cleaning.corpus import Watcher
+        from mm_rec.cleaning.corpus import Watcher
 
         return Watcher(self._stage, self._advance, self._problem)
 

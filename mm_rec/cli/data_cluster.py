@@ -43,9 +43,9 @@ def cluster(
 
     Ray: start or join a cluster first (`ray start`). Slurm: give executor.time and executor.partition.
     """
+    from mm_rec.cleaning import cluster as library
+    from mm_rec.cleaning.corpus import CorpusConfig
     from mm_rec.config import apply_overrides
-    from mm_rec.data import cluster as library
-    from mm_rec.data.cleaning.corpus import CorpusConfig
     from mm_rec.errors import ConfigError
 
     values = apply_overrides({"cleaning": {"language": language}}, settings or [])

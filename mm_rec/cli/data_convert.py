@@ -52,7 +52,7 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.")] = False,
 ) -> None:
     """Write conversations in another format; where a row has a problem, all are told and nothing is written."""
-    from mm_rec.data.conversations.faults import Fix, describe, describe_fixes
+    from mm_rec.data.conversations.issues import Fix, describe, describe_fixes
     from mm_rec.data.conversations.reading import read_conversations
     from mm_rec.data.conversations.writing import require_writable, to_rows, write_rows
     from mm_rec.errors import ConfigError, DataError

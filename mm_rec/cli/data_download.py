@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mm_rec.data.catalogue import Source
-    from mm_rec.data.download import Record
+    from mm_rec.sources.catalogue import Source
+    from mm_rec.sources.download import Record
 
 _INTERRUPTED = 130  # the exit status that a shell gives a program stopped by Ctrl-C
 
@@ -33,7 +33,7 @@ def sources(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole entries as JSON.")] = False,
 ) -> None:
     """List the corpora that can be downloaded by name: language, size, licence, what each is good for."""
-    from mm_rec.data.catalogue import list_sources
+    from mm_rec.sources.catalogue import list_sources
 
     found = list_sources(language)
     if as_json:
@@ -83,8 +83,8 @@ def download(
     revision: Annotated[str | None, typer.Option(help="Branch or commit of the set's repository.")] = None,
 ) -> None:
     """Fetch a corpus from the Hugging Face hub into shards of about 64 MB of text, resumable."""
-    from mm_rec.data import download as fetching
-    from mm_rec.data.catalogue import find_source
+    from mm_rec.sources import download as fetching
+    from mm_rec.sources.catalogue import find_source
 
     request = fetching.Request(
         source=find_source(name),

@@ -13,7 +13,7 @@ from rich.text import Text
 from mm_rec.cli.data_options import DocumentsChoice
 
 if TYPE_CHECKING:
-    from mm_rec.data.inspect import FileReport, Lengths
+    from mm_rec.cleaning.inspect import FileReport, Lengths
 
 _BARS = "▁▂▃▄▅▆▇█"
 _KINDS = {"txt": "plain text", "jsonl": "JSON Lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
@@ -34,9 +34,9 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show format, fields, lengths, languages, duplicates, problems and samples of files, without changing anything."""
-    from mm_rec.data.download import parse_size
-    from mm_rec.data.inspect import default_detector, inspect_file
-    from mm_rec.data.sources import documents_rule, find_files
+    from mm_rec.cleaning.inspect import default_detector, inspect_file
+    from mm_rec.sources.documents import documents_rule, find_files
+    from mm_rec.sources.download import parse_size
 
     size = parse_size(limit)
     found = find_files(files)

@@ -49,11 +49,11 @@ def list_format(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files in --out.")] = False,
 ) -> None:
     """Make list-format examples: some words in the prompt, a numbered sentence for each in the answer."""
-    from mm_rec.data.wordlists.entries import fit_entries, read_entries
-    from mm_rec.data.wordlists.examples import HELD_OUT, make_examples, parse_shares, split_entries
-    from mm_rec.data.wordlists.prompts import load_template
-    from mm_rec.data.wordlists.writing import describe_examples, file_names, write_list_format
     from mm_rec.errors import ConfigError
+    from mm_rec.stories.wordlists.entries import fit_entries, read_entries
+    from mm_rec.stories.wordlists.examples import HELD_OUT, make_examples, parse_shares, split_entries
+    from mm_rec.stories.wordlists.prompts import load_template
+    from mm_rec.stories.wordlists.writing import describe_examples, file_names, write_list_format
     from mm_rec.text.levels import require_level
 
     console = Console(highlight=False, soft_wrap=True, markup=False)

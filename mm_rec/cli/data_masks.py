@@ -54,7 +54,7 @@ def masks(
 
     Problems that would stop a training are listed once each; then the exit status is 2.
     """
-    from mm_rec.data.conversations.faults import describe
+    from mm_rec.data.conversations.issues import describe
     from mm_rec.data.conversations.masks import REASONS, explain, masks_page, shares
     from mm_rec.data.conversations.preflight import preflight, read_train_on
     from mm_rec.data.conversations.reading import read_conversations

@@ -27,8 +27,8 @@ from mm_rec.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mm_rec.data.reading.formats import DocumentsRule
     from mm_rec.evaluation.report import TextResult
+    from mm_rec.sources.formats import DocumentsRule
 
 _TEXT, _CHAT, _TASKS = "Text", "Conversations", "Minimal pairs and tasks"
 _LIST = "List format: a sentence for each word"
@@ -262,7 +262,7 @@ class _Source:
         self.name, self.text_field, self.rule, self.limit = name, text_field, rule, limit
 
     def __iter__(self) -> Iterator[str]:
-        from mm_rec.data.sources import read_documents
+        from mm_rec.sources.documents import read_documents
 
         used = 0
         for document in read_documents([self.name], text_field=self.text_field, documents=self.rule):
@@ -276,7 +276,7 @@ def _sources(
     names: list[str], text_field: str, rule: DocumentsRule | None, limit: float | None
 ) -> list[_Source]:
     """The texts to score; raises DataError now where a name leads to nothing."""
-    from mm_rec.data.sources import find_files
+    from mm_rec.sources.documents import find_files
 
     for name in names:
         find_files([name])

@@ -85,7 +85,7 @@ def _judge(url: str | None, model: str | None, key_env: str) -> JudgeConfig | No
 
 def _read(files: Sequence[str], special_tokens: Sequence[str]) -> Sequence[Conversation]:
     """The conversations; raises DataError listing every problem of the files."""
-    from mm_rec.data.conversations.faults import describe
+    from mm_rec.data.conversations.issues import describe
     from mm_rec.data.conversations.reading import read_conversations
 
     found = read_conversations(files, special_tokens=special_tokens)

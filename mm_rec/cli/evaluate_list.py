@@ -40,12 +40,12 @@ def evaluate_list(
     `name` is the model's, for the report. Prompts are written as the adapter learnt them: as a chat, or as in the
     user's documents ("### Instruction:").
     """
-    from mm_rec.data.wordlists.entries import read_levels, read_word_list
-    from mm_rec.data.wordlists.examples import HELD_OUT, is_held_out
-    from mm_rec.data.wordlists.prompts import load_template
     from mm_rec.evaluation.list_answers import greedy_answers, read_training_sentences
     from mm_rec.evaluation.list_format import evaluate_list_format, list_prompts, make_rules
     from mm_rec.runs.files import write_json
+    from mm_rec.stories.wordlists.entries import read_levels, read_word_list
+    from mm_rec.stories.wordlists.examples import HELD_OUT, is_held_out
+    from mm_rec.stories.wordlists.prompts import load_template
 
     chosen = read_word_list(words, level, language)
     if held_out:

@@ -13,8 +13,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mm_rec.data.reading.problems import Problem
     from mm_rec.evaluation.minimal_pairs import PairScores
+    from mm_rec.sources.problems import Problem
 
 _SHOWN_PROBLEMS = 20
 

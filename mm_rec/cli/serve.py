@@ -15,8 +15,8 @@ from mm_rec.cli.keys import DEFAULT_STORE, StoreUrl
 from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionChoice, open_engine
 
 if TYPE_CHECKING:
-    from mm_rec.inference.batching import Batcher
-    from mm_rec.serving.gate import Rules
+    from mm_rec.inference.scheduler import Batcher
+    from mm_rec.serving.access import Rules
     from mm_rec.serving.models import ServedModel
     from mm_rec.serving.store import Store
 
@@ -82,7 +82,7 @@ def serve(
     precision: Precision = PrecisionChoice.FLOAT32,
 ) -> None:
     """Serve models over OpenAI's API, with a chat page at /."""
-    from mm_rec.inference.batching import Batcher
+    from mm_rec.inference.scheduler import Batcher
     from mm_rec.serving.app import create_app
     from mm_rec.serving.models import Registry
     from mm_rec.serving.requests import Limits
@@ -132,7 +132,7 @@ def serve(
 def _rules(host: str, keys: bool | None, store: Store) -> Rules:
     """Who may come in; raises ConfigError where nobody could."""
     from mm_rec.errors import ConfigError
-    from mm_rec.serving.gate import LOCAL_HOSTS, Rules
+    from mm_rec.serving.access import LOCAL_HOSTS, Rules
     from mm_rec.serving.keys import is_in_force
 
     wanted = host not in _LOCAL if keys is None else keys

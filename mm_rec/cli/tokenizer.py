@@ -16,8 +16,8 @@ from mm_rec.cli.data_options import Documents, Files, TextField
 from mm_rec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mm_rec.data.reading.formats import DocumentsRule
-    from mm_rec.data.reading.locations import SourceFile
+    from mm_rec.sources.formats import DocumentsRule
+    from mm_rec.sources.locations import SourceFile
     from mm_rec.tokenizers.training import TokenizerConfig, TrainedReport
 
 app = typer.Typer(
@@ -51,7 +51,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier tokenizer.")] = False,
 ) -> None:
     """Train a SentencePiece BPE tokenizer and prove its tokenizer.json exact before writing it."""
-    from mm_rec.data.sources import read_documents
+    from mm_rec.sources.documents import read_documents
     from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
 
     if not overwrite and out.is_dir() and any(out.iterdir()):
@@ -99,8 +99,8 @@ def report(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
     """Tokens a word, bytes a token, byte fallback, longest and rarest pieces, for each file or language."""
-    from mm_rec.data.sources import read_documents
     from mm_rec.runs.files import write_json
+    from mm_rec.sources.documents import read_documents
     from mm_rec.tokenizers.loading import load_tokenizer
     from mm_rec.tokenizers.report import report as measure
 
@@ -118,7 +118,7 @@ def report(
 
 def _sources(paths: list[str], languages: list[str]) -> dict[str, list[SourceFile | str]]:
     """The files to report on by label: a file's name without suffixes, or the name given by --language."""
-    from mm_rec.data.sources import find_files
+    from mm_rec.sources.documents import find_files
 
     sources: dict[str, list[SourceFile | str]] = {}
     for path in find_files(paths) if paths else []:

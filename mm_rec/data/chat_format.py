@@ -9,8 +9,8 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
-from mm_rec.data.conversations.faults import FaultError, describe
 from mm_rec.data.conversations.formats import read_row
+from mm_rec.data.conversations.issues import FaultError, describe
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.errors import DataError
 from mm_rec.tokenizers.chat_template import find_layout

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm_rec.data.corpus import SHARD_BYTES, Corpus, write_corpus
-from mm_rec.data.reading.formats import DocumentsRule
-from mm_rec.data.reading.locations import SourceFile
-from mm_rec.data.sources import ReadCounts, find_files, fitting_rule, read_documents
 from mm_rec.data.split import MUCH, Split, document_hash, plan_end, plan_split
 from mm_rec.errors import DataError
 from mm_rec.runs.files import read_json, remove, write_json
+from mm_rec.sources.documents import ReadCounts, find_files, fitting_rule, read_documents
+from mm_rec.sources.formats import DocumentsRule
+from mm_rec.sources.locations import SourceFile
 from mm_rec.tokenizers.loading import describe_specials
 
 Side = Literal["train", "validation"]

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from mm_rec.data.batches import make_batch, require_same
-from mm_rec.data.mixing import Mixture, source_seed
+from mm_rec.data.mixture import Mixture, source_seed
 from mm_rec.data.prepare import Side, side_texts
-from mm_rec.data.reading.formats import DocumentsRule
-from mm_rec.data.reading.locations import SourceFile, file_size
-from mm_rec.data.sources import find_files, fitting_rule, read_documents
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, DataError
+from mm_rec.sources.documents import find_files, fitting_rule, read_documents
+from mm_rec.sources.formats import DocumentsRule
+from mm_rec.sources.locations import SourceFile, file_size
 from mm_rec.tokenizers.loading import count_specials, encode_documents, fingerprint
 
 _BATCH_CHARACTERS = 2**16  # text that is read and encoded at once

@@ -23,15 +23,15 @@ import numpy as np
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.faults import Fault, FaultError, describe, nearest
 from mm_rec.data.conversations.formats import METADATA
+from mm_rec.data.conversations.issues import Fault, FaultError, describe, nearest
 from mm_rec.data.conversations.rendering import Rendered, encode_texts
-from mm_rec.data.reading.formats import rows
-from mm_rec.data.reading.locations import ROW_KINDS, SourceFile
-from mm_rec.data.reading.problems import Problem, ProblemError
-from mm_rec.data.sources import MAX_DOCUMENT_BYTES, find_files
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.plain import parse_json
+from mm_rec.sources.documents import MAX_DOCUMENT_BYTES, find_files
+from mm_rec.sources.formats import rows
+from mm_rec.sources.locations import ROW_KINDS, SourceFile
+from mm_rec.sources.problems import Problem, ProblemError
 from mm_rec.tokenizers.loading import begin_ids, special_pattern
 
 LearnFrom = Literal["response", "all"]

@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.packing import PADDING, PackedConversations
 from mm_rec.data.conversations.rendering import Rendered, prompt_ids
+from mm_rec.data.packing import PADDING, PackedConversations
 from mm_rec.evaluation.perplexity import predict
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.text_stream import stop_ids

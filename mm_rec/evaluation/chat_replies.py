@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import Rendered, prompt_ids, render_many
 from mm_rec.errors import CheckpointError, DataError
@@ -26,6 +25,7 @@ from mm_rec.inference.text_stream import stop_ids
 from mm_rec.models.cross_entropy import IGNORED
 from mm_rec.models.forward import Batch
 from mm_rec.text.words import guess_language
+from mm_rec.tokenizers.answer_form import answer_form
 
 _ROW_TOKENS = 4096
 _BATCH_REPLIES = 32

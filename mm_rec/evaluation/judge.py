@@ -14,7 +14,7 @@ import pydantic
 
 from mm_rec.config import Section
 from mm_rec.errors import ConfigError
-from mm_rec.inference.openai_client import import_openai
+from mm_rec.inference.client import import_openai
 
 if TYPE_CHECKING:
     from openai import OpenAI

@@ -9,12 +9,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids as chat_prompt_ids
-from mm_rec.data.sources import read_documents
-from mm_rec.data.wordlists.entries import read_entries
-from mm_rec.data.wordlists.prompts import instruction_text
 from mm_rec.evaluation.list_format import Answer
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.text_stream import prompt_ids, stop_ids
+from mm_rec.sources.documents import read_documents
+from mm_rec.stories.wordlists.entries import read_entries
+from mm_rec.stories.wordlists.prompts import instruction_text
 
 _ANSWERS = re.compile(r"### Response:\n(.*?)(?:\n\n|\Z)", re.DOTALL)
 _NUMBERED = re.compile(r"^\d{1,3}\. (.+)$", re.MULTILINE)

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mm_rec.data.wordlists.examples import SHARES, Shares, draw_words
-from mm_rec.data.wordlists.prompts import prompt
+from mm_rec.stories.wordlists.examples import SHARES, Shares, draw_words
+from mm_rec.stories.wordlists.prompts import prompt
 from mm_rec.text.inflection import WordIndex
 from mm_rec.text.levels import LevelCheck, WordLevels, require_level
 from mm_rec.text.sentences import count_sentences

@@ -17,12 +17,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.reading.formats import rows
-from mm_rec.data.reading.locations import SourceFile, file_kind
-from mm_rec.data.reading.problems import Problem, ProblemError, Report, fault, stop
-from mm_rec.data.sources import find_files
 from mm_rec.errors import DataError
 from mm_rec.evaluation.likelihood import BATCH_TOKENS, Likelihood, encode_request, log_likelihoods
+from mm_rec.sources.documents import find_files
+from mm_rec.sources.formats import rows
+from mm_rec.sources.locations import SourceFile, file_kind
+from mm_rec.sources.problems import Problem, ProblemError, Report, fault, stop
 from mm_rec.text.words import guess_language, lower
 
 BLIMP, TURBLIMP, XCOPA = "BLiMP", "TurBLiMP", "XCOPA"

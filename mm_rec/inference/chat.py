@@ -6,7 +6,6 @@ from collections.abc import Generator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text, require_plain
 from mm_rec.data.conversations.turns import closing_text, following_text
@@ -15,6 +14,7 @@ from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.session_file import SessionFile
 from mm_rec.inference.text_stream import TextStream, encode, stop_ids
+from mm_rec.tokenizers.answer_form import answer_form
 from mm_rec.tokenizers.chat_template import layout_of, require_template
 
 

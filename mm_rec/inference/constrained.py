@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.grammars import Writing, call_grammar, functions_of, json_grammar, literals_of
 from mm_rec.inference.token_bytes import Mask, Never, Vocabulary, token_bytes
+from mm_rec.tokenizers.answer_form import answer_form
 from mm_rec.tokenizers.conversion import ESCAPES
 from mm_rec.tokenizers.loading import special_pattern, special_texts, vocabulary_size
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from mm_rec.data.conversations.answer_form import AnswerForm
-from mm_rec.data.conversations.call_form import CALL_ID, ID, CallForm
 from mm_rec.errors import ConfigError
+from mm_rec.tokenizers.answer_form import AnswerForm
+from mm_rec.tokenizers.call_form import CALL_ID, ID, CallForm
 
 MOST_CALLS = 16  # in one message
 MOST_NESTED = 60  # schemas within schemas

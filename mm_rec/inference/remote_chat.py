@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.errors import ConfigError, DataError, UserError
-from mm_rec.inference.openai_client import import_openai, said, without_key
+from mm_rec.inference.client import import_openai, said, without_key
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import turn_ends
 from mm_rec.inference.engine import Session
 from mm_rec.inference.sampling import Sampling
+from mm_rec.tokenizers.answer_form import turn_ends
 from mm_rec.tokenizers.conversion import ESCAPES
 from mm_rec.tokenizers.loading import begin_ids, text_encoder
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
-from mm_rec.models.key_values import KeyValueState
+from mm_rec.models.kv_cache import KeyValueState
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.state import MemoryState
 from mm_rec.models.transformers_state import TransformersState, keeps_keys_and_values

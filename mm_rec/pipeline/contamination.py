@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mm_rec.data.contamination import EvaluationIndex, Item, evaluation_items
+from mm_rec.cleaning.contamination import EvaluationIndex, Item, evaluation_items
 from mm_rec.data.prepare import SourcePlan
-from mm_rec.data.sources import read_documents
 from mm_rec.errors import DataError
 from mm_rec.pipeline.recipe import DataSection
+from mm_rec.sources.documents import read_documents
 from mm_rec.text.words import guess_language
 
 _HALF = (

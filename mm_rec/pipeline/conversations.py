@@ -8,18 +8,18 @@ from typing import TypeVar
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.faults import Fault, Fix, describe, describe_fixes
+from mm_rec.data.conversations.issues import Fault, Fix, describe, describe_fixes
 from mm_rec.data.conversations.preflight import preflight
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.data.conversations.rendering import Rendered
-from mm_rec.data.mixing import group_sources
+from mm_rec.data.mixture import group_sources
 from mm_rec.data.split import plan_split
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.evaluation.answers import last_question
 from mm_rec.pipeline.examples import Examples, longest_allowed
 from mm_rec.pipeline.recipe import SftSection
 from mm_rec.tokenizers.chat_template import layout_of
-from mm_rec.training.loop import Reporter
+from mm_rec.training.trainer import Reporter
 
 Pairs = list[tuple[Conversation, Rendered]]
 Pair = TypeVar("Pair", bound=tuple[object, Rendered])  # what was read, and what the model reads

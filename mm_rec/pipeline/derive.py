@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from mm_rec.data.mixing import MOST_EPOCHS
+from mm_rec.data.mixture import MOST_EPOCHS
 from mm_rec.errors import ConfigError
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import Size, minimum_tokens

@@ -13,7 +13,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from mm_rec.config import load_yaml
 from mm_rec.data.batches import PackedSequences
-from mm_rec.data.conversations.packing import (
+from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.mixture import Mixture
+from mm_rec.data.packing import (
     LONGEST_ROW,
     ConversationBatches,
     PackedConversations,
@@ -22,8 +24,6 @@ from mm_rec.data.conversations.packing import (
     row_length,
     rows_needed,
 )
-from mm_rec.data.conversations.rendering import Rendered
-from mm_rec.data.mixing import Mixture
 from mm_rec.data.prepare import PreparedCorpus
 from mm_rec.data.split import MUCH
 from mm_rec.errors import ConfigError
@@ -34,7 +34,7 @@ from mm_rec.pipeline.derive import batch_shape
 from mm_rec.pipeline.recipe import SftSection
 from mm_rec.runs.directory import RECIPE
 from mm_rec.training.config import TrainingConfig
-from mm_rec.training.loop import Batches, Reporter
+from mm_rec.training.trainer import Batches, Reporter
 
 _MOST_ROWS = 8  # of an example where nobody asked for more: it makes the steps of the whole run that long
 _TEXT = "text of the base"  # in the mixture; no source of examples can have a name with spaces

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.packing import block_row
 from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.packing import block_row
 from mm_rec.data.prompt_lines import write_prompt_lines
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.answers import prompt_length
@@ -30,8 +30,8 @@ from mm_rec.pipeline.stage import Outcome, Prepare, Stage, measure_stage, run_st
 from mm_rec.pipeline.tuning import adopt_chat_layout, tuning_stage
 from mm_rec.tokenizers.loading import load_tokenizer
 from mm_rec.training.checkpoint import Checkpoint
-from mm_rec.training.loop import Reporter
 from mm_rec.training.objectives import with_embedding_noise
+from mm_rec.training.trainer import Reporter
 
 
 def lora(

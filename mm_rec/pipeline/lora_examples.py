@@ -8,11 +8,10 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.faults import Fault
+from mm_rec.data.chunking import Slices, read_text_files, slice_documents
+from mm_rec.data.conversations.issues import Fault
 from mm_rec.data.conversations.rendering import Rendered
-from mm_rec.data.mixing import group_sources
-from mm_rec.data.slicing import Slices, read_text_files, slice_documents
-from mm_rec.data.sources import Document
+from mm_rec.data.mixture import group_sources
 from mm_rec.data.split import plan_end, plan_split
 from mm_rec.data.templated import find_format, render_rows
 from mm_rec.errors import ConfigError
@@ -20,7 +19,8 @@ from mm_rec.evaluation.answers import beginning
 from mm_rec.pipeline.conversations import read_conversation_examples, sides
 from mm_rec.pipeline.examples import Examples, longest_allowed
 from mm_rec.pipeline.recipe import LoraSection
-from mm_rec.training.loop import Reporter
+from mm_rec.sources.documents import Document
+from mm_rec.training.trainer import Reporter
 
 _KINDS = ("chat", "rows", "text")
 _PARAGRAPH = "\n\n"

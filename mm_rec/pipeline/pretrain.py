@@ -22,8 +22,8 @@ from mm_rec.runtime import Precision
 from mm_rec.tokenizers.loading import require_fit, vocabulary_size
 from mm_rec.training.checkpoint import Checkpoint
 from mm_rec.training.config import TrainingConfig
-from mm_rec.training.loop import Reporter, Validation
 from mm_rec.training.objectives import next_token
+from mm_rec.training.trainer import Reporter, Validation
 
 _FIGURES = ("loss", "bits_per_byte", "token_accuracy")
 

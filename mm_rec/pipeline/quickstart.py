@@ -16,7 +16,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.writing import to_rows, write_rows
-from mm_rec.data.stories.generator import conversations, held_out_questions, stories
 from mm_rec.evaluation.generation import Sample, generate_samples
 from mm_rec.evaluation.questions import score_questions
 from mm_rec.inference.engine import Engine
@@ -27,8 +26,9 @@ from mm_rec.pipeline.run import run_recipe
 from mm_rec.pipeline.stage import OnPlan
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import atomic_path, read_json, write_json
+from mm_rec.stories.generator import conversations, held_out_questions, stories
 from mm_rec.training.config import TrainingConfig
-from mm_rec.training.loop import Reporter
+from mm_rec.training.trainer import Reporter
 
 DOCUMENTS = 60_000
 CONVERSATIONS = 12_000

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mm_rec.config import Section, apply_overrides, load_yaml
+from mm_rec.data.chunking import Slicing
 from mm_rec.data.conversations.preflight import TooLong
 from mm_rec.data.conversations.rendering import TrainOn
-from mm_rec.data.mixing import Source, Stage
-from mm_rec.data.reading.formats import DocumentsRule
-from mm_rec.data.slicing import Slicing
+from mm_rec.data.mixture import Source, Stage
 from mm_rec.models.lora import LoraConfig
 from mm_rec.runtime import PrecisionName
+from mm_rec.sources.formats import DocumentsRule
 from mm_rec.training.config import Optimizer, Schedule
 
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}

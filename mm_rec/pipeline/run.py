@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from mm_rec.config import dump_yaml
-from mm_rec.data.reading.locations import ROW_KINDS
-from mm_rec.data.sources import find_files
 from mm_rec.errors import ConfigError
 from mm_rec.pipeline.lora import prepare_adapter
 from mm_rec.pipeline.pretrain import prepare_pretraining
@@ -16,7 +14,9 @@ from mm_rec.pipeline.sft import prepare_tuning
 from mm_rec.pipeline.stage import OnPlan, Outcome, Prepare, run_stage
 from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_text
-from mm_rec.training.loop import Reporter
+from mm_rec.sources.documents import find_files
+from mm_rec.sources.locations import ROW_KINDS
+from mm_rec.training.trainer import Reporter
 
 PRETRAIN = "pretrain"
 _TUNING = ("instruct", "sft")

@@ -16,7 +16,7 @@ from mm_rec.pipeline.recipe import Recipe, SftSection
 from mm_rec.pipeline.stage import Outcome, Prepare, Stage, run_stage
 from mm_rec.pipeline.tuning import adopt_chat_layout, tuning_stage
 from mm_rec.training.checkpoint import Checkpoint
-from mm_rec.training.loop import Reporter
+from mm_rec.training.trainer import Reporter
 
 
 def sft(

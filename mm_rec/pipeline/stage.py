@@ -40,10 +40,10 @@ from mm_rec.training.checkpoint import Checkpoint, Checkpoints
 from mm_rec.training.compilation import compile_for_training
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
-from mm_rec.training.loop import Batches, Reporter, Training, Validation
 from mm_rec.training.objectives import Objective
 from mm_rec.training.optim import OptimizerSet
 from mm_rec.training.time_limit import TimeLimit
+from mm_rec.training.trainer import Batches, Reporter, Training, Validation
 
 _WORTH_COMPILING = 120  # seconds of training below which compilation (10 to 40 s) does not pay
 _LONGEST_MEASUREMENT = 0.1  # of the time asked for

@@ -15,7 +15,7 @@ from mm_rec.runs.directory import RECIPE
 from mm_rec.runs.files import write_json, write_text
 from mm_rec.runs.log import read_metrics
 from mm_rec.runs.plots import write_graph
-from mm_rec.training.loop import LoopState
+from mm_rec.training.trainer import LoopState
 
 _WHOLE = (
     "library_name: transformers\n",

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.batches import PackedBatches
 from mm_rec.data.corpus import Corpus, write_corpus
-from mm_rec.data.mixing import (
+from mm_rec.data.mixture import (
     MOST_EPOCHS,
     UNNAMED,
     MixedBatches,
@@ -33,7 +33,7 @@ from mm_rec.pipeline.recipe import DataSection, Recipe
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
 from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
 from mm_rec.training.config import TrainingConfig
-from mm_rec.training.loop import Batches, Reporter
+from mm_rec.training.trainer import Batches, Reporter
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from mm_rec.runtime import Precision
 from mm_rec.tokenizers.chat_template import layout_of, prepare_for_chat, require_padding, require_template
 from mm_rec.tokenizers.loading import load_tokenizer
 from mm_rec.training.config import TrainingConfig
-from mm_rec.training.loop import Reporter, Validation
 from mm_rec.training.objectives import carried_next_token, next_token
+from mm_rec.training.trainer import Reporter, Validation
 
 FORGETTING = "forgetting.json"
 SAMPLES = "samples.jsonl"

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from mm_rec.config import dump_yaml
-from mm_rec.data.mixing import group_sources
+from mm_rec.data.mixture import group_sources
 from mm_rec.data.prepare import is_prepared
 from mm_rec.errors import ConfigError, ProofError
 from mm_rec.pipeline.recipe import DataSection, Recipe, TrainingSection, read_recipe
@@ -30,7 +30,7 @@ from mm_rec.runs.files import write_text
 from mm_rec.runs.log import read_metrics
 from mm_rec.training.checkpoint import Checkpoint, read_checkpoint
 from mm_rec.training.config import TrainingConfig
-from mm_rec.training.loop import Reporter
+from mm_rec.training.trainer import Reporter
 
 _LONGEST = 600  # seconds that one child may take
 if sys.platform == "win32":  # there os.kill ends a process at once, whatever the signal

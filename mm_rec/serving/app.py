@@ -17,9 +17,9 @@ from fastapi.responses import HTMLResponse
 
 from mm_rec import __version__
 from mm_rec.serving import chat, completions, embeddings, errors, responses, routes
-from mm_rec.serving.gate import Gate, Rules
+from mm_rec.serving.access import Gate, Rules
 from mm_rec.serving.service import Service
-from mm_rec.serving.wire import Json
+from mm_rec.serving.sse import Json
 
 _REQUEST_THREADS = 8  # for what requests need beside the engine: texts, files, the store
 _PAGE = Path(__file__).parent / "page.html"

@@ -12,14 +12,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text
 from mm_rec.data.conversations.turns import following_text
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import encode
 from mm_rec.serving.answers import logprobs_of, pieces_of, reasoning_tokens
-from mm_rec.serving.calls import Part, Reader, reader_for, reads_special
 from mm_rec.serving.errors import ApiError, about
 from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices
 from mm_rec.serving.models import Served
@@ -44,8 +42,10 @@ from mm_rec.serving.requests import (
 from mm_rec.serving.schemas import ChatRequest, NamedFunction, NamedTool, ResponseFormat, Tool
 from mm_rec.serving.service import Service, owner_of, service_of
 from mm_rec.serving.sessions import Turn
+from mm_rec.serving.sse import DONE, Json, event
 from mm_rec.serving.streaming import Stream, unless_gone, with_errors
-from mm_rec.serving.wire import DONE, Json, event
+from mm_rec.serving.tool_calls import Part, Reader, reader_for, reads_special
+from mm_rec.tokenizers.answer_form import answer_form
 
 router = APIRouter()
 

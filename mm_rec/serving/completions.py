@@ -23,8 +23,8 @@ from mm_rec.serving.models import Served
 from mm_rec.serving.requests import Names, answer_tokens, require_with, sampling_of, samplings, text_ids
 from mm_rec.serving.schemas import CompletionRequest, several
 from mm_rec.serving.service import Service, owner_of, service_of
+from mm_rec.serving.sse import DONE, Json, event
 from mm_rec.serving.streaming import Stream, unless_gone, with_errors
-from mm_rec.serving.wire import DONE, Json, event
 
 router = APIRouter()
 _DEFAULT_TOKENS = 16  # OpenAI's

@@ -16,8 +16,8 @@ from mm_rec.serving.models import Served
 from mm_rec.serving.requests import Names, answer_tokens, text_ids
 from mm_rec.serving.schemas import EmbeddingRequest, several
 from mm_rec.serving.service import Service, owner_of, service_of
+from mm_rec.serving.sse import Json
 from mm_rec.serving.streaming import unless_gone
-from mm_rec.serving.wire import Json
 
 router = APIRouter()
 _NAMES = Names("input", remedy="Send shorter texts")

@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from mm_rec.errors import UserError
-from mm_rec.inference.batching import QueueFullError
-from mm_rec.serving.wire import Json
+from mm_rec.inference.scheduler import QueueFullError
+from mm_rec.serving.sse import Json
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 2  # what a client is told to wait where the queue is full

@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from mm_rec.data.conversations.turns import closing_text
-from mm_rec.inference.batching import Work
 from mm_rec.inference.engine import Continuation, Session
 from mm_rec.inference.sampling import Chosen, Constraint, Sampling
+from mm_rec.inference.scheduler import Work
 from mm_rec.inference.text_stream import TextStream, encode
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.models import Served

@@ -14,11 +14,11 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.errors import ConfigError, TokenizerError
-from mm_rec.inference.batching import Batcher
 from mm_rec.inference.constrained import Grammars
 from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.fingerprints import fingerprints, weights_fingerprint
-from mm_rec.inference.prefixes import Prefixes
+from mm_rec.inference.prefix_cache import Prefixes
+from mm_rec.inference.scheduler import Batcher
 from mm_rec.inference.text_stream import stop_ids
 from mm_rec.inference.token_bytes import token_bytes
 from mm_rec.models.adapters import adapters_of

@@ -11,10 +11,8 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
-from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.inference.sampling import Sampling
 from mm_rec.serving.answers import logprobs_of, pieces_of, reasoning_tokens
-from mm_rec.serving.calls import Part, Reader, ReasoningReader, reader_for, reads_special
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.generation import Choice, Prompt, Usage, begin_choices
 from mm_rec.serving.models import Served
@@ -35,9 +33,11 @@ from mm_rec.serving.response_items import Item, choice_of, input_items, listed, 
 from mm_rec.serving.response_schemas import ResponseRequest, TextFormat
 from mm_rec.serving.routes import Limit, require_queries
 from mm_rec.serving.service import Service, owner_of, service_of
+from mm_rec.serving.sse import Json, event
 from mm_rec.serving.streaming import Stream, unless_gone
 from mm_rec.serving.tables import StoredResponse, new_id
-from mm_rec.serving.wire import Json, event
+from mm_rec.serving.tool_calls import Part, Reader, ReasoningReader, reader_for, reads_special
+from mm_rec.tokenizers.answer_form import answer_form
 
 router = APIRouter()
 Told = tuple[str, dict[str, Any]]  # the type of an event, and what it says

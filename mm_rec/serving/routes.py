@@ -12,16 +12,16 @@ from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
 from mm_rec.data.conversations.turns import require_layout
 from mm_rec.inference.text_stream import encode
-from mm_rec.serving import figures
+from mm_rec.serving import metrics as figures
 from mm_rec.serving.errors import ApiError, about
 from mm_rec.serving.generation import Usage, read_with
 from mm_rec.serving.models import Served
 from mm_rec.serving.requests import Names, answer_tokens, chat_messages, template_tools, text_ids
 from mm_rec.serving.schemas import DetokenizeRequest, SessionRequest, TokenizeRequest
 from mm_rec.serving.service import Service, owner_of, service_of
+from mm_rec.serving.sse import Json
 from mm_rec.serving.streaming import unless_gone
 from mm_rec.serving.tables import SavedSession
-from mm_rec.serving.wire import Json
 
 router = APIRouter()
 Limit = Annotated[int, Query(ge=1, le=100)]

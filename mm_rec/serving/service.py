@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
 
-from mm_rec.serving.figures import Figures
 from mm_rec.serving.generation import Usage
+from mm_rec.serving.metrics import Figures
 from mm_rec.serving.models import Registry, Served
 from mm_rec.serving.requests import Limits
 from mm_rec.serving.sessions import Sessions

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from mm_rec.serving.errors import ApiError, as_api_error
-from mm_rec.serving.wire import event
+from mm_rec.serving.sse import event
 
 _Result = TypeVar("_Result")
 

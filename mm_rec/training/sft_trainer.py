@@ -18,10 +18,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.chat_format import Messages, read_messages
-from mm_rec.data.conversations.answer_form import Reply, answer_form
 from mm_rec.data.conversations.checks import check
 from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.faults import FaultError
+from mm_rec.data.conversations.issues import FaultError
 from mm_rec.data.conversations.preflight import preflight
 from mm_rec.data.conversations.rendering import prompt_text, require_plain
 from mm_rec.inference.engine import Engine
@@ -30,6 +29,7 @@ from mm_rec.inference.text_stream import encode, stop_ids
 from mm_rec.models.cross_entropy import IGNORED
 from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
 from mm_rec.runtime import PrecisionName, choose_precision
+from mm_rec.tokenizers.answer_form import Reply, answer_form
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.training.objectives import next_token
 

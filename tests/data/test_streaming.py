@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mm_rec.data.batches import IGNORED
-from mm_rec.data.mixing import Mixture
+from mm_rec.data.mixture import Mixture
 from mm_rec.data.streaming import StreamedBatches, StreamSource, first_held_out, plan_streams
 from mm_rec.errors import CheckpointError, DataError
 from mm_rec.tokenizers.loading import encode_documents

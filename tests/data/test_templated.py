@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mm_rec.data.conversations.faults import Fault
+from mm_rec.data.conversations.issues import Fault
 from mm_rec.data.conversations.rendering import Rendered
 from mm_rec.data.templated import PromptFormat, find_format, prompt_of, render_rows
 from mm_rec.errors import ConfigError, DataError

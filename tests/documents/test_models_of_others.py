@@ -33,9 +33,9 @@ from transformers import (
 from typer.testing import CliRunner
 
 from mm_rec.cli.main import app
-from mm_rec.inference.batching import Batcher
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.fingerprints import adapter_digests
+from mm_rec.inference.scheduler import Batcher
 from mm_rec.models.adapted import load_with_adapters
 from mm_rec.serving.models import ServedModel
 

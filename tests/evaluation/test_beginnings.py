@@ -21,10 +21,10 @@ from transformers import (
 )
 
 from mm_rec.cli.generate import generate
+from mm_rec.data.chunking import Slicing, slice_text
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids as chat_prompt_ids
 from mm_rec.data.corpus import write_corpus
-from mm_rec.data.slicing import Slicing, slice_text
 from mm_rec.data.templated import find_format, render_rows
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.likelihood import encode_request

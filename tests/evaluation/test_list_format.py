@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mm_rec.data.wordlists.entries import fit_entries, read_entries, read_levels
-from mm_rec.data.wordlists.examples import make_examples, split_entries
-from mm_rec.data.wordlists.prompts import load_template, prompt, response
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.evaluation.list_format import (
     RULES,
@@ -22,6 +19,9 @@ from mm_rec.evaluation.list_format import (
     normalised,
     score_answer,
 )
+from mm_rec.stories.wordlists.entries import fit_entries, read_entries, read_levels
+from mm_rec.stories.wordlists.examples import make_examples, split_entries
+from mm_rec.stories.wordlists.prompts import load_template, prompt, response
 
 LEVELS = {
     word: level

@@ -14,9 +14,9 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.cli.evaluate_pairs import evaluate_pairs
-from mm_rec.data.reading.problems import Problem
 from mm_rec.errors import DataError
 from mm_rec.evaluation.minimal_pairs import MinimalPair, read_pairs, score_pairs
+from mm_rec.sources.problems import Problem
 
 BLIMP = [
     {

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.stories.generator import Question, held_out_questions
 from mm_rec.errors import DataError
 from mm_rec.evaluation.questions import score_questions
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampling import Sampling
 from mm_rec.inference.text_stream import encode, prompt_ids
+from mm_rec.stories.generator import Question, held_out_questions
 
 
 def greedy_answer(engine: Engine, tokenizer: PreTrainedTokenizerBase, question: Question, tokens: int) -> str:

@@ -15,9 +15,9 @@ from waiting import LONGEST
 
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
-from mm_rec.inference.batching import Batcher, QueueFullError, Work
 from mm_rec.inference.engine import FEW_TOKENS, Continuation, Engine, Session
 from mm_rec.inference.sampling import Chosen, Sampler, Sampling
+from mm_rec.inference.scheduler import Batcher, QueueFullError, Work
 
 
 class Told:

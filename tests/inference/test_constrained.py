@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from waiting import little_work
 
-from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
 from mm_rec.errors import ConfigError, TokenizerError
@@ -26,6 +25,7 @@ from mm_rec.inference.constrained import LONGEST_NUMBER, Constraint, Grammars
 from mm_rec.inference.grammars import MOST_CALLS, functions_of
 from mm_rec.inference.sampling import Sampler, Sampling
 from mm_rec.inference.token_bytes import token_bytes
+from mm_rec.tokenizers.answer_form import answer_form
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from mm_rec.inference.engine import Engine, Session
-from mm_rec.inference.prefixes import Prefixes
+from mm_rec.inference.prefix_cache import Prefixes
 
 WORDS = {"Once ": [7, 30, 121], "Once there ": [7, 30, 121, 45, 9], "Twice ": [3, 2]}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mm_rec.data.stories.generator import stories
+from mm_rec.stories.generator import stories
 
 
 @pytest.fixture(scope="session")

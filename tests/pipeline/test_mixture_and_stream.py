@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from mm_rec.cli.main import run as run_command
 from mm_rec.config import dump_yaml
-from mm_rec.data.stories.generator import stories
 from mm_rec.errors import CheckpointError, ConfigError, DataError, ProofError
 from mm_rec.models.loading import load_model
 from mm_rec.pipeline.pretrain import pretrain
@@ -19,6 +18,7 @@ from mm_rec.pipeline.recipe import Recipe, read_recipe
 from mm_rec.pipeline.verify_resume import compare_runs, verify_resume
 from mm_rec.runs.files import hash_file, read_json, write_json
 from mm_rec.runs.log import read_metrics
+from mm_rec.stories.generator import stories
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from transformers import (
 
 from mm_rec.cli.main import run as command
 from mm_rec.config import dump_yaml
-from mm_rec.data.conversations.packing import PackedConversations
 from mm_rec.data.conversations.rendering import render_many
 from mm_rec.data.conversations.writing import to_rows, write_rows
 from mm_rec.data.corpus import Corpus
+from mm_rec.data.packing import PackedConversations
 from mm_rec.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from mm_rec.evaluation.answers import score_answers
 from mm_rec.evaluation.perplexity import evaluate_corpus

@@ -22,7 +22,7 @@ from small_models import tokenizer_folder  # noqa: F401
 from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST, until
 
-from mm_rec.inference.batching import Batcher
+from mm_rec.inference.scheduler import Batcher
 from mm_rec.serving.generation import _PACE
 from mm_rec.serving.store import Store
 from mm_rec.tokenizers.chat_template import prepare_for_chat

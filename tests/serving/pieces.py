@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from mm_rec.serving.calls import Part, Reader
+from mm_rec.serving.tool_calls import Part, Reader
 
 
 def in_pieces(reader: Reader, text: str, seed: int) -> list[Part]:

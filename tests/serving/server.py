@@ -11,10 +11,10 @@ from small_models import build_small
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from waiting import LONGEST, until
 
-from mm_rec.inference.batching import Batcher
 from mm_rec.inference.engine import Engine
+from mm_rec.inference.scheduler import Batcher
+from mm_rec.serving.access import Rules
 from mm_rec.serving.app import create_app
-from mm_rec.serving.gate import Rules
 from mm_rec.serving.models import Registry, ServedModel
 from mm_rec.serving.requests import Limits
 from mm_rec.serving.run import GracefulServer

@@ -21,7 +21,7 @@ from mm_rec.cli.sampling_options import PrecisionChoice
 from mm_rec.cli.serve import _open
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids
-from mm_rec.inference.batching import Batcher
+from mm_rec.inference.scheduler import Batcher
 from mm_rec.inference.text_stream import TextStream
 from mm_rec.models.loading import save_model
 

@@ -7,13 +7,13 @@ import json
 import pytest
 from serving.pieces import in_pieces
 
-from mm_rec.data.conversations.answer_form import answer_form
-from mm_rec.data.conversations.call_form import CallForm
-from mm_rec.data.conversations.template_probe import ReasoningForm
-from mm_rec.serving.calls import CallReader, Reader, ReasoningReader, TextReader
 from mm_rec.serving.responses import _behind
+from mm_rec.serving.tool_calls import CallReader, Reader, ReasoningReader, TextReader
+from mm_rec.tokenizers.answer_form import answer_form
+from mm_rec.tokenizers.call_form import CallForm
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
+from mm_rec.tokenizers.template_probe import ReasoningForm
 
 WEATHER, NOTHING = ("weather", {"city": 'a "b" }{', "days": [1, {"x": 2}]}), ("nothing", {})
 MARKED = {"city": "</tool_call> <tool_call>"}

@@ -28,7 +28,7 @@ from mm_rec.cli.conversation import turn
 from mm_rec.errors import ConfigError, MissingExtraError, UserError
 from mm_rec.inference.remote_chat import RemoteChat
 from mm_rec.inference.sampling import Sampling
-from mm_rec.serving.gate import Rules
+from mm_rec.serving.access import Rules
 from mm_rec.serving.keys import create_key
 
 SAMPLING = Sampling(temperature=0, top_p=1.0, max_new_tokens=200)

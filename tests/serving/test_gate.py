@@ -15,7 +15,7 @@ from serving.server import Server, small_model
 from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST, little_work
 
-from mm_rec.serving.gate import Rules
+from mm_rec.serving.access import Rules
 from mm_rec.serving.keys import create_key
 
 HI = {"model": "mmrec", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}

@@ -19,9 +19,9 @@ from waiting import LONGEST, until
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_ids
-from mm_rec.inference.batching import Batcher
 from mm_rec.inference.fingerprints import adapter_digests
 from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.scheduler import Batcher
 from mm_rec.inference.text_stream import TextStream
 from mm_rec.serving.requests import Limits
 

@@ -10,9 +10,9 @@ import httpx
 from serving.server import Server
 from waiting import LONGEST, until
 
-from mm_rec.inference.batching import Work
 from mm_rec.inference.engine import Session
-from mm_rec.inference.prefixes import Prefixes
+from mm_rec.inference.prefix_cache import Prefixes
+from mm_rec.inference.scheduler import Work
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 12}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}

@@ -23,7 +23,7 @@ from serving.server import Server, small_model
 from serving.shared_proofs import follows
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.serving.gate import Rules
+from mm_rec.serving.access import Rules
 from mm_rec.serving.keys import create_key
 
 REQUIRED = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 250}

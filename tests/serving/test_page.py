@@ -19,7 +19,7 @@ from serving.server import Server, small_model
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.reading import read_conversations
-from mm_rec.serving.gate import Rules
+from mm_rec.serving.access import Rules
 from mm_rec.serving.keys import create_key
 from mm_rec.serving.requests import Limits
 

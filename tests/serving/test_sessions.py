@@ -16,10 +16,10 @@ from waiting import LONGEST
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import prompt_text
 from mm_rec.data.conversations.turns import closing_text, following_text
-from mm_rec.inference.batching import Batcher
 from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.scheduler import Batcher
 from mm_rec.inference.text_stream import TextStream, encode
-from mm_rec.serving.gate import Rules
+from mm_rec.serving.access import Rules
 from mm_rec.serving.keys import create_key
 from mm_rec.serving.requests import Limits
 

@@ -17,15 +17,15 @@ from serving.server import Server, small_model
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import prompt_text, rendered_text
 from mm_rec.errors import ConfigError
-from mm_rec.inference.batching import Batcher
 from mm_rec.inference.constrained import Constraint, Grammars
 from mm_rec.inference.grammars import functions_of
 from mm_rec.inference.sampling import Sampler, Sampling
-from mm_rec.serving.calls import reader_for
+from mm_rec.inference.scheduler import Batcher
+from mm_rec.serving.tool_calls import reader_for
+from mm_rec.tokenizers.answer_form import answer_form
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
 
 TOOLS: list[dict[str, Any]] = [

@@ -17,7 +17,7 @@ from mm_rec.models.loading import load_model
 from mm_rec.runs.control import change_control
 from mm_rec.runs.log import CHANGE, read_metrics
 from mm_rec.training.checkpoint import Checkpoints
-from mm_rec.training.loop import Training
+from mm_rec.training.trainer import Training
 
 
 @pytest.fixture

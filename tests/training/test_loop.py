@@ -25,9 +25,9 @@ from mm_rec.runs.log import read_metrics
 from mm_rec.training.checkpoint import Checkpoints
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
-from mm_rec.training.loop import Training, over_fitting
 from mm_rec.training.objectives import next_token
 from mm_rec.training.schedule import learning_rate
+from mm_rec.training.trainer import Training, over_fitting
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 BASE = {

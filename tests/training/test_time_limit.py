@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.data.corpus import Corpus
 from mm_rec.runs.log import PLAN, read_metrics
 from mm_rec.runs.status import status
-from mm_rec.training.loop import Training
 from mm_rec.training.time_limit import TimeLimit
+from mm_rec.training.trainer import Training
 from tests.small_trainings import Killed, SmallTrainings, at, fit, kill
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mm_rec.data.conversations.conversation import ROLES, ChatMessage, Conversation, ToolCall
-from mm_rec.data.conversations.faults import Fault
+from mm_rec.data.conversations.issues import Fault
 from mm_rec.data.conversations.messages import turns
 
 _SYSTEMS = ("system", "developer")

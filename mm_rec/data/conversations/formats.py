@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.data.conversations.faults import Fault, FaultError, nearest
+from mm_rec.data.conversations.issues import Fault, FaultError, nearest
 from mm_rec.data.conversations.messages import (
     Notes,
     in_call_order,

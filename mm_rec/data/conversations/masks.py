@@ -10,7 +10,6 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import turn_ends
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import (
     TrainOn,
@@ -19,9 +18,10 @@ from mm_rec.data.conversations.rendering import (
     rendered_text,
     text_and_spans,
 )
-from mm_rec.data.conversations.templating import Span, shared_length
 from mm_rec.errors import DataError
 from mm_rec.runs.pages import page_templates
+from mm_rec.tokenizers.answer_form import turn_ends
+from mm_rec.tokenizers.templating import Span, shared_length
 
 Reason = Literal[
     "answer", "end of turn", "weight 0", "earlier answer", "rewritten", "tools", "system", "developer", "user",

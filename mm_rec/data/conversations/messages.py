@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mm_rec.data.conversations.conversation import ChatMessage, ToolCall
-from mm_rec.data.conversations.faults import Fault, nearest
+from mm_rec.data.conversations.issues import Fault, nearest
 from mm_rec.plain import parse_json, wrong_number
 
 ROLE_ALIASES = {

@@ -9,9 +9,8 @@ from typing import Literal, cast, get_args
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import answer_form, turn_ends
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.data.conversations.faults import Fault, Fix
+from mm_rec.data.conversations.issues import Fault, Fix
 from mm_rec.data.conversations.rendering import (
     Rendered,
     TrainOn,
@@ -21,6 +20,7 @@ from mm_rec.data.conversations.rendering import (
     render_many,
 )
 from mm_rec.errors import ConfigError, DataError, TokenizerError
+from mm_rec.tokenizers.answer_form import answer_form, turn_ends
 
 TooLong = Literal["refuse", "turns"]
 

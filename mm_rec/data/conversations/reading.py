@@ -10,14 +10,14 @@ from typing import Any
 
 from mm_rec.data.conversations.checks import check
 from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.faults import Fault, FaultError, Fix
 from mm_rec.data.conversations.formats import detect, read_row, require_fields, require_format
-from mm_rec.data.conversations.mending import mend
-from mm_rec.data.reading.formats import rows
-from mm_rec.data.reading.locations import ROW_KINDS, SourceFile, file_kind
-from mm_rec.data.reading.problems import Problem, ProblemError
-from mm_rec.data.sources import MAX_DOCUMENT_BYTES, find_files
+from mm_rec.data.conversations.issues import Fault, FaultError, Fix
+from mm_rec.data.conversations.repair import mend
 from mm_rec.plain import wrong_number
+from mm_rec.sources.documents import MAX_DOCUMENT_BYTES, find_files
+from mm_rec.sources.formats import rows
+from mm_rec.sources.locations import ROW_KINDS, SourceFile, file_kind
+from mm_rec.sources.problems import Problem, ProblemError
 
 # After these a row is still whole, so that its conversation can be checked too and all problems be told at once.
 _HARMLESS = {"unknown-field", "bad-weight", "reasoning"}

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import AnswerForm, answer_form
-from mm_rec.data.conversations.call_form import CallForm
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.data.conversations.templating import Span, render_messages, shared_length
 from mm_rec.errors import DataError, TokenizerError, UserError
+from mm_rec.tokenizers.answer_form import AnswerForm, answer_form
+from mm_rec.tokenizers.call_form import CallForm
 from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, require_template
 from mm_rec.tokenizers.loading import encoder, special_pattern
+from mm_rec.tokenizers.templating import Span, render_messages, shared_length
 
 TrainOn = Literal["all", "last"]
 _GROUP = 1024  # conversations encoded at once

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.faults import Fault, FaultError
 from mm_rec.data.conversations.formats import METADATA, Row, require_format
+from mm_rec.data.conversations.issues import Fault, FaultError
 from mm_rec.data.conversations.messages import openai_message, sharegpt_messages
-from mm_rec.data.writing import require_writable as require_writable_documents
-from mm_rec.data.writing import row_writer
 from mm_rec.errors import DataError
 from mm_rec.runs.files import write_text
+from mm_rec.sources.writing import require_writable as require_writable_documents
+from mm_rec.sources.writing import row_writer
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".csv", ".tsv")
 

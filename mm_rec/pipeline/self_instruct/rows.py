@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm_rec.data.conversations.faults import describe
+from mm_rec.data.conversations.issues import describe
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.errors import DataError
 from mm_rec.pipeline.self_instruct.filters import LONGEST

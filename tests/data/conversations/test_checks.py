@@ -6,8 +6,8 @@ import pytest
 
 from mm_rec.data.conversations.checks import check
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
-from mm_rec.data.conversations.faults import REMEDIES, Fault, Fix, describe, describe_fixes
-from mm_rec.data.conversations.mending import mend
+from mm_rec.data.conversations.issues import REMEDIES, Fault, Fix, describe, describe_fixes
+from mm_rec.data.conversations.repair import mend
 from mm_rec.tokenizers.special import SPECIAL_TOKENS
 
 SCHEMA = {"type": "object", "properties": {"şehir": {}, "gün": {}}, "required": ["şehir"]}

@@ -9,8 +9,8 @@ import pytest
 
 from mm_rec.data.conversations.checks import check
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
-from mm_rec.data.conversations.faults import FaultError
 from mm_rec.data.conversations.formats import FORMATS, detect, read_row, to_conversations
+from mm_rec.data.conversations.issues import FaultError
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.data.conversations.writing import from_conversation, to_rows, write_rows
 from mm_rec.errors import ConfigError

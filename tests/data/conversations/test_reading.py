@@ -17,8 +17,8 @@ from mm_rec.cli.data_convert import convert
 from mm_rec.data.conversations.checks import check
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.reading import read_conversations
-from mm_rec.data.sources import find_files
 from mm_rec.errors import ConfigError, DataError
+from mm_rec.sources.documents import find_files
 from mm_rec.terminal import run_app
 from mm_rec.tokenizers.special import SPECIAL_TOKENS
 

@@ -13,7 +13,6 @@ from conversations_made import WEATHER, made
 from published_templates import CALLING, CALLS, IDS, PUBLISHED, wear
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.answer_form import answer_form
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.reading import read_conversations
 from mm_rec.data.conversations.rendering import (
@@ -27,6 +26,7 @@ from mm_rec.data.conversations.rendering import (
     text_and_spans,
 )
 from mm_rec.errors import DataError, TokenizerError, UserError
+from mm_rec.tokenizers.answer_form import answer_form
 from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, prepare_for_chat
 
 END = "<|endoftext|>"

@@ -1,0 +1,219 @@
+"""What the quality rules measure of a page, each a number; `thresholds.yaml` says what is accepted.
+
+The measures are those of Gopher (Rae et al. 2021, https://arxiv.org/abs/2112.11446, section A.1.1 and table A1),
+C4 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 2.2) and FineWeb (Penedo et al. 2024,
+https://arxiv.org/abs/2406.17557, section 3.6), over words without punctuation. `reference.py` of the tests has
+the same measures in their slow, literal form.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from itertools import filterfalse
+from operator import itemgetter
+
+import numpy as np
+
+from mm_rec.cleaning.document import Page
+from mm_rec.text.sentences import count_sentences
+from mm_rec.text.words import lower
+
+SHORT_LINE = 30  # characters (FineWeb)
+FEW_LINES = 3
+_BULLETS = frozenset("•‣▪◦·*-–")
+_BULLET = re.compile(rf"^[^\S\n]*[{re.escape(''.join(_BULLETS))}][^\S\n]", re.MULTILINE)
+_ENDING_ELLIPSIS = re.compile(r"(?:\.\.\.|…)[^\S\n]*$", re.MULTILINE)
+_LETTERS = re.compile(r"[^\W\d_]+")
+_DIGITS = re.compile(r"\d+")
+_ASCII_DIGITS = b"0123456789"
+# The first bytes in UTF-8 of characters from U+0640 on, before which there are no other digits; punctuation (U+2000 to
+# U+2FFF) has none either.
+_BEFORE_OTHER_DIGITS = bytes({*range(0xD9, 0xF5)} - {0xE2})
+_LOREM_IPSUM = re.compile("lorem ipsum", re.IGNORECASE)
+_TERMINAL = (".", "!", "?", "…", '."', '!"', '?"', ".”", "!”", "?”", ".'", ".)", "!)", "?)")
+
+
+def words(page: Page) -> float:
+    """Number of words."""
+    return len(page.words)
+
+
+def mean_word_length(page: Page) -> float:
+    """Characters a word."""
+    return int(page.word_lengths.sum()) / len(page.words) if page.words else 0.0
+
+
+def hashes(page: Page) -> float:
+    """Signs # a word."""
+    return page.text.count("#") / max(1, len(page.words))
+
+
+def ellipses(page: Page) -> float:
+    """Ellipses a word."""
+    return (page.text.count("...") + page.text.count("…")) / max(1, len(page.words))
+
+
+def bullet_lines(page: Page) -> float:
+    """Share of lines that begin with a bullet."""
+    if _BULLETS.isdisjoint(map(itemgetter(0), page.lines)):
+        return 0.0
+    return len(_BULLET.findall(page.text)) / len(page.lines)
+
+
+def ellipsis_lines(page: Page) -> float:
+    """Share of lines that end with an ellipsis."""
+    if "…" not in page.text and "..." not in page.text:
+        return 0.0
+    return len(_ENDING_ELLIPSIS.findall(page.text)) / max(1, len(page.lines))
+
+
+def words_with_letters(page: Page) -> float:
+    """Share of words with at least one letter."""
+    without = sum(1 for word in filterfalse(str.isalpha, page.words) if not _LETTERS.search(word))
+    return (len(page.words) - without) / max(1, len(page.words))
+
+
+def stop_words(page: Page) -> float:
+    """Number of different stop words of the language."""
+    known = page.language.stop_words
+    found = len(known.intersection(page.words))
+    # Capitals matter only where there are few, so that most pages are not lowered.
+    return (
+        found
+        if found > 2
+        else len(known.intersection(lower(" ".join(page.words), page.language.code).split()))
+    )
+
+
+def sentences(page: Page) -> float:
+    """Number of sentences."""
+    return count_sentences(page.text, page.language.code)
+
+
+def sentences_up_to(page: Page, enough: float) -> float:
+    """The number of sentences where there are fewer than `enough`, or else a number that is not below it."""
+    return count_sentences(page.text, page.language.code, math.ceil(enough))
+
+
+def digits(page: Page) -> float:
+    """Share of digits among the characters."""
+    encoded = page.encoded
+    if len(encoded.translate(None, _BEFORE_OTHER_DIGITS)) == len(encoded):
+        found = len(encoded) - len(encoded.translate(None, _ASCII_DIGITS))
+    else:
+        found = sum(map(len, _DIGITS.findall(page.text)))
+    return found / max(1, len(page.text))
+
+
+def word_characters(page: Page) -> float:
+    """Share of the characters that are not white space that lies in words and numbers."""
+    visible = len(page.text) - sum(map(page.text.count, " \n\t"))
+    return int(page.word_lengths.sum()) / max(1, visible)
+
+
+def duplicate_lines(page: Page) -> float:
+    """Share of lines that stood earlier on the page."""
+    return 1 - len(set(page.lines)) / max(1, len(page.lines))
+
+
+def duplicate_line_characters(page: Page) -> float:
+    """Share of the characters that lies in lines that stood earlier."""
+    return _repeated_characters(page.lines) / max(1, len(page.text))
+
+
+def duplicate_paragraphs(page: Page) -> float:
+    """Share of paragraphs that stood earlier on the page."""
+    return 1 - len(set(page.paragraphs)) / max(1, len(page.paragraphs))
+
+
+def duplicate_paragraph_characters(page: Page) -> float:
+    """Share of the characters that lies in paragraphs that stood earlier."""
+    return _repeated_characters(page.paragraphs) / max(1, len(page.text))
+
+
+def punctuated_lines(page: Page) -> float:
+    """Share of lines that end as a sentence does; 1 where there are too few lines to say."""
+    if len(page.lines) < FEW_LINES:
+        return 1.0
+    return sum(line.endswith(_TERMINAL) for line in page.lines) / max(1, len(page.lines))
+
+
+def short_lines(page: Page) -> float:
+    """Share of lines of at most 30 characters."""
+    return sum(len(line) <= SHORT_LINE for line in page.lines) / max(1, len(page.lines))
+
+
+def curly_brackets(page: Page) -> float:
+    """Number of opening curly brackets, a sign of program text."""
+    return page.text.count("{")
+
+
+def lorem_ipsum(page: Page) -> float:
+    """Number of times that the printers' filler text occurs."""
+    if b"psum" not in page.encoded.lower() and "ſ" not in page.text:  # ſ is a small s too
+        return 0
+    return len(_LOREM_IPSUM.findall(page.text))
+
+
+def newlines(page: Page) -> float:
+    """Line ends a word."""
+    return page.text.count("\n") / max(1, len(page.words))
+
+
+def top_n_gram(page: Page, n: int) -> float:
+    """Share of the characters that lies in the most frequent n-gram of words."""
+    if len(page.words) < n:
+        return 0.0
+    places = page.repeated_runs(n)
+    first, most = 0, 1
+    if len(places):
+        keys = page.runs(n)[places].tolist()
+        # Of several that are equally frequent, the first on the page; in a Counter too the first comes first.
+        key, most = max(Counter(keys).items(), key=itemgetter(1))
+        first = int(places[keys.index(key)])
+    return most * (int(page.word_lengths[first : first + n].sum()) + n - 1) / len(page.text)
+
+
+def duplicate_n_grams(page: Page, n: int) -> float:
+    """Share of the characters that lies in n-grams of words that stood earlier, none counted twice."""
+    places = page.repeated_runs(n)
+    if not len(places):
+        return 0.0
+    ends = np.concatenate(([0], np.cumsum(page.word_lengths)))
+    sizes = (ends[places + n] - ends[places]).tolist()
+    seen: set[int] = set()
+    characters, free = 0, 0
+    for place, key, size in zip(places.tolist(), page.runs(n)[places].tolist(), sizes, strict=True):
+        if place < free:  # inside an n-gram that was counted
+            continue
+        if key in seen:
+            characters += size
+            free = place + n
+        else:
+            seen.add(key)
+    return characters / len(page.text)
+
+
+def _repeated_characters(items: list[str]) -> int:
+    """Characters of all items but the first of each kind."""
+    different = set(items)
+    if len(different) == len(items):
+        return 0
+    return sum(map(len, items)) - sum(map(len, different))
+
+
+MEASURES: dict[str, Callable[[Page], float]] = {
+    measure.__name__: measure
+    for measure in (
+        words, mean_word_length, hashes, ellipses, bullet_lines, ellipsis_lines, words_with_letters, stop_words,
+        sentences, digits, word_characters, duplicate_lines, duplicate_line_characters, duplicate_paragraphs,
+        duplicate_paragraph_characters, punctuated_lines, short_lines, newlines, curly_brackets,
+        lorem_ipsum,
+    )
+}  # fmt: skip
+MEASURES |= {f"top_{n}_gram": partial(top_n_gram, n=n) for n in (2, 3, 4)}
+MEASURES |= {f"duplicate_{n}_grams": partial(duplicate_n_grams, n=n) for n in (5, 6, 7, 8, 9, 10)}

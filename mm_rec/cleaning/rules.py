@@ -1,0 +1,89 @@
+"""Quality rules: a page is left out where a measure lies outside its limits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import field_validator
+
+from mm_rec.cleaning.document import Drop, Page
+from mm_rec.cleaning.measures import MEASURES, sentences_up_to
+from mm_rec.config import Section
+from mm_rec.errors import ConfigError
+
+_THRESHOLDS = Path(__file__).with_name("thresholds.yaml")
+
+
+class Limits(Section):
+    """What a rule accepts: values from `min` to `max`, both included; a limit that is None does not bind."""
+
+    min: float | None = None
+    max: float | None = None
+    active: bool = True
+
+
+class Rule(Limits):
+    """One rule: its name, and the measure that it holds against its limits."""
+
+    rule: str
+    measure: str
+
+    @field_validator("measure")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in MEASURES:
+            raise ValueError(f"there is no measure of this name; there are: {', '.join(MEASURES)}")
+        return name
+
+    def judge(self, page: Page) -> Drop | None:
+        """The reason to leave a page out, or None."""
+        value = self._measured(page)
+        if self.min is not None and value < self.min:
+            return Drop(self.rule, f"{self.measure} {value:.4g} < {self.min:g}")
+        if self.max is not None and value > self.max:
+            return Drop(self.rule, f"{self.measure} {value:.4g} > {self.max:g}")
+        return None
+
+    def _measured(self, page: Page) -> float:
+        if self.measure == "sentences" and self.min is not None and self.max is None:
+            return sentences_up_to(page, self.min)  # counting further would change nothing
+        return MEASURES[self.measure](page)
+
+
+def rules_for(
+    language: str, changes: Mapping[str, Mapping[str, Any]] | None = None, published: bool = False
+) -> list[Rule]:
+    """The rules of a language, in order, with a person's changes by rule name; ConfigError for an unknown name.
+
+    With `published` the limits are those of the papers, made for English, in every language.
+    """
+    known = _published()
+    changes = changes or {}
+    for name in changes:
+        if name not in {values["rule"] for values in known}:
+            names = ", ".join(values["rule"] for values in known)
+            raise ConfigError(f"there is no cleaning rule {name!r}; there are: {names}")
+    rules = []
+    for values in known:
+        own = {} if published else values.get(language, {})
+        plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+        rules.append(Rule.read({**plain, **own, **changes.get(plain["rule"], {})}, f"rule {plain['rule']}"))
+    return [rule for rule in rules if rule.active]
+
+
+def judge(page: Page, rules: Iterable[Rule]) -> Drop | None:
+    """The first rule that a page breaks, or None."""
+    for rule in rules:
+        if drop := rule.judge(page):
+            return drop
+    return None
+
+
+@functools.cache
+def _published() -> Sequence[dict[str, Any]]:
+    rules: Sequence[dict[str, Any]] = yaml.safe_load(_THRESHOLDS.read_text(encoding="utf-8"))
+    return rules

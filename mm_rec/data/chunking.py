@@ -1,0 +1,306 @@
+"""Raw text as blocks to fine-tune on: whole sentences up to a chunk length, never across a hard cut.
+
+The rules are those of Training PRO of text-generation-webui, by its own names. A text is split at the hard-cut string
+into parts, and a part into sentences by the rules of its language; a block takes sentences of one part until its chunk
+is full. With `overlap`, a block that starts at the sentence in the middle of the first stands between each two
+neighbours, so that what is cut apart in one block stands together in another; a part that fits into one block has no
+such copy of its half. With `sliding_window` a block starts at every sentence. Neither makes a block that is only the
+end of the one before it.
+
+A part is encoded once and its blocks are cut out of its tokens, so that they are the tokens of running text: a block
+from the middle of a part begins with " The", the space with its word, and white space that is a token of its own before
+its first word belongs to no block. White space within a block is that of the text.
+
+Shapes: T tokens of a block, S sentences of a part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from transformers import PreTrainedTokenizerBase
+
+from mm_rec.config import Section
+from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.sentence_tokens import Part, PartTokens, sentence_spans, tokenized
+from mm_rec.errors import DataError
+from mm_rec.sources.documents import Document, find_files, read_documents
+from mm_rec.sources.locations import SourceFile
+from mm_rec.text.languages import language
+from mm_rec.tokenizers.loading import begin_ids, count_specials, describe_specials
+
+Ids = NDArray[np.int32]
+TooLong = Literal["split", "trim", "drop"]
+
+_LONGEST_EXAMPLE = 4  # chunks; a longer part is a text to be cut rather than an example to be held whole
+_DIGITS = re.compile(r"(\d+)")
+
+
+class Slicing(Section):
+    """How raw text is cut into blocks. In `hard_cut` and `train_only_after` a typed \\n is a line end."""
+
+    chunk_length: int = Field(default=256, ge=8)  # tokens of a block, BOS and EOS among them
+    overlap: bool = True
+    sliding_window: bool = False  # a block starts at every sentence, and `overlap` adds nothing
+    hard_cut: str = "\n\n\n"  # "" cuts nowhere
+    min_chars: int = Field(default=0, ge=0)  # blocks with fewer characters are left out
+    add_bos: bool = True  # where the tokenizer itself puts it before a text
+    add_eos: bool = True
+    eos_placement: Literal["every_block", "hard_cut"] = "every_block"  # hard_cut: only where a part ends
+    too_long: TooLong = "split"  # what becomes of a sentence over the chunk length
+    train_only_after: str = ""  # of a block only what follows this is learnt; blocks without it are left out
+    language: str = "en"  # whose rules find the sentences
+
+    @field_validator("hard_cut", "train_only_after")
+    @classmethod
+    def _line_ends(cls, value: str) -> str:
+        return value.replace("\\n", "\n")
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return language(value).code
+
+
+@dataclass(slots=True)
+class Slices:
+    """The blocks of texts in their order, and what happened to the rest. Lengths are tokens, with BOS and EOS."""
+
+    settings: Slicing
+    blocks: list[Rendered] = field(default_factory=list)
+    parts: int = 0
+    longest_part: int = 0
+    longest_example: int = 0  # the longest part that is short enough to be held whole
+    overlapping: int = 0  # of the blocks, those that `overlap` added
+    long_sentences: int = 0
+    lost_tokens: int = 0
+    small_blocks: int = 0
+    unmarked_blocks: int = 0
+    specials: Counter[str] = field(default_factory=Counter)  # written out in the text
+    not_added: list[str] = field(default_factory=list)  # why BOS or EOS is not, though it was asked for
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each block, the longest first."""
+        return sorted((len(block.ids) for block in self.blocks), reverse=True)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all blocks."""
+        return sum(self.lengths)
+
+    @property
+    def suggested_chunk_length(self) -> int:
+        """The next multiple of 32 that holds every part, those that are long texts left out; or else every block."""
+        needed = self.longest_example or self.lengths[0]
+        return -(-needed // 32) * 32
+
+    def notes(self) -> list[str]:
+        """What a person should know about text that was changed or left out, a line each; [] where all is whole."""
+        settings, notes = self.settings, []
+        if self.long_sentences:
+            done = {"split": "split", "trim": "trimmed", "drop": "left out"}[settings.too_long]
+            lost = f" ({self.lost_tokens:,} tokens lost)" if self.lost_tokens else ""
+            notes.append(
+                f"sentences longer than {settings.chunk_length} tokens, {done}: {self.long_sentences:,}{lost}"
+            )
+        if self.small_blocks:
+            notes.append(f"blocks under {settings.min_chars} characters, left out: {self.small_blocks:,}")
+        if self.unmarked_blocks:
+            marker = settings.train_only_after
+            notes.append(f"blocks with nothing after {marker!r}, left out: {self.unmarked_blocks:,}")
+        notes += describe_specials(self.specials)
+        notes += [f"the tokenizer {reason}, so none is added" for reason in self.not_added]
+        return notes
+
+
+def read_text_files(paths: Iterable[SourceFile | str]) -> Iterator[Document]:
+    """The .txt files of files, folders, globs and URLs in natural order (part2 before part10), each a document.
+
+    UTF-8, also .gz or .zst; raises DataError naming file, line and remedy for what cannot be read.
+    """
+    for file in sorted(find_files(paths, kinds=("txt",)), key=_natural):
+        yield from read_documents([file], documents="file")
+
+
+def _natural(file: SourceFile) -> list[tuple[int, str]]:
+    """A key by which numbers within names count as numbers."""
+    pieces = _DIGITS.split(str(file))
+    return [(int(piece), "") if number % 2 else (0, piece) for number, piece in enumerate(pieces)]
+
+
+def slice_text(text: str, tokenizer: PreTrainedTokenizerBase, settings: Slicing) -> Slices:
+    """The blocks of one text; see `slice_documents`."""
+    return slice_documents([Document(text, Path("text"), 1)], tokenizer, settings)
+
+
+def slice_documents(
+    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, settings: Slicing
+) -> Slices:
+    """The blocks of texts, none across two of them.
+
+    All tokens but BOS are learnt, or those after `train_only_after`. BOS that begins a part and EOS that ends one are
+    not doubled; elsewhere a special token that is written out is text. Raises DataError for text that gives no block.
+    """
+    slices = Slices(settings)
+    before, after = _edges(tokenizer, slices)
+    capacity = settings.chunk_length - len(before) - len(after)
+    marks = (str(tokenizer.bos_token) if len(before) else "", str(tokenizer.eos_token) if len(after) else "")
+    parts = (part for document in documents for part in _parts(document, marks, settings))
+    for part in tokenized(_counted(parts, tokenizer, slices), tokenizer):
+        _measure_part(slices, len(part.ids) + len(before) + len(after))
+        fitted = _fitted(part, capacity, slices)
+        for first, stop, overlaps in _blocks(fitted, capacity, settings):
+            ends_part = stop == len(part.ids)
+            eos = after if settings.eos_placement == "every_block" or ends_part else after[:0]
+            block = _rendered(part, first, stop, settings.train_only_after)
+            if len(block.text.strip()) < settings.min_chars:
+                slices.small_blocks += 1
+            elif not block.learnt.any():
+                slices.unmarked_blocks += 1
+            else:
+                slices.blocks.append(_framed(block, before, eos))
+                slices.overlapping += overlaps
+    _require_blocks(slices)
+    return slices
+
+
+def _edges(tokenizer: PreTrainedTokenizerBase, slices: Slices) -> tuple[Ids, Ids]:
+    """The ids to put before and after blocks, (0 or 1,) each; what is asked for and not added is noted."""
+    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    settings = slices.settings
+    edges = (
+        (settings.add_bos, begin_ids(tokenizer), "puts no BOS before a text"),
+        (settings.add_eos, eos, "has no EOS token"),
+    )
+    slices.not_added += [reason for wanted, ids, reason in edges if wanted and not ids]
+    before, after = (np.array(ids if wanted else [], dtype=np.int32) for wanted, ids, _ in edges)
+    return before, after
+
+
+def _parts(document: Document, marks: tuple[str, str], settings: Slicing) -> Iterator[Part]:
+    """What stands between the hard cuts of a document, without the white space and the marks (BOS, EOS) around it."""
+    text = document.text.replace("\r\n", "\n").replace("\r", "\n")
+    for piece in text.split(settings.hard_cut) if settings.hard_cut else [text]:
+        core = piece.strip().removeprefix(marks[0]).lstrip().removesuffix(marks[1]).rstrip()
+        if core:
+            yield Part(core, sentence_spans(core, settings.language))
+
+
+def _counted(parts: Iterator[Part], tokenizer: PreTrainedTokenizerBase, slices: Slices) -> Iterator[Part]:
+    for part in parts:
+        slices.specials.update(count_specials(tokenizer, [part.text]))
+        yield part
+
+
+def _measure_part(slices: Slices, tokens: int) -> None:
+    slices.parts += 1
+    slices.longest_part = max(slices.longest_part, tokens)
+    if tokens <= _LONGEST_EXAMPLE * slices.settings.chunk_length:
+        slices.longest_example = max(slices.longest_example, tokens)
+
+
+def _fitted(part: PartTokens, capacity: int, slices: Slices) -> PartTokens:
+    """The part with every sentence within the chunk: longer ones are split, trimmed or left out, and counted.
+
+    The tokens stay where they are; those that are lost lie between sentences and take up more than a chunk there, so
+    no block reaches over them.
+    """
+    if not (part.stops - part.begins > capacity).any():
+        return part
+    kept: list[tuple[int, int]] = []
+    for begin, stop in zip(part.begins.tolist(), part.stops.tolist(), strict=True):
+        pieces = [(begin, stop)]
+        if stop - begin > capacity:
+            pieces = _pieces(part, begin, stop, capacity, slices.settings.too_long)
+            slices.long_sentences += 1
+            slices.lost_tokens += stop - begin - sum(end - start for start, end in pieces)
+        kept += pieces
+    begins, stops = np.array(kept, dtype=np.int64).reshape(-1, 2).T
+    return replace(part, begins=begins, stops=stops)
+
+
+def _pieces(
+    part: PartTokens, begin: int, stop: int, capacity: int, too_long: TooLong
+) -> list[tuple[int, int]]:
+    """What a sentence over the capacity becomes: none, the first, or all of its pieces."""
+    if too_long == "drop":
+        return []
+    places = [begin]
+    while stop - places[-1] > capacity:
+        places.append(_border(part, places[-1], capacity))
+    pieces = list(pairwise([*places, stop]))
+    return pieces if too_long == "split" else pieces[:1]
+
+
+def _border(part: PartTokens, begin: int, capacity: int) -> int:
+    """The last token within the capacity with white space at its start; where none has, one that begins a character."""
+    places = range(begin + capacity, begin, -1)
+    whole = [place for place in places if part.ends[place - 1] <= part.starts[place]]
+    words = (place for place in whole if part.text[part.starts[place]].isspace())
+    return next(words, whole[0] if whole else begin + capacity)
+
+
+def _blocks(part: PartTokens, capacity: int, settings: Slicing) -> Iterator[tuple[int, int, bool]]:
+    """First token of each block, the one after its last, and whether `overlap` added it; in the order of the text."""
+    begins, stops = part.begins, part.stops
+    after = np.searchsorted(stops, begins + capacity, side="right")  # the sentence behind the last that fits
+    if settings.sliding_window:
+        for first in np.flatnonzero(np.diff(after, prepend=0)).tolist():
+            yield int(begins[first]), int(stops[after[first] - 1]), False
+        return
+    first = 0
+    while first < len(begins):
+        last = int(after[first])
+        yield int(begins[first]), int(stops[last - 1]), False
+        middle = (begins[first] + stops[last - 1]) // 2
+        half = max(first + 1, int(np.searchsorted(begins, middle, side="right")) - 1)
+        if settings.overlap and half < last and after[half] > last:
+            yield int(begins[half]), int(stops[after[half] - 1]), True
+        first = last
+
+
+def _rendered(part: PartTokens, first: int, stop: int, marker: str) -> Rendered:
+    """The block of tokens first … stop − 1; learnt is all of it, or what begins after the marker."""
+    starts = part.starts[first:stop]
+    text = part.text[starts[0] : part.ends[stop - 1]]
+    place = text.find(marker)
+    # A space at the marker's end is of the token of the word after it.
+    learnt = (starts >= starts[0] + place + len(marker.rstrip(" "))) & (place >= 0)
+    return Rendered(text, part.ids[first:stop], learnt)
+
+
+def _framed(block: Rendered, before: Ids, after: Ids) -> Rendered:
+    """The block with BOS, which is not learnt, and EOS, which is."""
+    ids = np.concatenate([before, block.ids, after])
+    learnt = np.ones(len(ids), dtype=bool)
+    learnt[: len(before)] = False
+    learnt[len(before) : len(before) + len(block.ids)] = block.learnt
+    return Rendered(block.text, ids, learnt)
+
+
+def _require_blocks(slices: Slices) -> None:
+    """Raise DataError where no block came out, with what to change."""
+    if slices.blocks:
+        return
+    settings = slices.settings
+    if not slices.parts:
+        reason = "there is no text in it. Give other files"
+    elif slices.unmarked_blocks:
+        reason = (
+            f"nothing follows {settings.train_only_after!r} in any block. Correct or clear train_only_after"
+        )
+    elif slices.small_blocks:
+        reason = f"every block has under {settings.min_chars} characters. Lower min_chars"
+    else:
+        reason = "every sentence is longer than the chunk. Raise chunk_length, or choose too_long: split"
+    raise DataError(f"the text gives no block to train on: {reason}")
