@@ -4,7 +4,7 @@
 
 One process trains `tiny` (compiled, Muon, the machine's dtype, 4,096 tokens a step) and one decodes one stream with a
 model of its size; each is timed alone and then beside processes that never rest. The peer of training is libgomp as it
-comes (GOMP_SPINCOUNT=300000: its threads wait actively at every barrier), ours is what `mm_rec.processor` sets; that of
+comes (GOMP_SPINCOUNT=300000: its threads wait actively at every barrier), ours is what `mm_rec.cpu` sets; that of
 decoding is one thread. Each `--setting NAME=VALUE` of the environment is another peer. The row's `ratio` is ours / peer
 beside the busy processes; a line for each says what it does alone, and what share of that is left beside them.
 """
@@ -48,12 +48,12 @@ def training() -> tuple[Callable[[], None], int]:
 
     from mm_rec.models.forward import compile_layers
     from mm_rec.models.presets import build, preset
-    from mm_rec.runtime import choose_precision, keep_freed_memory
+    from mm_rec.runtime import choose_precision, disable_malloc_trim
     from mm_rec.training.config import TrainingConfig
     from mm_rec.training.objectives import next_token
     from mm_rec.training.optim import OptimizerSet
 
-    keep_freed_memory()
+    disable_malloc_trim()
     model = build(preset("tiny").config(5_000), seed=0).train()
     compile_layers(model)
     config = TrainingConfig(steps=1, seq_len=SEQ_LEN, micro_batch=ROWS, learning_rate=1e-3)
@@ -88,7 +88,7 @@ def decoding() -> tuple[Callable[[], None], int]:
     @torch.inference_mode()
     def step() -> None:
         for token in range(20):
-            decoder.read([state], [[token]], [-1])
+            decoder.forward([state], [[token]], [-1])
 
     return step, 20
 

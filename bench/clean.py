@@ -71,14 +71,14 @@ def datatrove(documents: list[str]) -> tuple[float, list[bool]]:
     )
     from datatrove.utils.typeshelper import Languages
 
-    from mm_rec.text.languages import language
+    from mm_rec.text.languages import get_language
 
     turkish = Languages.turkish
     filters = (
         C4QualityFilter(language=turkish),
         # It counts punctuation marks as words; with the paper's 0.8 it would leave out two thirds of good Turkish.
         GopherQualityFilter(
-            language=turkish, stop_words=sorted(language("tr").stop_words), max_non_alpha_words_ratio=0.65
+            language=turkish, stop_words=sorted(get_language("tr").stop_words), max_non_alpha_words_ratio=0.65
         ),
         FineWebQualityFilter(language=turkish),
         GopherRepetitionFilter(language=turkish),

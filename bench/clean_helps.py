@@ -28,7 +28,7 @@ def split(folder: Path, out: Path) -> tuple[Path, Path]:
     """The noisy documents in two files, training and held out."""
     from mm_rec.data.split import document_hash
     from mm_rec.sources.documents import read_documents
-    from mm_rec.sources.writing import row_writer
+    from mm_rec.sources.writers import row_writer
 
     train, held = out / "raw_train.jsonl", out / "raw_held.jsonl"
     with row_writer(train) as write_train, row_writer(held) as write_held:
@@ -88,7 +88,7 @@ def main() -> None:
         cleaned = clean_corpus([raw], work / "clean_train.jsonl", CorpusConfig())
         validation = work / "clean_held.jsonl"
         clean_corpus([held], validation, CorpusConfig(earlier=[str(cleaned.report)]))
-        total = cleaned.tally.total()
+        total = cleaned.stats.total()
         facts = {
             "raw_mb": round(total.read.bytes / 1e6, 1),
             "clean_mb": round(total.kept.bytes / 1e6, 1),

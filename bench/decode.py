@@ -60,17 +60,17 @@ def ours(folder: Path, form: str) -> tuple[float, list[int]]:
     import torch
 
     from mm_rec.inference.engine import Engine
-    from mm_rec.inference.sampling import Sampling
+    from mm_rec.inference.sampler import SamplingParams
     from mm_rec.models.loading import load_model
 
     dtype = torch.float32 if form == "float32" else torch.bfloat16
     engine = Engine(load_model(folder, dtype), int8=form == "int8")
-    if engine.slow:
-        raise SystemExit(f"the kernels are not used: {engine.slow}")
-    sampling, rates, written = Sampling(temperature=0, max_new_tokens=NEW), [], []
+    if engine.fallback_reason:
+        raise SystemExit(f"the kernels are not used: {engine.fallback_reason}")
+    sampling, rates, written = SamplingParams(temperature=0, max_new_tokens=NEW), [], []
     for _ in range(RUNS + 1):
         session = engine.session()
-        session.feed(prompt_ids(engine.model.config.vocab_size))
+        session.prefill(prompt_ids(engine.model.config.vocab_size))
         start = time.perf_counter()
         written = list(session.generate(sampling))
         rates.append(NEW / (time.perf_counter() - start))

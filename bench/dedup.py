@@ -51,11 +51,12 @@ def planted(documents: list[str], every: int = 10) -> tuple[list[str], dict[int,
 
 def ours(documents: list[str]) -> list[int]:
     """Numbers of the documents to leave out."""
-    from mm_rec.cleaning.dedup import DedupConfig, Fingerprints, find_duplicates, fingerprint
+    from mm_rec.cleaning.dedup import DedupConfig, Fingerprints, compute_fingerprints, find_duplicates
 
     config = DedupConfig(paragraphs=False, keep="first")
     parts = [
-        fingerprint(documents[start : start + 1000], "tr", config) for start in range(0, len(documents), 1000)
+        compute_fingerprints(documents[start : start + 1000], "tr", config)
+        for start in range(0, len(documents), 1000)
     ]
     return [duplicate.document for duplicate in find_duplicates(Fingerprints.join(parts), config)]
 
@@ -104,15 +105,16 @@ def child(contender: str, megabytes: float) -> None:
 
 def quality(megabytes: float) -> None:
     """Precision and recall of ours on planted copies and on articles at three reading levels."""
-    from mm_rec.cleaning.dedup import DedupConfig, find_duplicates, fingerprint
+    from mm_rec.cleaning.dedup import DedupConfig, compute_fingerprints, find_duplicates
 
     config = DedupConfig(paragraphs=False, keep="first")
     # Documents that are alike on their own account would blur what is measured: one of each cluster is taken.
     documents = text_data.turkish_documents(megabytes)
-    own = {item.document for item in find_duplicates(fingerprint(documents, "tr", config), config)}
+    own = {item.document for item in find_duplicates(compute_fingerprints(documents, "tr", config), config)}
     documents, copies = planted([text for number, text in enumerate(documents) if number not in own], every=2)
     found = {
-        item.document: item.kept for item in find_duplicates(fingerprint(documents, "tr", config), config)
+        item.document: item.kept
+        for item in find_duplicates(compute_fingerprints(documents, "tr", config), config)
     }
     for share in SHARES:
         wanted = [copy for copy, (_, strength) in copies.items() if strength == share]
@@ -135,15 +137,15 @@ def quality(megabytes: float) -> None:
 
 def onestop(config: DedupConfig) -> None:
     """What is left out among three versions of each article, by the exact similarity to the nearest earlier text."""
-    from mm_rec.cleaning.dedup import find_duplicates, fingerprint
+    from mm_rec.cleaning.dedup import compute_fingerprints, find_duplicates
+    from mm_rec.text.ngrams import hash_ngrams, hash_words
     from mm_rec.text.normalise import dedup_key
-    from mm_rec.text.overlap import n_grams, word_numbers
 
     folder = Path(__file__).resolve().parent.parent / os.environ.get("MMREC_TEST_DATA", "../shared/data")
     with (folder / "en/onestop_english.jsonl").open(encoding="utf-8") as rows:
         texts = [json.loads(row)["text"] for row in rows]
-    left_out = {item.document for item in find_duplicates(fingerprint(texts, "en", config), config)}
-    sets = [set(n_grams(word_numbers(dedup_key(text, "en").split()), 5).tolist()) for text in texts]
+    left_out = {item.document for item in find_duplicates(compute_fingerprints(texts, "en", config), config)}
+    sets = [set(hash_ngrams(hash_words(dedup_key(text, "en").split()), 5).tolist()) for text in texts]
     nearest = [
         max((len(mine & other) / len(mine | other) for other in sets[:number]), default=0.0)
         for number, mine in enumerate(sets)

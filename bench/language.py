@@ -103,12 +103,12 @@ def joined(parts: Iterable[str]) -> Iterator[str]:
 
 def measure(chosen: list[Text], wanted: str, kind: str) -> dict[str, object]:
     """What is kept of the wanted language, by source, and what passes of all others."""
-    from mm_rec.cleaning.language import identify
+    from mm_rec.cleaning.language import identify_language
 
     kept: dict[tuple[bool, str], list[bool]] = defaultdict(list)
     for text in chosen:
         if text.kind == kind:
-            guess = identify(text.text, wanted)
+            guess = identify_language(text.text, wanted)
             own = text.language == wanted
             name = text.source if own else f"{text.language} {text.source}"
             kept[own, name].append(guess is not None and guess.code == wanted)
@@ -135,13 +135,13 @@ def measure(chosen: list[Text], wanted: str, kind: str) -> dict[str, object]:
 
 def speed(documents: list[str], wanted: str) -> float:
     """MB of UTF-8 a second of processor time, one core; the best of three rounds."""
-    from mm_rec.cleaning.language import identify
+    from mm_rec.cleaning.language import identify_language
 
     best = float("inf")
     for _ in range(3):
         start = time.process_time()
         for text in documents:
-            identify(text, wanted)
+            identify_language(text, wanted)
         best = min(best, time.process_time() - start)
     return round(text_data.size_mb(documents) / best, 1)
 

@@ -47,9 +47,9 @@ def write_tokenizer(folder: Path) -> None:
 
 def blocks(tokenizer: Any) -> list[Any]:
     """The text in blocks, as `mmrec lora` cuts it."""
-    from mm_rec.data.chunking import Slicing, slice_text
+    from mm_rec.data.chunking import ChunkingSection, chunk_text
 
-    return slice_text(text(), tokenizer, Slicing(chunk_length=CHUNK)).blocks
+    return chunk_text(text(), tokenizer, ChunkingSection(chunk_length=CHUNK)).blocks
 
 
 def model_config(shape: str) -> Any:
@@ -68,7 +68,7 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     import torch
 
     from mm_rec.data.mixture import Mixture
-    from mm_rec.data.packing import ConversationBatches, PackedConversations, block_row
+    from mm_rec.data.packing import FinetuneBatches, PackedConversations, padded_length
     from mm_rec.models.adapters import Adapters
     from mm_rec.models.lora import LoraConfig
     from mm_rec.models.presets import build
@@ -79,11 +79,11 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     from mm_rec.training.trainer import Training
 
     rendered = blocks(load_tokenizer(tokenizer_folder))
-    length = block_row(len(one.ids) for one in rendered)  # as in `mmrec lora`
+    length = padded_length(len(one.ids) for one in rendered)  # as in `mmrec lora`
     packed = PackedConversations(rendered, length)
     clock = protocol.Clock()
 
-    class Counted(ConversationBatches):
+    class Counted(FinetuneBatches):
         def batch_at(self, step: int, micro_step: int = 0) -> dict[str, Any]:
             batch = super().batch_at(step, micro_step)
             clock.tokens.append(int((batch["document_ids"] >= 0).sum()))

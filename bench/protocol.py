@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mm_rec import processor
+from mm_rec import cpu
 
 MARK = "RESULT "
 
@@ -82,7 +82,7 @@ def compare(
             "peer_peak_mb": round(statistics.median(theirs["peak_mb"] for _, theirs in pairs)),
             "rounds": rounds,
             "threads": os.cpu_count(),
-            "processor": processor.describe(),
+            "processor": cpu.describe(),
             **facts,
         }
         print(json.dumps(row), flush=True)
@@ -113,7 +113,7 @@ def peak_mb() -> float:
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has; called before torch is imported, so that MMREC_ISA holds here too."""
-    processor.prepare()
+    cpu.configure_libraries()
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

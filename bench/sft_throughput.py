@@ -30,7 +30,7 @@ FILES = ("instruct/llamafactory_alpaca_en_demo.json", "instruct/fastchat_dummy_c
 
 def conversations() -> list[Any]:
     """The conversations of the real data."""
-    from mm_rec.data.conversations.reading import read_conversations
+    from mm_rec.data.conversations.dataset_reader import read_conversations
 
     return read_conversations([DATA / name for name in FILES], fix=True).conversations
 
@@ -60,7 +60,7 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
 
     from mm_rec.data.conversations.preflight import preflight
     from mm_rec.data.mixture import Mixture
-    from mm_rec.data.packing import ConversationBatches, PackedConversations
+    from mm_rec.data.packing import FinetuneBatches, PackedConversations
     from mm_rec.models.presets import build
     from mm_rec.tokenizers.loading import load_tokenizer
     from mm_rec.training.config import TrainingConfig
@@ -70,10 +70,10 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
 
     tokenizer = load_tokenizer(tokenizer_folder)
     rendered = preflight(tokenizer, conversations(), max_length=LONGEST).rendered
-    packed = PackedConversations(rendered, LONGEST, halves=True)
+    packed = PackedConversations(rendered, LONGEST, fold_rows=True)
     clock = protocol.Clock()
 
-    class Counted(ConversationBatches):
+    class Counted(FinetuneBatches):
         def batch_at(self, step: int, micro_step: int = 0) -> dict[str, Any]:
             batch = super().batch_at(step, micro_step)
             clock.tokens.append(int((batch["document_ids"] >= 0).sum()))
@@ -92,7 +92,7 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
     training.save = lambda: None  # type: ignore[method-assign]
     with StopRequest(lambda text: None) as stop:
         training.fit(stop)
-    return clock, packed.waste
+    return clock, packed.padding_share
 
 
 def trl(

@@ -166,10 +166,10 @@ def child(contender: str, shape: str, corpus_folder: Path, steps: int) -> None:
     import torch
 
     from mm_rec.models.presets import measure
-    from mm_rec.runtime import measure_peak
+    from mm_rec.runtime import measure_peak_flops
 
     dtype = torch.float32 if contender == "transformers-default" else precision()
-    peak = measure_peak(dtype, torch.device("cpu"))
+    peak = measure_peak_flops(dtype, torch.device("cpu"))
     start, optimizing = time.perf_counter(), [0.0]
     with tempfile.TemporaryDirectory() as scratch:
         if contender.startswith("mm-rec"):

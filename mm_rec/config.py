@@ -11,7 +11,7 @@ import pydantic
 import yaml
 
 from mm_rec.errors import ConfigError
-from mm_rec.plain import LARGEST, DuplicateKey, parse_yaml, wrong_number
+from mm_rec.strict_parsing import INT64_MAX, DuplicateKey, find_invalid_number, parse_yaml
 
 
 class Section(pydantic.BaseModel):
@@ -24,7 +24,7 @@ class Section(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _numbers(self) -> Self:
         """Refuse what overflows, and infinity and NaN where a field takes anything."""
-        if wrong := wrong_number(dict(self), LARGEST):
+        if wrong := find_invalid_number(dict(self), INT64_MAX):
             raise ValueError(wrong)
         return self
 

@@ -9,7 +9,7 @@
     │   ├── CheckpointError    a checkpoint or model folder that is missing, damaged or does not fit
     │   └── MissingExtraError  a feature whose optional packages are not installed
     ├── TrainingStopped        a run that had to stop (non-finite loss; exit status 1)
-    └── ProofError             a proof that failed: something that must be equal was not (exit status 1)
+    └── MismatchError             a proof that failed: something that must be equal was not (exit status 1)
 
 Each message says what was wrong, the value and where, and what to do.
 """
@@ -93,11 +93,11 @@ class TrainingStopped(MMRecError):
     """A run that had to stop; the message says why and what to try."""
 
 
-class ProofError(MMRecError):
+class MismatchError(MMRecError):
     """A proof that failed: two things that must be equal were not."""
 
 
-def shortened(text: str, length: int = 300) -> str:
+def truncated(text: str, length: int = 300) -> str:
     """Somebody else's words in a message: on one line, and of at most so many characters."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"

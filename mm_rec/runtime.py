@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import torch
 
-from mm_rec import processor
+from mm_rec import cpu
 from mm_rec.errors import ConfigError
 
 # Of glibc's malloc.h, and what training sets: nothing is returned, the heap grows by 64 MiB at a time, and blocks of
@@ -56,12 +56,12 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return Precision(torch.bfloat16 if native else torch.float32, f"{torch.cuda.get_device_name(device)}")
-    if processor.multiplies_bfloat16():
+    if cpu.has_native_bfloat16():
         return Precision(torch.bfloat16, "this processor multiplies bfloat16 natively")
     return Precision(torch.float32, "this processor has no bfloat16 matrix product")
 
 
-def measure_peak(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
+def measure_peak_flops(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
     """Floating-point operations a second of a large matrix product, measured now (the best of several)."""
     size = 4096 if device.type == "cuda" else 1024
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -86,7 +86,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state() -> dict[str, Any]:
+def get_rng_state() -> dict[str, Any]:
     """The state of every random generator: tensors for torch, plain values for python and numpy."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -100,8 +100,8 @@ def random_state() -> dict[str, Any]:
     return state
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Put every random generator back to a state of `random_state`."""
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put every random generator back to a state of `get_rng_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -130,7 +130,7 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def keep_freed_memory() -> None:
+def disable_malloc_trim() -> None:
     """Let the C library keep what a training step frees, for the next one.
 
     glibc hands large tensors back to the system when they are freed, and gets them again a moment later, page by page
@@ -142,7 +142,7 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-def return_freed_memory() -> None:
+def trim_malloc() -> None:
     """Give freed tensors back to the system: the C library would keep gigabytes of the states of ended sessions."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # of glibc alone; Windows has no CDLL(None)
         ctypes.CDLL(None).malloc_trim(0)
@@ -150,7 +150,7 @@ def return_freed_memory() -> None:
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's with what it can do."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor.describe()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu.describe()
 
 
 def machine(device: torch.device) -> dict[str, Any]:

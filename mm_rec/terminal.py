@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.style import Style
 
-from mm_rec import processor
+from mm_rec import cpu
 from mm_rec.errors import MMRecError, UserError
-from mm_rec.plain import LARGEST
+from mm_rec.strict_parsing import INT64_MAX
 
 
 def run_app(app: typer.Typer, name: str, arguments: list[str] | None = None, debug: bool = False) -> int:
@@ -27,7 +27,7 @@ def run_app(app: typer.Typer, name: str, arguments: list[str] | None = None, deb
             stream.reconfigure(errors="replace")  # "?" where it cannot hold "→" or "ğ", as a file on Windows
     try:
         _require_utf8(arguments)
-        processor.prepare()  # before a command imports torch
+        cpu.configure_libraries()  # before a command imports torch
         checked_command(app)(arguments)
     except SystemExit as finished:  # typer ends every command so, with its own status for wrong options
         return finished.code if isinstance(finished.code, int) else 0
@@ -52,7 +52,7 @@ def _require_utf8(arguments: list[str]) -> None:
             ) from error
 
 
-def write_exactly(console: Console, text: str, style: str = "") -> None:
+def write_raw(console: Console, text: str, style: str = "") -> None:
     """Write a text as it is: printing would expand its tabs and replace names of emoji."""
     if console.quiet:
         return
@@ -82,6 +82,6 @@ def _finite(context: object, parameter: object, value: Any) -> Any:
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, float) and not math.isfinite(one):
             raise typer.BadParameter(f"{one} is not a finite number.")
-        if isinstance(one, int | float) and abs(one) > LARGEST:
-            raise typer.BadParameter(f"{one} is too large; the most is {LARGEST}.")
+        if isinstance(one, int | float) and abs(one) > INT64_MAX:
+            raise typer.BadParameter(f"{one} is too large; the most is {INT64_MAX}.")
     return value

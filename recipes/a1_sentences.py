@@ -23,7 +23,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from mm_rec.stories.wordlists.examples import HELD_OUT, is_held_out
+from mm_rec.stories.wordlists.examples import HELD_OUT, is_held_out_word
 from mm_rec.stories.wordlists.rows import list_file, read_words
 from mm_rec.text.inflection import WordIndex
 
@@ -77,7 +77,7 @@ def workbook(
     for sentence in sentences:
         surface = {found.lower() for found in _WORD.findall(sentence) if "'" not in found}
         for word in sorted(surface | {found.lower() for found in index.find(sentence)}):
-            if not (strict and is_held_out(word, HELD_OUT)):
+            if not (strict and is_held_out_word(word, HELD_OUT)):
                 known[word].append(sentence)
     words = sorted(known)
     weights = [len(known[word]) ** 0.5 for word in words]

@@ -167,7 +167,7 @@ def check_the_play() -> None:
 def text_to_answers() -> None:
     """The quickstart's way on a small model: text, tokenizer, training, fine-tuning, resuming, an answer."""
     from mm_rec.cli.main import run
-    from mm_rec.data.conversations.writing import to_rows, write_rows
+    from mm_rec.data.conversations.dataset_writer import to_rows, write_rows
     from mm_rec.stories.generator import conversations, stories
 
     Path("text").mkdir()

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm_rec import processor
+from mm_rec import cpu
 
-processor.prepare()  # before torch is imported
+cpu.configure_libraries()  # before torch is imported
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

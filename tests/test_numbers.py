@@ -15,7 +15,7 @@ import typer
 from annotated_types import Ge, Gt, Interval
 
 import mm_rec
-from mm_rec.cleaning.rules import Limits, Rule
+from mm_rec.cleaning.rules import Rule, RuleLimits
 from mm_rec.cli.main import app
 from mm_rec.config import Section
 from mm_rec.errors import ConfigError
@@ -118,7 +118,10 @@ def test_a_setting_refuses_what_is_no_finite_number_or_too_small(section: type[S
                 with pytest.raises(ConfigError, match=name):
                     section.read({**needed, name: shape})
         plain = [kind for kind in (int, float) if field.annotation in (kind, kind | None)]
-        if plain and section not in (Limits, Rule):  # measures of a text, whose limits are what a person says
+        if plain and section not in (
+            RuleLimits,
+            Rule,
+        ):  # measures of a text, whose limits are what a person says
             bounds = [one for one in field.metadata if isinstance(one, Ge | Gt | Interval)]
             assert bounds, f"{section.__name__}.{name} says its smallest value (ge= or gt=)"
             least = next(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mm_rec.runtime import return_freed_memory
+from mm_rec.runtime import trim_malloc
 
 of_glibc = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory so: needs Linux with it"
@@ -26,7 +26,7 @@ def test_freed_memory_goes_back_though_something_lies_behind_it() -> None:
     held = blocks[::50]  # of every 3 MB the last 64 KB
     blocks.clear()
     before = resident_bytes()
-    return_freed_memory()
+    trim_malloc()
     assert before - resident_bytes() > 64 * 2**20
     assert len(held) == 40
 
@@ -34,14 +34,14 @@ def test_freed_memory_goes_back_though_something_lies_behind_it() -> None:
 _STEPS = """
 import torch
 from test_runtime import resident_bytes
-from mm_rec.runtime import keep_freed_memory, return_freed_memory
-keep_freed_memory()
+from mm_rec.runtime import disable_malloc_trim, trim_malloc
+disable_malloc_trim()
 before = resident_bytes()
 for step in range(10):
     activations = [torch.ones(2_000_000) for _ in range(30)]
     del activations
     print(resident_bytes() - before)
-return_freed_memory()
+trim_malloc()
 print(resident_bytes() - before)
 """
 

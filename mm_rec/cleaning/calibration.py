@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_rec.cleaning.document import Page
+from mm_rec.cleaning.document import CleaningDocument
 from mm_rec.cleaning.measures import MEASURES
 from mm_rec.cleaning.rules import Rule, rules_for
 from mm_rec.errors import DataError
-from mm_rec.text.languages import language
+from mm_rec.text.languages import get_language
 
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
-TOLERATED = 0.01  # share of good documents that a rule may take away
+MAX_REMOVED_SHARE = 0.01  # share of good documents that a rule may take away
 _ENOUGH = 200  # documents; with fewer, a hundredth is one document or none
 
 
@@ -30,7 +30,7 @@ class Calibration:
 
     rule: Rule
     quantiles: dict[float, float]
-    taken: float
+    removed_share: float
     min: float | None
     max: float | None
 
@@ -38,12 +38,13 @@ class Calibration:
 def calibrate(texts: Iterable[str], code: str) -> list[Calibration]:
     """Measure good documents of a language against the published limits; raises DataError with fewer than 200."""
     rules = rules_for(code, published=True)
-    known = language(code)
-    pages = [Page(text, known) for text in texts]
-    if len(pages) < _ENOUGH:
-        raise DataError(f"calibration needs {_ENOUGH} good documents or more, these are {len(pages)}")
+    known = get_language(code)
+    documents = [CleaningDocument(text, known) for text in texts]
+    if len(documents) < _ENOUGH:
+        raise DataError(f"calibration needs {_ENOUGH} good documents or more, these are {len(documents)}")
     values = {
-        name: np.array([MEASURES[name](page) for page in pages]) for name in {rule.measure for rule in rules}
+        name: np.array([MEASURES[name](document) for document in documents])
+        for name in {rule.measure for rule in rules}
     }
     return [_calibrated(rule, values[rule.measure]) for rule in rules]
 
@@ -55,7 +56,7 @@ def _calibrated(rule: Rule, values: NDArray[np.float64]) -> Calibration:
     return Calibration(
         rule=rule,
         quantiles={share: float(np.quantile(values, share)) for share in QUANTILES},
-        taken=below + above,
-        min=float(np.quantile(values, TOLERATED)) if below > TOLERATED else low,
-        max=float(np.quantile(values, 1 - TOLERATED)) if above > TOLERATED else high,
+        removed_share=below + above,
+        min=float(np.quantile(values, MAX_REMOVED_SHARE)) if below > MAX_REMOVED_SHARE else low,
+        max=float(np.quantile(values, 1 - MAX_REMOVED_SHARE)) if above > MAX_REMOVED_SHARE else high,
     )

@@ -34,7 +34,7 @@ with needs_extra("cluster", "cleaning on a cluster"):
     from datatrove.utils.text import TextNormConfig
     from datatrove.utils.word_tokenizers import WordTokenizer
 
-Executor = Literal["local", "ray", "slurm"]
+ExecutorKind = Literal["local", "ray", "slurm"]
 
 
 class CleanDocuments(PipelineStep):  # type: ignore[misc]  # datatrove has no types
@@ -52,8 +52,8 @@ class CleanDocuments(PipelineStep):  # type: ignore[misc]  # datatrove has no ty
         cleaner = Cleaner(self.config)
         with self.dropped or contextlib.nullcontext() as writer:
             for document in data:
-                page, drop = cleaner.clean(document.text)
-                document.text = page.text
+                cleaned, drop = cleaner.clean(document.text)
+                document.text = cleaned.text
                 if drop is None:
                     yield document
                     continue
@@ -63,7 +63,7 @@ class CleanDocuments(PipelineStep):  # type: ignore[misc]  # datatrove has no ty
                     writer.write(document, rank)
 
 
-class OurWords(WordTokenizer):  # type: ignore[misc]
+class DedupWordTokenizer(WordTokenizer):  # type: ignore[misc]
     """The words that two copies of one text share, for datatrove's MinHash: case as the language has it."""
 
     def word_tokenize(self, text: str) -> list[str]:
@@ -80,7 +80,7 @@ class OurWords(WordTokenizer):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class ClusterStage:
     """Steps that run one after another, on as many tasks at once."""
 
     name: str
@@ -88,9 +88,9 @@ class Stage:
     tasks: int
 
 
-def stages(
+def cluster_stages(
     source: str, out: str, cleaning: CleaningConfig, dedup: DedupConfig, tasks: int, text_field: str = "text"
-) -> list[Stage]:
+) -> list[ClusterStage]:
     """The stages from a folder of .jsonl files to a clean one; folders may be any fsspec URL."""
     plain = TextNormConfig(**dict.fromkeys(TextNormConfig.__annotations__, False))
     minhash = MinhashConfig(
@@ -103,28 +103,30 @@ def stages(
         JsonlWriter(f"{out}/clean"),
     ]
     if not dedup.near:
-        return [Stage("clean", cleaned, tasks)]
-    words = OurWords(cleaning.language)
+        return [ClusterStage("clean", cleaned, tasks)]
+    words = DedupWordTokenizer(cleaning.language)
     kept = [JsonlReader(f"{out}/clean"), MinhashDedupFilter(f"{work}/remove"), JsonlWriter(f"{out}/final")]
     return [
-        Stage("clean", cleaned, tasks),
-        Stage(
+        ClusterStage("clean", cleaned, tasks),
+        ClusterStage(
             "signatures",
             [JsonlReader(f"{out}/clean"), MinhashDedupSignature(f"{work}/signatures", minhash, words)],
             tasks,
         ),
-        Stage(
+        ClusterStage(
             "buckets",
             [MinhashDedupBuckets(f"{work}/signatures", f"{work}/buckets", config=minhash)],
             dedup.bands,
         ),
-        Stage("clusters", [MinhashDedupCluster(f"{work}/buckets", f"{work}/remove", config=minhash)], 1),
-        Stage("final", kept, tasks),
+        ClusterStage(
+            "clusters", [MinhashDedupCluster(f"{work}/buckets", f"{work}/remove", config=minhash)], 1
+        ),
+        ClusterStage("final", kept, tasks),
     ]
 
 
-def executors(
-    plan: Sequence[Stage], out: str, kind: Executor, workers: int, options: dict[str, Any]
+def build_executors(
+    plan: Sequence[ClusterStage], out: str, kind: ExecutorKind, workers: int, options: dict[str, Any]
 ) -> list[Any]:
     """An executor for each stage, each waiting for the one before it; running the last runs all.
 

@@ -17,24 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_rec.errors import DataError
-from mm_rec.plain import DuplicateKey, parse_json
+from mm_rec.strict_parsing import DuplicateKey, parse_json
+from mm_rec.text.ngrams import hash_ngrams, hash_words
 from mm_rec.text.normalise import dedup_key
-from mm_rec.text.overlap import n_grams, word_numbers
 
-N = 13
-SHORTEST = 6  # words; a shorter item ("Evet, doğru.") stands in any text
+N_GRAM_WORDS = 13
+MIN_WORDS = 6  # words; a shorter item ("Evet, doğru.") stands in any text
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class EvaluationItem:
     """A text of an evaluation set, and where it stands."""
 
     text: str
-    place: str
+    location: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Runs:
+class _NGrams:
     """The runs of one length: sorted numbers (U,) uint64, and for each run of an item its place there and the item."""
 
     known: NDArray[np.uint64]
@@ -47,65 +47,68 @@ class EvaluationIndex:
     """The runs of words of evaluation items, by length."""
 
     language: str
-    items: list[Item]
+    items: list[EvaluationItem]
     skipped: int  # items of too few words to look for
-    runs: dict[int, _Runs]
+    n_grams_by_length: dict[int, _NGrams]
 
     @classmethod
-    def build(cls, items: Iterable[Item], language: str, n: int = N) -> Self:
-        """Index all items of at least SHORTEST words."""
+    def build(cls, items: Iterable[EvaluationItem], language: str, n: int = N_GRAM_WORDS) -> Self:
+        """Index all items of at least MIN_WORDS words."""
         numbers: dict[int, list[NDArray[np.uint64]]] = {}
         owners: dict[int, list[int]] = {}
-        kept: list[Item] = []
+        kept: list[EvaluationItem] = []
         skipped = 0
         for item in items:
-            words = word_numbers(dedup_key(item.text, language).split())
-            if len(words) < SHORTEST:
+            words = hash_words(dedup_key(item.text, language).split())
+            if len(words) < MIN_WORDS:
                 skipped += 1
                 continue
             length = min(n, len(words))
-            numbers.setdefault(length, []).append(n_grams(words, length))
+            numbers.setdefault(length, []).append(hash_ngrams(words, length))
             owners.setdefault(length, []).append(len(kept))
             kept.append(item)
-        runs = {length: _index(numbers[length], owners[length]) for length in sorted(numbers)}
-        return cls(language, kept, skipped, runs)
+        grams = {length: _index(numbers[length], owners[length]) for length in sorted(numbers)}
+        return cls(language, kept, skipped, grams)
 
-    def find(self, text: str) -> list[Item]:
+    def find(self, text: str) -> list[EvaluationItem]:
         """The items of which a run stands in the text, in the order of the evaluation files."""
         found: set[int] = set()
         for length, hits in self._hits(text):
-            runs = self.runs[length]
+            grams = self.n_grams_by_length[length]
             if len(hits):
-                found.update(runs.owners[np.isin(runs.places, hits)].tolist())
+                found.update(grams.owners[np.isin(grams.places, hits)].tolist())
         return [self.items[number] for number in sorted(found)]
 
-    def shares(self, texts: Iterable[str]) -> NDArray[np.float64]:
+    def found_shares(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """How much of each item stands in the texts: the share of its runs, (items,)."""
-        seen = {length: np.zeros(len(runs.known), dtype=np.bool_) for length, runs in self.runs.items()}
+        seen = {
+            length: np.zeros(len(grams.known), dtype=np.bool_)
+            for length, grams in self.n_grams_by_length.items()
+        }
         for text in texts:
             for length, hits in self._hits(text):
                 seen[length][hits] = True
         found, total = np.zeros(len(self.items)), np.zeros(len(self.items))
-        for length, runs in self.runs.items():
-            found += np.bincount(runs.owners, weights=seen[length][runs.places], minlength=len(self.items))
-            total += np.bincount(runs.owners, minlength=len(self.items))
+        for length, grams in self.n_grams_by_length.items():
+            found += np.bincount(grams.owners, weights=seen[length][grams.places], minlength=len(self.items))
+            total += np.bincount(grams.owners, minlength=len(self.items))
         return found / np.maximum(total, 1)
 
     def _hits(self, text: str) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """For each length, the places of known runs that stand in the text."""
-        words = word_numbers(dedup_key(text, self.language).split())
-        for length, runs in self.runs.items():
-            own = n_grams(words, length)
-            places = np.minimum(np.searchsorted(runs.known, own), len(runs.known) - 1)
-            yield length, places[runs.known[places] == own]
+        words = hash_words(dedup_key(text, self.language).split())
+        for length, grams in self.n_grams_by_length.items():
+            own = hash_ngrams(words, length)
+            places = np.minimum(np.searchsorted(grams.known, own), len(grams.known) - 1)
+            yield length, places[grams.known[places] == own]
 
 
-def _index(numbers: list[NDArray[np.uint64]], owners: list[int]) -> _Runs:
+def _index(numbers: list[NDArray[np.uint64]], owners: list[int]) -> _NGrams:
     known, places = np.unique(np.concatenate(numbers), return_inverse=True)
-    return _Runs(known, places, np.repeat(owners, list(map(len, numbers))))
+    return _NGrams(known, places, np.repeat(owners, list(map(len, numbers))))
 
 
-def evaluation_items(paths: Iterable[Path | str]) -> Iterator[Item]:
+def evaluation_items(paths: Iterable[Path | str]) -> Iterator[EvaluationItem]:
     """Every string of evaluation files: .jsonl and .json (at any depth), .csv and .tsv (every cell), .txt (every line).
 
     Raises DataError where a file cannot be read.
@@ -122,12 +125,12 @@ def evaluation_items(paths: Iterable[Path | str]) -> Iterator[Item]:
                 )
 
 
-def _read(file: Path) -> Iterator[Item]:
+def _read(file: Path) -> Iterator[EvaluationItem]:
     line = 0
     try:
         with file.open(encoding="utf-8-sig", newline="") as handle:
             for line, value in _READERS[file.suffix](handle):
-                yield from (Item(text, f"{file}:{line}") for text in _strings(value))
+                yield from (EvaluationItem(text, f"{file}:{line}") for text in _strings(value))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"this evaluation file cannot be read: {error}", file, line + 1) from error
 

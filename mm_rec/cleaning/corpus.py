@@ -21,26 +21,26 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from mm_rec.cleaning.contamination import EvaluationIndex, N, evaluation_items
+from mm_rec.cleaning.contamination import N_GRAM_WORDS, EvaluationIndex, evaluation_items
 from mm_rec.cleaning.dedup import (
     DedupConfig,
     Duplicate,
     Fingerprints,
     find_duplicates,
+    remove_paragraphs,
     repeated_paragraphs,
-    without_paragraphs,
 )
-from mm_rec.cleaning.shards import Shard, ShardCleaner, clean_shards, default_processes
-from mm_rec.cleaning.stats import Tally, merged
+from mm_rec.cleaning.shards import CleanedShard, ShardCleaner, clean_shards, default_processes
+from mm_rec.cleaning.stats import CleaningStats, merge_stats
 from mm_rec.cleaning.steps import CleaningConfig
 from mm_rec.config import Section
 from mm_rec.errors import DataError
 from mm_rec.runs.files import remove
-from mm_rec.sources.documents import documents_rule, find_files, read_documents
+from mm_rec.sources.documents import default_documents_rule, find_files, read_documents
 from mm_rec.sources.formats import DocumentsRule
 from mm_rec.sources.locations import SourceFile, compression, file_size
 from mm_rec.sources.problems import Problem
-from mm_rec.sources.writing import document_writer, require_writable, row_writer
+from mm_rec.sources.writers import document_writer, require_document_path, row_writer
 
 _DROPPED = "dropped.jsonl.zst"
 _LEFT = 200  # characters; what is left of a document after its repeated paragraphs went must be worth reading
@@ -53,13 +53,13 @@ class CorpusConfig(Section):
     dedup: DedupConfig = DedupConfig()
     earlier: list[str] = []  # report folders of corpora that this one must not repeat
     evaluation: list[str] = []  # files whose items must not stand in the corpus
-    evaluation_words: int = pydantic.Field(default=N, ge=1)
+    evaluation_words: int = pydantic.Field(default=N_GRAM_WORDS, ge=1)
     text_field: str = "text"
     documents: DocumentsRule | None = None
 
 
 @dataclass(slots=True)
-class Watcher:
+class CleaningProgress:
     """Who is told how far the work is: a stage with its size in bytes, bytes done, and each problem met."""
 
     stage: Callable[[str, int], None] = lambda name, size: None
@@ -75,7 +75,7 @@ class CleanCorpus:
     config: CorpusConfig
     files: list[SourceFile]
     rule: DocumentsRule
-    tally: Tally
+    stats: CleaningStats
     problems: list[Problem]
     duplicates: list[Duplicate]
     index: EvaluationIndex | None
@@ -100,7 +100,7 @@ def clean_corpus(
     processes: int | None = None,
     keep_dropped: bool = False,
     count_tokens: Callable[[str], int] | None = None,
-    watcher: Watcher | None = None,
+    progress: CleaningProgress | None = None,
 ) -> CleanCorpus:
     """Write the clean corpus `out`, its clusters and fingerprints; what can be checked is checked before.
 
@@ -108,42 +108,42 @@ def clean_corpus(
     (default: one a core), nor on whether an earlier call was killed.
     Raises DataError where nothing is left.
     """
-    watcher = watcher or Watcher()
-    require_writable(out)
+    progress = progress or CleaningProgress()
+    require_document_path(out)
     files = find_files(sources)
-    rule = documents_rule(files, config.documents)
+    rule = default_documents_rule(files, config.documents)
     earlier = [Fingerprints.load(Path(folder) / "fingerprints.npz") for folder in config.earlier]
     index = _evaluation_index(config)
-    corpus = CleanCorpus(out, config, files, rule, Tally(), [], [], index)
+    corpus = CleanCorpus(out, config, files, rule, CleaningStats(), [], [], index)
 
     def note(problem: Problem) -> None:
         corpus.problems.append(problem)
-        watcher.problem(problem)
+        progress.problem(problem)
 
     work = out.with_name(out.name + ".work")
     with _timed(corpus, "cleaning"):
-        watcher.stage("cleaning", _text_bytes(files))
+        progress.stage("cleaning", _text_bytes(files))
         documents = read_documents(files, config.text_field, rule, on_problem=note)
         cleaner = ShardCleaner(work, config.cleaning, config.dedup, index)
-        shards = clean_shards(documents, cleaner, processes or default_processes(), watcher.advance)
-        corpus.tally = merged(shard.tally for shard in shards)
-        if not corpus.tally.total().kept.count:
+        shards = clean_shards(documents, cleaner, processes or default_processes(), progress.advance)
+        corpus.stats = merge_stats(shard.stats for shard in shards)
+        if not corpus.stats.total().kept.count:
             remove(work)
             raise _nothing_left(corpus)
     with _timed(corpus, "looking for duplicates"):
-        watcher.stage("looking for duplicates", 0)
-        prints = Fingerprints.join([*earlier, *(shard.fingerprints() for shard in shards)])
+        progress.stage("looking for duplicates", 0)
+        fingerprints = Fingerprints.join([*earlier, *(shard.fingerprints() for shard in shards)])
         prior = sum(len(part.documents) for part in earlier)
-        corpus.duplicates = find_duplicates(prints, config.dedup, prior)
-        kept = np.ones(len(prints.documents), dtype=np.bool_)
+        corpus.duplicates = find_duplicates(fingerprints, config.dedup, prior)
+        kept = np.ones(len(fingerprints.documents), dtype=np.bool_)
         kept[[duplicate.document for duplicate in corpus.duplicates]] = False
         if not kept[prior:].any():
             raise DataError("every document stands in an earlier corpus, so nothing is left to write", out)
-        repeated = repeated_paragraphs(prints, kept, prior)
+        repeated = repeated_paragraphs(fingerprints, kept, prior)
     with _timed(corpus, "writing"):
-        watcher.stage("writing", corpus.tally.total().kept.bytes)
-        writer = _Writer(corpus, prints, prior, repeated, count_tokens or (lambda text: 0))
-        writer.write(shards, keep_dropped, watcher)
+        progress.stage("writing", corpus.stats.total().kept.bytes)
+        writer = _CorpusWriter(corpus, fingerprints, prior, repeated, count_tokens or (lambda text: 0))
+        writer.write(shards, keep_dropped, progress)
     remove(work)
     return corpus
 
@@ -163,19 +163,19 @@ def _evaluation_index(config: CorpusConfig) -> EvaluationIndex | None:
 
 def _nothing_left(corpus: CleanCorpus) -> DataError:
     """The error for a corpus of which every document was dropped: the reasons that took most, and what to try."""
-    tally = corpus.tally
-    most = sorted(tally.dropped.items(), key=lambda entry: -entry[1].count)[:3]
+    stats = corpus.stats
+    most = sorted(stats.dropped.items(), key=lambda entry: -entry[1].count)[:3]
     reasons = (
         ", ".join(f"{reason} ({removal.count:,})" for reason, removal in most) or "nothing could be read"
     )
     hint = "`mmrec data inspect` shows what the files hold"
-    if most and most[0][0] == "language" and tally.languages:
-        found = max(tally.languages, key=lambda code: tally.languages[code].count)
+    if most and most[0][0] == "language" and stats.languages:
+        found = max(stats.languages, key=lambda code: stats.languages[code].count)
         hint = f"most of it is in {found!r}, and --language is {corpus.config.cleaning.language!r}"
     elif most:
         hint += ", and --set cleaning.rules.… changes a limit"
     return DataError(
-        f"no document is left of {tally.total().read.count:,}. Most frequent reasons: {reasons}; {hint}",
+        f"no document is left of {stats.total().read.count:,}. Most frequent reasons: {reasons}; {hint}",
         str(corpus.files[0]) if corpus.files else None,
     )
 
@@ -188,25 +188,27 @@ def _timed(corpus: CleanCorpus, stage: str) -> Iterator[None]:
     corpus.seconds[stage] = round(time.perf_counter() - start, 3)
 
 
-class _Writer:
+class _CorpusWriter:
     """The last pass: the shards' documents in order, without duplicates and repeated paragraphs."""
 
     def __init__(
         self,
         corpus: CleanCorpus,
-        prints: Fingerprints,
+        fingerprints: Fingerprints,
         prior: int,
         repeated: NDArray[np.bool_],
         count_tokens: Callable[[str], int],
     ) -> None:
-        self.corpus, self.prints, self.prior, self.repeated = corpus, prints, prior, repeated
+        self.corpus, self.fingerprints, self.prior, self.repeated = corpus, fingerprints, prior, repeated
         self.count_tokens = count_tokens
         self.duplicates = {duplicate.document: duplicate for duplicate in corpus.duplicates}
-        self.kept = np.arange(len(prints.documents)) >= prior
+        self.kept = np.arange(len(fingerprints.documents)) >= prior
         involved = {duplicate.kept for duplicate in corpus.duplicates} | self.duplicates.keys()
-        self.places = {number: "an earlier corpus" if number < prior else "" for number in sorted(involved)}
+        self.locations = {
+            number: "an earlier corpus" if number < prior else "" for number in sorted(involved)
+        }
 
-    def write(self, shards: Sequence[Shard], keep_dropped: bool, watcher: Watcher) -> None:
+    def write(self, shards: Sequence[CleanedShard], keep_dropped: bool, progress: CleaningProgress) -> None:
         """Write the corpus, its clusters and fingerprints, and on request what was dropped."""
         report = self.corpus.report
         report.mkdir(parents=True, exist_ok=True)
@@ -219,9 +221,9 @@ class _Writer:
                     drop(row)
                 for row in shard.documents():
                     self._document(number, row, write, drop)
-                    watcher.advance(len(row["text"].encode()))
+                    progress.advance(len(row["text"].encode()))
                     number += 1
-        self.prints.select(self.kept).save(report / "fingerprints.npz")
+        self.fingerprints.select(self.kept).save(report / "fingerprints.npz")
         with row_writer(report / "clusters.jsonl") as write_row:
             for cluster in self._clusters():
                 write_row(cluster)
@@ -230,18 +232,18 @@ class _Writer:
         self, number: int, row: dict[str, Any], write: Callable[[str], None], drop: Callable[[Any], None]
     ) -> None:
         """Write one document, or leave it out, and note which in the numbers."""
-        place = f"{row['path']}:{row['line']}"
-        if number in self.places:
-            self.places[number] = place
+        location = f"{row['path']}:{row['line']}"
+        if number in self.locations:
+            self.locations[number] = location
         text, removal = self._decide(number, row["text"])
-        tally = self.corpus.tally
+        stats = self.corpus.stats
         if removal is None:
             write(text)
-            tally.keep(row["path"], place, row["text"], text, self.count_tokens(text))
+            stats.record_kept(row["path"], location, row["text"], text, self.count_tokens(text))
         else:
             self.kept[number] = False
             drop({**row, **removal})
-            tally.drop(row["path"], place, row["text"], **removal)
+            stats.record_dropped(row["path"], location, row["text"], **removal)
 
     def _decide(self, number: int, text: str) -> tuple[str, dict[str, str] | None]:
         """The text to write, or why the document is left out."""
@@ -251,10 +253,10 @@ class _Writer:
                 "reason": f"{duplicate.kind} duplicate",
                 "detail": f"{duplicate.similarity:.2f} alike",
             }
-        again = self.repeated[self.prints.borders[number] : self.prints.borders[number + 1]]
+        again = self.repeated[self.fingerprints.borders[number] : self.fingerprints.borders[number + 1]]
         if not again.any():
             return text, None
-        left = without_paragraphs(text, again)
+        left = remove_paragraphs(text, again)
         if len(left) < _LEFT:
             return text, {"reason": "repeated paragraphs", "detail": f"{len(left)} characters would be left"}
         return left, None
@@ -266,10 +268,10 @@ class _Writer:
             clusters.setdefault(duplicate.kept, []).append(duplicate)
         for kept in sorted(clusters):
             yield {
-                "kept": self.places[kept],
+                "kept": self.locations[kept],
                 "left_out": [
                     {
-                        "place": self.places[item.document],
+                        "place": self.locations[item.document],
                         "kind": item.kind,
                         "similarity": round(item.similarity, 3),
                     }

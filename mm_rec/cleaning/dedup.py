@@ -22,8 +22,8 @@ from pydantic import Field
 from mm_rec.config import Section
 from mm_rec.errors import DataError, needs_extra
 from mm_rec.runs.files import atomic_path
+from mm_rec.text.ngrams import combine_hashes, hash_ngrams, hash_words, ngrams_within_rows
 from mm_rec.text.normalise import dedup_key
-from mm_rec.text.overlap import combine, n_grams, n_grams_of_rows, word_numbers
 
 _SEED = 1
 _NEIGHBOURS = 16  # documents of a band's bucket are compared with as many that follow: enough for any cluster
@@ -49,7 +49,7 @@ class DedupConfig(Section):
         """MinHashes of a document."""
         return self.bands * self.rows
 
-    def detection(self, similarity: float) -> float:
+    def detection_probability(self, similarity: float) -> float:
         """Probability that two documents of this Jaccard similarity meet in a band."""
         return float(1 - (1 - similarity**self.rows) ** self.bands)
 
@@ -113,7 +113,7 @@ def paragraphs(text: str) -> list[str]:
     return text.split(_separator(text))
 
 
-def without_paragraphs(text: str, removed: NDArray[np.bool_]) -> str:
+def remove_paragraphs(text: str, removed: NDArray[np.bool_]) -> str:
     """The text without those of its `paragraphs` that are marked: (paragraphs,) bool."""
     parts = zip(paragraphs(text), removed.tolist(), strict=True)
     return _separator(text).join(part for part, gone in parts if not gone)
@@ -123,7 +123,7 @@ def _separator(text: str) -> str:
     return "\n\n" if "\n\n" in text else "\n"
 
 
-def fingerprint(texts: Sequence[str], language: str, config: DedupConfig) -> Fingerprints:
+def compute_fingerprints(texts: Sequence[str], language: str, config: DedupConfig) -> Fingerprints:
     """The fingerprints of some documents."""
     documents = np.empty(len(texts), np.uint64)
     word_rows: list[list[str]] = []
@@ -161,11 +161,11 @@ def _signatures(rows: list[list[str]], config: DedupConfig) -> tuple[NDArray[np.
         from rensa import RMinHash
     if not rows:
         return np.empty((0, config.hashes), np.uint32), np.empty(0, np.int64)
-    numbers = word_numbers([word for row in rows for word in row])
+    numbers = hash_words([word for row in rows for word in row])
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     counts = np.maximum(lengths - config.shingle_words + 1, 0)
-    inside = n_grams_of_rows(numbers, lengths, config.shingle_words)
-    kept = n_grams(numbers, config.shingle_words)[inside]
+    inside = ngrams_within_rows(numbers, lengths, config.shingle_words)
+    kept = hash_ngrams(numbers, config.shingle_words)[inside]
     offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(kept, offsets, config.hashes, _SEED)
     return np.array(matrix.to_rows(), dtype=np.uint32), counts
@@ -181,37 +181,41 @@ class Duplicate:
     kind: Literal["exact", "near"]
 
 
-def find_duplicates(prints: Fingerprints, config: DedupConfig, prior: int = 0) -> list[Duplicate]:
+def find_duplicates(fingerprints: Fingerprints, config: DedupConfig, prior: int = 0) -> list[Duplicate]:
     """The documents to leave out, by number; the first `prior` are an earlier corpus's and are always kept.
 
     Equal documents form a cluster, near ones too (through each other). Of a cluster the longest stays, or the first.
     Memory: 8 bytes a document and band at a time, beside the fingerprints.
     """
-    clusters = _Clusters(len(prints.documents))
-    for first, other in _equal_pairs(prints.documents):
-        clusters.join(first, other)
+    clusters = _UnionFind(len(fingerprints.documents))
+    for first, other in _equal_pairs(fingerprints.documents):
+        clusters.union(first, other)
     if config.near:
-        for first, other in _near_pairs(prints, config):
-            clusters.join(first, other)
+        for first, other in _near_pairs(fingerprints, config):
+            clusters.union(first, other)
     duplicates: list[Duplicate] = []
-    for members in clusters.several():
+    for members in clusters.groups():
         earlier = [member for member in members if member < prior]
         best = earlier[0] if earlier else members[0]
         if not earlier and config.keep == "longest":
-            best = max(members, key=lambda member: (int(prints.sizes[member]), -member))
+            best = max(members, key=lambda member: (int(fingerprints.sizes[member]), -member))
         others = (member for member in members if member >= prior and member != best)
-        duplicates.extend(_duplicate(prints, member, best) for member in others)
+        duplicates.extend(_duplicate(fingerprints, member, best) for member in others)
     return sorted(duplicates, key=lambda duplicate: duplicate.document)
 
 
-def repeated_paragraphs(prints: Fingerprints, kept: NDArray[np.bool_], prior: int = 0) -> NDArray[np.bool_]:
+def repeated_paragraphs(
+    fingerprints: Fingerprints, kept: NDArray[np.bool_], prior: int = 0
+) -> NDArray[np.bool_]:
     """Which paragraphs (P,) of the kept documents stood earlier in a kept document; the first `prior` count as kept."""
-    belongs: NDArray[np.bool_] = np.repeat(kept, np.diff(prints.borders)) & (prints.paragraphs != 0)
+    belongs: NDArray[np.bool_] = np.repeat(kept, np.diff(fingerprints.borders)) & (
+        fingerprints.paragraphs != 0
+    )
     places = np.flatnonzero(belongs)
-    _, first = np.unique(prints.paragraphs[places], return_index=True)
+    _, first = np.unique(fingerprints.paragraphs[places], return_index=True)
     repeated = belongs.copy()
     repeated[places[first]] = False
-    repeated[: prints.borders[prior]] = False
+    repeated[: fingerprints.borders[prior]] = False
     return repeated
 
 
@@ -222,13 +226,13 @@ def _equal_pairs(keys: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     yield from zip(order[same].tolist(), order[same + 1].tolist(), strict=True)
 
 
-def _near_pairs(prints: Fingerprints, config: DedupConfig) -> Iterator[tuple[int, int]]:
+def _near_pairs(fingerprints: Fingerprints, config: DedupConfig) -> Iterator[tuple[int, int]]:
     """Pairs that meet in a band and whose estimated similarity reaches the threshold; equal documents only once."""
-    _, unique = np.unique(prints.documents, return_index=True)
-    documents = np.sort(unique[prints.shingles[unique] > 0])
+    _, unique = np.unique(fingerprints.documents, return_index=True)
+    documents = np.sort(unique[fingerprints.shingles[unique] > 0])
     for band in range(config.bands):
-        hashes = prints.signatures[documents, band * config.rows : (band + 1) * config.rows]
-        keys = combine(hashes.T)
+        hashes = fingerprints.signatures[documents, band * config.rows : (band + 1) * config.rows]
+        keys = combine_hashes(hashes.T)
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         for distance in range(1, _NEIGHBOURS + 1):
@@ -236,50 +240,52 @@ def _near_pairs(prints: Fingerprints, config: DedupConfig) -> Iterator[tuple[int
             if not len(met):
                 break
             first, other = documents[order[met]], documents[order[met + distance]]
-            alike = _similarity(prints, first, other) >= config.threshold
+            alike = _similarity(fingerprints, first, other) >= config.threshold
             yield from zip(first[alike].tolist(), other[alike].tolist(), strict=True)
 
 
 def _similarity(
-    prints: Fingerprints, first: NDArray[np.int64], other: NDArray[np.int64]
+    fingerprints: Fingerprints, first: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Estimated Jaccard similarity of each pair: (pairs,)."""
     result = np.empty(len(first))
     for start in range(0, len(first), _PAIRS):
         part = slice(start, start + _PAIRS)
-        result[part] = (prints.signatures[first[part]] == prints.signatures[other[part]]).mean(axis=1)
+        result[part] = (fingerprints.signatures[first[part]] == fingerprints.signatures[other[part]]).mean(
+            axis=1
+        )
     return result
 
 
-def _duplicate(prints: Fingerprints, document: int, kept: int) -> Duplicate:
-    if prints.documents[document] == prints.documents[kept]:
+def _duplicate(fingerprints: Fingerprints, document: int, kept: int) -> Duplicate:
+    if fingerprints.documents[document] == fingerprints.documents[kept]:
         return Duplicate(document, kept, 1.0, "exact")
-    alike = float((prints.signatures[document] == prints.signatures[kept]).mean())
+    alike = float((fingerprints.signatures[document] == fingerprints.signatures[kept]).mean())
     return Duplicate(document, kept, alike, "near")
 
 
-class _Clusters:
+class _UnionFind:
     """Sets of numbers that are joined pair by pair (union–find with path halving)."""
 
     def __init__(self, size: int) -> None:
         self.parent = np.arange(size)
 
-    def join(self, first: int, other: int) -> None:
-        low, high = sorted((self._root(first), self._root(other)))
+    def union(self, first: int, other: int) -> None:
+        low, high = sorted((self._find_root(first), self._find_root(other)))
         self.parent[high] = low
 
-    def _root(self, number: int) -> int:
+    def _find_root(self, number: int) -> int:
         parent = self.parent
         while parent[number] != number:
             parent[number] = parent[parent[number]]
             number = int(parent[number])
         return number
 
-    def several(self) -> Iterator[list[int]]:
+    def groups(self) -> Iterator[list[int]]:
         """The clusters of more than one number, by their lowest, each in order."""
         moved = np.flatnonzero(self.parent != np.arange(len(self.parent)))
         members: dict[int, list[int]] = {}
         for number in moved.tolist():
-            members.setdefault(self._root(number), []).append(number)
+            members.setdefault(self._find_root(number), []).append(number)
         for root in sorted(members):
             yield [root, *members[root]]

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_rec.text.languages import Language
-from mm_rec.text.overlap import mixed, n_grams
+from mm_rec.text.languages import LanguageRules
+from mm_rec.text.ngrams import hash_ngrams, mix_hash
 
 # Letters and digits; apostrophes, hyphens and separators of numbers join (İzmir'de, e-posta, 1.250,50).
 _WORD = re.compile(r"\w+(?:['’.,\-]\w+)*")
@@ -27,7 +27,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class Dropped:
     """Why a whole document is left out: the rule, and what it measured beside its limit."""
 
     reason: str
@@ -35,17 +35,21 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Page:
+class CleaningDocument:
     """A text in a language. Words and lines are cut once, however many rules look at them."""
 
     text: str
-    language: Language
+    language: LanguageRules
     cuts: tuple[Cut, ...] = ()
 
-    def with_text(self, text: str, cuts: Iterable[Cut] = ()) -> Page:
+    def with_text(self, text: str, cuts: Iterable[Cut] = ()) -> CleaningDocument:
         """This page with another text, and what was cut out on the way."""
         cuts = tuple(cuts)
-        return self if text == self.text and not cuts else Page(text, self.language, self.cuts + cuts)
+        return (
+            self
+            if text == self.text and not cuts
+            else CleaningDocument(text, self.language, self.cuts + cuts)
+        )
 
     @cached_property
     def encoded(self) -> bytes:
@@ -87,30 +91,30 @@ class Page:
         return np.fromiter(map(hash, self.words), dtype=np.int64, count=len(self.words)).view(np.uint64)
 
     @cached_property
-    def _runs(self) -> list[NDArray[np.uint64]]:
-        """What `runs` has made so far, from runs of one word on."""
-        return [n_grams(self._word_numbers, 1)]
+    def _n_grams(self) -> list[NDArray[np.uint64]]:
+        """What `n_grams` has made so far, from runs of one word on."""
+        return [hash_ngrams(self._word_numbers, 1)]
 
-    def runs(self, n: int) -> NDArray[np.uint64]:
+    def hash_ngrams(self, n: int) -> NDArray[np.uint64]:
         """A number for each run of n words, equal where the runs are: (words − n + 1,) uint64."""
-        made = self._runs
+        made = self._n_grams
         while len(made) < n:
-            made.append(mixed(made[-1][:-1], self._word_numbers[len(made) :]))
+            made.append(mix_hash(made[-1][:-1], self._word_numbers[len(made) :]))
         return made[n - 1]
 
     @cached_property
     def _repeated(self) -> list[NDArray[np.int64]]:
-        """What `repeated_runs` has found so far, from runs of two words on."""
-        pairs = self.runs(2)
+        """What `repeated_n_grams` has found so far, from runs of two words on."""
+        pairs = self.hash_ngrams(2)
         return [_repeated_places(pairs, np.arange(len(pairs)))]
 
-    def repeated_runs(self, n: int) -> NDArray[np.int64]:
+    def repeated_n_grams(self, n: int) -> NDArray[np.int64]:
         """Where the runs of n words, two or more, begin that stand on the page twice or more, in order: int64."""
         found = self._repeated
         while len(found) < n - 1:
             places = found[-1]  # a longer run repeats only where two shorter ones in a row do
             candidates = places[:-1][places[1:] == places[:-1] + 1]
-            found.append(_repeated_places(self.runs(len(found) + 2), candidates))
+            found.append(_repeated_places(self.hash_ngrams(len(found) + 2), candidates))
         return found[n - 2]
 
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from mm_rec.errors import MissingExtraError
 from mm_rec.sources.decompression import byte_pieces
-from mm_rec.sources.documents import MAX_DOCUMENT_BYTES, documents_rule, read_documents
-from mm_rec.sources.formats import DocumentsRule, field_text, rows
+from mm_rec.sources.documents import MAX_DOCUMENT_BYTES, default_documents_rule, read_documents
+from mm_rec.sources.formats import DocumentsRule, field_text, read_rows
 from mm_rec.sources.locations import SourceFile, compression, file_kind, file_size
 from mm_rec.sources.problems import Problem, ProblemError
 from mm_rec.text.words import guess_language
@@ -43,7 +43,7 @@ _TYPES = {
 # UTF-8 read as cp1252 or cp1254 (Ã¼ for ü, Ä± for ı, ÅŸ for ş, â€™ for ’), and the mark of a lost character.
 _MOJIBAKE = re.compile("[ÃÂÄÅ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|\ufffd")
 
-Detect = Callable[[str], str | None]
+LanguageDetector = Callable[[str], str | None]
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class ProblemReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class LengthStats:
     """Characters a document; `histogram` counts documents from each power of two up to the next."""
 
     minimum: int
@@ -96,14 +96,14 @@ class FileReport:
     duplicates: int = 0
     characters: int = 0
     mojibake: int = 0
-    lengths: Lengths | None = None
+    lengths: LengthStats | None = None
     languages: dict[str, int] = field(default_factory=dict)
     line_ends: dict[str, int] = field(default_factory=dict)
     byte_order_mark: bool = False
     problems: dict[str, ProblemReport] = field(default_factory=dict)
     samples: list[str] = field(default_factory=list)
 
-    def note(self, problem: Problem) -> None:
+    def add_problem(self, problem: Problem) -> None:
         """Count a problem; the first of its kind is kept in words."""
         known = self.problems.setdefault(problem.reason, ProblemReport(0, str(problem)))
         known.count += 1
@@ -111,7 +111,7 @@ class FileReport:
 
 def inspect_file(
     file: SourceFile,
-    detect: Detect = guess_language,
+    detect: LanguageDetector = guess_language,
     *,
     text_field: str | None = None,
     documents: DocumentsRule | None = None,
@@ -127,21 +127,21 @@ def inspect_file(
     if report.kind != "parquet":
         _probe_lines(file, report)
     if report.kind == "txt":
-        report.documents_rule = documents_rule([file], documents)
-        found = read_documents([file], documents=report.documents_rule, on_problem=report.note)
+        report.documents_rule = default_documents_rule([file], documents)
+        found = read_documents([file], documents=report.documents_rule, on_problem=report.add_problem)
         texts: Iterator[str] = (item.text for item in found)
     else:
         texts = _field_texts(file, text_field, report)
-    _describe_texts(_within(texts, limit, report), detect, samples, report)
+    _describe_texts(_limit_characters(texts, limit, report), detect, samples, report)
     return report
 
 
-def default_detector() -> tuple[Detect, str]:
+def default_detector() -> tuple[LanguageDetector, str]:
     """Language identification and what it is called; a look at the letters where its libraries are not installed."""
-    from mm_rec.cleaning.language import UNCLEAR, identify
+    from mm_rec.cleaning.language import UNCLEAR, identify_language
 
     def detect(text: str) -> str | None:
-        found = identify(text)
+        found = identify_language(text)
         return None if found is None or found.code == UNCLEAR else found.code
 
     try:
@@ -183,18 +183,18 @@ def _field_texts(file: SourceFile, text_field: str | None, report: FileReport) -
         try:
             yield field_text(row, report.text_field, file, number)
         except ProblemError as error:
-            report.note(error.problem)
+            report.add_problem(error.problem)
 
 
 def _counted_rows(file: SourceFile, report: FileReport) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        for number, row in rows(file, MAX_DOCUMENT_BYTES, report.note):
+        for number, row in read_rows(file, MAX_DOCUMENT_BYTES, report.add_problem):
             report.rows += 1
             for name, value in row.items():
                 _count_field(report.fields, name, value)
             yield number, row
     except ProblemError as error:
-        report.note(error.problem)
+        report.add_problem(error.problem)
 
 
 def _count_field(fields: dict[str, FieldReport], name: str, value: object) -> None:
@@ -217,7 +217,7 @@ def _likely_text_field(fields: dict[str, FieldReport]) -> str | None:
     return "text" if "text" in means else max(means, key=means.__getitem__, default=None)
 
 
-def _within(texts: Iterable[str], limit: int, report: FileReport) -> Iterator[str]:
+def _limit_characters(texts: Iterable[str], limit: int, report: FileReport) -> Iterator[str]:
     """The texts until `limit` characters were read."""
     for text in texts:
         if report.characters >= limit:
@@ -227,7 +227,7 @@ def _within(texts: Iterable[str], limit: int, report: FileReport) -> Iterator[st
         yield text
 
 
-def _describe_texts(texts: Iterable[str], detect: Detect, samples: int, report: FileReport) -> None:
+def _describe_texts(texts: Iterable[str], detect: LanguageDetector, samples: int, report: FileReport) -> None:
     lengths = array("Q")
     seen: set[int] = set()
     chosen: list[str] = []  # for the languages: a sample that is fair for a stream of unknown length
@@ -257,10 +257,10 @@ def _excerpt(text: str) -> str:
     return text if len(text) <= 4 * _SAMPLE else f"{text[: 2 * _SAMPLE]} {text[-2 * _SAMPLE :]}"
 
 
-def _lengths(values: array[int]) -> Lengths:
+def _lengths(values: array[int]) -> LengthStats:
     ordered = np.sort(np.frombuffer(values, dtype=np.uint64))
     powers, counts = np.unique(np.frexp(ordered.astype(np.float64))[1] - 1, return_counts=True)
-    return Lengths(
+    return LengthStats(
         minimum=int(ordered[0]),
         median=int(ordered[len(ordered) // 2]),
         p90=int(ordered[len(ordered) * 9 // 10]),

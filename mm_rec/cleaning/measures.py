@@ -18,7 +18,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from mm_rec.cleaning.document import Page
+from mm_rec.cleaning.document import CleaningDocument
 from mm_rec.text.sentences import count_sentences
 from mm_rec.text.words import lower
 
@@ -37,157 +37,159 @@ _LOREM_IPSUM = re.compile("lorem ipsum", re.IGNORECASE)
 _TERMINAL = (".", "!", "?", "…", '."', '!"', '?"', ".”", "!”", "?”", ".'", ".)", "!)", "?)")
 
 
-def words(page: Page) -> float:
+def words(document: CleaningDocument) -> float:
     """Number of words."""
-    return len(page.words)
+    return len(document.words)
 
 
-def mean_word_length(page: Page) -> float:
+def mean_word_length(document: CleaningDocument) -> float:
     """Characters a word."""
-    return int(page.word_lengths.sum()) / len(page.words) if page.words else 0.0
+    return int(document.word_lengths.sum()) / len(document.words) if document.words else 0.0
 
 
-def hashes(page: Page) -> float:
+def hashes(document: CleaningDocument) -> float:
     """Signs # a word."""
-    return page.text.count("#") / max(1, len(page.words))
+    return document.text.count("#") / max(1, len(document.words))
 
 
-def ellipses(page: Page) -> float:
+def ellipses(document: CleaningDocument) -> float:
     """Ellipses a word."""
-    return (page.text.count("...") + page.text.count("…")) / max(1, len(page.words))
+    return (document.text.count("...") + document.text.count("…")) / max(1, len(document.words))
 
 
-def bullet_lines(page: Page) -> float:
+def bullet_lines(document: CleaningDocument) -> float:
     """Share of lines that begin with a bullet."""
-    if _BULLETS.isdisjoint(map(itemgetter(0), page.lines)):
+    if _BULLETS.isdisjoint(map(itemgetter(0), document.lines)):
         return 0.0
-    return len(_BULLET.findall(page.text)) / len(page.lines)
+    return len(_BULLET.findall(document.text)) / len(document.lines)
 
 
-def ellipsis_lines(page: Page) -> float:
+def ellipsis_lines(document: CleaningDocument) -> float:
     """Share of lines that end with an ellipsis."""
-    if "…" not in page.text and "..." not in page.text:
+    if "…" not in document.text and "..." not in document.text:
         return 0.0
-    return len(_ENDING_ELLIPSIS.findall(page.text)) / max(1, len(page.lines))
+    return len(_ENDING_ELLIPSIS.findall(document.text)) / max(1, len(document.lines))
 
 
-def words_with_letters(page: Page) -> float:
+def words_with_letters(document: CleaningDocument) -> float:
     """Share of words with at least one letter."""
-    without = sum(1 for word in filterfalse(str.isalpha, page.words) if not _LETTERS.search(word))
-    return (len(page.words) - without) / max(1, len(page.words))
+    without = sum(1 for word in filterfalse(str.isalpha, document.words) if not _LETTERS.search(word))
+    return (len(document.words) - without) / max(1, len(document.words))
 
 
-def stop_words(page: Page) -> float:
+def stop_words(document: CleaningDocument) -> float:
     """Number of different stop words of the language."""
-    known = page.language.stop_words
-    found = len(known.intersection(page.words))
+    known = document.language.stop_words
+    found = len(known.intersection(document.words))
     # Capitals matter only where there are few, so that most pages are not lowered.
     return (
         found
         if found > 2
-        else len(known.intersection(lower(" ".join(page.words), page.language.code).split()))
+        else len(known.intersection(lower(" ".join(document.words), document.language.code).split()))
     )
 
 
-def sentences(page: Page) -> float:
+def sentences(document: CleaningDocument) -> float:
     """Number of sentences."""
-    return count_sentences(page.text, page.language.code)
+    return count_sentences(document.text, document.language.code)
 
 
-def sentences_up_to(page: Page, enough: float) -> float:
+def sentences_up_to(document: CleaningDocument, enough: float) -> float:
     """The number of sentences where there are fewer than `enough`, or else a number that is not below it."""
-    return count_sentences(page.text, page.language.code, math.ceil(enough))
+    return count_sentences(document.text, document.language.code, math.ceil(enough))
 
 
-def digits(page: Page) -> float:
+def digits(document: CleaningDocument) -> float:
     """Share of digits among the characters."""
-    encoded = page.encoded
+    encoded = document.encoded
     if len(encoded.translate(None, _BEFORE_OTHER_DIGITS)) == len(encoded):
         found = len(encoded) - len(encoded.translate(None, _ASCII_DIGITS))
     else:
-        found = sum(map(len, _DIGITS.findall(page.text)))
-    return found / max(1, len(page.text))
+        found = sum(map(len, _DIGITS.findall(document.text)))
+    return found / max(1, len(document.text))
 
 
-def word_characters(page: Page) -> float:
+def word_characters(document: CleaningDocument) -> float:
     """Share of the characters that are not white space that lies in words and numbers."""
-    visible = len(page.text) - sum(map(page.text.count, " \n\t"))
-    return int(page.word_lengths.sum()) / max(1, visible)
+    visible = len(document.text) - sum(map(document.text.count, " \n\t"))
+    return int(document.word_lengths.sum()) / max(1, visible)
 
 
-def duplicate_lines(page: Page) -> float:
+def duplicate_lines(document: CleaningDocument) -> float:
     """Share of lines that stood earlier on the page."""
-    return 1 - len(set(page.lines)) / max(1, len(page.lines))
+    return 1 - len(set(document.lines)) / max(1, len(document.lines))
 
 
-def duplicate_line_characters(page: Page) -> float:
+def duplicate_line_characters(document: CleaningDocument) -> float:
     """Share of the characters that lies in lines that stood earlier."""
-    return _repeated_characters(page.lines) / max(1, len(page.text))
+    return _repeated_characters(document.lines) / max(1, len(document.text))
 
 
-def duplicate_paragraphs(page: Page) -> float:
+def duplicate_paragraphs(document: CleaningDocument) -> float:
     """Share of paragraphs that stood earlier on the page."""
-    return 1 - len(set(page.paragraphs)) / max(1, len(page.paragraphs))
+    return 1 - len(set(document.paragraphs)) / max(1, len(document.paragraphs))
 
 
-def duplicate_paragraph_characters(page: Page) -> float:
+def duplicate_paragraph_characters(document: CleaningDocument) -> float:
     """Share of the characters that lies in paragraphs that stood earlier."""
-    return _repeated_characters(page.paragraphs) / max(1, len(page.text))
+    return _repeated_characters(document.paragraphs) / max(1, len(document.text))
 
 
-def punctuated_lines(page: Page) -> float:
+def punctuated_lines(document: CleaningDocument) -> float:
     """Share of lines that end as a sentence does; 1 where there are too few lines to say."""
-    if len(page.lines) < FEW_LINES:
+    if len(document.lines) < FEW_LINES:
         return 1.0
-    return sum(line.endswith(_TERMINAL) for line in page.lines) / max(1, len(page.lines))
+    return sum(line.endswith(_TERMINAL) for line in document.lines) / max(1, len(document.lines))
 
 
-def short_lines(page: Page) -> float:
+def short_lines(document: CleaningDocument) -> float:
     """Share of lines of at most 30 characters."""
-    return sum(len(line) <= SHORT_LINE for line in page.lines) / max(1, len(page.lines))
+    return sum(len(line) <= SHORT_LINE for line in document.lines) / max(1, len(document.lines))
 
 
-def curly_brackets(page: Page) -> float:
+def curly_brackets(document: CleaningDocument) -> float:
     """Number of opening curly brackets, a sign of program text."""
-    return page.text.count("{")
+    return document.text.count("{")
 
 
-def lorem_ipsum(page: Page) -> float:
+def lorem_ipsum(document: CleaningDocument) -> float:
     """Number of times that the printers' filler text occurs."""
-    if b"psum" not in page.encoded.lower() and "ſ" not in page.text:  # ſ is a small s too
+    if b"psum" not in document.encoded.lower() and "ſ" not in document.text:  # ſ is a small s too
         return 0
-    return len(_LOREM_IPSUM.findall(page.text))
+    return len(_LOREM_IPSUM.findall(document.text))
 
 
-def newlines(page: Page) -> float:
+def newlines(document: CleaningDocument) -> float:
     """Line ends a word."""
-    return page.text.count("\n") / max(1, len(page.words))
+    return document.text.count("\n") / max(1, len(document.words))
 
 
-def top_n_gram(page: Page, n: int) -> float:
+def top_n_gram(document: CleaningDocument, n: int) -> float:
     """Share of the characters that lies in the most frequent n-gram of words."""
-    if len(page.words) < n:
+    if len(document.words) < n:
         return 0.0
-    places = page.repeated_runs(n)
+    places = document.repeated_n_grams(n)
     first, most = 0, 1
     if len(places):
-        keys = page.runs(n)[places].tolist()
+        keys = document.hash_ngrams(n)[places].tolist()
         # Of several that are equally frequent, the first on the page; in a Counter too the first comes first.
         key, most = max(Counter(keys).items(), key=itemgetter(1))
         first = int(places[keys.index(key)])
-    return most * (int(page.word_lengths[first : first + n].sum()) + n - 1) / len(page.text)
+    return most * (int(document.word_lengths[first : first + n].sum()) + n - 1) / len(document.text)
 
 
-def duplicate_n_grams(page: Page, n: int) -> float:
+def duplicate_n_grams(document: CleaningDocument, n: int) -> float:
     """Share of the characters that lies in n-grams of words that stood earlier, none counted twice."""
-    places = page.repeated_runs(n)
+    places = document.repeated_n_grams(n)
     if not len(places):
         return 0.0
-    ends = np.concatenate(([0], np.cumsum(page.word_lengths)))
+    ends = np.concatenate(([0], np.cumsum(document.word_lengths)))
     sizes = (ends[places + n] - ends[places]).tolist()
     seen: set[int] = set()
     characters, free = 0, 0
-    for place, key, size in zip(places.tolist(), page.runs(n)[places].tolist(), sizes, strict=True):
+    for place, key, size in zip(
+        places.tolist(), document.hash_ngrams(n)[places].tolist(), sizes, strict=True
+    ):
         if place < free:  # inside an n-gram that was counted
             continue
         if key in seen:
@@ -195,7 +197,7 @@ def duplicate_n_grams(page: Page, n: int) -> float:
             free = place + n
         else:
             seen.add(key)
-    return characters / len(page.text)
+    return characters / len(document.text)
 
 
 def _repeated_characters(items: list[str]) -> int:
@@ -206,7 +208,7 @@ def _repeated_characters(items: list[str]) -> int:
     return sum(map(len, items)) - sum(map(len, different))
 
 
-MEASURES: dict[str, Callable[[Page], float]] = {
+MEASURES: dict[str, Callable[[CleaningDocument], float]] = {
     measure.__name__: measure
     for measure in (
         words, mean_word_length, hashes, ellipses, bullet_lines, ellipsis_lines, words_with_letters, stop_words,

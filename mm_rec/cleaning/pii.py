@@ -12,7 +12,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 
-from mm_rec.cleaning.document import Cut, Page
+from mm_rec.cleaning.document import CleaningDocument, Cut
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+[^\W\d_]{2,24}\b")
 # A line with neither nine digits in a row (but for what may stand between them) nor an address holds nothing else.
@@ -42,16 +42,16 @@ _IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _IBAN_COUNTRIES.split()}
 _IBAN_HEAD = re.compile(rf"(?<![^\W_])(?:{'|'.join(_IBAN_LENGTHS)})\d\d", re.IGNORECASE | re.ASCII)
 
 
-def mask_personal(page: Page) -> Page:
+def mask_pii(document: CleaningDocument) -> CleaningDocument:
     """Put [EMAIL], [IBAN], [CARD], [ID], [PHONE] and [IP] in place of what they name."""
-    text = page.text
+    text = document.text
     cuts: list[Cut] = []
     if "@" in text:
         text = _mask(text, "EMAIL", _EMAIL, lambda found: True, cuts)
     if _NUMBERS.search(text):
         lines = text.split("\n")
         text = "\n".join([_mask_numbers(line, cuts) if _NUMBERS.search(line) else line for line in lines])
-    return page.with_text(text, cuts)
+    return document.with_text(text, cuts)
 
 
 def _mask_numbers(line: str, cuts: list[Cut]) -> str:

@@ -12,10 +12,10 @@ from mm_rec import __version__
 from mm_rec.cleaning.corpus import CleanCorpus
 from mm_rec.cleaning.measures import MEASURES
 from mm_rec.cleaning.rules import rules_for
-from mm_rec.cleaning.stats import Flow, Removal
+from mm_rec.cleaning.stats import RemovalStats, SourceStats
 from mm_rec.cleaning.steps import CleaningConfig
 from mm_rec.runs.files import hash_file, write_json, write_text
-from mm_rec.runs.pages import page_templates
+from mm_rec.runs.jinja_templates import jinja_environment
 from mm_rec.sources.locations import SourceFile
 
 _MANY = 25  # sources; more are shown by folder
@@ -25,9 +25,9 @@ _TEMPLATES = Path(__file__).parent
 
 def write_report(corpus: CleanCorpus) -> Path:
     """Write the three forms into the corpus's report folder; returns the path of the page."""
-    report = numbers(corpus)
+    report = report_values(corpus)
     write_json(corpus.report / "report.json", report)
-    environment = page_templates(_TEMPLATES)
+    environment = jinja_environment(_TEMPLATES)
     environment.filters |= {
         "mb": lambda size: f"{size / 1e6:,.1f}" if size >= 1e5 else f"{size / 1e6:.3f}",
         "share": _share,
@@ -38,9 +38,9 @@ def write_report(corpus: CleanCorpus) -> Path:
     return corpus.report / "report.html"
 
 
-def numbers(corpus: CleanCorpus) -> dict[str, Any]:
+def report_values(corpus: CleanCorpus) -> dict[str, Any]:
     """Everything that the report says, as plain values."""
-    total, config = corpus.tally.total(), corpus.config
+    total, config = corpus.stats.total(), corpus.config
     kinds = Counter(duplicate.kind for duplicate in corpus.duplicates)
     rules = _rules(config.cleaning)
     return {
@@ -53,19 +53,19 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
         "total": asdict(total),
         "stages": _stages(corpus),
         "sources": _sources(corpus),
-        "dropped": _removals(corpus.tally.dropped),
-        "cut": _removals(corpus.tally.cut),
-        "markup_bytes": corpus.tally.markup_bytes(),
+        "dropped": _removals(corpus.stats.dropped),
+        "cut": _removals(corpus.stats.cut),
+        "markup_bytes": corpus.stats.markup_bytes(),
         "other_languages": {
             code: asdict(amount)
-            for code, amount in sorted(corpus.tally.languages.items(), key=lambda entry: -entry[1].count)
+            for code, amount in sorted(corpus.stats.languages.items(), key=lambda entry: -entry[1].count)
         },
         "duplicates": {
             "exact": kinds["exact"],
             "near": kinds["near"],
             "clusters": len({duplicate.kept for duplicate in corpus.duplicates}),
             "similarities": _histogram(corpus),
-            "detection": [(x, round(config.dedup.detection(x), 4)) for x in _CURVE],
+            "detection": [(x, round(config.dedup.detection_probability(x), 4)) for x in _CURVE],
         },
         "evaluation": None
         if corpus.index is None
@@ -75,7 +75,7 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
             "files": config.evaluation,
         },
         "problems": [
-            {"reason": problem.reason, "place": problem.place, "message": problem.message}
+            {"reason": problem.reason, "place": problem.location, "message": problem.message}
             for problem in corpus.problems
         ],
         "rules": rules,
@@ -89,7 +89,7 @@ def numbers(corpus: CleanCorpus) -> dict[str, Any]:
 def _rules(config: CleaningConfig) -> list[dict[str, Any]]:
     """The quality rules in force, with their limits."""
     rules = rules_for(config.language, config.rules, config.published_limits) if config.quality else []
-    return [{**rule.model_dump(), "says": _says(rule.measure)} for rule in rules]
+    return [{**rule.model_dump(), "says": _describe_measure(rule.measure)} for rule in rules]
 
 
 def _reasons(rules: list[dict[str, Any]]) -> dict[str, str]:
@@ -103,7 +103,7 @@ def _reasons(rules: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def _says(measure: str) -> str:
+def _describe_measure(measure: str) -> str:
     """What a measure is, in a sentence: the first line of its docstring."""
     function = MEASURES[measure]
     return (getattr(function, "func", function).__doc__ or "").splitlines()[0]
@@ -111,12 +111,12 @@ def _says(measure: str) -> str:
 
 def _stages(corpus: CleanCorpus) -> list[dict[str, Any]]:
     """Documents and bytes after each stage, from what was read to what was written."""
-    total, tally = corpus.tally.total(), corpus.tally
+    total, stats = corpus.stats.total(), corpus.stats
     late = [
-        tally.dropped.get(reason, Removal())
+        stats.dropped.get(reason, RemovalStats())
         for reason in ("exact duplicate", "near duplicate", "repeated paragraphs")
     ]
-    paragraphs = tally.cut.get("paragraph stands in an earlier document", Removal()).bytes
+    paragraphs = stats.cut.get("paragraph stands in an earlier document", RemovalStats()).bytes
     cleaned = (
         total.kept.count + sum(removal.count for removal in late),
         total.kept.bytes + sum(removal.bytes for removal in late) + paragraphs,
@@ -131,16 +131,18 @@ def _stages(corpus: CleanCorpus) -> list[dict[str, Any]]:
 
 def _sources(corpus: CleanCorpus) -> dict[str, Any]:
     """The flow of each file, or of each folder where there are many files."""
-    flows = corpus.tally.sources
-    if len(flows) > _MANY:
-        folders: dict[str, Flow] = {}
-        for name, flow in flows.items():
-            folders.setdefault(str(Path(name).parent), Flow(samples=flow.samples)).add(flow)
-        flows = folders
-    return {name: asdict(flow) for name, flow in flows.items()}
+    by_source = corpus.stats.sources
+    if len(by_source) > _MANY:
+        folders: dict[str, SourceStats] = {}
+        for name, source_stats in by_source.items():
+            folders.setdefault(str(Path(name).parent), SourceStats(samples=source_stats.samples)).add(
+                source_stats
+            )
+        by_source = folders
+    return {name: asdict(source_stats) for name, source_stats in by_source.items()}
 
 
-def _removals(removals: dict[str, Removal]) -> dict[str, Any]:
+def _removals(removals: dict[str, RemovalStats]) -> dict[str, Any]:
     """Reasons with what they took, most bytes first."""
     ordered = sorted(removals.items(), key=lambda entry: (-entry[1].bytes, entry[0]))
     return {reason: asdict(removal) for reason, removal in ordered}

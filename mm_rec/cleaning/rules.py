@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import field_validator
 
-from mm_rec.cleaning.document import Drop, Page
+from mm_rec.cleaning.document import CleaningDocument, Dropped
 from mm_rec.cleaning.measures import MEASURES, sentences_up_to
 from mm_rec.config import Section
 from mm_rec.errors import ConfigError
@@ -18,7 +18,7 @@ from mm_rec.errors import ConfigError
 _THRESHOLDS = Path(__file__).with_name("thresholds.yaml")
 
 
-class Limits(Section):
+class RuleLimits(Section):
     """What a rule accepts: values from `min` to `max`, both included; a limit that is None does not bind."""
 
     min: float | None = None
@@ -26,7 +26,7 @@ class Limits(Section):
     active: bool = True
 
 
-class Rule(Limits):
+class Rule(RuleLimits):
     """One rule: its name, and the measure that it holds against its limits."""
 
     rule: str
@@ -39,19 +39,19 @@ class Rule(Limits):
             raise ValueError(f"there is no measure of this name; there are: {', '.join(MEASURES)}")
         return name
 
-    def judge(self, page: Page) -> Drop | None:
+    def check(self, document: CleaningDocument) -> Dropped | None:
         """The reason to leave a page out, or None."""
-        value = self._measured(page)
+        value = self._measure(document)
         if self.min is not None and value < self.min:
-            return Drop(self.rule, f"{self.measure} {value:.4g} < {self.min:g}")
+            return Dropped(self.rule, f"{self.measure} {value:.4g} < {self.min:g}")
         if self.max is not None and value > self.max:
-            return Drop(self.rule, f"{self.measure} {value:.4g} > {self.max:g}")
+            return Dropped(self.rule, f"{self.measure} {value:.4g} > {self.max:g}")
         return None
 
-    def _measured(self, page: Page) -> float:
+    def _measure(self, document: CleaningDocument) -> float:
         if self.measure == "sentences" and self.min is not None and self.max is None:
-            return sentences_up_to(page, self.min)  # counting further would change nothing
-        return MEASURES[self.measure](page)
+            return sentences_up_to(document, self.min)  # counting further would change nothing
+        return MEASURES[self.measure](document)
 
 
 def rules_for(
@@ -75,10 +75,10 @@ def rules_for(
     return [rule for rule in rules if rule.active]
 
 
-def judge(page: Page, rules: Iterable[Rule]) -> Drop | None:
+def first_violation(document: CleaningDocument, rules: Iterable[Rule]) -> Dropped | None:
     """The first rule that a page breaks, or None."""
     for rule in rules:
-        if drop := rule.judge(page):
+        if drop := rule.check(document):
             return drop
     return None
 

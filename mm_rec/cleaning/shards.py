@@ -25,9 +25,9 @@ from typing import Any
 
 from mm_rec import __version__
 from mm_rec.cleaning.contamination import EvaluationIndex
-from mm_rec.cleaning.dedup import DedupConfig, Fingerprints, fingerprint
-from mm_rec.cleaning.document import Drop, Page
-from mm_rec.cleaning.stats import Amount, Flow, Removal, Tally
+from mm_rec.cleaning.dedup import DedupConfig, Fingerprints, compute_fingerprints
+from mm_rec.cleaning.document import CleaningDocument, Dropped
+from mm_rec.cleaning.stats import Amount, CleaningStats, RemovalStats, SourceStats
 from mm_rec.cleaning.steps import Cleaner, CleaningConfig
 from mm_rec.errors import DataError, MissingExtraError, needs_extra
 from mm_rec.runs.files import atomic_path, read_json, remove, write_json
@@ -38,12 +38,12 @@ _LEVEL = 3  # of zstd: as fast as the disk
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class CleanedShard:
     """A finished shard: where its files lie, and its numbers."""
 
     folder: Path
     name: str
-    tally: Tally
+    stats: CleaningStats
 
     def documents(self, kind: str = "kept") -> Iterator[dict[str, Any]]:
         """Its documents in order, or those that were dropped: text, path, line (and reason, detail)."""
@@ -66,30 +66,30 @@ class ShardCleaner:
     dedup: DedupConfig
     evaluation: EvaluationIndex | None = None
 
-    def __call__(self, number: int, documents: list[Document], key: str) -> Shard:
+    def __call__(self, number: int, documents: list[Document], key: str) -> CleanedShard:
         """Clean the documents and write the shard, unless it is there already."""
         name = f"{number:05d}"
         known = self._known(name, key)
         if known is not None:
             return known
         remove(self.folder / f"{name}.json")
-        cleaner, tally = Cleaner(self.config, self.evaluation), Tally()
+        cleaner, stats = Cleaner(self.config, self.evaluation), CleaningStats()
         kept: list[dict[str, Any]] = []
         dropped: list[dict[str, Any]] = []
         for document in documents:
-            page, drop = cleaner.clean(document.text)
-            _count(tally, document, page, drop)
-            row = {"text": page.text, "path": str(document.path), "line": document.line}
+            cleaned, drop = cleaner.clean(document.text)
+            _count(stats, document, cleaned, drop)
+            row = {"text": cleaned.text, "path": str(document.path), "line": document.line}
             if drop is None:
                 kept.append(row)
             else:
                 dropped.append({**row, "reason": drop.reason, "detail": drop.detail})
         _write_rows(self.folder / f"{name}.kept.jsonl.zst", kept)
         _write_rows(self.folder / f"{name}.dropped.jsonl.zst", dropped)
-        prints = fingerprint([row["text"] for row in kept], self.config.language, self.dedup)
-        prints.save(self.folder / f"{name}.npz")
-        write_json(self.folder / f"{name}.json", {"key": key, "tally": tally.record()})
-        return Shard(self.folder, name, tally)
+        fingerprints = compute_fingerprints([row["text"] for row in kept], self.config.language, self.dedup)
+        fingerprints.save(self.folder / f"{name}.npz")
+        write_json(self.folder / f"{name}.json", {"key": key, "tally": stats.record()})
+        return CleanedShard(self.folder, name, stats)
 
     def key(self, documents: Sequence[Document]) -> str:
         """What a shard of these documents depends on, as one hash."""
@@ -104,11 +104,15 @@ class ShardCleaner:
             digest.update(encoded)
         return digest.hexdigest()
 
-    def _known(self, name: str, key: str) -> Shard | None:
+    def _known(self, name: str, key: str) -> CleanedShard | None:
         """The shard of this name if it is whole and has this key."""
         try:
             values = read_json(self.folder / f"{name}.json")
-            return Shard(self.folder, name, Tally.restore(values["tally"])) if values["key"] == key else None
+            return (
+                CleanedShard(self.folder, name, CleaningStats.restore(values["tally"]))
+                if values["key"] == key
+                else None
+            )
         except (DataError, KeyError, TypeError):
             return None
 
@@ -118,7 +122,7 @@ def clean_shards(
     cleaner: ShardCleaner,
     processes: int,
     progress: Callable[[int], None],
-) -> list[Shard]:
+) -> list[CleanedShard]:
     """Clean all documents, shard by shard; the result does not depend on the number of processes.
 
     `progress` receives the bytes of each finished shard. Memory: about ten times SHARD_BYTES a process.
@@ -127,7 +131,7 @@ def clean_shards(
     _require_packages()  # a missing one is said before anything is read
     pieces = (
         (number, piece, cleaner.key(piece), size)
-        for number, (piece, size) in enumerate(_cut(documents, SHARD_BYTES))
+        for number, (piece, size) in enumerate(_split_into_shards(documents, SHARD_BYTES))
     )
     if processes == 1:
         shards = []
@@ -143,9 +147,9 @@ def _in_processes(
     cleaner: ShardCleaner,
     processes: int,
     progress: Callable[[int], None],
-) -> list[Shard]:
-    shards: list[Shard] = []
-    pending: deque[tuple[Future[Shard], int]] = deque()
+) -> list[CleanedShard]:
+    shards: list[CleanedShard] = []
+    pending: deque[tuple[Future[CleanedShard], int]] = deque()
 
     def finish_oldest() -> None:
         future, size = pending.popleft()
@@ -174,7 +178,9 @@ def _in_processes(
     return shards
 
 
-def _cut(documents: Iterable[Document], shard_bytes: int) -> Iterator[tuple[list[Document], int]]:
+def _split_into_shards(
+    documents: Iterable[Document], shard_bytes: int
+) -> Iterator[tuple[list[Document], int]]:
     """Runs of documents of at least `shard_bytes` of text, each with its size; the last may be smaller."""
     piece: list[Document] = []
     size = 0
@@ -188,19 +194,23 @@ def _cut(documents: Iterable[Document], shard_bytes: int) -> Iterator[tuple[list
         yield piece, size
 
 
-def _count(tally: Tally, document: Document, page: Page, drop: Drop | None) -> None:
+def _count(stats: CleaningStats, document: Document, cleaned: CleaningDocument, drop: Dropped | None) -> None:
     """Note one document's way in the numbers."""
-    flow = tally.sources.setdefault(str(document.path), Flow())
-    size, place = len(document.text.encode()), f"{document.path}:{document.line}"
-    flow.read.add(size)
+    source_stats = stats.sources.setdefault(str(document.path), SourceStats())
+    size, location = len(document.text.encode()), f"{document.path}:{document.line}"
+    source_stats.read.add(size)
     if drop is None:
-        for cut in page.cuts:
-            tally.cut.setdefault(cut.reason, Removal()).note(len(cut.text.encode()), place, "", cut.text)
-        flow.kept.add(len(page.text.encode()))
+        for cut in cleaned.cuts:
+            stats.cut.setdefault(cut.reason, RemovalStats()).add_sample(
+                len(cut.text.encode()), location, "", cut.text
+            )
+        source_stats.kept.add(len(cleaned.text.encode()))
     else:
-        tally.dropped.setdefault(drop.reason, Removal()).note(size, place, drop.detail, page.text)
+        stats.dropped.setdefault(drop.reason, RemovalStats()).add_sample(
+            size, location, drop.detail, cleaned.text
+        )
         if drop.reason == "language":
-            tally.languages.setdefault(drop.detail.split(" ")[0], Amount()).add(size)
+            stats.languages.setdefault(drop.detail.split(" ")[0], Amount()).add(size)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

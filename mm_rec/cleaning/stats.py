@@ -25,20 +25,20 @@ class Amount:
 
 
 @dataclass(slots=True)
-class Removal(Amount):
+class RemovalStats(Amount):
     """What was removed for one reason, with the first few samples: where it was, what was measured, how it begins."""
 
     samples: list[dict[str, str]] = field(default_factory=list)
 
-    def note(self, size: int, place: str, detail: str, text: str) -> None:
+    def add_sample(self, size: int, location: str, detail: str, text: str) -> None:
         """Count one more and keep it as a sample while there are few."""
         self.add(size)
         if len(self.samples) < _SAMPLES:
-            self.samples.append({"place": place, "detail": detail, "text": _beginning(text)})
+            self.samples.append({"place": location, "detail": detail, "text": _beginning(text)})
 
 
 @dataclass(slots=True)
-class Flow:
+class SourceStats:
     """What came in from one source, and what was left of it."""
 
     read: Amount = field(default_factory=Amount)
@@ -47,7 +47,7 @@ class Flow:
     tokens: int = 0  # where there is a tokenizer to count them
     samples: list[dict[str, str]] = field(default_factory=list)  # of kept documents
 
-    def add(self, other: Flow) -> None:
+    def add(self, other: SourceStats) -> None:
         """Add another source's numbers."""
         _sum(self.read, other.read)
         _sum(self.kept, other.kept)
@@ -56,52 +56,52 @@ class Flow:
 
 
 @dataclass(slots=True)
-class Tally:
+class CleaningStats:
     """The numbers of a shard, or of all: by source, whole documents dropped, and pieces cut out of kept ones."""
 
-    sources: dict[str, Flow] = field(default_factory=dict)
-    dropped: dict[str, Removal] = field(default_factory=dict)
-    cut: dict[str, Removal] = field(default_factory=dict)
+    sources: dict[str, SourceStats] = field(default_factory=dict)
+    dropped: dict[str, RemovalStats] = field(default_factory=dict)
+    cut: dict[str, RemovalStats] = field(default_factory=dict)
     languages: dict[str, Amount] = field(default_factory=dict)
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: CleaningStats) -> None:
         """Add a later shard's numbers; samples are the first that there were."""
-        for name, flow in other.sources.items():
-            self.sources.setdefault(name, Flow()).add(flow)
+        for name, source_stats in other.sources.items():
+            self.sources.setdefault(name, SourceStats()).add(source_stats)
         for mine, theirs in ((self.dropped, other.dropped), (self.cut, other.cut)):
             for reason, removal in theirs.items():
-                total = mine.setdefault(reason, Removal())
+                total = mine.setdefault(reason, RemovalStats())
                 _sum(total, removal)
                 total.samples += removal.samples[: _SAMPLES - len(total.samples)]
         for code, amount in other.languages.items():
             _sum(self.languages.setdefault(code, Amount()), amount)
 
-    def keep(self, source: str, place: str, before: str, text: str, tokens: int) -> None:
+    def record_kept(self, source: str, location: str, before: str, text: str, tokens: int) -> None:
         """A kept document was written, perhaps without some of its paragraphs."""
-        flow = self.sources[source]
-        flow.words += len(text.split())
-        flow.tokens += tokens
-        if len(flow.samples) < _KEPT_SAMPLES:
-            flow.samples.append({"place": place, "text": _beginning(text)})
+        source_stats = self.sources[source]
+        source_stats.words += len(text.split())
+        source_stats.tokens += tokens
+        if len(source_stats.samples) < _KEPT_SAMPLES:
+            source_stats.samples.append({"place": location, "text": _beginning(text)})
         if text != before:
             size = len(before.encode()) - len(text.encode())
-            flow.kept.bytes -= size
-            self.cut.setdefault("paragraph stands in an earlier document", Removal()).note(
-                size, place, "", before
+            source_stats.kept.bytes -= size
+            self.cut.setdefault("paragraph stands in an earlier document", RemovalStats()).add_sample(
+                size, location, "", before
             )
 
-    def drop(self, source: str, place: str, text: str, reason: str, detail: str) -> None:
+    def record_dropped(self, source: str, location: str, text: str, reason: str, detail: str) -> None:
         """A kept document was left out after all."""
         size = len(text.encode())
         self.sources[source].kept.count -= 1
         self.sources[source].kept.bytes -= size
-        self.dropped.setdefault(reason, Removal()).note(size, place, detail, text)
+        self.dropped.setdefault(reason, RemovalStats()).add_sample(size, location, detail, text)
 
-    def total(self) -> Flow:
+    def total(self) -> SourceStats:
         """All sources together."""
-        total = Flow()
-        for flow in self.sources.values():
-            total.add(flow)
+        total = SourceStats()
+        for source_stats in self.sources.values():
+            total.add(source_stats)
         return total
 
     def markup_bytes(self) -> int:
@@ -115,23 +115,28 @@ class Tally:
 
     @classmethod
     def restore(cls, values: dict[str, Any]) -> Self:
-        """The tally of which `record` gave the values."""
+        """The stats of which `record` gave the values."""
         return cls(
             sources={
-                name: Flow(Amount(**flow["read"]), Amount(**flow["kept"]), flow["words"], flow["tokens"])
-                for name, flow in values["sources"].items()
+                name: SourceStats(
+                    Amount(**source_stats["read"]),
+                    Amount(**source_stats["kept"]),
+                    source_stats["words"],
+                    source_stats["tokens"],
+                )
+                for name, source_stats in values["sources"].items()
             },
-            dropped={reason: Removal(**removal) for reason, removal in values["dropped"].items()},
-            cut={reason: Removal(**removal) for reason, removal in values["cut"].items()},
+            dropped={reason: RemovalStats(**removal) for reason, removal in values["dropped"].items()},
+            cut={reason: RemovalStats(**removal) for reason, removal in values["cut"].items()},
             languages={code: Amount(**amount) for code, amount in values["languages"].items()},
         )
 
 
-def merged(tallies: Iterable[Tally]) -> Tally:
-    """All tallies added up, in order."""
-    total = Tally()
-    for tally in tallies:
-        total.add(tally)
+def merge_stats(parts: Iterable[CleaningStats]) -> CleaningStats:
+    """All parts added up, in order."""
+    total = CleaningStats()
+    for stats in parts:
+        total.add(stats)
     return total
 
 

@@ -10,18 +10,18 @@ from typing import Any
 from pydantic import Field
 
 from mm_rec.cleaning.contamination import EvaluationIndex
-from mm_rec.cleaning.document import Cut, Drop, Page
-from mm_rec.cleaning.language import LanguageConfig, keep_language
+from mm_rec.cleaning.document import CleaningDocument, Cut, Dropped
+from mm_rec.cleaning.language import LanguageConfig, filter_language
 from mm_rec.cleaning.lines import LineConfig, cut_lines
 from mm_rec.cleaning.markup import strip_markup
-from mm_rec.cleaning.pii import mask_personal
-from mm_rec.cleaning.rules import Rule, judge, rules_for
+from mm_rec.cleaning.pii import mask_pii
+from mm_rec.cleaning.rules import Rule, first_violation, rules_for
 from mm_rec.config import Section
-from mm_rec.text.languages import language
-from mm_rec.text.normalise import mend_dotted_i, normalise
+from mm_rec.text.languages import get_language
+from mm_rec.text.normalise import normalise, repair_dotted_i
 from mm_rec.text.words import DOTTED_LANGUAGES, lower
 
-Step = Callable[[Page], Page | Drop]
+CleaningStep = Callable[[CleaningDocument], CleaningDocument | Dropped]
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
 
 
@@ -43,64 +43,64 @@ class Cleaner:
     """The steps that a configuration names, in order."""
 
     def __init__(self, config: CleaningConfig, evaluation: EvaluationIndex | None = None) -> None:
-        self.language = language(config.language)
-        self.steps: dict[str, Step] = {"normalise": _normalise}
+        self.language = get_language(config.language)
+        self.steps: dict[str, CleaningStep] = {"normalise": _normalise}
         if config.markup:
             self.steps["markup"] = strip_markup
         self.steps["lines"] = partial(cut_lines, config=config.lines)
-        self.steps["tidy"] = _tidy
+        self.steps["tidy"] = _collapse_blank_lines
         if config.identification.identify:
-            self.steps["language"] = partial(keep_language, config=config.identification)
+            self.steps["language"] = partial(filter_language, config=config.identification)
         if config.bad_words:
             bad = frozenset(lower(word.strip(), config.language) for word in config.bad_words) - {""}
-            self.steps["bad words"] = partial(_without_bad_words, bad=bad)
+            self.steps["bad words"] = partial(_filter_bad_words, bad=bad)
         if config.quality:
             self.steps["quality"] = partial(
-                _judged, rules=rules_for(config.language, config.rules, config.published_limits)
+                _filter_quality, rules=rules_for(config.language, config.rules, config.published_limits)
             )
         if config.personal:
-            self.steps["personal data"] = mask_personal
+            self.steps["personal data"] = mask_pii
         if evaluation is not None:
-            self.steps["evaluation"] = partial(_without_items, index=evaluation)
+            self.steps["evaluation"] = partial(_drop_contaminated, index=evaluation)
 
-    def clean(self, text: str) -> tuple[Page, Drop | None]:
+    def clean(self, text: str) -> tuple[CleaningDocument, Dropped | None]:
         """The page after the last step that it reached, and why it was dropped there, or None."""
-        page = Page(text, self.language)
+        document = CleaningDocument(text, self.language)
         for step in self.steps.values():
-            result = step(page)
-            if isinstance(result, Drop):
-                return page, result
-            page = result
-        return page, None
+            result = step(document)
+            if isinstance(result, Dropped):
+                return document, result
+            document = result
+        return document, None
 
 
-def _normalise(page: Page) -> Page:
-    text, dots = normalise(page.text), 0
-    if page.language.code in DOTTED_LANGUAGES:
-        text, dots = mend_dotted_i(text)
-    return page.with_text(
+def _normalise(document: CleaningDocument) -> CleaningDocument:
+    text, dots = normalise(document.text), 0
+    if document.language.code in DOTTED_LANGUAGES:
+        text, dots = repair_dotted_i(text)
+    return document.with_text(
         text, [Cut("second dot on an i (İ in small letters without a language)", "\u0307")] * dots
     )
 
 
-def _tidy(page: Page) -> Page | Drop:
+def _collapse_blank_lines(document: CleaningDocument) -> CleaningDocument | Dropped:
     """The blank lines that cut lines left are joined; an empty page is dropped."""
-    text = _BLANK_LINES.sub("\n\n", page.text).strip()
-    return page.with_text(text) if text else Drop("empty", "nothing is left")
+    text = _BLANK_LINES.sub("\n\n", document.text).strip()
+    return document.with_text(text) if text else Dropped("empty", "nothing is left")
 
 
-def _judged(page: Page, rules: list[Rule]) -> Page | Drop:
-    return judge(page, rules) or page
+def _filter_quality(document: CleaningDocument, rules: list[Rule]) -> CleaningDocument | Dropped:
+    return first_violation(document, rules) or document
 
 
-def _without_items(page: Page, index: EvaluationIndex) -> Page | Drop:
-    found = index.find(page.text)
-    return Drop("evaluation text", f"{found[0].place}: {found[0].text[:80]}") if found else page
+def _drop_contaminated(document: CleaningDocument, index: EvaluationIndex) -> CleaningDocument | Dropped:
+    found = index.find(document.text)
+    return Dropped("evaluation text", f"{found[0].location}: {found[0].text[:80]}") if found else document
 
 
-def _without_bad_words(page: Page, bad: frozenset[str]) -> Page | Drop:
-    words = lower(" ".join(page.words), page.language.code).replace(
+def _filter_bad_words(document: CleaningDocument, bad: frozenset[str]) -> CleaningDocument | Dropped:
+    words = lower(" ".join(document.words), document.language.code).replace(
         "'", " "
     )  # a name and its suffix: Ali'nin
     found = bad.intersection(words.split())
-    return Drop("bad words", ", ".join(sorted(found))) if found else page
+    return Dropped("bad words", ", ".join(sorted(found))) if found else document

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from mm_rec.cli.conversation import converse
+from mm_rec.cli.chat_loop import chat_loop
 from mm_rec.cli.sampling_options import (
     Adapter,
     Device,
@@ -25,13 +25,13 @@ from mm_rec.cli.sampling_options import (
     TopP,
     open_engine,
     read_sampling,
-    warn_of_format,
+    warn_prompt_format,
 )
 from mm_rec.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from mm_rec.inference.chat import ChatSession
-    from mm_rec.inference.sampling import Sampling
+    from mm_rec.inference.chat_session import ChatSession
+    from mm_rec.inference.sampler import SamplingParams
     from mm_rec.models.adapters import Adapters
 
 _ADAPTER_HELP = (
@@ -43,7 +43,7 @@ _NOT_WITH_URL = {
     "precision": "the server chooses the numbers of its models",
     "session": "the model's state stays with the server, which gets the whole conversation with every turn",
 }
-_EXTRA = ("top_k", "min_p", "repetition_penalty")  # what OpenAI's API has no fields for
+_EXTRA_PARAMS = ("top_k", "min_p", "repetition_penalty")  # what OpenAI's API has no fields for
 
 
 def chat(
@@ -98,9 +98,9 @@ def chat(
     )
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if url is not None:
-        _with_server(url, model, sampling, system, _given(ctx), console)
+        _chat_with_server(url, model, sampling, system, _given_options(ctx), console)
     elif model is not None:
-        _with_model(model, sampling, system, session, adapter or [], device, precision, console)
+        _chat_with_model(model, sampling, system, session, adapter or [], device, precision, console)
     else:
         raise ConfigError(
             "name a model (mmrec chat quickstart/sft), or a server that has one (mmrec chat --url "
@@ -108,14 +108,14 @@ def chat(
         )
 
 
-def _given(ctx: typer.Context) -> set[str]:
+def _given_options(ctx: typer.Context) -> set[str]:
     """The options that were typed, whatever their values."""
     sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def _with_server(
-    url: str, model: str | None, sampling: Sampling, system: str | None, given: Collection[str],
+def _chat_with_server(
+    url: str, model: str | None, sampling: SamplingParams, system: str | None, given: Collection[str],
     console: Console,
 ) -> None:  # fmt: skip
     """Talk to a server."""
@@ -124,20 +124,20 @@ def _with_server(
     for name, why in _NOT_WITH_URL.items():
         if name in given:
             raise ConfigError(f"--{name} cannot be used with --url: {why}. Leave it out")
-    extra = {name: getattr(sampling, name) for name in _EXTRA if name in given}
+    extra = {name: getattr(sampling, name) for name in _EXTRA_PARAMS if name in given}
     with contextlib.closing(RemoteChat(url, model, sampling, system, extra)) as conversation:
         console.print(f"{conversation.model} at {url}", style="dim")
-        converse(conversation, console)
+        chat_loop(conversation, console)
 
 
-def _with_model(
-    path: str, sampling: Sampling, system: str | None, session: Path | None, wanted: list[str], device: str,
+def _chat_with_model(
+    path: str, sampling: SamplingParams, system: str | None, session: Path | None, wanted: list[str], device: str,
     precision: PrecisionChoice, console: Console,
 ) -> None:  # fmt: skip
     """Talk to a model on this machine."""
     from mm_rec.data.conversations.conversation import ChatMessage
     from mm_rec.data.conversations.rendering import prompt_text
-    from mm_rec.inference.chat import ChatSession
+    from mm_rec.inference.chat_session import ChatSession
     from mm_rec.inference.fingerprints import adapter_digests
     from mm_rec.inference.session_file import SessionFile
     from mm_rec.models.adapters import adapters_of
@@ -148,44 +148,46 @@ def _with_model(
         digests = adapter_digests(engine.model, wanted)
         file = SessionFile(session, engine, tokenizer, digests)
     conversation = ChatSession(engine, tokenizer, sampling, system, file)
-    warn_of_format(wanted, prompt_text(tokenizer, [ChatMessage("user", "…")]), console)
+    warn_prompt_format(wanted, prompt_text(tokenizer, [ChatMessage("user", "…")]), console)
     if session is not None:
-        console.print(_kept(session, conversation), style="dim")
+        console.print(_describe_session_file(session, conversation), style="dim")
     adapters = adapters_of(engine.model)
     if adapters is None:
-        converse(conversation, console)
+        chat_loop(conversation, console)
     else:
-        switch = {"/adapters": lambda words: _switch(words, adapters, conversation, console)}
-        converse(conversation, console, switch, _ADAPTER_HELP)
+        switch = {"/adapters": lambda words: _switch_adapters(words, adapters, conversation, console)}
+        chat_loop(conversation, console, switch, _ADAPTER_HELP)
 
 
-def _kept(path: Path, conversation: ChatSession) -> str:
+def _describe_session_file(path: Path, conversation: ChatSession) -> str:
     """What is in the file of a conversation, and what it costs."""
     growth = conversation.session.state.bytes_per_token
     size = (
         f"it grows by {growth:,} bytes with each token" if growth else "it keeps one size, whatever is said"
     )
-    if not conversation.tokens_before:
+    if not conversation.restored_tokens:
         return f"{path}: a new conversation is kept here; {size}."
-    held = f"{conversation.tokens_before:,} tokens, {path.stat().st_size / 1e6:,.2f} MB"
+    held = f"{conversation.restored_tokens:,} tokens, {path.stat().st_size / 1e6:,.2f} MB"
     return (
         f"{path}: the conversation goes on after {held}; {size}. Its text is not kept: /save has what is said "
         "from now on."
     )
 
 
-def _switch(wanted: list[str], adapters: Adapters, conversation: ChatSession, console: Console) -> None:
+def _switch_adapters(
+    wanted: list[str], adapters: Adapters, conversation: ChatSession, console: Console
+) -> None:
     """Apply other adapters, or show which are applied; the conversation goes on."""
     from mm_rec.models.adapted import parse_adapter
 
-    if wanted and conversation.tokens_before:
+    if wanted and conversation.restored_tokens:
         raise UserError(
             "other adapters would have to read the conversation anew, and the text of what was said before this start "
             "is not kept. /reset forgets it"
         )
     if wanted:
         adapters.apply({} if wanted == ["none"] else dict(map(parse_adapter, wanted)))
-        conversation.read_again()
+        conversation.invalidate_state()
     shown = [
         f"{name}={adapters.weights[name]:g}" if name in adapters.weights else f"({name})"
         for name in adapters.names

@@ -44,7 +44,7 @@ def _table(calibrations: list[Calibration]) -> Table:
             item.rule.measure,
             *(f"{value:.3g}" for value in item.quantiles.values()),
             _limits(item.rule.min, item.rule.max),
-            f"{item.taken:.1%}",
+            f"{item.removed_share:.1%}",
             _limits(item.min, item.max) if moved else "",
             style="bold" if moved else None,
         )

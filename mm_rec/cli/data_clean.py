@@ -66,10 +66,12 @@ def clean(
     from mm_rec.cleaning.report import write_report
     from mm_rec.config import apply_overrides
     from mm_rec.errors import ConfigError
-    from mm_rec.sources.blocks import lines
     from mm_rec.sources.documents import MAX_DOCUMENT_BYTES
+    from mm_rec.sources.line_reader import read_lines
 
-    words = [] if bad_words is None else [line for _, line in lines(bad_words, MAX_DOCUMENT_BYTES) if line]
+    words = (
+        [] if bad_words is None else [line for _, line in read_lines(bad_words, MAX_DOCUMENT_BYTES) if line]
+    )
     values: dict[str, Any] = {
         "cleaning": {"language": language, "bad_words": words},
         "text_field": text_field,
@@ -83,7 +85,7 @@ def clean(
     console = Console(highlight=False)
     counter = None if tokenizer is None else _token_counter(tokenizer)
     try:
-        with _Bars(console) as bars:
+        with _ProgressBars(console) as bars:
             corpus = clean_corpus(
                 sources,
                 out,
@@ -91,7 +93,7 @@ def clean(
                 processes=processes,
                 keep_dropped=keep_dropped,
                 count_tokens=counter,
-                watcher=bars.watcher(),
+                progress=bars.callbacks(),
             )
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on after the finished shards", markup=False)
@@ -103,7 +105,7 @@ def clean(
     console.print(f"{out}: what was removed and why, with samples: {page}", soft_wrap=True, markup=False)
 
 
-class _Bars:
+class _ProgressBars:
     """The progress of the stages, and problems as they are met."""
 
     def __init__(self, console: Console) -> None:
@@ -118,18 +120,18 @@ class _Bars:
         self.task: TaskID | None = None
         self.problems = 0
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> _ProgressBars:
         self.progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
-    def watcher(self) -> Any:
+    def callbacks(self) -> Any:
         """The callables that `clean_corpus` tells."""
-        from mm_rec.cleaning.corpus import Watcher
+        from mm_rec.cleaning.corpus import CleaningProgress
 
-        return Watcher(self._stage, self._advance, self._problem)
+        return CleaningProgress(self._stage, self._advance, self._problem)
 
     def _stage(self, name: str, size: int) -> None:
         if self.task is not None:
@@ -160,13 +162,15 @@ def _detection(dedup: DedupConfig) -> str:
     """The detection curve of near-duplicates in a line."""
     if not dedup.near:
         return "near-duplicates were not looked for"
-    points = ", ".join(f"{x:.0%} alike {dedup.detection(x):.0%}" for x in (0.5, 0.6, 0.7, 0.8, 0.9))
+    points = ", ".join(
+        f"{x:.0%} alike {dedup.detection_probability(x):.0%}" for x in (0.5, 0.6, 0.7, 0.8, 0.9)
+    )
     return f"near-duplicates: the chance that two documents are compared is: {points}; out from {dedup.threshold:.0%}"
 
 
 def _summary(corpus: CleanCorpus) -> Table:
     """What came in, what left for which reason, and what is left."""
-    total = corpus.tally.total()
+    total = corpus.stats.total()
     table = Table("", show_header=True, box=None, pad_edge=False)
     for name in ("documents", "MB", "of all text"):
         table.add_column(name, justify="right")
@@ -176,11 +180,11 @@ def _summary(corpus: CleanCorpus) -> Table:
         table.add_row(name, f"{count:,}", f"{size / 1e6:,.1f}", share, style=style)
 
     row("read", total.read.count, total.read.bytes, "bold")
-    for reason, removal in sorted(corpus.tally.dropped.items(), key=lambda entry: -entry[1].bytes):
+    for reason, removal in sorted(corpus.stats.dropped.items(), key=lambda entry: -entry[1].bytes):
         row(f"  left out: {reason}", removal.count, removal.bytes)
-    for reason, removal in sorted(corpus.tally.cut.items(), key=lambda entry: -entry[1].bytes):
+    for reason, removal in sorted(corpus.stats.cut.items(), key=lambda entry: -entry[1].bytes):
         row(f"  cut out: {reason}", removal.count, removal.bytes)
-    rest = corpus.tally.markup_bytes()
+    rest = corpus.stats.markup_bytes()
     table.add_row("  markup, white space", "", f"{rest / 1e6:,.1f}", f"{rest / total.read.bytes:.1%}")
     row("kept", total.kept.count, total.kept.bytes, "bold")
     return table

@@ -51,8 +51,8 @@ def cluster(
     values = apply_overrides({"cleaning": {"language": language}}, settings or [])
     options: dict[str, Any] = values.pop("executor", {})
     config = CorpusConfig.read(values, where="mmrec data cluster")
-    plan = library.stages(source, out, config.cleaning, config.dedup, tasks, text_field)
-    executors = library.executors(plan, out, executor.value, workers, options)
+    plan = library.cluster_stages(source, out, config.cleaning, config.dedup, tasks, text_field)
+    executors = library.build_executors(plan, out, executor.value, workers, options)
     console = Console(highlight=False, soft_wrap=True)
     if show:
         if executor is not ExecutorChoice.slurm:

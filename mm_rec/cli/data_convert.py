@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from mm_rec.data.conversations.reading import ConversationSet
+    from mm_rec.data.conversations.dataset_reader import ConversationSet
 
 
-class FormatChoice(StrEnum):
+class ConversationFormatChoice(StrEnum):
     """The formats of conversations."""
 
     openai = "openai"
@@ -35,10 +35,11 @@ def convert(
             show_default=False,
         ),
     ],
-    to: Annotated[FormatChoice, typer.Option(help="Format to write.")],
+    to: Annotated[ConversationFormatChoice, typer.Option(help="Format to write.")],
     out: Annotated[Path, typer.Option(help="File to write: .jsonl (also .gz, .zst), .json, .csv or .tsv.")],
     format: Annotated[
-        FormatChoice | None, typer.Option(help="Format of the sources (default: told by their fields).")
+        ConversationFormatChoice | None,
+        typer.Option(help="Format of the sources (default: told by their fields)."),
     ] = None,
     map: Annotated[
         list[str] | None,
@@ -52,16 +53,16 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.")] = False,
 ) -> None:
     """Write conversations in another format; where a row has a problem, all are told and nothing is written."""
-    from mm_rec.data.conversations.issues import Fix, describe, describe_fixes
-    from mm_rec.data.conversations.reading import read_conversations
-    from mm_rec.data.conversations.writing import require_writable, to_rows, write_rows
+    from mm_rec.data.conversations.dataset_reader import read_conversations
+    from mm_rec.data.conversations.dataset_writer import require_conversation_path, to_rows, write_rows
+    from mm_rec.data.conversations.issues import Fix, format_fixes, format_issues
     from mm_rec.errors import ConfigError, DataError
-    from mm_rec.tokenizers.special import SPECIAL_TOKENS
+    from mm_rec.tokenizers.special_tokens import SPECIAL_TOKENS
 
     console = Console(highlight=False)
     if out.exists() and not overwrite:
         raise ConfigError(f"--out {out}: this file exists. Give another name, or --overwrite")
-    require_writable(out)
+    require_conversation_path(out)
     with console.status("reading the conversations"):
         found = read_conversations(
             sources,
@@ -71,16 +72,16 @@ def convert(
             special_tokens=SPECIAL_TOKENS,
         )
     print_found(found, console)
-    rows, faults = to_rows(found.conversations, to.value, out)
+    rows, issues = to_rows(found.conversations, to.value, out)
     if fix:
-        found.fixes += [Fix(fault.place, f"left out: {fault.message}") for fault in faults]
+        found.fixes += [Fix(issue.location, f"left out: {issue.message}") for issue in issues]
     else:
-        found.problems += faults
+        found.issues += issues
     if found.fixes:
-        console.print(Text(describe_fixes(found.fixes)), soft_wrap=True)
-    if found.problems:
-        console.print(Text(describe(found.problems)), soft_wrap=True)
-        count = len(found.problems)
+        console.print(Text(format_fixes(found.fixes)), soft_wrap=True)
+    if found.issues:
+        console.print(Text(format_issues(found.issues)), soft_wrap=True)
+        count = len(found.issues)
         remedy = "" if fix else ". Mend them, or let --fix do what it can"
         raise DataError(f"{count:,} problem{'s' * (count > 1)}; nothing was written{remedy}")
     if not rows:

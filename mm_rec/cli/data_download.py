@@ -13,13 +13,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mm_rec.sources.catalogue import Source
-    from mm_rec.sources.download import Record
+    from mm_rec.sources.catalogue import CatalogueEntry
+    from mm_rec.sources.download import DownloadRecord
 
 _INTERRUPTED = 130  # the exit status that a shell gives a program stopped by Ctrl-C
 
 
-class FormatChoice(StrEnum):
+class ShardFormatChoice(StrEnum):
     """How documents are stored."""
 
     jsonl = "jsonl.zst"
@@ -72,11 +72,11 @@ def download(
     language: Annotated[str | None, typer.Option(help="For a set of many languages: tr, en …")] = None,
     split: Annotated[str | None, typer.Option(help="Split to fetch (default: train).")] = None,
     format: Annotated[
-        FormatChoice,
+        ShardFormatChoice,
         typer.Option(
             help="jsonl.zst: text unchanged; txt.gz: a blank line between documents, none inside one."
         ),
-    ] = FormatChoice.jsonl,
+    ] = ShardFormatChoice.jsonl,
     local: Annotated[
         Path | None, typer.Option(help="Read a local copy of the set's repository instead.")
     ] = None,
@@ -86,7 +86,7 @@ def download(
     from mm_rec.sources import download as fetching
     from mm_rec.sources.catalogue import find_source
 
-    request = fetching.Request(
+    request = fetching.DownloadRequest(
         source=find_source(name),
         out=out,
         limit=None if limit is None else fetching.parse_size(limit),
@@ -123,7 +123,7 @@ def download(
     console.print(_summary(record, request.source, out), markup=False)
 
 
-def _summary(record: Record, source: Source, out: Path) -> str:
+def _summary(record: DownloadRecord, source: CatalogueEntry, out: Path) -> str:
     """What is in the folder now, in a few lines."""
     lines = [
         f"{out}: {record.documents:,} documents, {record.text_bytes / 1e6:,.1f} MB, {len(record.shards)} shards",
@@ -142,13 +142,13 @@ def _summary(record: Record, source: Source, out: Path) -> str:
     return "\n".join(lines)
 
 
-def _languages(source: Source) -> str:
+def _languages(source: CatalogueEntry) -> str:
     if source.languages != "any":
         return ", ".join(source.languages)
     return f"any ({source.default_language} unless named)" if source.default_language else "any"
 
 
-def _size(source: Source, language: str | None) -> str:
+def _size(source: CatalogueEntry, language: str | None) -> str:
     """GB as a person writes them, by language where it differs."""
     sizes = source.size_gb if isinstance(source.size_gb, dict) else {"": source.size_gb}
     known = {

@@ -13,7 +13,7 @@ from rich.text import Text
 from mm_rec.cli.data_options import DocumentsChoice
 
 if TYPE_CHECKING:
-    from mm_rec.cleaning.inspect import FileReport, Lengths
+    from mm_rec.cleaning.inspect import FileReport, LengthStats
 
 _BARS = "▁▂▃▄▅▆▇█"
 _KINDS = {"txt": "plain text", "jsonl": "JSON Lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
@@ -35,12 +35,12 @@ def inspect(
 ) -> None:
     """Show format, fields, lengths, languages, duplicates, problems and samples of files, without changing anything."""
     from mm_rec.cleaning.inspect import default_detector, inspect_file
-    from mm_rec.sources.documents import documents_rule, find_files
+    from mm_rec.sources.documents import default_documents_rule, find_files
     from mm_rec.sources.download import parse_size
 
     size = parse_size(limit)
     found = find_files(files)
-    rule = documents_rule(found, None if documents is None else documents.value)
+    rule = default_documents_rule(found, None if documents is None else documents.value)
     detect, detector = default_detector()
     console = Console(highlight=False)
     reports = []
@@ -146,7 +146,7 @@ def _fields(report: FileReport) -> Table:
     return table
 
 
-def _histogram(lengths: Lengths) -> str:
+def _histogram(lengths: LengthStats) -> str:
     """Bars for the numbers of documents of 1, 2, 4, 8 … characters and more."""
     low, high = min(lengths.histogram), max(lengths.histogram)
     powers = [2**power for power in range(int(math.log2(low)), int(math.log2(high)) + 1)]

@@ -52,12 +52,12 @@ def list_format(
     from mm_rec.errors import ConfigError
     from mm_rec.stories.wordlists.entries import fit_entries, read_entries
     from mm_rec.stories.wordlists.examples import HELD_OUT, make_examples, parse_shares, split_entries
+    from mm_rec.stories.wordlists.export import describe_examples, file_names, write_list_format
     from mm_rec.stories.wordlists.prompts import load_template
-    from mm_rec.stories.wordlists.writing import describe_examples, file_names, write_list_format
-    from mm_rec.text.levels import require_level
+    from mm_rec.text.cefr import require_cefr_level
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    level = require_level(level)
+    level = require_cefr_level(level)
     there = [name for name in file_names(level) if (out / name).exists()]
     if there and not overwrite:
         raise ConfigError(f"--out {out} has {', '.join(there)} already. Give another folder, or --overwrite")

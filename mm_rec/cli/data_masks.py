@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from mm_rec.cli.data_convert import FormatChoice, parse_fields
+from mm_rec.cli.data_convert import ConversationFormatChoice, parse_fields
 
 if TYPE_CHECKING:
-    from mm_rec.data.conversations.masks import MaskedToken
+    from mm_rec.data.conversations.mask_report import MaskedToken
 
 _STYLES = {
     "answer": "black on green",
@@ -35,7 +35,8 @@ def masks(
     files: Annotated[list[str], typer.Argument(help="Conversations of any format.", show_default=False)],
     tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer, or of a model.")],
     format: Annotated[
-        FormatChoice | None, typer.Option(help="Format of the files (default: told by their fields).")
+        ConversationFormatChoice | None,
+        typer.Option(help="Format of the files (default: told by their fields)."),
     ] = None,
     map: Annotated[
         list[str] | None, typer.Option(help="A field of theirs for one of ours: --map prompt=soru.")
@@ -54,14 +55,14 @@ def masks(
 
     Problems that would stop a training are listed once each; then the exit status is 2.
     """
-    from mm_rec.data.conversations.issues import describe
-    from mm_rec.data.conversations.masks import REASONS, explain, masks_page, shares
+    from mm_rec.data.conversations.dataset_reader import read_conversations
+    from mm_rec.data.conversations.issues import format_issues
+    from mm_rec.data.conversations.mask_report import REASONS, count_reasons, explain_mask, render_mask_page
     from mm_rec.data.conversations.preflight import preflight, read_train_on
-    from mm_rec.data.conversations.reading import read_conversations
     from mm_rec.errors import ConfigError, DataError
     from mm_rec.models.loading import find_model
     from mm_rec.runs.files import write_text
-    from mm_rec.tokenizers.chat_template import layout_of, prepare_for_chat, require_template
+    from mm_rec.tokenizers.chat_template import known_chat_template, prepare_for_chat, require_template
     from mm_rec.tokenizers.loading import load_tokenizer
 
     if out is not None and out.suffix != ".html":
@@ -80,35 +81,37 @@ def masks(
     )
     checked = preflight(loaded, found.conversations, chosen, max_length, cutting)
     explained = [
-        (conversation.place, explain(loaded, conversation, chosen))
+        (conversation.location, explain_mask(loaded, conversation, chosen))
         for conversation in checked.conversations[: max(rows, _PAGE_CONVERSATIONS if out else 0)]
     ]
     for place, tokens in explained[:rows]:
         console.print(Text(place, style="bold"), soft_wrap=True)
         console.print(_coloured(tokens), soft_wrap=True)
         console.print()
-    counts = shares(tokens for _, tokens in explained)
+    counts = count_reasons(tokens for _, tokens in explained)
     for reason, count in counts.items():
         share = count / sum(counts.values())
         console.print(Text.assemble((f" {reason} ", _STYLES[reason]), f" {share:6.1%}  {REASONS[reason]}"))
     tokens_in_all = sum(len(one.ids) for one in checked.rendered)
-    learnt = sum(int(one.learnt.sum()) for one in checked.rendered)
+    learnt = sum(int(one.loss_mask.sum()) for one in checked.rendered)
     console.print(
         f"{len(checked.rendered):,} conversations, {tokens_in_all:,} tokens, {learnt:,} of them learnt"
         + (f" ({learnt / tokens_in_all:.1%})" if tokens_in_all else "")
     )
     if out is not None:
-        layout = layout_of(loaded)
-        write_text(out, masks_page(explained, ", ".join(files), layout.name if layout else "the model's own"))
+        layout = known_chat_template(loaded)
+        write_text(
+            out, render_mask_page(explained, ", ".join(files), layout.name if layout else "the model's own")
+        )
         console.print(f"Written: {out}", soft_wrap=True)
-    problems = [*found.problems, *checked.faults]
+    problems = [*found.issues, *checked.issues]
     if problems:
-        raise DataError(f"{len(problems):,} problems would stop a training:\n{describe(problems)}")
+        raise DataError(f"{len(problems):,} problems would stop a training:\n{format_issues(problems)}")
 
 
 def _coloured(tokens: list[MaskedToken]) -> Text:
     text = Text()
     for token in tokens:
-        shown = token.text.replace("\n", "↵\n") if token.learnt else token.text
+        shown = token.text.replace("\n", "↵\n") if token.trained_on else token.text
         text.append(shown, style=_STYLES[token.reason])
     return text

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from mm_rec.pipeline.self_instruct.endpoint import ChatEndpoint
-    from mm_rec.pipeline.self_instruct.grow import Growth, Outcome
-    from mm_rec.pipeline.self_instruct.rows import Example
+    from mm_rec.pipeline.self_instruct.generate import SelfInstructConfig, SelfInstructStats
+    from mm_rec.pipeline.self_instruct.task_pool import PoolTask
 
 _INTERRUPTED = 130  # the exit status that a shell gives a program stopped by Ctrl-C
 
@@ -59,10 +59,10 @@ def self_instruct(
     The model writes new tasks and their answers; what is too like a known task, or is not whole, is dropped.
     """
     from mm_rec.pipeline.self_instruct.endpoint import ChatEndpoint
-    from mm_rec.pipeline.self_instruct.grow import Growth
-    from mm_rec.pipeline.self_instruct.rows import read_seeds
+    from mm_rec.pipeline.self_instruct.generate import SelfInstructConfig
+    from mm_rec.pipeline.self_instruct.task_pool import read_seeds
 
-    growth = Growth(
+    config = SelfInstructConfig(
         out=out,
         count=count,
         language=language.value,
@@ -74,31 +74,33 @@ def self_instruct(
     asked = ChatEndpoint(endpoint, model, key_variable=api_key_env, temperature=temperature)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        outcome = _grow(read_seeds(seeds), asked, growth, console)
+        stats = _grow(read_seeds(seeds), asked, config, console)
     except KeyboardInterrupt:
         console.print("stopped. What was kept stays; the same command continues after it", markup=False)
         raise typer.Exit(_INTERRUPTED) from None
-    console.print(_summary(outcome, growth), markup=False)
+    console.print(_summary(stats, config), markup=False)
 
 
-def _grow(seeds: list[Example], endpoint: ChatEndpoint, growth: Growth, console: Console) -> Outcome:
+def _grow(
+    seeds: list[PoolTask], endpoint: ChatEndpoint, config: SelfInstructConfig, console: Console
+) -> SelfInstructStats:
     """Grow under a progress bar."""
-    from mm_rec.pipeline.self_instruct.grow import grow
+    from mm_rec.pipeline.self_instruct.generate import run_self_instruct
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True) as bar:
-        task = bar.add_task("asking", total=growth.count, text=f"{len(seeds):,} seeds")
+        task = bar.add_task("asking", total=config.count, text=f"{len(seeds):,} seeds")
 
-        def show(outcome: Outcome) -> None:
-            bar.update(task, completed=outcome.rows, text=f"{outcome.dropped.total():,} dropped")
+        def show(stats: SelfInstructStats) -> None:
+            bar.update(task, completed=stats.rows, text=f"{stats.dropped.total():,} dropped")
 
-        return grow(seeds, endpoint, growth, show)
+        return run_self_instruct(seeds, endpoint, config, show)
 
 
-def _summary(outcome: Outcome, growth: Growth) -> str:
+def _summary(stats: SelfInstructStats, config: SelfInstructConfig) -> str:
     """What is in the file now, and what was not kept and why."""
-    lines = [f"{growth.out}: {outcome.rows:,} rows, {outcome.rows - outcome.earlier:,} of them new"]
-    if outcome.dropped:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in outcome.dropped.most_common())
-        lines.append(f"dropped: {reasons}" + (f" ({growth.dropped})" if growth.keep_dropped else ""))
+    lines = [f"{config.out}: {stats.rows:,} rows, {stats.rows - stats.earlier:,} of them new"]
+    if stats.dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in stats.dropped.most_common())
+        lines.append(f"dropped: {reasons}" + (f" ({config.dropped})" if config.keep_dropped else ""))
     return "\n".join(lines)

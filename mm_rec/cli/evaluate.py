@@ -156,12 +156,12 @@ def evaluate(
     if max_mb is not None and max_mb <= 0:
         raise ConfigError(f"--max-mb {max_mb}: give more than 0, or leave it out to read everything")
     from mm_rec.models.adapted import load_with_adapters
-    from mm_rec.models.forward import require_documents_apart
+    from mm_rec.models.forward import require_packing_support
     from mm_rec.runtime import choose_device
 
     console, place = Console(), choose_device(device)
     loaded, tokenizer = load_with_adapters(model, adapter or [], device=str(place))
-    require_documents_apart(loaded)
+    require_packing_support(loaded)
     name = " + ".join([model, *(adapter or [])])
     if chat:
         from mm_rec.cli.evaluate_chat import evaluate_chat_files
@@ -203,22 +203,22 @@ def evaluate(
         )
     if (chat or pairs or tasks or list_format) and not text:
         return
-    from mm_rec.evaluation.generation import DEFAULT_PROMPTS, generate_samples
     from mm_rec.evaluation.report import make_report
-    from mm_rec.evaluation.report_view import rendered
+    from mm_rec.evaluation.report_console import render_report
+    from mm_rec.evaluation.samples import DEFAULT_PROMPTS, generate_samples
     from mm_rec.inference.engine import Engine
-    from mm_rec.tokenizers.loading import count_specials, describe_specials
+    from mm_rec.tokenizers.loading import count_special_tokens, describe_special_tokens
 
     engine = Engine(loaded, place)
     contexts = sorted(set(context or [min(512, engine.context_limit or 512)]))
     sources = _sources(text or [], text_field, None if documents is None else documents.value, max_mb)
     texts = _score(loaded, tokenizer, sources, contexts, console)
-    for line in describe_specials(count_specials(tokenizer, prompt or [])):
+    for line in describe_special_tokens(count_special_tokens(tokenizer, prompt or [])):
         console.print(f"--prompt: {line}", markup=False, highlight=False, soft_wrap=True)
     with console.status("writing samples"):
         samples = list(generate_samples(engine, tokenizer, prompt or DEFAULT_PROMPTS, sampling))
     report = make_report(loaded, name, texts, samples)
-    console.print(rendered(report))
+    console.print(render_report(report))
     if out is not None:
         for path in report.write(out):
             console.print(f"Written: {path}", soft_wrap=True, markup=False, highlight=False)
@@ -293,11 +293,11 @@ def _score(
     """The scores of each text at each context."""
     from mm_rec.evaluation.perplexity import evaluate_text
     from mm_rec.evaluation.report import TextResult
-    from mm_rec.tokenizers.loading import count_specials, describe_specials
+    from mm_rec.tokenizers.loading import count_special_tokens, describe_special_tokens
 
     results = []
     for source in sources:
-        for line in describe_specials(count_specials(tokenizer, source)):
+        for line in describe_special_tokens(count_special_tokens(tokenizer, source)):
             console.print(f"{source.name}: {line}", markup=False, highlight=False, soft_wrap=True)
         for context in contexts:
             with console.status(f"reading {source.name} at a context of {context:,} tokens"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mm_rec.data.conversations.conversation import Conversation
     from mm_rec.evaluation.judge import JudgeConfig
-    from mm_rec.inference.sampling import Sampling
+    from mm_rec.inference.sampler import SamplingParams
 
 _ACROSS = 5  # figures in one table: as many as 80 columns hold
 _COLUMNS = ("bleu", "chrf", "rouge_l", "exact_match", "calls_right", "token_accuracy", "loss", "judge")
@@ -31,7 +31,7 @@ def evaluate_chat_files(
     tokenizer: PreTrainedTokenizerBase,
     name: str,
     files: Sequence[str],
-    sampling: Sampling,
+    sampling: SamplingParams,
     out: Path | None,
     *,
     limit: int | None = None,
@@ -43,9 +43,9 @@ def evaluate_chat_files(
 
     `name` is the model's, for the report.
     """
-    from mm_rec.evaluation.chat import evaluate_chat
+    from mm_rec.evaluation.chat_eval import evaluate_chat
     from mm_rec.evaluation.chat_report import write_chat_report
-    from mm_rec.evaluation.report import model_facts
+    from mm_rec.evaluation.report import model_info
     from mm_rec.inference.engine import Engine
 
     console = Console(highlight=False)
@@ -54,7 +54,7 @@ def evaluate_chat_files(
     with _bar(console) as progress:
         engine = Engine(model, model.device)
         report = evaluate_chat(engine, tokenizer, conversations, sampling, judge=judge, progress=progress)
-    report = {"model": dataclasses.asdict(model_facts(model, name)), "files": list(files), **report}
+    report = {"model": dataclasses.asdict(model_info(model, name)), "files": list(files), **report}
     _print(report, console)
     if out is not None:
         for path in write_chat_report(report, out):
@@ -85,24 +85,24 @@ def _judge(url: str | None, model: str | None, key_env: str) -> JudgeConfig | No
 
 def _read(files: Sequence[str], special_tokens: Sequence[str]) -> Sequence[Conversation]:
     """The conversations; raises DataError listing every problem of the files."""
-    from mm_rec.data.conversations.issues import describe
-    from mm_rec.data.conversations.reading import read_conversations
+    from mm_rec.data.conversations.dataset_reader import read_conversations
+    from mm_rec.data.conversations.issues import format_issues
 
     found = read_conversations(files, special_tokens=special_tokens)
-    if found.problems:
+    if found.issues:
         raise DataError(
             "these conversations cannot be used as they are (`mmrec data convert FILES --to openai --out NEW "
-            f"--fix` mends what can be mended):\n{describe(found.problems)}"
+            f"--fix` mends what can be mended):\n{format_issues(found.issues)}"
         )
     return found.conversations
 
 
 def _print(report: dict[str, Any], console: Console) -> None:
-    from mm_rec.evaluation.chat_report import MANNER, NEARNESS, measured
+    from mm_rec.evaluation.chat_report import REFERENCE_METRICS, REPLY_METRICS, available_metrics
 
-    near = tuple(column for column in NEARNESS if column[0] in _COLUMNS)
-    for title, columns in (("Beside the given answers", near), ("The replies by themselves", MANNER)):
-        shown = measured(report, columns)
+    near = tuple(column for column in REFERENCE_METRICS if column[0] in _COLUMNS)
+    for title, columns in (("Beside the given answers", near), ("The replies by themselves", REPLY_METRICS)):
+        shown = available_metrics(report, columns)
         for first in range(0, len(shown), _ACROSS):
             console.print(_table("" if first else title, report, shown[first : first + _ACROSS]))
     for fault, count in report["faults"].items():
@@ -120,7 +120,7 @@ def _print(report: dict[str, Any], console: Console) -> None:
 
 def _table(title: str, report: dict[str, Any], columns: tuple[tuple[str, str, str], ...]) -> Table:
     """Categories and their sum."""
-    from mm_rec.evaluation.chat_report import show
+    from mm_rec.evaluation.chat_report import format_value
 
     table = Table(title=title or None, title_justify="left")
     table.add_column("category", overflow="fold")
@@ -129,6 +129,6 @@ def _table(title: str, report: dict[str, Any], columns: tuple[tuple[str, str, st
     for category, figures in (*report["categories"].items(), ("all", report["total"])):
         if figures is report["total"]:
             table.add_section()
-        cells = (show(figures[key], form) for key, _, form in columns)
+        cells = (format_value(figures[key], form) for key, _, form in columns)
         table.add_row(Text(category), f"{figures['answers']:,}", *cells)
     return table

@@ -40,16 +40,16 @@ def evaluate_list(
     `name` is the model's, for the report. Prompts are written as the adapter learnt them: as a chat, or as in the
     user's documents ("### Instruction:").
     """
-    from mm_rec.evaluation.list_answers import greedy_answers, read_training_sentences
-    from mm_rec.evaluation.list_format import evaluate_list_format, list_prompts, make_rules
+    from mm_rec.evaluation.list_format import evaluate_list_format, list_prompts, make_list_rules
+    from mm_rec.evaluation.list_generation import greedy_answer_function, read_training_sentences
     from mm_rec.runs.files import write_json
     from mm_rec.stories.wordlists.entries import read_levels, read_word_list
-    from mm_rec.stories.wordlists.examples import HELD_OUT, is_held_out
+    from mm_rec.stories.wordlists.examples import HELD_OUT, is_held_out_word
     from mm_rec.stories.wordlists.prompts import load_template
 
     chosen = read_word_list(words, level, language)
     if held_out:
-        chosen = [word for word in chosen if is_held_out(word, HELD_OUT)]
+        chosen = [word for word in chosen if is_held_out_word(word, HELD_OUT)]
     asked = list_prompts(
         chosen,
         prompts or _PROMPTS,
@@ -57,7 +57,7 @@ def evaluate_list(
         level=level,
         template=load_template(language, template),
     )
-    rules = make_rules(
+    rules = make_list_rules(
         level,
         language,
         levels=read_levels(level_lists) if level_lists else None,
@@ -66,7 +66,7 @@ def evaluate_list(
     instruction = _instruction(adapter, tokenizer)
     written = "### Instruction: … ### Response:" if instruction else "a chat"
     console.print(f"{name}, asked as {written}", markup=False, highlight=False, soft_wrap=True)
-    answer = greedy_answers(model, tokenizer, instruction, max_new_tokens or _MOST_TOKENS)
+    answer = greedy_answer_function(model, tokenizer, instruction, max_new_tokens or _MOST_TOKENS)
     with console.status(f"asking {len(asked):,} lists of {len(set(chosen)):,} words"):
         report = evaluate_list_format(answer, asked, rules)
     for line in report.lines():

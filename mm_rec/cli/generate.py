@@ -24,9 +24,9 @@ from mm_rec.cli.sampling_options import (
     TopP,
     open_engine,
     read_sampling,
-    warn_of_format,
+    warn_prompt_format,
 )
-from mm_rec.terminal import write_exactly
+from mm_rec.terminal import write_raw
 
 
 def generate(
@@ -58,30 +58,30 @@ def generate(
         seed=seed,
     )
     from mm_rec.errors import ConfigError
-    from mm_rec.inference.text_stream import prompt_ids, stream_text
-    from mm_rec.tokenizers.loading import count_specials, describe_specials
+    from mm_rec.inference.generate import encode_prompt, generate_text
+    from mm_rec.tokenizers.loading import count_special_tokens, describe_special_tokens
 
     console, notes = Console(soft_wrap=True, highlight=False, markup=False), Console(stderr=True)
     engine, tokenizer = open_engine(model, adapter or [], device, precision, notes)
     tokens, started = 0, time.perf_counter()
     for text in prompt:
-        warn_of_format(adapter or [], text, notes)
-        for line in describe_specials(count_specials(tokenizer, [text])):
+        warn_prompt_format(adapter or [], text, notes)
+        for line in describe_special_tokens(count_special_tokens(tokenizer, [text])):
             notes.print(f"note: {line}", style="dim", markup=False, soft_wrap=True)
-        ids = prompt_ids(tokenizer, text)
+        ids = encode_prompt(tokenizer, text)
         if not ids:
             raise ConfigError(
                 "there is nothing to go on with: the prompt is empty, and this model's tokenizer puts no token "
                 "before a text. Write a prompt"
             )
         session = engine.session()
-        session.feed(ids)
+        session.prefill(ids)
         for number in range(count):
             branch = session.fork()
-            write_exactly(console, text, "bold")
+            write_raw(console, text, "bold")
             own_seed = None if seed is None else seed + number
-            for piece in stream_text(branch, tokenizer, sampling.changed(seed=own_seed)):
-                write_exactly(console, piece)
+            for piece in generate_text(branch, tokenizer, sampling.changed(seed=own_seed)):
+                write_raw(console, piece)
             console.print("\n")
             tokens += branch.length - session.length
     seconds = time.perf_counter() - started

@@ -52,10 +52,10 @@ def create(
     store: StoreUrl = DEFAULT_STORE,
 ) -> None:
     """Make a key and print it: this once, because only a hash of it is kept."""
-    from mm_rec.serving.keys import create_key
+    from mm_rec.serving.api_keys import create_key
 
     seconds = None if expires_in is None else _seconds(expires_in)
-    with _open(store) as opened:
+    with _open_store(store) as opened:
         text, key = create_key(
             opened,
             name,
@@ -65,7 +65,7 @@ def create(
         )
         place = str(opened)
     typer.echo(text)  # alone on standard output, for scripts
-    _explain(
+    _note(
         f"That is the key of {name} ({key.id}, in {place}). Keep it now: it cannot be shown again.\n"
         "Programs written for OpenAI take it as OPENAI_API_KEY; others send the header Authorization: Bearer KEY.\n"
         f"To end it: mmrec keys revoke {key.id}"
@@ -75,13 +75,13 @@ def create(
 @app.command("list")
 def list_(store: StoreUrl = DEFAULT_STORE) -> None:
     """List all keys, newest first, with their limits and what they used today."""
-    with _open(store) as opened:
+    with _open_store(store) as opened:
         from mm_rec.serving.store import today
 
         rows = [(key, opened.usage(key.id, today()).tokens) for key in opened.list_keys()]
         place = str(opened)
     if not rows:
-        _explain(f"there are no keys in {place}; mmrec keys create NAME makes one")
+        _note(f"there are no keys in {place}; mmrec keys create NAME makes one")
         return
     table = Table("id", "name", "key", "state", "created", "last used", box=None, padding=(0, 2, 0, 0))
     for column in ("requests a minute", "tokens a day", "today"):
@@ -111,15 +111,15 @@ def revoke(
     """End a key at once and for good."""
     from mm_rec.errors import ConfigError
 
-    with _open(store) as opened:
+    with _open_store(store) as opened:
         key = opened.revoke_key(id)
         if key is None:
             raise ConfigError(f"there is no key {id!r} in {opened}; mmrec keys list shows the ids")
-    _explain(f"{key.name} ({key.id}) is revoked since {_time(key.revoked)}")
+    _note(f"{key.name} ({key.id}) is revoked since {_time(key.revoked)}")
 
 
 @contextlib.contextmanager
-def _open(url: str) -> Iterator[Store]:
+def _open_store(url: str) -> Iterator[Store]:
     from mm_rec.serving.store import Store
 
     with contextlib.closing(Store(url)) as store:
@@ -136,13 +136,13 @@ def _seconds(text: str) -> int:
 
 
 def _state(key: ApiKey) -> str:
-    from mm_rec.serving.keys import is_in_force
+    from mm_rec.serving.api_keys import is_active
 
     if key.revoked is not None:
         return f"revoked {_time(key.revoked)}"
     if key.expires is None:
         return "in force"
-    return f"{'in force until' if is_in_force(key) else 'expired'} {_time(key.expires)}"
+    return f"{'in force until' if is_active(key) else 'expired'} {_time(key.expires)}"
 
 
 def _time(seconds: int | None) -> str:
@@ -155,5 +155,5 @@ def _limit(value: int | None) -> str:
     return "no limit" if value is None else f"{value:,}"
 
 
-def _explain(text: str) -> None:
+def _note(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(text)

@@ -189,7 +189,7 @@ def lora(
     from mm_rec.pipeline import lora as pipeline
     from mm_rec.pipeline.lora_names import read_parameters, translate
     from mm_rec.pipeline.recipe import Recipe, read_recipe
-    from mm_rec.runs.directory import RECIPE, new_run, require_run
+    from mm_rec.runs.directory import RECIPE_FILE, new_run, require_run
 
     asked = _asked(locals())
     with RichReporter() as reporter:
@@ -204,7 +204,7 @@ def lora(
                 raise ConfigError(
                     "--resume goes on with the run's own settings: leave out files and other options"
                 )
-            given, run = read_recipe(require_run(resume) / RECIPE), resume
+            given, run = read_recipe(require_run(resume) / RECIPE_FILE), resume
         else:
             values = merge_options(
                 {"name": "lora", **({} if recipe is None else load_yaml(recipe))}, asked, overrides or []

@@ -114,10 +114,10 @@ def pretrain(
     from mm_rec.config import merge_options
     from mm_rec.pipeline import pretrain as pipeline
     from mm_rec.pipeline.recipe import Recipe, read_recipe
-    from mm_rec.runs.directory import RECIPE, new_run, require_run
+    from mm_rec.runs.directory import RECIPE_FILE, new_run, require_run
 
     if resume is not None:
-        given, run = read_recipe(require_run(resume) / RECIPE, overrides), resume
+        given, run = read_recipe(require_run(resume) / RECIPE_FILE, overrides), resume
     else:
         asked = _asked(locals())
         base = {} if recipe is None else read_recipe(recipe).model_dump(exclude_unset=True)

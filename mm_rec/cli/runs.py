@@ -38,15 +38,15 @@ def set_(
     The loss to stop at is the mean training loss of the last 3 steps. `save` writes a snapshot and a checkpoint;
     `pause` saves and waits.
     """
-    from mm_rec.runs.control import change_control
-    from mm_rec.runs.status import status
+    from mm_rec.runs.control import update_control
+    from mm_rec.runs.status import read_status
 
     limits, requests = _parse(changes)
-    control = change_control(run, limits, requests)
+    control = update_control(run, limits, requests)
     shown = ", ".join([*_shown(control.set_limits), *requests])
-    found = status(run)
-    when = "before its next step" if found.word in ("training", "paused") else "when it is continued"
-    _say(f"{run} is told: {shown}. It obeys {when} ({found.word}, step {found.step:,})")
+    found = read_status(run)
+    when = "before its next step" if found.state in ("training", "paused") else "when it is continued"
+    _say(f"{run} is told: {shown}. It obeys {when} ({found.state}, step {found.step:,})")
 
 
 @app.command()
@@ -54,12 +54,12 @@ def show(run: Run) -> None:
     """Show how a run stands: step, loss, what was set and saved."""
     from mm_rec.runs.control import read_control
     from mm_rec.runs.directory import require_run
-    from mm_rec.runs.status import status
+    from mm_rec.runs.status import read_status
 
-    found = status(require_run(run))
+    found = read_status(require_run(run))
     steps = "" if found.steps is None else f" of {found.steps:,}"
     age = "" if found.seconds_ago is None else f"; last heard of {_duration(found.seconds_ago)} ago"
-    _say(f"{run}: {found.word}, step {found.step:,}{steps}{age}")
+    _say(f"{run}: {found.state}, step {found.step:,}{steps}{age}")
     if found.train is not None:
         train = found.train
         _say(f"step {train['step']:,}: training loss {train['loss']:.4f}, learning rate {train['lr']:.2e}, "

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mm_rec.inference.engine import Engine
-    from mm_rec.inference.sampling import Sampling
+    from mm_rec.inference.sampler import SamplingParams
 
 _PANEL = "How text is written"
 
@@ -77,22 +77,22 @@ Adapter = Annotated[
 ]
 
 
-def read_sampling(command: str, **values: Any) -> Sampling:
+def read_sampling(command: str, **values: Any) -> SamplingParams:
     """The sampling that the options ask for; raises ConfigError naming the option that cannot be used."""
-    from mm_rec.inference.sampling import Sampling
+    from mm_rec.inference.sampler import SamplingParams
 
     values["stop"] = tuple(values.get("stop") or ())
-    return Sampling.read(values, where=command)
+    return SamplingParams.read(values, where=command)
 
 
 def open_engine(
     model: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console,
-    apart: bool = False,
+    inactive: bool = False,
 ) -> tuple[Engine, PreTrainedTokenizerBase]:  # fmt: skip
-    """Read a model with its adapters (with `apart`: none applied), and say where it will be slower than it could be."""
+    """Read a model with its adapters (with `inactive`: none applied), and say where it is slower than it could be."""
     import torch
 
-    from mm_rec import processor
+    from mm_rec import cpu
     from mm_rec.errors import ConfigError
     from mm_rec.inference.engine import Engine
     from mm_rec.models.adapted import load_with_adapters
@@ -100,28 +100,28 @@ def open_engine(
 
     place, int8 = choose_device(device), precision is PrecisionChoice.INT8
     dtype = torch.float32 if precision is PrecisionChoice.FLOAT32 else torch.bfloat16
-    loaded, tokenizer = load_with_adapters(model, adapters, dtype, str(place), apart)
+    loaded, tokenizer = load_with_adapters(model, adapters, dtype, str(place), inactive)
     engine = Engine(loaded, place, int8=int8)
-    if engine.slow and place.type != "cpu" and int8:
-        raise ConfigError(f"--precision int8 cannot be used here: {engine.slow}. Choose bfloat16")
-    if engine.slow and place.type == "cpu":
-        note = engine.slow
-        if int8 or (dtype is torch.bfloat16 and not processor.multiplies_bfloat16()):
+    if engine.fallback_reason and place.type != "cpu" and int8:
+        raise ConfigError(f"--precision int8 cannot be used here: {engine.fallback_reason}. Choose bfloat16")
+    if engine.fallback_reason and place.type == "cpu":
+        note = engine.fallback_reason
+        if int8 or (dtype is torch.bfloat16 and not cpu.has_native_bfloat16()):
             note += f"; {precision.value} would not be faster here, so float32 is used"
-            loaded, tokenizer = load_with_adapters(model, adapters, torch.float32, str(place), apart)
+            loaded, tokenizer = load_with_adapters(model, adapters, torch.float32, str(place), inactive)
             engine = Engine(loaded, place)
         notes.print(f"note: {note}", style="dim")
     return engine, tokenizer
 
 
-def warn_of_format(adapters: list[str], prompt: str, console: Console) -> None:
+def warn_prompt_format(adapters: list[str], prompt: str, console: Console) -> None:
     """Warn where a prompt is not written as those that an adapter was trained on."""
-    from mm_rec.data.prompt_lines import differing_format
+    from mm_rec.data.prompt_lines import prompt_mismatch_warning
     from mm_rec.models.adapted import parse_adapter
     from mm_rec.models.adapters import find_adapter
 
     for text in adapters:
-        if warning := differing_format(find_adapter(parse_adapter(text)[0]), prompt):
+        if warning := prompt_mismatch_warning(find_adapter(parse_adapter(text)[0]), prompt):
             console.print(
                 f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True
             )

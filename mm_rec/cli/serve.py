@@ -15,9 +15,9 @@ from mm_rec.cli.keys import DEFAULT_STORE, StoreUrl
 from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionChoice, open_engine
 
 if TYPE_CHECKING:
-    from mm_rec.inference.scheduler import Batcher
-    from mm_rec.serving.access import Rules
-    from mm_rec.serving.models import ServedModel
+    from mm_rec.inference.scheduler import Scheduler
+    from mm_rec.serving.access import AccessPolicy
+    from mm_rec.serving.model_registry import ServedModel
     from mm_rec.serving.store import Store
 
 _MIB = 2**20
@@ -82,68 +82,70 @@ def serve(
     precision: Precision = PrecisionChoice.FLOAT32,
 ) -> None:
     """Serve models over OpenAI's API, with a chat page at /."""
-    from mm_rec.inference.scheduler import Batcher
+    from mm_rec.inference.scheduler import Scheduler
     from mm_rec.serving.app import create_app
-    from mm_rec.serving.models import Registry
-    from mm_rec.serving.requests import Limits
-    from mm_rec.serving.run import FINISH_SECONDS, run
-    from mm_rec.serving.service import Service
-    from mm_rec.serving.sessions import Sessions
+    from mm_rec.serving.context import ServerContext
+    from mm_rec.serving.model_registry import ModelRegistry
+    from mm_rec.serving.protocol.preprocessing import RequestLimits
+    from mm_rec.serving.server import GRACE_SECONDS, run
+    from mm_rec.serving.sessions import SessionManager
     from mm_rec.serving.store import Store
 
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     opened = Store(store)
-    rules = _rules(host, keys, opened)
-    batcher = Batcher(most_active, most_waiting)
-    open_one = partial(
-        _open, adapters=adapter or [], device=device, precision=precision, notes=notes, batcher=batcher,
+    policy = _access_policy(host, keys, opened)
+    scheduler = Scheduler(most_active, most_waiting)
+    load_one = partial(
+        _load_model, adapters=adapter or [], device=device, precision=precision, notes=notes, scheduler=scheduler,
         keep_memory=keep_memory,
     )  # fmt: skip
     # In a thread that ends, and with it the team of threads that it computed with.
     with ThreadPoolExecutor(1) as pool:
-        served = list(pool.map(open_one, models or [_quickstart()]))
-    registry = Registry(served, _aliases(alias or []))
-    limits = Limits(answer_tokens=max_tokens, prompt_tokens=max_prompt, seconds=timeout)
-    service = Service(
+        served = list(pool.map(load_one, models or [_quickstart()]))
+    registry = ModelRegistry(served, _aliases(alias or []))
+    limits = RequestLimits(max_tokens=max_tokens, max_prompt_tokens=max_prompt, timeout_seconds=timeout)
+    context = ServerContext(
         registry,
         opened,
-        Sessions(opened, sessions, keep_memory * _MIB),
+        SessionManager(opened, sessions, keep_memory * _MIB),
         limits,
-        shorten=when_full is WhenFull.DROP,
+        truncate=when_full is WhenFull.DROP,
     )
-    names = ", ".join([*registry.named, *registry.aliases])
+    names = ", ".join([*registry.variants, *registry.aliases])
 
     who = "" if host in _LOCAL else " to EVERYBODY who can reach this machine (--no-keys)"
-    if rules.keys:
+    if policy.require_keys:
         who = " to those who have a key (mmrec keys)"
 
-    def tell(url: str) -> None:
+    def on_listening(url: str) -> None:
         notes.print(f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
 
-    def tell_stop(answers: int) -> None:
+    def on_stopping(answers: int) -> None:
         what = "an answer is" if answers == 1 else f"{answers} answers are"
         notes.print(
-            f"Stopping: {what} being finished, for {FINISH_SECONDS:.0f} seconds at most. Ctrl-C ends now."
+            f"Stopping: {what} being finished, for {GRACE_SECONDS:.0f} seconds at most. Ctrl-C ends now."
         )
 
-    run(create_app(service, rules), host, port, tell, tell_stop)
+    run(create_app(context, policy), host, port, on_listening, on_stopping)
 
 
-def _rules(host: str, keys: bool | None, store: Store) -> Rules:
+def _access_policy(host: str, keys: bool | None, store: Store) -> AccessPolicy:
     """Who may come in; raises ConfigError where nobody could."""
     from mm_rec.errors import ConfigError
-    from mm_rec.serving.access import LOCAL_HOSTS, Rules
-    from mm_rec.serving.keys import is_in_force
+    from mm_rec.serving.access import LOCAL_HOSTS, AccessPolicy
+    from mm_rec.serving.api_keys import is_active
 
     wanted = host not in _LOCAL if keys is None else keys
-    if wanted and not any(is_in_force(key) for key in store.list_keys()):
+    if wanted and not any(is_active(key) for key in store.list_keys()):
         raise ConfigError(
             f"{host} can be reached from other machines, so the server answers only who has a key, and there is none "
             f"in {store}. Make one: mmrec keys create NAME. Or let everybody in: --no-keys"
             if keys is None
             else f"--keys: there is no key in {store}. Make one: mmrec keys create NAME"
         )
-    return Rules(keys=wanted, hosts=LOCAL_HOSTS if host in _LOCAL and not wanted else None)
+    return AccessPolicy(
+        require_keys=wanted, allowed_hosts=LOCAL_HOSTS if host in _LOCAL and not wanted else None
+    )
 
 
 def _quickstart() -> str:
@@ -158,19 +160,19 @@ def _quickstart() -> str:
     return f"{FOLDER}={model}"
 
 
-def _open(
-    text: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console, batcher: Batcher,
+def _load_model(
+    text: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console, scheduler: Scheduler,
     keep_memory: int,
 ) -> ServedModel:  # fmt: skip
     """Read a model and put it to work."""
     from mm_rec.inference.fingerprints import adapter_digests
-    from mm_rec.serving.models import ServedModel
+    from mm_rec.serving.model_registry import ServedModel
 
     name, given, path = text.rpartition("=")
-    engine, tokenizer = open_engine(path, adapters, device, precision, notes, apart=True)
+    engine, tokenizer = open_engine(path, adapters, device, precision, notes, inactive=True)
     return ServedModel(
-        name if given else Path(path).resolve().name, engine, tokenizer, batcher,
-        adapters=adapter_digests(engine.model, adapters), kept_bytes=keep_memory * _MIB,
+        name if given else Path(path).resolve().name, engine, tokenizer, scheduler,
+        adapters=adapter_digests(engine.model, adapters), prefix_cache_bytes=keep_memory * _MIB,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mm_rec.cli.data_convert import FormatChoice, parse_fields
+from mm_rec.cli.data_convert import ConversationFormatChoice, parse_fields
 from mm_rec.cli.training_options import (
     EXAMPLES,
     MACHINE,
@@ -47,7 +47,7 @@ def sft(
     ] = None,
     validation: Validation = None,
     format: Annotated[
-        FormatChoice | None,
+        ConversationFormatChoice | None,
         typer.Option(help="Format of the files (default: told by their fields).", rich_help_panel=EXAMPLES),
     ] = None,
     map: Annotated[
@@ -92,7 +92,7 @@ def sft(
     from mm_rec.errors import ConfigError
     from mm_rec.pipeline import sft as pipeline
     from mm_rec.pipeline.recipe import Recipe, read_recipe
-    from mm_rec.runs.directory import RECIPE, new_run, require_run
+    from mm_rec.runs.directory import RECIPE_FILE, new_run, require_run
 
     asked = _asked(locals())
     if resume is not None:
@@ -100,7 +100,7 @@ def sft(
             raise ConfigError(
                 "--resume goes on with the run's own settings: leave out files and other options"
             )
-        given, run = read_recipe(require_run(resume) / RECIPE, overrides), resume
+        given, run = read_recipe(require_run(resume) / RECIPE_FILE, overrides), resume
     else:
         base = {} if recipe is None else read_recipe(recipe).model_dump(exclude_unset=True)
         given = Recipe.read(merge_options({"name": "sft", **base}, asked, overrides or []), where="options")
@@ -147,10 +147,10 @@ def run(
     """Run the stages of a recipe one after the other, each from the one before; call it again to go on."""
     from mm_rec.pipeline.recipe import read_recipe
     from mm_rec.pipeline.run import run_recipe
-    from mm_rec.runs.directory import require_name
+    from mm_rec.runs.directory import require_run_name
 
     given = read_recipe(recipe, overrides)
-    folder = runs / require_name(given.name if name is None else name)
+    folder = runs / require_run_name(given.name if name is None else name)
     with RichReporter() as reporter:
         outcome = run_recipe(given, folder, reporter)
         if outcome.ended == "stopped":

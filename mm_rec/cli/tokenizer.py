@@ -18,7 +18,7 @@ from mm_rec.errors import ConfigError
 if TYPE_CHECKING:
     from mm_rec.sources.formats import DocumentsRule
     from mm_rec.sources.locations import SourceFile
-    from mm_rec.tokenizers.training import TokenizerConfig, TrainedReport
+    from mm_rec.tokenizers.training import TokenizerConfig, TokenizerTrainingReport
 
 app = typer.Typer(
     no_args_is_help=True, help="Train a tokenizer on your text, and see how well it suits a language."
@@ -102,7 +102,7 @@ def report(
     from mm_rec.runs.files import write_json
     from mm_rec.sources.documents import read_documents
     from mm_rec.tokenizers.loading import load_tokenizer
-    from mm_rec.tokenizers.report import report as measure
+    from mm_rec.tokenizers.tokenizer_report import measure_tokenizer
 
     rule: DocumentsRule | None = None if documents is None else documents.value
     sources = _sources(paths or [], language or [])
@@ -110,7 +110,7 @@ def report(
         name: (document.text for document in read_documents(group, text_field=text_field, documents=rule))
         for name, group in sources.items()
     }
-    figures = measure(load_tokenizer(tokenizer), texts)
+    figures = measure_tokenizer(load_tokenizer(tokenizer), texts)
     if json_file is not None:
         write_json(json_file, figures)
     _print_report(figures)
@@ -145,7 +145,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _print_trained(result: TrainedReport, config: TokenizerConfig, out: Path) -> None:
+def _print_trained(result: TokenizerTrainingReport, config: TokenizerConfig, out: Path) -> None:
     console = Console(highlight=False)
     everything = result.bytes_read <= config.sample_bytes
     drawn = "all of it" if everything else f"{result.bytes_used / 1e6:,.1f} MB of it"

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from mm_rec.data.corpus import Corpus
 from mm_rec.errors import CheckpointError, ConfigError, DataError
-from mm_rec.models.cross_entropy import IGNORED
+from mm_rec.models.cross_entropy import IGNORE_INDEX
 
 # Token ids, where a document starts, and what is no padding; each (B, T).
-Rows = tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]
+RowArrays = tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]
 
 
 class PackedSequences:
@@ -51,7 +51,7 @@ class PackedSequences:
         """The rows `indices` (B,) as `make_batch` gives them."""
         return make_batch(*self.rows(indices))
 
-    def rows(self, indices: NDArray[np.int64]) -> Rows:
+    def rows(self, indices: NDArray[np.int64]) -> RowArrays:
         """The rows `indices` (B,): token ids, where a document starts, and what is no padding; each (B, T)."""
         shape = (len(indices), self.seq_len)
         ids = np.full(shape, self.corpus.header.pad_id, dtype=np.int64)
@@ -78,11 +78,11 @@ def make_batch(
     starts = starts.copy()
     starts[:, 0] = False
     documents = np.cumsum(starts, axis=1, dtype=np.int64)
-    labels = np.where(starts, IGNORED, ids)
-    labels[:, 0] = IGNORED
+    labels = np.where(starts, IGNORE_INDEX, ids)
+    labels[:, 0] = IGNORE_INDEX
     if present.all():
         return _tensors(input_ids=ids, labels=labels, document_ids=documents)
-    labels[~present] = IGNORED
+    labels[~present] = IGNORE_INDEX
     documents[~present] = -1
     return _tensors(
         input_ids=ids, labels=labels, document_ids=documents, attention_mask=present.astype(np.int64)
@@ -93,14 +93,14 @@ def _tensors(**arrays: NDArray[np.int64]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-class BatchOrder:
+class SeededSampler:
     """Which sequences each step takes: a pure function of seed, step and rank layout.
 
     The epochs' permutations, one after the other, form one endless row of positions; step s takes the
     batch_size · world_size positions from s · batch_size · world_size on, rank r the r-th block of them. So a
     step may span two epochs, and within an epoch nothing is dropped or repeated.
 
-    With `kinds` (N,), sequences of one kind stand together, `group` at a time, as far as they go: in random order, and
+    With `kinds` (N,), those of one kind stand together, `group_size` at a time, as far as they go: in random order, and
     the groups of both kinds mixed evenly.
     """
 
@@ -112,7 +112,7 @@ class BatchOrder:
         rank: int = 0,
         world_size: int = 1,
         kinds: NDArray[np.bool_] | None = None,
-        group: int = 1,
+        group_size: int = 1,
     ) -> None:
         if min(n_sequences, batch_size, world_size) < 1:
             raise ConfigError(
@@ -127,15 +127,15 @@ class BatchOrder:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.kinds, self.group = kinds, group
+        self.kinds, self.group_size = kinds, group_size
         self._permutations: dict[int, NDArray[np.int64]] = {}
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """The sequences (batch_size,) that this rank takes at a step (from 0)."""
         first = (step * self.world_size + self.rank) * self.batch_size
-        return self.at(np.arange(first, first + self.batch_size))
+        return self.sequences_at(np.arange(first, first + self.batch_size))
 
-    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def sequences_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sequences at rising positions of the endless row."""
         epochs, places = np.divmod(positions, self.n_sequences)
         taken = np.empty(len(positions), dtype=np.int64)
@@ -163,13 +163,15 @@ class BatchOrder:
         if self.kinds is None or self.kinds.all() or not self.kinds.any():
             return order
         order = order[np.argsort(self.kinds[order], kind="stable")]
-        whole = self.n_sequences - self.n_sequences % self.group  # what is no whole group stays at the end
-        groups = order[:whole].reshape(-1, self.group)
+        whole = (
+            self.n_sequences - self.n_sequences % self.group_size
+        )  # what is no whole group stays at the end
+        groups = order[:whole].reshape(-1, self.group_size)
         # By the keys of their first sequences: both kinds come as evenly as they do one by one.
         return np.concatenate([groups[np.argsort(keys[groups[:, 0]], kind="stable")].ravel(), order[whole:]])
 
 
-class ComputedBatches(ABC):
+class StatelessBatches(ABC):
     """Batches that are a function of the step: only what they depend on is saved."""
 
     @abstractmethod
@@ -184,10 +186,10 @@ class ComputedBatches(ABC):
         self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
     ) -> None:
         """Raise CheckpointError unless these batches continue those of the saved state exactly."""
-        require_same(self.state_dict(), state)
+        require_same_data(self.state_dict(), state)
 
 
-class PackedBatches(ComputedBatches):
+class PackedBatches(StatelessBatches):
     """The batches of a training run: packed sequences in seeded order, in micro-batches for accumulation.
 
     A step takes micro_batch · accumulation rows on each rank. M micro-steps of N rows are the same sequences
@@ -207,39 +209,39 @@ class PackedBatches(ComputedBatches):
         self.sequences = PackedSequences(corpus, seq_len)
         self.micro_batch = micro_batch
         self.accumulation = accumulation
-        self.order = BatchOrder(len(self.sequences), micro_batch * accumulation, seed, rank, world_size)
+        self.sampler = SeededSampler(len(self.sequences), micro_batch * accumulation, seed, rank, world_size)
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens, padding included, that all ranks together read at a step."""
-        return self.order.batch_size * self.order.world_size * self.sequences.seq_len
+        return self.sampler.batch_size * self.sampler.world_size * self.sequences.seq_len
 
     @property
     def steps_per_epoch(self) -> float:
         """Steps in which every sequence is read once; not a whole number where a step spans two epochs."""
-        return len(self.sequences) / (self.order.batch_size * self.order.world_size)
+        return len(self.sequences) / (self.sampler.batch_size * self.sampler.world_size)
 
     def epoch(self, step: int) -> int:
         """The epoch (from 0) in which a step starts."""
-        return self.order.epoch(step)
+        return self.sampler.epoch(step)
 
     def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
         """One micro-batch of a step, both counted from 0, as `PackedSequences.batch` gives it."""
         assert 0 <= micro_step < self.accumulation, (micro_step, self.accumulation)
         first = micro_step * self.micro_batch
-        return self.sequences.batch(self.order.indices(step)[first : first + self.micro_batch])
+        return self.sequences.batch(self.sampler.indices(step)[first : first + self.micro_batch])
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of the data depends on; the position itself is the step."""
         return {
             "corpus": self.sequences.corpus.fingerprint,
             "seq_len": self.sequences.seq_len,
-            "global_batch": self.order.batch_size * self.order.world_size,
-            "seed": self.order.seed,
+            "global_batch": self.sampler.batch_size * self.sampler.world_size,
+            "seed": self.sampler.seed,
         }
 
 
-def require_same(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+def require_same_data(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """Raise CheckpointError naming what these batches depend on and a checkpoint's batches had otherwise."""
     changed = [
         f"{name} was {saved.get(name)} and is {own[name]}" for name in own if own[name] != saved.get(name)

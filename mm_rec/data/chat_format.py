@@ -9,12 +9,12 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
-from mm_rec.data.conversations.formats import read_row
-from mm_rec.data.conversations.issues import FaultError, describe
-from mm_rec.data.conversations.reading import read_conversations
+from mm_rec.data.conversations.dataset_reader import read_conversations
+from mm_rec.data.conversations.issues import IssueError, format_issues
+from mm_rec.data.conversations.row_formats import parse_row
 from mm_rec.errors import DataError
-from mm_rec.tokenizers.chat_template import find_layout
-from mm_rec.tokenizers.special import ENDOFTEXT
+from mm_rec.tokenizers.chat_template import find_chat_template
+from mm_rec.tokenizers.special_tokens import ENDOFTEXT
 
 __all__ = ["ChatDataset", "ChatFormatter", "ChatMessage", "Conversation", "ToolCall", "create_chat_example"]
 
@@ -32,17 +32,17 @@ def create_chat_example() -> dict[str, Any]:
     }
 
 
-def read_messages(messages: Messages) -> list[ChatMessage]:
+def to_chat_messages(messages: Messages) -> list[ChatMessage]:
     """Messages from objects or OpenAI's dicts; raises DataError for what is not one."""
     result: list[ChatMessage] = []
     for message in messages:
         if isinstance(message, ChatMessage):
             result.append(message)
             continue
-        reading = read_row({"messages": [message]}, "openai")
-        if reading.faults:
-            raise FaultError(reading.faults)
-        result += reading.conversations[0].messages
+        parsed = parse_row({"messages": [message]}, "openai")
+        if parsed.issues:
+            raise IssueError(parsed.issues)
+        result += parsed.conversations[0].messages
     return result
 
 
@@ -54,8 +54,8 @@ class ChatDataset:
 
     def __init__(self, path: Path | str) -> None:
         found = read_conversations([path])
-        if found.problems:
-            raise DataError(f"{len(found.problems)} problems:\n{describe(found.problems)}", path)
+        if found.issues:
+            raise DataError(f"{len(found.issues)} problems:\n{format_issues(found.issues)}", path)
         self.conversations = found.conversations
 
     def __len__(self) -> int:
@@ -73,8 +73,8 @@ class ChatFormatter:
     """Conversations as text, in one of the chat layouts, without a tokenizer."""
 
     def __init__(self, layout: str = "default", eos_token: str = ENDOFTEXT) -> None:
-        self.layout = find_layout(layout)
-        self.eos_token = self.layout.end or eos_token
+        self.layout = find_chat_template(layout)
+        self.eos_token = self.layout.eot_token or eos_token
 
     def format_messages(self, messages: Messages, add_generation_prompt: bool = False) -> str:
         """The text of messages; with `add_generation_prompt` up to where the assistant's next answer begins."""
@@ -83,7 +83,7 @@ class ChatFormatter:
             "eos_token": self.eos_token,
         }
         rendered: Any = render_jinja_template(
-            conversations=[[message.to_template() for message in read_messages(messages)]],
+            conversations=[[message.to_template() for message in to_chat_messages(messages)]],
             chat_template=self.layout.template,
             **values,
         )
@@ -91,7 +91,7 @@ class ChatFormatter:
 
     def create_training_pair(self, messages: Messages) -> tuple[str, str]:
         """(input, target) of the last answer: what the model is given, and what it must say, its end included."""
-        read = read_messages(messages)
+        read = to_chat_messages(messages)
         if not read or read[-1].role != "assistant":
             raise DataError("the last message must be the assistant's: it is what is to be learnt")
         prompt = self.format_messages(read[:-1], add_generation_prompt=True)

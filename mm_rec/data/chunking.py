@@ -30,13 +30,13 @@ from pydantic import Field, field_validator
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.config import Section
-from mm_rec.data.conversations.rendering import Rendered
-from mm_rec.data.sentence_tokens import Part, PartTokens, sentence_spans, tokenized
+from mm_rec.data.conversations.rendering import TokenizedExample
+from mm_rec.data.sentence_tokens import SegmentedText, TokenizedText, sentence_spans, tokenize_texts
 from mm_rec.errors import DataError
 from mm_rec.sources.documents import Document, find_files, read_documents
 from mm_rec.sources.locations import SourceFile
-from mm_rec.text.languages import language
-from mm_rec.tokenizers.loading import begin_ids, count_specials, describe_specials
+from mm_rec.text.languages import get_language
+from mm_rec.tokenizers.loading import bos_ids, count_special_tokens, describe_special_tokens
 
 Ids = NDArray[np.int32]
 TooLong = Literal["split", "trim", "drop"]
@@ -45,7 +45,7 @@ _LONGEST_EXAMPLE = 4  # chunks; a longer part is a text to be cut rather than an
 _DIGITS = re.compile(r"(\d+)")
 
 
-class Slicing(Section):
+class ChunkingSection(Section):
     """How raw text is cut into blocks. In `hard_cut` and `train_only_after` a typed \\n is a line end."""
 
     chunk_length: int = Field(default=256, ge=8)  # tokens of a block, BOS and EOS among them
@@ -68,15 +68,15 @@ class Slicing(Section):
     @field_validator("language")
     @classmethod
     def _known(cls, value: str) -> str:
-        return language(value).code
+        return get_language(value).code
 
 
 @dataclass(slots=True)
-class Slices:
+class ChunkedText:
     """The blocks of texts in their order, and what happened to the rest. Lengths are tokens, with BOS and EOS."""
 
-    settings: Slicing
-    blocks: list[Rendered] = field(default_factory=list)
+    settings: ChunkingSection
+    blocks: list[TokenizedExample] = field(default_factory=list)
     parts: int = 0
     longest_part: int = 0
     longest_example: int = 0  # the longest part that is short enough to be held whole
@@ -118,7 +118,7 @@ class Slices:
         if self.unmarked_blocks:
             marker = settings.train_only_after
             notes.append(f"blocks with nothing after {marker!r}, left out: {self.unmarked_blocks:,}")
-        notes += describe_specials(self.specials)
+        notes += describe_special_tokens(self.specials)
         notes += [f"the tokenizer {reason}, so none is added" for reason in self.not_added]
         return notes
 
@@ -138,99 +138,101 @@ def _natural(file: SourceFile) -> list[tuple[int, str]]:
     return [(int(piece), "") if number % 2 else (0, piece) for number, piece in enumerate(pieces)]
 
 
-def slice_text(text: str, tokenizer: PreTrainedTokenizerBase, settings: Slicing) -> Slices:
-    """The blocks of one text; see `slice_documents`."""
-    return slice_documents([Document(text, Path("text"), 1)], tokenizer, settings)
+def chunk_text(text: str, tokenizer: PreTrainedTokenizerBase, settings: ChunkingSection) -> ChunkedText:
+    """The blocks of one text; see `chunk_documents`."""
+    return chunk_documents([Document(text, Path("text"), 1)], tokenizer, settings)
 
 
-def slice_documents(
-    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, settings: Slicing
-) -> Slices:
+def chunk_documents(
+    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, settings: ChunkingSection
+) -> ChunkedText:
     """The blocks of texts, none across two of them.
 
     All tokens but BOS are learnt, or those after `train_only_after`. BOS that begins a part and EOS that ends one are
     not doubled; elsewhere a special token that is written out is text. Raises DataError for text that gives no block.
     """
-    slices = Slices(settings)
-    before, after = _edges(tokenizer, slices)
+    chunks = ChunkedText(settings)
+    before, after = _edges(tokenizer, chunks)
     capacity = settings.chunk_length - len(before) - len(after)
     marks = (str(tokenizer.bos_token) if len(before) else "", str(tokenizer.eos_token) if len(after) else "")
     parts = (part for document in documents for part in _parts(document, marks, settings))
-    for part in tokenized(_counted(parts, tokenizer, slices), tokenizer):
-        _measure_part(slices, len(part.ids) + len(before) + len(after))
-        fitted = _fitted(part, capacity, slices)
+    for part in tokenize_texts(_counted(parts, tokenizer, chunks), tokenizer):
+        _measure_part(chunks, len(part.ids) + len(before) + len(after))
+        fitted = _fitted(part, capacity, chunks)
         for first, stop, overlaps in _blocks(fitted, capacity, settings):
             ends_part = stop == len(part.ids)
             eos = after if settings.eos_placement == "every_block" or ends_part else after[:0]
             block = _rendered(part, first, stop, settings.train_only_after)
             if len(block.text.strip()) < settings.min_chars:
-                slices.small_blocks += 1
-            elif not block.learnt.any():
-                slices.unmarked_blocks += 1
+                chunks.small_blocks += 1
+            elif not block.loss_mask.any():
+                chunks.unmarked_blocks += 1
             else:
-                slices.blocks.append(_framed(block, before, eos))
-                slices.overlapping += overlaps
-    _require_blocks(slices)
-    return slices
+                chunks.blocks.append(_framed(block, before, eos))
+                chunks.overlapping += overlaps
+    _require_blocks(chunks)
+    return chunks
 
 
-def _edges(tokenizer: PreTrainedTokenizerBase, slices: Slices) -> tuple[Ids, Ids]:
+def _edges(tokenizer: PreTrainedTokenizerBase, chunks: ChunkedText) -> tuple[Ids, Ids]:
     """The ids to put before and after blocks, (0 or 1,) each; what is asked for and not added is noted."""
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    settings = slices.settings
+    settings = chunks.settings
     edges = (
-        (settings.add_bos, begin_ids(tokenizer), "puts no BOS before a text"),
+        (settings.add_bos, bos_ids(tokenizer), "puts no BOS before a text"),
         (settings.add_eos, eos, "has no EOS token"),
     )
-    slices.not_added += [reason for wanted, ids, reason in edges if wanted and not ids]
+    chunks.not_added += [reason for wanted, ids, reason in edges if wanted and not ids]
     before, after = (np.array(ids if wanted else [], dtype=np.int32) for wanted, ids, _ in edges)
     return before, after
 
 
-def _parts(document: Document, marks: tuple[str, str], settings: Slicing) -> Iterator[Part]:
+def _parts(document: Document, marks: tuple[str, str], settings: ChunkingSection) -> Iterator[SegmentedText]:
     """What stands between the hard cuts of a document, without the white space and the marks (BOS, EOS) around it."""
     text = document.text.replace("\r\n", "\n").replace("\r", "\n")
     for piece in text.split(settings.hard_cut) if settings.hard_cut else [text]:
         core = piece.strip().removeprefix(marks[0]).lstrip().removesuffix(marks[1]).rstrip()
         if core:
-            yield Part(core, sentence_spans(core, settings.language))
+            yield SegmentedText(core, sentence_spans(core, settings.language))
 
 
-def _counted(parts: Iterator[Part], tokenizer: PreTrainedTokenizerBase, slices: Slices) -> Iterator[Part]:
+def _counted(
+    parts: Iterator[SegmentedText], tokenizer: PreTrainedTokenizerBase, chunks: ChunkedText
+) -> Iterator[SegmentedText]:
     for part in parts:
-        slices.specials.update(count_specials(tokenizer, [part.text]))
+        chunks.specials.update(count_special_tokens(tokenizer, [part.text]))
         yield part
 
 
-def _measure_part(slices: Slices, tokens: int) -> None:
-    slices.parts += 1
-    slices.longest_part = max(slices.longest_part, tokens)
-    if tokens <= _LONGEST_EXAMPLE * slices.settings.chunk_length:
-        slices.longest_example = max(slices.longest_example, tokens)
+def _measure_part(chunks: ChunkedText, tokens: int) -> None:
+    chunks.parts += 1
+    chunks.longest_part = max(chunks.longest_part, tokens)
+    if tokens <= _LONGEST_EXAMPLE * chunks.settings.chunk_length:
+        chunks.longest_example = max(chunks.longest_example, tokens)
 
 
-def _fitted(part: PartTokens, capacity: int, slices: Slices) -> PartTokens:
+def _fitted(part: TokenizedText, capacity: int, chunks: ChunkedText) -> TokenizedText:
     """The part with every sentence within the chunk: longer ones are split, trimmed or left out, and counted.
 
     The tokens stay where they are; those that are lost lie between sentences and take up more than a chunk there, so
     no block reaches over them.
     """
-    if not (part.stops - part.begins > capacity).any():
+    if not (part.sentence_stops - part.sentence_starts > capacity).any():
         return part
     kept: list[tuple[int, int]] = []
-    for begin, stop in zip(part.begins.tolist(), part.stops.tolist(), strict=True):
+    for begin, stop in zip(part.sentence_starts.tolist(), part.sentence_stops.tolist(), strict=True):
         pieces = [(begin, stop)]
         if stop - begin > capacity:
-            pieces = _pieces(part, begin, stop, capacity, slices.settings.too_long)
-            slices.long_sentences += 1
-            slices.lost_tokens += stop - begin - sum(end - start for start, end in pieces)
+            pieces = _pieces(part, begin, stop, capacity, chunks.settings.too_long)
+            chunks.long_sentences += 1
+            chunks.lost_tokens += stop - begin - sum(end - start for start, end in pieces)
         kept += pieces
     begins, stops = np.array(kept, dtype=np.int64).reshape(-1, 2).T
-    return replace(part, begins=begins, stops=stops)
+    return replace(part, sentence_starts=begins, sentence_stops=stops)
 
 
 def _pieces(
-    part: PartTokens, begin: int, stop: int, capacity: int, too_long: TooLong
+    part: TokenizedText, begin: int, stop: int, capacity: int, too_long: TooLong
 ) -> list[tuple[int, int]]:
     """What a sentence over the capacity becomes: none, the first, or all of its pieces."""
     if too_long == "drop":
@@ -242,17 +244,17 @@ def _pieces(
     return pieces if too_long == "split" else pieces[:1]
 
 
-def _border(part: PartTokens, begin: int, capacity: int) -> int:
+def _border(part: TokenizedText, begin: int, capacity: int) -> int:
     """The last token within the capacity with white space at its start; where none has, one that begins a character."""
     places = range(begin + capacity, begin, -1)
-    whole = [place for place in places if part.ends[place - 1] <= part.starts[place]]
-    words = (place for place in whole if part.text[part.starts[place]].isspace())
+    whole = [place for place in places if part.token_ends[place - 1] <= part.token_starts[place]]
+    words = (place for place in whole if part.text[part.token_starts[place]].isspace())
     return next(words, whole[0] if whole else begin + capacity)
 
 
-def _blocks(part: PartTokens, capacity: int, settings: Slicing) -> Iterator[tuple[int, int, bool]]:
+def _blocks(part: TokenizedText, capacity: int, settings: ChunkingSection) -> Iterator[tuple[int, int, bool]]:
     """First token of each block, the one after its last, and whether `overlap` added it; in the order of the text."""
-    begins, stops = part.begins, part.stops
+    begins, stops = part.sentence_starts, part.sentence_stops
     after = np.searchsorted(stops, begins + capacity, side="right")  # the sentence behind the last that fits
     if settings.sliding_window:
         for first in np.flatnonzero(np.diff(after, prepend=0)).tolist():
@@ -269,37 +271,37 @@ def _blocks(part: PartTokens, capacity: int, settings: Slicing) -> Iterator[tupl
         first = last
 
 
-def _rendered(part: PartTokens, first: int, stop: int, marker: str) -> Rendered:
+def _rendered(part: TokenizedText, first: int, stop: int, marker: str) -> TokenizedExample:
     """The block of tokens first … stop − 1; learnt is all of it, or what begins after the marker."""
-    starts = part.starts[first:stop]
-    text = part.text[starts[0] : part.ends[stop - 1]]
+    starts = part.token_starts[first:stop]
+    text = part.text[starts[0] : part.token_ends[stop - 1]]
     place = text.find(marker)
     # A space at the marker's end is of the token of the word after it.
-    learnt = (starts >= starts[0] + place + len(marker.rstrip(" "))) & (place >= 0)
-    return Rendered(text, part.ids[first:stop], learnt)
+    loss_mask = (starts >= starts[0] + place + len(marker.rstrip(" "))) & (place >= 0)
+    return TokenizedExample(text, part.ids[first:stop], loss_mask)
 
 
-def _framed(block: Rendered, before: Ids, after: Ids) -> Rendered:
+def _framed(block: TokenizedExample, before: Ids, after: Ids) -> TokenizedExample:
     """The block with BOS, which is not learnt, and EOS, which is."""
     ids = np.concatenate([before, block.ids, after])
-    learnt = np.ones(len(ids), dtype=bool)
-    learnt[: len(before)] = False
-    learnt[len(before) : len(before) + len(block.ids)] = block.learnt
-    return Rendered(block.text, ids, learnt)
+    loss_mask = np.ones(len(ids), dtype=bool)
+    loss_mask[: len(before)] = False
+    loss_mask[len(before) : len(before) + len(block.ids)] = block.loss_mask
+    return TokenizedExample(block.text, ids, loss_mask)
 
 
-def _require_blocks(slices: Slices) -> None:
+def _require_blocks(chunks: ChunkedText) -> None:
     """Raise DataError where no block came out, with what to change."""
-    if slices.blocks:
+    if chunks.blocks:
         return
-    settings = slices.settings
-    if not slices.parts:
+    settings = chunks.settings
+    if not chunks.parts:
         reason = "there is no text in it. Give other files"
-    elif slices.unmarked_blocks:
+    elif chunks.unmarked_blocks:
         reason = (
             f"nothing follows {settings.train_only_after!r} in any block. Correct or clear train_only_after"
         )
-    elif slices.small_blocks:
+    elif chunks.small_blocks:
         reason = f"every block has under {settings.min_chars} characters. Lower min_chars"
     else:
         reason = "every sentence is longer than the chunk. Raise chunk_length, or choose too_long: split"

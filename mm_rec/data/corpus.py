@@ -34,7 +34,7 @@ from mm_rec.runs.files import (
     require_free_space,
     write_json,
 )
-from mm_rec.tokenizers.loading import count_specials, encode_documents, fingerprint, vocabulary_size
+from mm_rec.tokenizers.loading import count_special_tokens, encode_documents, fingerprint, vocabulary_size
 
 FORMAT = 1
 SHARD_BYTES = 16 * 2**20
@@ -45,7 +45,7 @@ _OPEN_SHARDS = 200  # memory maps held at once; each keeps a file open, and 1,02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
+class TokenShard:
     """One shard: counts, bytes of UTF-8 text, and hashes of the text and of both files.
 
     `specials`: special tokens that are written out in the text, and so are text, with how often.
@@ -62,7 +62,7 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Header:
+class CorpusHeader:
     """What all shards of a corpus share; a shard made under another header is never used."""
 
     format: int
@@ -76,14 +76,14 @@ class Header:
 class Corpus:
     """A finished corpus, read as one long row of tokens: the concatenation of its shards."""
 
-    def __init__(self, path: Path, header: Header, shards: list[Shard]) -> None:
+    def __init__(self, path: Path, header: CorpusHeader, shards: list[TokenShard]) -> None:
         self.path = path
         self.header = header
         self.shards = shards
         self.tokens = sum(shard.tokens for shard in shards)
         self.documents = sum(shard.documents for shard in shards)
         self.text_bytes = sum(shard.text_bytes for shard in shards)
-        self._borders = np.cumsum([0, *(shard.tokens for shard in shards)])
+        self._shard_offsets = np.cumsum([0, *(shard.tokens for shard in shards)])
         self._ids = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._map_ids)
         self._starts = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._map_starts)
 
@@ -101,12 +101,12 @@ class Corpus:
                 f"this is corpus format {version}, and {FORMAT} is read here. Tokenize again", path
             )
         try:
-            shards = [Shard(**shard) for shard in values.pop("shards")]
-            corpus = cls(path, Header(**values), shards)
+            shards = [TokenShard(**shard) for shard in values.pop("shards")]
+            corpus = cls(path, CorpusHeader(**values), shards)
         except (KeyError, TypeError) as error:
             raise DataError(f"corpus.json is damaged ({error}). Tokenize again", path) from error
         for number, shard in enumerate(shards):
-            problem = _damage(path, shard, np.dtype(corpus.header.dtype), number)
+            problem = _find_damage(path, shard, np.dtype(corpus.header.dtype), number)
             if problem:
                 raise DataError(f"the corpus is damaged: {problem}. Tokenize again", path / shard.name)
         return corpus
@@ -146,24 +146,24 @@ class Corpus:
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """Tokens start … stop − 1 of the whole corpus, as int64 of shape (stop − start,)."""
         assert 0 <= start <= stop <= self.tokens, (start, stop, self.tokens)
-        parts = [self._ids(shard)[low:high] for shard, low, high in self._pieces(start, stop)]
+        parts = [self._ids(shard)[low:high] for shard, low, high in self._shard_ranges(start, stop)]
         return np.concatenate(parts, dtype=np.int64, casting="safe") if parts else np.empty(0, np.int64)
 
     def document_starts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Positions start ≤ p < stop where a document starts, counted from the corpus's first token."""
         parts = []
-        for shard, low, high in self._pieces(start, stop):
+        for shard, low, high in self._shard_ranges(start, stop):
             starts = self._starts(shard)
             first, last = np.searchsorted(starts, (low, high))
-            parts.append(starts[first:last] + self._borders[shard])
+            parts.append(starts[first:last] + self._shard_offsets[shard])
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    def _shard_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """The shards that hold tokens start … stop − 1, each with its own first and last + 1."""
-        shard = int(np.searchsorted(self._borders, start, side="right")) - 1
+        shard = int(np.searchsorted(self._shard_offsets, start, side="right")) - 1
         while start < stop:
-            border, end = int(self._borders[shard]), min(stop, int(self._borders[shard + 1]))
-            yield shard, start - border, end - border
+            offset, end = int(self._shard_offsets[shard]), min(stop, int(self._shard_offsets[shard + 1]))
+            yield shard, start - offset, end - offset
             shard, start = shard + 1, end
 
     # Plain arrays over the maps: slicing a np.memmap costs several times as much.
@@ -198,10 +198,10 @@ def write_corpus(
     """
     threads = threads or os.cpu_count() or 1
     settings = {**(settings or {}), **({"parse_specials": True} if parse_specials else {})}
-    writer = _Writer(out, tokenizer, _header(tokenizer, shard_bytes, settings))
+    writer = _ShardWriter(out, tokenizer, _header(tokenizer, shard_bytes, settings))
     writer.prepare(expected_bytes or 0)
-    shards: list[Shard] = []
-    pending: deque[Future[Shard]] = deque()
+    shards: list[TokenShard] = []
+    pending: deque[Future[TokenShard]] = deque()
 
     def finish_oldest() -> None:
         shards.append(pending.popleft().result())
@@ -210,10 +210,10 @@ def write_corpus(
 
     with ThreadPoolExecutor(threads, thread_name_prefix="tokenize") as pool:
         try:
-            for number, piece in enumerate(_cut(documents, shard_bytes)):
+            for number, shard_text in enumerate(_split_into_shards(documents, shard_bytes)):
                 if len(pending) > threads:
                     finish_oldest()
-                pending.append(pool.submit(writer.shard, number, piece))
+                pending.append(pool.submit(writer.write_shard, number, shard_text))
             while pending:
                 finish_oldest()
         except BaseException:
@@ -224,7 +224,7 @@ def write_corpus(
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _ShardText:
     """The text of one shard."""
 
     texts: list[str]
@@ -232,7 +232,7 @@ class _Piece:
     digest: str
 
 
-def _cut(documents: Iterable[str], shard_bytes: int) -> Iterator[_Piece]:
+def _split_into_shards(documents: Iterable[str], shard_bytes: int) -> Iterator[_ShardText]:
     """Cut a stream of documents into pieces of at least `shard_bytes` (the last may be smaller)."""
     texts: list[str] = []
     size, digest = 0, hashlib.sha256()
@@ -244,10 +244,10 @@ def _cut(documents: Iterable[str], shard_bytes: int) -> Iterator[_Piece]:
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
         if size >= shard_bytes:
-            yield _Piece(texts, size, digest.hexdigest())
+            yield _ShardText(texts, size, digest.hexdigest())
             texts, size, digest = [], 0, hashlib.sha256()
     if texts:
-        yield _Piece(texts, size, digest.hexdigest())
+        yield _ShardText(texts, size, digest.hexdigest())
 
 
 def _batches(texts: list[str]) -> Iterator[list[str]]:
@@ -264,7 +264,7 @@ def _batches(texts: list[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _header(tokenizer: Any, shard_bytes: int, settings: Mapping[str, Any]) -> Header:
+def _header(tokenizer: Any, shard_bytes: int, settings: Mapping[str, Any]) -> CorpusHeader:
     """The header of a new corpus; the padding id falls back on the end-of-text id."""
     vocab_size = vocabulary_size(tokenizer)
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -272,7 +272,7 @@ def _header(tokenizer: Any, shard_bytes: int, settings: Mapping[str, Any]) -> He
         raise TokenizerError(
             "the tokenizer has neither a padding nor an end-of-text token. Train one with mmrec"
         )
-    return Header(
+    return CorpusHeader(
         format=FORMAT,
         tokenizer=fingerprint(tokenizer),
         vocab_size=vocab_size,
@@ -283,10 +283,10 @@ def _header(tokenizer: Any, shard_bytes: int, settings: Mapping[str, Any]) -> He
     )
 
 
-class _Writer:
-    """Writes the shards of one corpus; `shard` may be called from several threads."""
+class _ShardWriter:
+    """Writes the shards of one corpus; `write_shard` may be called from several threads."""
 
-    def __init__(self, out: Path, tokenizer: Any, header: Header) -> None:
+    def __init__(self, out: Path, tokenizer: Any, header: CorpusHeader) -> None:
         self.out = out
         self.tokenizer = tokenizer
         self.header = header
@@ -298,10 +298,10 @@ class _Writer:
         # The first call may switch off the tokenizer's truncation, which several threads must not do at once.
         encode_documents(self.tokenizer, [])
         kept = 0
-        for name in self._names():
+        for name in self._shard_names():
             known = self._read_shard(name)
             if known is None:
-                self._spoil(name)
+                self._delete_shard(name)
             else:
                 kept += known.text_bytes
         remove_leftovers(self.out)
@@ -310,31 +310,34 @@ class _Writer:
         if needed > 0:
             require_free_space(self.out, needed, "tokenizing the text")
 
-    def shard(self, number: int, piece: _Piece) -> Shard:
+    def write_shard(self, number: int, shard_text: _ShardText) -> TokenShard:
         """Keep the shard of this number if it was made of the same text, or encode and write it."""
         name = f"{number:05d}"
         known = self._read_shard(name)
-        if known is not None and (known.text_hash, known.documents) == (piece.digest, len(piece.texts)):
+        if known is not None and (known.text_hash, known.documents) == (
+            shard_text.digest,
+            len(shard_text.texts),
+        ):
             return known
-        ids, index = self._encode(piece)
+        ids, index = self._encode(shard_text)
         token_bytes, index_bytes = ids.tobytes(), _npy(index)
-        shard = Shard(
+        shard = TokenShard(
             name=name,
             tokens=len(ids),
             documents=len(index),
-            text_bytes=piece.size,
-            text_hash=piece.digest,
+            text_bytes=shard_text.size,
+            text_hash=shard_text.digest,
             sha256=hashlib.sha256(token_bytes).hexdigest(),
             index_sha256=hashlib.sha256(index_bytes).hexdigest(),
-            specials=dict(count_specials(self.tokenizer, piece.texts)),
+            specials=dict(count_special_tokens(self.tokenizer, shard_text.texts)),
         )
         self._write(shard, token_bytes, index_bytes)
         return shard
 
-    def _write(self, shard: Shard, token_bytes: bytes, index_bytes: bytes) -> None:
+    def _write(self, shard: TokenShard, token_bytes: bytes, index_bytes: bytes) -> None:
         """Put the three files of a shard in place, its record last."""
         require_free_space(self.out, len(token_bytes) + len(index_bytes), "writing a shard")
-        self._spoil(shard.name)
+        self._delete_shard(shard.name)
         # write_bytes and not ndarray.tofile, whose error on a full disk does not say that the disk is full.
         for suffix, content in ((".bin", token_bytes), (".index.npy", index_bytes)):
             with atomic_path(self.out / (shard.name + suffix)) as temporary:
@@ -342,25 +345,27 @@ class _Writer:
         record = {"corpus": dataclasses.asdict(self.header), **dataclasses.asdict(shard)}
         write_json(self.out / f"{shard.name}.json", record)
 
-    def finish(self, shards: list[Shard]) -> None:
+    def finish(self, shards: list[TokenShard]) -> None:
         """Remove shards past the last one and write `corpus.json`."""
         if not shards:
             raise DataError("there is no document to tokenize. Give more text", self.out)
-        for name in self._names() - {shard.name for shard in shards}:
-            self._spoil(name)
+        for name in self._shard_names() - {shard.name for shard in shards}:
+            self._delete_shard(name)
         manifest = {
             **dataclasses.asdict(self.header),
             "shards": [dataclasses.asdict(shard) for shard in shards],
         }
         write_json(self.out / _MANIFEST, manifest)
 
-    def _encode(self, piece: _Piece) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def _encode(self, shard_text: _ShardText) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Token ids of all documents in a row, and where each starts."""
         parse = bool(self.header.settings.get("parse_specials"))
         rows = [
-            row for texts in _batches(piece.texts) for row in encode_documents(self.tokenizer, texts, parse)
+            row
+            for texts in _batches(shard_text.texts)
+            for row in encode_documents(self.tokenizer, texts, parse)
         ]
-        assert len(rows) == len(piece.texts)
+        assert len(rows) == len(shard_text.texts)
         ids = np.concatenate(rows)
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
         assert lengths.min() > 0
@@ -371,31 +376,31 @@ class _Writer:
             )
         return ids.astype(self.dtype), np.cumsum(lengths) - lengths
 
-    def _names(self) -> set[str]:
+    def _shard_names(self) -> set[str]:
         """The names of all shards of which any file is there."""
         matches = (_SHARD_FILE.fullmatch(path.name) for path in self.out.iterdir())
         return {match.group(1) for match in matches if match}
 
-    def _read_shard(self, name: str) -> Shard | None:
+    def _read_shard(self, name: str) -> TokenShard | None:
         """The record of a whole shard of this header; None where it is absent, broken or of another."""
         try:
             values = read_json(self.out / f"{name}.json")
             header = values.pop("corpus")
-            shard = Shard(**values)
+            shard = TokenShard(**values)
         except (DataError, KeyError, TypeError, AttributeError):
             return None
-        whole = header == dataclasses.asdict(self.header) and not _damage(
+        whole = header == dataclasses.asdict(self.header) and not _find_damage(
             self.out, shard, self.dtype, int(name)
         )
         return shard if whole else None
 
-    def _spoil(self, name: str) -> None:
+    def _delete_shard(self, name: str) -> None:
         """Delete a shard after `corpus.json` and its own record, so that nothing vouches for what is gone."""
         for file in (_MANIFEST, f"{name}.json", f"{name}.bin", f"{name}.index.npy"):
             remove(self.out / file)
 
 
-def _damage(path: Path, shard: Shard, dtype: np.dtype[Any], number: int) -> str | None:
+def _find_damage(path: Path, shard: TokenShard, dtype: np.dtype[Any], number: int) -> str | None:
     """What is wrong with the files of a shard, judged by their sizes, or None."""
     if shard.name != f"{number:05d}":
         return f"shard {number} is called {shard.name}"

@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mm_rec.config import Section
-from mm_rec.data.batches import BatchOrder, ComputedBatches, PackedSequences, make_batch
+from mm_rec.data.batches import PackedSequences, SeededSampler, StatelessBatches, make_batch
 from mm_rec.data.corpus import Corpus
 from mm_rec.errors import ConfigError
 
-UNNAMED = "text"  # the source of all paths that are given as plain strings
+DEFAULT_SOURCE = "text"  # the source of all paths that are given as plain strings
 CYCLE = 2**16  # rows after which the choice repeats; shares are multiples of 1/65,536
-MOST_EPOCHS = 4  # repeating text more often teaches much less than new text would (Muennighoff et al. 2023)
+MAX_EPOCHS = 4  # repeating text more often teaches much less than new text would (Muennighoff et al. 2023)
 _NAME = re.compile(r"\w[\w.-]*")
 
 
-class Source(Section):
+class DataSource(Section):
     """A path of a source, with its name and weight; a plain string belongs to the source "text", of weight 1."""
 
     path: str
@@ -41,7 +41,7 @@ class Source(Section):
     @classmethod
     def _complete(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return {"path": value, "name": UNNAMED}
+            return {"path": value, "name": DEFAULT_SOURCE}
         if isinstance(value, dict) and value.get("name") is None and isinstance(value.get("path"), str):
             return {**value, "name": _name_of(value["path"])}
         return value
@@ -54,10 +54,10 @@ class Source(Section):
 
     @model_serializer(mode="wrap")
     def _short(self, whole: SerializerFunctionWrapHandler) -> Any:
-        return self.path if (self.name, self.weight) == (UNNAMED, 1.0) else whole(self)
+        return self.path if (self.name, self.weight) == (DEFAULT_SOURCE, 1.0) else whole(self)
 
 
-class Stage(Section):
+class MixtureStage(Section):
     """A part of the run, to the share `until` of its steps, in which sources weigh otherwise."""
 
     until: float = Field(gt=0, le=1)
@@ -70,7 +70,7 @@ def _name_of(path: str) -> str:
     return parts[-1].split(".")[0] if parts else ""
 
 
-def group_sources(sources: Sequence[Source]) -> dict[str, list[str]]:
+def group_sources(sources: Sequence[DataSource]) -> dict[str, list[str]]:
     """The paths of each source by name, in the order given; raises ConfigError where one has two weights."""
     groups: dict[str, list[str]] = {}
     weights: dict[str, float] = {}
@@ -84,7 +84,7 @@ def group_sources(sources: Sequence[Source]) -> dict[str, list[str]]:
     return groups
 
 
-def check_mixture(sources: Sequence[Source], temperature: float, stages: Sequence[Stage]) -> None:
+def check_mixture(sources: Sequence[DataSource], temperature: float, stages: Sequence[MixtureStage]) -> None:
     """Raise ConfigError where weights, temperature and stages do not fit the sources or each other."""
     weights = {name: source.weight for source in sources for name in [source.name]}
     group_sources(sources)
@@ -98,7 +98,7 @@ def check_mixture(sources: Sequence[Source], temperature: float, stages: Sequenc
         raise ConfigError(
             f"data.stages: `until` must rise to 1.0, the end of the run; it is {', '.join(map(str, ends))}"
         )
-    for number, stage in enumerate(stages or [Stage(until=1.0, weights={})], start=1):
+    for number, stage in enumerate(stages or [MixtureStage(until=1.0, weights={})], start=1):
         for name, weight in stage.weights.items():
             if name not in weights:
                 close = difflib.get_close_matches(name, weights, n=1, cutoff=0.5)
@@ -111,7 +111,7 @@ def check_mixture(sources: Sequence[Source], temperature: float, stages: Sequenc
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _StagePlan:
     """A stage that is worked out: its cycle repeats from row `first` on; `before` (S,) rows of each came before it."""
 
     first: int
@@ -125,44 +125,44 @@ class Mixture:
     """Which source each row of a run comes from.
 
     After any n rows of a stage, every source has had its share of n rounded down or up: never a whole row more or
-    less than its share (quota; see `_spread`). Shares are rounded to 1/65,536, and no positive weight to zero.
+    less than its share (quota; see `_interleave`). Shares are rounded to 1/65,536, and no positive weight to zero.
     """
 
     def __init__(self, names: Sequence[str], stages: Sequence[tuple[int, Sequence[float]]]) -> None:
         """`stages`: the first row of each and the sources' weights in it."""
         self.names = list(names)
-        self._parts: list[_Part] = []
+        self._stage_plans: list[_StagePlan] = []
         before = np.zeros(len(names), dtype=np.int64)
         for first, weights in stages:
-            if self._parts:
+            if self._stage_plans:
                 before = self.counts(first)
-            rows = _rounded(np.array(weights, dtype=np.float64))
-            order = _spread(rows)
+            rows = _round_shares(np.array(weights, dtype=np.float64))
+            order = _interleave(rows)
             places = np.empty(CYCLE, dtype=np.int64)
             for source in range(len(names)):
                 places[order == source] = np.arange(rows[source])
-            self._parts.append(_Part(first, rows, order, places, before))
-        self._firsts = np.array([part.first for part in self._parts])
+            self._stage_plans.append(_StagePlan(first, rows, order, places, before))
+        self._firsts = np.array([plan.first for plan in self._stage_plans])
 
-    def take(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def assign(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For `count` rows from `first` on: the source of each, and how many rows of it came before in the run."""
         rows = np.arange(first, first + count)
         sources, places = np.empty_like(rows), np.empty_like(rows)
         numbers = np.searchsorted(self._firsts, rows, side="right") - 1
         for number in np.unique(numbers).tolist():
-            part, here = self._parts[number], numbers == number
-            cycles, within = np.divmod(rows[here] - part.first, CYCLE)
-            chosen = part.order[within]
+            plan, here = self._stage_plans[number], numbers == number
+            cycles, within = np.divmod(rows[here] - plan.first, CYCLE)
+            chosen = plan.order[within]
             sources[here] = chosen
-            places[here] = part.before[chosen] + cycles * part.rows[chosen] + part.places[within]
+            places[here] = plan.before[chosen] + cycles * plan.rows[chosen] + plan.places[within]
         return sources, places
 
     def counts(self, rows: int) -> NDArray[np.int64]:
         """How many of the first `rows` rows of the run come from each source, (S,)."""
-        part = next(part for part in reversed(self._parts) if part.first <= rows)
-        cycles, rest = divmod(rows - part.first, CYCLE)
-        begun = np.bincount(part.order[:rest], minlength=len(self.names))
-        return part.before + cycles * part.rows + begun
+        plan = next(plan for plan in reversed(self._stage_plans) if plan.first <= rows)
+        cycles, rest = divmod(rows - plan.first, CYCLE)
+        begun = np.bincount(plan.order[:rest], minlength=len(self.names))
+        return plan.before + cycles * plan.rows + begun
 
     def shares(self, rows: int) -> dict[str, float]:
         """The share of each source in a run of so many rows."""
@@ -171,25 +171,25 @@ class Mixture:
     def describe_stages(self, rows: int) -> list[str]:
         """Where a run of so many rows has several stages, a line for each with its shares."""
         lines = []
-        for number, part in enumerate(self._parts if len(self._parts) > 1 else [], start=1):
-            counts = zip(self.names, part.rows.tolist(), strict=True)
+        for number, plan in enumerate(self._stage_plans if len(self._stage_plans) > 1 else [], start=1):
+            counts = zip(self.names, plan.rows.tolist(), strict=True)
             shares = ", ".join(f"{name} {count / CYCLE:.1%}" for name, count in counts)
-            lines.append(f"stage {number}, from {part.first / rows:.0%} of the run on: {shares}")
+            lines.append(f"stage {number}, from {plan.first / rows:.0%} of the run on: {shares}")
         return lines
 
     def record(self) -> dict[str, Any]:
         """What the choice depends on, as plain values."""
         return {
             "names": self.names,
-            "stages": [{"first_row": part.first, "rows": part.rows.tolist()} for part in self._parts],
+            "stages": [{"first_row": plan.first, "rows": plan.rows.tolist()} for plan in self._stage_plans],
         }
 
 
 def plan_mixture(
     sizes: Mapping[str, int],
-    sources: Sequence[Source],
+    sources: Sequence[DataSource],
     temperature: float,
-    stages: Sequence[Stage],
+    stages: Sequence[MixtureStage],
     steps: int,
     rows_per_step: int,
 ) -> Mixture:
@@ -202,7 +202,7 @@ def plan_mixture(
     largest = max(sizes.values())
     base = {name: (size / largest) ** (1 / temperature) for name, size in sizes.items()}
     first, planned = 0, []
-    for stage in stages or [Stage(until=1.0, weights={})]:
+    for stage in stages or [MixtureStage(until=1.0, weights={})]:
         planned.append((first, [base[name] * stage.weights.get(name, weights[name]) for name in sizes]))
         first = round(stage.until * steps) * rows_per_step
     return Mixture(list(sizes), planned)
@@ -223,15 +223,15 @@ def describe_mixture(
         line = f"{name}: {share:.1%} of the rows, {read:,} tokens"
         epochs = 0.0 if tokens is None else read / tokens[name]
         lines.append(line if tokens is None else f"{line}, {epochs:.1f} epochs")
-        if epochs > MOST_EPOCHS:
+        if epochs > MAX_EPOCHS:
             lines.append(
-                f"warning: {name} is read {epochs:.1f} times. Beyond about {MOST_EPOCHS} times, repeated text teaches "
+                f"warning: {name} is read {epochs:.1f} times. Beyond about {MAX_EPOCHS} times, repeated text teaches "
                 "much less than new text (Muennighoff et al. 2023). Lower its weight, or add text"
             )
     return lines
 
 
-def _rounded(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+def _round_shares(weights: NDArray[np.float64]) -> NDArray[np.int64]:
     """Rows (S,) of a cycle by largest remainder, at least one for each positive weight."""
     exact = weights / weights.sum() * CYCLE
     rows = np.where(weights > 0, np.maximum(1, np.floor(exact)), 0).astype(np.int64)
@@ -242,7 +242,7 @@ def _rounded(weights: NDArray[np.float64]) -> NDArray[np.int64]:
     return rows
 
 
-def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _interleave(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """An order (CYCLE,) in which every beginning of n rows holds n · rows / CYCLE of each source, rounded down or up.
 
     Proportionate fairness (Baruah et al. 1996): row j of a source with c of N rows may stand from place ⌊jN/c⌋ on and
@@ -266,7 +266,7 @@ def source_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-class MixedBatches(ComputedBatches):
+class MixtureBatches(StatelessBatches):
     """The batches of a run on several corpora; each is read in its own seeded order, epoch after epoch.
 
     Step s takes rows s · batch · world_size … of the mixture, rank r the r-th block of them, micro-batches in order: a
@@ -286,8 +286,8 @@ class MixedBatches(ComputedBatches):
     ) -> None:
         assert list(corpora) == mixture.names and 0 <= rank < world_size
         self.sequences = [PackedSequences(corpus, seq_len) for corpus in corpora.values()]
-        self.orders = [
-            BatchOrder(len(sequences), 1, source_seed(seed, name))
+        self.samplers = [
+            SeededSampler(len(sequences), 1, source_seed(seed, name))
             for name, sequences in zip(mixture.names, self.sequences, strict=True)
         ]
         self.mixture = mixture
@@ -310,13 +310,13 @@ class MixedBatches(ComputedBatches):
         """One micro-batch of a step, both counted from 0, as `make_batch` gives it."""
         assert 0 <= micro_step < self.accumulation, (micro_step, self.accumulation)
         first = (step * self.world_size + self.rank) * self.micro_batch * self.accumulation
-        sources, places = self.mixture.take(first + micro_step * self.micro_batch, self.micro_batch)
+        sources, places = self.mixture.assign(first + micro_step * self.micro_batch, self.micro_batch)
         shape = (self.micro_batch, self.sequences[0].seq_len)
         ids = np.empty(shape, dtype=np.int64)
         starts, present = np.empty(shape, dtype=bool), np.empty(shape, dtype=bool)
         for source in np.unique(sources).tolist():
             here = sources == source
-            rows = self.sequences[source].rows(self.orders[source].at(places[here]))
+            rows = self.sequences[source].rows(self.samplers[source].sequences_at(places[here]))
             ids[here], starts[here], present[here] = rows
         return make_batch(ids, starts, present)
 

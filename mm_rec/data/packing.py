@@ -2,12 +2,12 @@
 
 A row of T tokens holds whole conversations, each a document of its own: best-fit decreasing (Johnson 1974) leaves
 little of it empty, and what is left is padding that is a document too, so that no mask is needed. A conversation
-longer than a row is a chain: pieces of T tokens that stand one behind the other in the micro-batches of one step, so
-that a model with a state carries it from piece to piece (only the first token of a piece is then not learnt).
+longer than a row is a chain: segments of T tokens that stand one behind the other in the micro-batches of one step, so
+that a model with a state carries it from segment to segment (only the first token of a segment is then not learnt).
 Chains and rows are put into columns of A places, one for each of the A micro-batches of a step; a column is what the
 seeded order draws.
 
-Attention costs less in shorter rows. With `halves`, conversations of at most T / 2 tokens never cross the middle of a
+Attention costs less in shorter rows. With `fold_rows`, conversations of up to T / 2 tokens never cross the middle of a
 row, columns of such rows alone are drawn together, and a micro-batch in which nothing crosses is folded: (2B, T / 2).
 
 Shapes: B rows of a batch, T tokens of a row, N conversations.
@@ -25,29 +25,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mm_rec.data.batches import BatchOrder, ComputedBatches, PackedSequences
-from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.batches import PackedSequences, SeededSampler, StatelessBatches
+from mm_rec.data.conversations.rendering import TokenizedExample
 from mm_rec.data.mixture import Mixture, source_seed
 from mm_rec.errors import ConfigError, DataError
-from mm_rec.models.cross_entropy import IGNORED
+from mm_rec.models.cross_entropy import IGNORE_INDEX
 
-LONGEST_ROW = 2048  # tokens, where a model with a state may go on in the next row
-MOST_WASTE = 0.02
+MAX_CARRIED_SEQ_LEN = 2048  # tokens, where a model with a state may go on in the next row
+MAX_PADDING_SHARE = 0.02
 PADDING = -1  # the document id of padding; it is a document, so what stands before it is not seen from it
 
 Ids = NDArray[np.int64]
 
 
-def pack(lengths: Sequence[int], capacity: int, begun: Sequence[int] = ()) -> list[list[int]]:
+def pack_best_fit(lengths: Sequence[int], capacity: int, used: Sequence[int] = ()) -> list[list[int]]:
     """Best-fit decreasing: indices of items by bin, so that no bin holds more than `capacity`. The same every time.
 
-    The first bins hold `begun` already, which is no item. The bins' free spaces are bits of an integer, so the smallest
+    The first bins hold `used` already, which is no item. The bins' free spaces are bits of an integer, so the smallest
     that is large enough is found at once.
     """
-    bins: list[list[int]] = [[] for _ in begun]
+    bins: list[list[int]] = [[] for _ in used]
     by_space: dict[int, list[int]] = {}
-    for number, used in enumerate(begun):
-        by_space.setdefault(capacity - used, []).append(number)
+    for number, taken in enumerate(used):
+        by_space.setdefault(capacity - taken, []).append(number)
     spaces = sum(1 << space for space in by_space)
     for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         size = lengths[item]
@@ -67,13 +67,13 @@ def pack(lengths: Sequence[int], capacity: int, begun: Sequence[int] = ()) -> li
     return bins
 
 
-def row_length(lengths: Sequence[int], carries: bool, limit: int | None = None) -> int:
+def choose_seq_len(lengths: Sequence[int], carry_state: bool, limit: int | None = None) -> int:
     """The smallest power of two from 256 on that wastes under 2 %; not below the longest unless a state is carried.
 
     `limit`: the most, where a row may not be longer than the model's context.
     """
     longest = max(lengths)
-    least = min(longest, LONGEST_ROW) if carries else longest
+    least = min(longest, MAX_CARRIED_SEQ_LEN) if carry_state else longest
     first = 256
     while first < least:
         first *= 2
@@ -82,30 +82,30 @@ def row_length(lengths: Sequence[int], carries: bool, limit: int | None = None) 
         if limit is not None and seq_len > limit:
             return min(best, limit)
         short = [length for length in lengths if length <= seq_len]
-        waste = 1 - sum(short) / (len(pack(short, seq_len)) * seq_len) if short else 0.0
-        if waste < MOST_WASTE:
+        waste = 1 - sum(short) / (len(pack_best_fit(short, seq_len)) * seq_len) if short else 0.0
+        if waste < MAX_PADDING_SHARE:
             return seq_len
         if waste < best_waste:
             best, best_waste = seq_len, waste
     return best
 
 
-def block_row(lengths: Iterable[int]) -> int:
+def padded_length(lengths: Iterable[int]) -> int:
     """The smallest multiple of 32 that holds the longest: a row for one block of text; a batch is then of so many."""
     return -(-max(lengths) // 32) * 32
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Tokens `start` … `stop` − 1 of a conversation, from place `at` of a row on."""
+class Segment:
+    """Tokens `start` … `stop` − 1 of a conversation, from place `offset` of a row on."""
 
     conversation: int
     start: int
     stop: int
-    at: int = 0
+    offset: int = 0
 
 
-Row = list[Piece]
+PackedRow = list[Segment]
 
 
 class RowSource(Protocol):
@@ -114,10 +114,10 @@ class RowSource(Protocol):
     def __len__(self) -> int:
         """The columns of an epoch."""
 
-    def fill(self, column: int, place: int, ids: Ids, labels: Ids, documents: Ids) -> None:
+    def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
         """Write the row at a place of a column into arrays (T,); labels come as −100, documents as padding."""
 
-    def crossing(self) -> NDArray[np.bool_]:
+    def crosses_fold(self) -> NDArray[np.bool_]:
         """Which columns (C,) may have a document that crosses the middle of a row."""
 
     def record(self) -> dict[str, Any]:
@@ -128,41 +128,51 @@ class PackedConversations:
     """Rendered conversations in rows of T tokens and columns of A rows; memory holds all of their tokens once."""
 
     def __init__(
-        self, rendered: Sequence[Rendered], seq_len: int, accumulation: int = 1, halves: bool = False
+        self,
+        rendered: Sequence[TokenizedExample],
+        seq_len: int,
+        accumulation: int = 1,
+        fold_rows: bool = False,
     ) -> None:
         """Raises DataError where there is no conversation, or one needs more than A rows."""
         if not rendered:
             raise DataError("there is no conversation to train on")
         self.ids = np.concatenate([one.ids for one in rendered])
-        self.learnt = np.concatenate([one.learnt for one in rendered])
+        self.loss_mask = np.concatenate([one.loss_mask for one in rendered])
         lengths = [len(one.ids) for one in rendered]
-        self.borders = np.cumsum([0, *lengths])
-        self.seq_len, self.accumulation, self.halves = seq_len, accumulation, halves
-        chains = [
-            _chain(number, one.learnt, seq_len)
+        self.offsets = np.cumsum([0, *lengths])
+        self.seq_len, self.accumulation, self.fold_rows = seq_len, accumulation, fold_rows
+        split_conversations = [
+            _split_conversation(number, one.loss_mask, seq_len)
             for number, one in enumerate(rendered)
             if len(one.ids) > seq_len
         ]
-        if max(map(len, chains), default=1) > accumulation:
+        if max(map(len, split_conversations), default=1) > accumulation:
             raise DataError(
                 f"a conversation has {max(lengths):,} tokens, and a step reads {accumulation} rows of {seq_len:,} one "
                 "behind the other. Choose longer rows, more accumulation, or truncation by turns"
             )
         short = {number: length for number, length in enumerate(lengths) if length <= seq_len}
-        if halves and not chains and seq_len % 2 == 0:
-            chains = [[row] for row in _halved_rows(short, seq_len)]
+        if fold_rows and not split_conversations and seq_len % 2 == 0:
+            split_conversations = [[row] for row in _pack_folded_rows(short, seq_len)]
         else:
-            rows = _rows(short, seq_len, [chain[-1][0].stop - chain[-1][0].start for chain in chains])
-            for chain, more in zip(chains, rows, strict=False):
-                chain[-1] += more
-            chains += [[row] for row in rows[len(chains) :]]
-        self.columns = [
-            [row for index in sorted(column) for row in chains[index]]
-            for column in pack([len(chain) for chain in chains], accumulation)
+            rows = _pack_rows(
+                short,
+                seq_len,
+                [split_rows[-1][0].stop - split_rows[-1][0].start for split_rows in split_conversations],
+            )
+            for split_rows, more in zip(split_conversations, rows, strict=False):
+                split_rows[-1] += more
+            split_conversations += [[row] for row in rows[len(split_conversations) :]]
+        self.row_groups = [
+            [row for index in sorted(row_group) for row in split_conversations[index]]
+            for row_group in pack_best_fit(
+                [len(split_rows) for split_rows in split_conversations], accumulation
+            )
         ]
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return len(self.row_groups)
 
     @property
     def tokens(self) -> int:
@@ -170,108 +180,117 @@ class PackedConversations:
         return len(self.ids)
 
     @property
-    def waste(self) -> float:
+    def padding_share(self) -> float:
         """The share of all positions of an epoch that is padding."""
-        return 1 - self.tokens / (len(self.columns) * self.accumulation * self.seq_len)
+        return 1 - self.tokens / (len(self.row_groups) * self.accumulation * self.seq_len)
 
     @property
-    def carries(self) -> bool:
+    def carry_state(self) -> bool:
         """Whether a conversation is longer than a row."""
-        return bool(np.diff(self.borders).max() > self.seq_len)
+        return bool(np.diff(self.offsets).max() > self.seq_len)
 
-    def fill(self, column: int, place: int, ids: Ids, labels: Ids, documents: Ids) -> None:
+    def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
         """Write the row at a place of a column; see RowSource."""
-        rows = self.columns[column]
-        for piece in rows[place] if place < len(rows) else []:
-            first = int(self.borders[piece.conversation])
-            begin, end = piece.at, piece.at + piece.stop - piece.start
-            source = slice(first + piece.start, first + piece.stop)
+        rows = self.row_groups[row_group]
+        for segment in rows[micro_step] if micro_step < len(rows) else []:
+            first = int(self.offsets[segment.conversation])
+            begin, end = segment.offset, segment.offset + segment.stop - segment.start
+            source = slice(first + segment.start, first + segment.stop)
             ids[begin:end] = self.ids[source]
-            labels[begin:end] = np.where(self.learnt[source], ids[begin:end], IGNORED)
-            labels[begin] = IGNORED
-            documents[begin:end] = piece.conversation
+            labels[begin:end] = np.where(self.loss_mask[source], ids[begin:end], IGNORE_INDEX)
+            labels[begin] = IGNORE_INDEX
+            documents[begin:end] = segment.conversation
 
-    def crossing(self) -> NDArray[np.bool_]:
+    def crosses_fold(self) -> NDArray[np.bool_]:
         """Which columns (C,) may have a conversation that crosses the middle of a row."""
         half = self.seq_len // 2
         crosses = [
-            not self.halves
-            or any(piece.at < half < piece.at + piece.stop - piece.start for row in column for piece in row)
-            for column in self.columns
+            not self.fold_rows
+            or any(
+                segment.offset < half < segment.offset + segment.stop - segment.start
+                for row in row_group
+                for segment in row
+            )
+            for row_group in self.row_groups
         ]
         return np.array(crosses)
 
     def record(self) -> dict[str, Any]:
         """The conversations' digest and how they were cut."""
         digest = hashlib.sha256()
-        for array in (self.ids, self.learnt, self.borders):
+        for array in (self.ids, self.loss_mask, self.offsets):
             digest.update(np.ascontiguousarray(array).tobytes())
         return {"conversations": digest.hexdigest(), "columns": len(self)}
 
 
-def _rows(lengths: Mapping[int, int], capacity: int, begun: Sequence[int] = ()) -> list[Row]:
-    """Whole conversations, by number, packed one behind the other; the first rows hold `begun` tokens already."""
+def _pack_rows(lengths: Mapping[int, int], capacity: int, used: Sequence[int] = ()) -> list[PackedRow]:
+    """Whole conversations, by number, packed one behind the other; the first rows hold `used` tokens already."""
     numbers = list(lengths)
     rows = []
-    for items, used in zip_longest(pack(list(lengths.values()), capacity, begun), begun, fillvalue=0):
+    for items, taken in zip_longest(pack_best_fit(list(lengths.values()), capacity, used), used, fillvalue=0):
         assert isinstance(items, list)
-        row, at = [], used
+        row, offset = [], taken
         for number in sorted(numbers[item] for item in items):
-            row.append(Piece(number, 0, lengths[number], at))
-            at += lengths[number]
+            row.append(Segment(number, 0, lengths[number], offset))
+            offset += lengths[number]
         rows.append(row)
     return rows
 
 
-def _halved_rows(lengths: Mapping[int, int], seq_len: int) -> list[Row]:
+def _pack_folded_rows(lengths: Mapping[int, int], seq_len: int) -> list[PackedRow]:
     """Rows with a long conversation, filled up with short ones; then rows of two halves of short ones alone."""
     half = seq_len // 2
     long = [number for number, length in lengths.items() if length > half]
     short = {number: length for number, length in lengths.items() if length <= half}
     # What is left beside a long one is less than a half: a half that is filled to its length minus a half already.
-    rows = _rows(short, half, [lengths[number] - half for number in long])
+    rows = _pack_rows(short, half, [lengths[number] - half for number in long])
     whole = [
-        [Piece(number, 0, lengths[number]), *(replace(piece, at=piece.at + half) for piece in row)]
+        [
+            Segment(number, 0, lengths[number]),
+            *(replace(segment, offset=segment.offset + half) for segment in row),
+        ]
         for number, row in zip(long, rows, strict=False)
     ]
     halves = rows[len(long) :]
     if len(halves) % 2:
         halves.append([])
     return whole + [
-        [*first, *(replace(piece, at=piece.at + half) for piece in second)]
+        [*first, *(replace(segment, offset=segment.offset + half) for segment in second)]
         for first, second in zip(halves[::2], halves[1::2], strict=True)
     ]
 
 
-def rows_needed(rendered: Rendered, seq_len: int) -> int:
+def count_rows(rendered: TokenizedExample, seq_len: int) -> int:
     """The rows that a conversation is spread over."""
-    return len(_borders(rendered.learnt, seq_len)) - 1
+    return len(_split_points(rendered.loss_mask, seq_len)) - 1
 
 
-def _chain(conversation: int, learnt: NDArray[np.bool_], seq_len: int) -> list[Row]:
-    """A long conversation as rows of one piece each."""
-    return [[Piece(conversation, start, stop)] for start, stop in pairwise(_borders(learnt, seq_len))]
+def _split_conversation(conversation: int, loss_mask: NDArray[np.bool_], seq_len: int) -> list[PackedRow]:
+    """A long conversation as rows of one segment each."""
+    return [
+        [Segment(conversation, start, stop)] for start, stop in pairwise(_split_points(loss_mask, seq_len))
+    ]
 
 
-def _borders(learnt: NDArray[np.bool_], seq_len: int) -> list[int]:
+def _split_points(loss_mask: NDArray[np.bool_], seq_len: int) -> list[int]:
     """Where a conversation is cut, its beginning and end included.
 
     A row's first token has none before it there and is not learnt, so a cut is moved back to a token that is not to be
     learnt anyway; within a long answer, at least never to the end of a turn.
     """
-    borders = [0]
-    while len(learnt) - borders[-1] > seq_len:
-        latest, earliest = borders[-1] + seq_len, borders[-1] + seq_len // 2
-        free = np.flatnonzero(~learnt[earliest : latest + 1])
+    offsets = [0]
+    while len(loss_mask) - offsets[-1] > seq_len:
+        latest, earliest = offsets[-1] + seq_len, offsets[-1] + seq_len // 2
+        free = np.flatnonzero(~loss_mask[earliest : latest + 1])
         if len(free):
-            borders.append(earliest + int(free[-1]))
+            offsets.append(earliest + int(free[-1]))
         else:
-            ends_here = learnt[latest] and not learnt[latest + 1 : latest + 2].any()
-            borders.append(latest - int(ends_here))
-    return [*borders, len(learnt)]
+            ends_here = loss_mask[latest] and not loss_mask[latest + 1 : latest + 2].any()
+            offsets.append(latest - int(ends_here))
+    return [*offsets, len(loss_mask)]
 
 
-class TextRows:
+class CorpusRows:
     """Rows of a text corpus beside conversations; A of them, one behind the other, are a column."""
 
     def __init__(self, sequences: PackedSequences, accumulation: int = 1) -> None:
@@ -280,16 +299,16 @@ class TextRows:
     def __len__(self) -> int:
         return -(-len(self.sequences) // self.accumulation)
 
-    def fill(self, column: int, place: int, ids: Ids, labels: Ids, documents: Ids) -> None:
+    def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
         """Write the row at a place of a column; see RowSource."""
-        row = (column * self.accumulation + place) % len(self.sequences)
+        row = (row_group * self.accumulation + micro_step) % len(self.sequences)
         batch = {name: tensor[0].numpy() for name, tensor in self.sequences.batch(np.array([row])).items()}
         present = batch["document_ids"] >= 0
         ids[present], labels[present] = batch["input_ids"][present], batch["labels"][present]
         # Other ids in each row of a column: no row goes on where the one before it ended.
-        documents[present] = batch["document_ids"][present] + place * len(ids)
+        documents[present] = batch["document_ids"][present] + micro_step * len(ids)
 
-    def crossing(self) -> NDArray[np.bool_]:
+    def crosses_fold(self) -> NDArray[np.bool_]:
         """All of them, as far as anyone knows without reading them."""
         return np.ones(len(self), dtype=bool)
 
@@ -298,7 +317,7 @@ class TextRows:
         return {"corpus": self.sequences.corpus.fingerprint, "columns": len(self)}
 
 
-class ConversationBatches(ComputedBatches):
+class FinetuneBatches(StatelessBatches):
     """The batches of a fine-tuning run: columns of several sources by weight, each source in a seeded order of its own.
 
     A step takes micro_batch columns on each rank; micro-batch m of the step holds the rows at place m of them. All is a
@@ -314,27 +333,29 @@ class ConversationBatches(ComputedBatches):
         accumulation: int,
         seed: int,
         pad_id: int,
-        carries: bool = False,
+        carry_state: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """`carries`: a row of a micro-batch may continue that of the one before, so a state is carried in a step."""
+        """`carry_state`: a row of a micro-batch may continue the one before, so a state is carried in a step."""
         if list(sources) != mixture.names or not 0 <= rank < world_size:
             raise ConfigError("the sources of a fine-tuning run are not those of its mixture")
         self.sources = list(sources.values())
-        crossing = [source.crossing() for source in self.sources]
-        self.orders = [
-            BatchOrder(len(source), 1, source_seed(seed, name), kinds=kinds, group=micro_batch * world_size)
-            for (name, source), kinds in zip(sources.items(), crossing, strict=True)
+        crosses_fold = [source.crosses_fold() for source in self.sources]
+        self.samplers = [
+            SeededSampler(
+                len(source), 1, source_seed(seed, name), kinds=kinds, group_size=micro_batch * world_size
+            )
+            for (name, source), kinds in zip(sources.items(), crosses_fold, strict=True)
         ]
-        self.folds = not all(kinds.all() for kinds in crossing)
+        self.fold_rows = not all(kinds.all() for kinds in crosses_fold)
         self.mixture, self.seq_len, self.micro_batch, self.accumulation = (
             mixture,
             seq_len,
             micro_batch,
             accumulation,
         )
-        self.seed, self.pad_id, self.carries = seed, pad_id, carries
+        self.seed, self.pad_id, self.carry_state = seed, pad_id, carry_state
         self.rank, self.world_size = rank, world_size
 
     def epoch(self, step: int) -> int:
@@ -344,23 +365,23 @@ class ConversationBatches(ComputedBatches):
 
     def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
         """A micro-batch as int64 tensors (B, T), or (2B, T / 2) where it is folded: `input_ids`, `labels`,
-        `document_ids`; with `carries`, also `carried`, a bool that says that rows may go on from the one before.
+        `document_ids`; with `carry_state`, also `carried`, a bool that says that rows may go on from the one before.
         """
         first = (step * self.world_size + self.rank) * self.micro_batch
-        chosen, places = self.mixture.take(first, self.micro_batch)
+        chosen, positions = self.mixture.assign(first, self.micro_batch)
         shape = (self.micro_batch, self.seq_len)
-        ids, labels = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORED, np.int64)
+        ids, labels = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORE_INDEX, np.int64)
         documents = np.full(shape, PADDING, np.int64)
-        for row, (source, place) in enumerate(zip(chosen.tolist(), places.tolist(), strict=True)):
-            column = int(self.orders[source].at(np.array([place]))[0])
-            self.sources[source].fill(column, micro_step, ids[row], labels[row], documents[row])
+        for row, (source, position) in enumerate(zip(chosen.tolist(), positions.tolist(), strict=True)):
+            row_group = int(self.samplers[source].sequences_at(np.array([position]))[0])
+            self.sources[source].fill(row_group, micro_step, ids[row], labels[row], documents[row])
         batch = {
             name: torch.from_numpy(array)
             for name, array in (("input_ids", ids), ("labels", labels), ("document_ids", documents))
         }
-        if self.folds and not _crosses_middle(documents):
+        if self.fold_rows and not _any_crosses_fold(documents):
             batch = {name: tensor.view(-1, self.seq_len // 2) for name, tensor in batch.items()}
-        if self.carries:
+        if self.carry_state:
             batch["carried"] = torch.tensor(micro_step > 0)
         return batch
 
@@ -375,7 +396,7 @@ class ConversationBatches(ComputedBatches):
         }
 
 
-def _crosses_middle(documents: Ids) -> bool:
+def _any_crosses_fold(documents: Ids) -> bool:
     """Whether a document, of ids (B, T), has tokens on both sides of a row's middle."""
     left, right = documents[:, documents.shape[1] // 2 - 1], documents[:, documents.shape[1] // 2]
     return bool(((left == right) & (left != PADDING)).any())

@@ -9,35 +9,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm_rec.data.corpus import SHARD_BYTES, Corpus, write_corpus
-from mm_rec.data.split import MUCH, Split, document_hash, plan_end, plan_split
+from mm_rec.data.split import LARGE_VALIDATION_SHARE, TrainValSplit, document_hash, plan_end_split, plan_split
 from mm_rec.errors import DataError
 from mm_rec.runs.files import read_json, remove, write_json
-from mm_rec.sources.documents import ReadCounts, find_files, fitting_rule, read_documents
+from mm_rec.sources.documents import ReadCounts, choose_documents_rule, find_files, read_documents
 from mm_rec.sources.formats import DocumentsRule
 from mm_rec.sources.locations import SourceFile
-from mm_rec.tokenizers.loading import describe_specials
+from mm_rec.tokenizers.loading import describe_special_tokens
 
-Side = Literal["train", "validation"]
+SplitName = Literal["train", "validation"]
 _MINIMUM = 0.01
 _RECORD = "split.json"
 _RULES = {"file": "a whole file", "blank-line": "a block between blank lines", "line": "a line"}
 _NAMES = {"file": "file", "blank-line": "block", "line": "line"}
 
 
-def side_texts(
-    side: Side,
+def read_split(
+    split_name: SplitName,
     files: Sequence[SourceFile],
     validation_files: Sequence[SourceFile],
     text_field: str,
     documents: DocumentsRule,
-    divided: Callable[[str], tuple[str | None, str | None]],
+    split_document: Callable[[str], tuple[str | None, str | None]],
 ) -> Iterator[str]:
-    """Stream the documents of one side: what `divided` gives (training, validation) of each, or separate files."""
-    if side == "validation" and validation_files:
+    """Stream one split: what `split_document` gives (training, validation) of each, or separate files."""
+    if split_name == "validation" and validation_files:
         yield from (item.text for item in read_documents(validation_files, text_field, documents))
         return
     for item in read_documents(files, text_field, documents):
-        part = divided(item.text)[side == "validation"]
+        part = split_document(item.text)[split_name == "validation"]
         if part is not None:
             yield part
 
@@ -57,29 +57,29 @@ class SourcePlan:
     text_field: str
     documents: DocumentsRule
     too_coarse: DocumentsRule | None
-    split: Split
+    split: TrainValSplit
     blank: int
     held_out: frozenset[float]
     left_out: int
 
-    def texts(self, side: Side) -> Iterator[str]:
+    def texts(self, split_name: SplitName) -> Iterator[str]:
         """Stream the documents of one side, always in the same order."""
-        return side_texts(
-            side,
+        return read_split(
+            split_name,
             self.files,
             self.validation_files,
             self.text_field,
             self.documents,
-            self._divided,
+            self._split_document,
         )
 
-    def _divided(self, text: str) -> tuple[str | None, str | None]:
-        return (None, None) if document_hash(text) in self.held_out else self.split.divided(text)
+    def _split_document(self, text: str) -> tuple[str | None, str | None]:
+        return (None, None) if document_hash(text) in self.held_out else self.split.split_text(text)
 
-    def text_bytes(self, side: Side) -> int:
+    def text_bytes(self, split_name: SplitName) -> int:
         """Bytes of UTF-8 text on one side."""
         held = self.split.validation_bytes
-        return held if side == "validation" else self.split.bytes - held
+        return held if split_name == "validation" else self.split.bytes - held
 
     def describe(self) -> list[str]:
         """The choices that were made and what is unusual about them, a line each."""
@@ -98,7 +98,7 @@ class SourcePlan:
             f"held out for validation: {how[split.rule]}: {split.validation_documents:,} of "
             f"{split.documents:,} documents, {share:.2%} of the text",
         ]
-        if share > MUCH and split.rule != "files":
+        if share > LARGE_VALIDATION_SHARE and split.rule != "files":
             lines.append(
                 f"warning: {share:.0%} of the text is held out, because documents are few and large. "
                 "Smaller documents (--documents line or blank-line) split more evenly"
@@ -133,7 +133,7 @@ class PreparedCorpus:
     def notes(self) -> list[str]:
         """What is unusual about the text, a line each."""
         parsed = bool(self.train.header.settings.get("parse_specials"))
-        return describe_specials(self.train.specials + self.validation.specials, parsed)
+        return describe_special_tokens(self.train.specials + self.validation.specials, parsed)
 
 
 def plan_sources(
@@ -146,7 +146,7 @@ def plan_sources(
 ) -> SourcePlan:
     """Read all sources once, so that bad input is found now, and plan what is held out."""
     files = find_files(sources)
-    rule, too_coarse, enough = fitting_rule(files, text_field, documents, bool(validation_sources))
+    rule, too_coarse, enough = choose_documents_rule(files, text_field, documents, bool(validation_sources))
     counts = ReadCounts()
     texts = (item.text for item in read_documents(files, text_field, rule, counts))
     validation_files = find_files(validation_sources) if validation_sources else []
@@ -158,7 +158,7 @@ def plan_sources(
     elif enough:
         split = plan_split(texts, validation_fraction, min(_MINIMUM, validation_fraction))
     else:
-        split = plan_end(texts, validation_fraction)
+        split = plan_end_split(texts, validation_fraction)
     return SourcePlan(
         files=files,
         validation_files=validation_files,
@@ -177,14 +177,14 @@ def plan_groups(groups: Mapping[str, Sequence[Path | str]], **options: Any) -> d
     that another one holds out.
     """
     plans = {name: plan_sources(paths, **options) for name, paths in groups.items()}
-    return {name: _set_apart(plan, list(plans.values())) for name, plan in plans.items()}
+    return {name: _exclude_held_out(plan, list(plans.values())) for name, plan in plans.items()}
 
 
-def _set_apart(plan: SourcePlan, plans: list[SourcePlan]) -> SourcePlan:
+def _exclude_held_out(plan: SourcePlan, plans: list[SourcePlan]) -> SourcePlan:
     """Leave out of a source's training what the sources with a higher threshold hold out."""
     others = [other for other in plans if other.split.threshold > plan.split.threshold or plan.split.kept]
     keys = {document_hash(text) for other in others for text in other.texts("validation")}
-    held_out = frozenset(key for key in keys if not plan.split.holds(key))
+    held_out = frozenset(key for key in keys if not plan.split.holds_out(key))
     documents = read_documents(plan.files, plan.text_field, plan.documents) if held_out else ()
     left_out = sum(document_hash(document.text) in held_out for document in documents)
     if not left_out:
@@ -213,16 +213,16 @@ def prepare_corpus(
     """
     remove(out / _RECORD)
     corpora = {}
-    sides: tuple[Side, ...] = ("validation", "train")
-    for side in sides:
-        corpora[side] = write_corpus(
-            plan.texts(side),
+    split_names: tuple[SplitName, ...] = ("validation", "train")
+    for split_name in split_names:
+        corpora[split_name] = write_corpus(
+            plan.texts(split_name),
             tokenizer,
-            out / side,
+            out / split_name,
             shard_bytes=shard_bytes,
             threads=threads,
             parse_specials=parse_specials,
-            expected_bytes=plan.text_bytes(side),
+            expected_bytes=plan.text_bytes(split_name),
             progress=progress,
         )
     write_json(out / _RECORD, plan.record())
@@ -239,7 +239,7 @@ def open_prepared(out: Path) -> PreparedCorpus:
 
 def _hold_out_files(
     texts: Iterator[str], held: Iterator[str], files: list[SourceFile]
-) -> tuple[Split, frozenset[float], int]:
+) -> tuple[TrainValSplit, frozenset[float], int]:
     """The split that holds out separate files, their hashes, and how many training documents repeat them."""
     hashes: set[float] = set()
     validation_documents = validation_bytes = documents = size = left_out = 0
@@ -263,7 +263,7 @@ def _hold_out_files(
             "Give more text",
             str(files[0]),
         )
-    split = Split(
+    split = TrainValSplit(
         threshold=0.0,
         documents=documents + validation_documents,
         bytes=size + validation_bytes,

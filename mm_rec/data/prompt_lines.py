@@ -41,7 +41,7 @@ def copy_prompt_lines(adapter: Path, folder: Path) -> None:
         write_json(folder / FILE, {"lines": lines, "example": example})
 
 
-def differing_format(adapter: Path, prompt: str) -> str | None:
+def prompt_mismatch_warning(adapter: Path, prompt: str) -> str | None:
     """A warning where a prompt lacks a line that the adapter was trained with, showing both; None where it has all."""
     lines, example = read_prompt_lines(adapter)
     missing = [line for line in lines if line not in prompt]

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from mm_rec.errors import ConfigError, DataError
 
-MUCH = 0.2  # of the bytes: a larger share of held-out text is not what was wanted
+LARGE_VALIDATION_SHARE = 0.2  # of the bytes: a larger share of held-out text is not what was wanted
 _END_CHARACTERS = 2000  # held out of a single text, if that is no more than _END_SHARE of it
 _END_SHARE = 0.1
 _FEW_CHARACTERS = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Split:
+class TrainValSplit:
     """Which documents are held out: those whose hash is below `threshold`, but for those with a hash in `kept`.
 
     `rule` says how that came about: "hash" is the asked-for fraction; "lowest-hash" was moved so that validation has
@@ -41,16 +41,16 @@ class Split:
 
     def is_validation(self, text: str) -> bool:
         """True where this document is held out; the same text is always on the same side."""
-        return self.holds(document_hash(text))
+        return self.holds_out(document_hash(text))
 
-    def holds(self, key: float) -> bool:
+    def holds_out(self, key: float) -> bool:
         """True where the documents of this hash are held out."""
         return key < self.threshold and key not in self.kept
 
-    def divided(self, text: str) -> tuple[str | None, str | None]:
+    def split_text(self, text: str) -> tuple[str | None, str | None]:
         """What of a document is for training, and what is held out."""
         if self.end:
-            return _cut_end(text, self.end)
+            return _split_end(text, self.end)
         return (None, text) if self.is_validation(text) else (text, None)
 
     def record(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def document_hash(text: str) -> float:
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
-def plan_split(documents: Iterable[str], fraction: float = 0.01, minimum: float = 0.01) -> Split:
+def plan_split(documents: Iterable[str], fraction: float = 0.01, minimum: float = 0.01) -> TrainValSplit:
     """Read all documents once and choose the threshold that holds out about `fraction` of them.
 
     Where that gives less than `minimum` of the bytes, the documents of lowest hash are held out until it does; one
@@ -82,7 +82,7 @@ def plan_split(documents: Iterable[str], fraction: float = 0.01, minimum: float 
             "Give more text, or name the held-out text with --validation FILES"
         )
     total, count = int(sizes.sum()), int(copies.sum())
-    small = sizes <= max(MUCH, fraction) * total
+    small = sizes <= max(LARGE_VALIDATION_SHARE, fraction) * total
     if not small.any():
         small[np.argmin(sizes)] = True
     kept, (hashes, sizes, copies) = hashes[~small], (hashes[small], sizes[small], copies[small])
@@ -95,7 +95,7 @@ def plan_split(documents: Iterable[str], fraction: float = 0.01, minimum: float 
     if not len(kept):
         threshold = min(threshold, float(hashes[-1]))
     held = int(np.searchsorted(hashes, threshold))
-    return Split(
+    return TrainValSplit(
         threshold=threshold,
         documents=count,
         bytes=total,
@@ -106,7 +106,7 @@ def plan_split(documents: Iterable[str], fraction: float = 0.01, minimum: float 
     )
 
 
-def plan_end(documents: Iterable[str], fraction: float = 0.01) -> Split:
+def plan_end_split(documents: Iterable[str], fraction: float = 0.01) -> TrainValSplit:
     """Hold out the end of a text that is one document, or copies of one: `fraction` of it, or more where it is short.
 
     Raises DataError where there is too little to be cut.
@@ -119,8 +119,8 @@ def plan_end(documents: Iterable[str], fraction: float = 0.01) -> Split:
         raise DataError(
             f"the text is one document of {len(text)} characters, too few to hold out any for validation. Give more"
         )
-    size, held = len(text.encode("utf-8")), len(_cut_end(text, end)[1].encode("utf-8"))
-    return Split(
+    size, held = len(text.encode("utf-8")), len(_split_end(text, end)[1].encode("utf-8"))
+    return TrainValSplit(
         threshold=0.0,
         documents=copies,
         bytes=copies * size,
@@ -131,7 +131,7 @@ def plan_end(documents: Iterable[str], fraction: float = 0.01) -> Split:
     )
 
 
-def _cut_end(text: str, share: float) -> tuple[str, str]:
+def _split_end(text: str, share: float) -> tuple[str, str]:
     """A text without about so much of its end, and that end, from a word's beginning where there are words."""
     place = len(text) - max(1, int(share * len(text)))
     words = max(text.rfind(" ", 0, place), text.rfind("\n", 0, place)) + 1

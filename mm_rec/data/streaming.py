@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mm_rec.data.batches import make_batch, require_same
+from mm_rec.data.batches import make_batch, require_same_data
 from mm_rec.data.mixture import Mixture, source_seed
-from mm_rec.data.prepare import Side, side_texts
+from mm_rec.data.prepare import SplitName, read_split
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, DataError
-from mm_rec.sources.documents import find_files, fitting_rule, read_documents
+from mm_rec.sources.documents import choose_documents_rule, find_files, read_documents
 from mm_rec.sources.formats import DocumentsRule
 from mm_rec.sources.locations import SourceFile, file_size
-from mm_rec.tokenizers.loading import count_specials, encode_documents, fingerprint
+from mm_rec.tokenizers.loading import count_special_tokens, encode_documents, fingerprint
 
 _BATCH_CHARACTERS = 2**16  # text that is read and encoded at once
 _DRAWS = 1024  # random words made at once
@@ -47,22 +47,22 @@ class StreamSource:
     validation_files: list[SourceFile]
     held_out: frozenset[float]
 
-    def texts(self, side: Side) -> Iterator[str]:
+    def texts(self, split_name: SplitName) -> Iterator[str]:
         """Stream the documents of one side once, file after file."""
-        return side_texts(
-            side,
+        return read_split(
+            split_name,
             self.files,
             self.validation_files,
             self.text_field,
             self.documents,
-            self._divided,
+            self._split_document,
         )
 
-    def _divided(self, text: str) -> tuple[str | None, str | None]:
+    def _split_document(self, text: str) -> tuple[str | None, str | None]:
         key = document_hash(text)
-        return (text if self.trains(key) else None), (text if key < self.threshold else None)
+        return (text if self.in_training(key) else None), (text if key < self.threshold else None)
 
-    def trains(self, key: float) -> bool:
+    def in_training(self, key: float) -> bool:
         """Whether a document of this hash may enter training."""
         return key >= self.threshold and key not in self.held_out
 
@@ -162,7 +162,7 @@ class DocumentReader:
         while True:
             for file in self._order()[len(self._finished) :]:
                 for text, key in begun or self._open(file):
-                    if self.source.trains(key):
+                    if self.source.in_training(key):
                         given = True
                         yield text
                 begun = None
@@ -207,39 +207,39 @@ class RowStream:
         self._buffer_rows = buffer_rows
         self._seed = source_seed(seed, source.name)
         self._drawn = 0
-        self._words = (-1, np.empty(0, dtype=np.uint64))
+        self._random_words = (-1, np.empty(0, dtype=np.uint64))
         self._ids = np.empty(0, dtype=np.int32)  # (N,) packed up to `_at`
         self._starts = np.empty(0, dtype=bool)
         self._at = 0
         self._buffer = np.empty((0, seq_len), dtype=np.int32)  # (R, T) once a row was asked for
         self._buffer_starts = np.empty((0, seq_len), dtype=bool)
 
-    def draw(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    def next_row(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The next row: its token ids (T,) and where a document starts (T,)."""
         if not len(self._buffer):
-            rows = [self._pack() for _ in range(self._buffer_rows)]
+            rows = [self._next_packed_row() for _ in range(self._buffer_rows)]
             self._buffer = np.stack([ids for ids, _ in rows])
             self._buffer_starts = np.stack([starts for _, starts in rows])
-        place = self._word() % self._buffer_rows
+        place = self._random_word() % self._buffer_rows
         row = self._buffer[place].copy(), self._buffer_starts[place].copy()
-        self._buffer[place], self._buffer_starts[place] = self._pack()
+        self._buffer[place], self._buffer_starts[place] = self._next_packed_row()
         self._drawn += 1
         return row
 
-    def _pack(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    def _next_packed_row(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The next row of the text, in order."""
         stop = self._at + self._seq_len
         while stop > len(self._ids):
-            self._encode()
+            self._encode_more()
             stop = self._at + self._seq_len
         row = self._ids[self._at : stop], self._starts[self._at : stop]
         self._at = stop - 1
         return row
 
-    def _encode(self) -> None:
+    def _encode_more(self) -> None:
         """Put the tokens of some more documents behind those that fill no row yet."""
         texts = self.reader.batch()
-        if found := count_specials(self._tokenizer, texts).keys() - self._specials:
+        if found := count_special_tokens(self._tokenizer, texts).keys() - self._specials:
             self._specials |= found
             self._say(
                 f"{self.name}: special tokens that are written out in the text are read as plain text: "
@@ -252,13 +252,13 @@ class RowStream:
         self._starts = np.concatenate([self._starts[self._at :], starts])
         self._at = 0
 
-    def _word(self) -> int:
+    def _random_word(self) -> int:
         """The random word of the next draw: a pure function of seed and number, made a block at a time."""
         block, place = divmod(self._drawn, _DRAWS)
-        if self._words[0] != block:
+        if self._random_words[0] != block:
             random = np.random.Philox(key=np.array([self._seed, block], dtype=np.uint64))
-            self._words = block, random.random_raw(_DRAWS)
-        return int(self._words[1][place])
+            self._random_words = block, random.random_raw(_DRAWS)
+        return int(self._random_words[1][place])
 
     def state_dict(self) -> dict[str, Any]:
         """Where the source and the draws stand, as plain values."""
@@ -284,7 +284,7 @@ class RowStream:
         self.reader.load_state_dict(state["reader"])
 
 
-class StreamedBatches:
+class StreamingBatches:
     """The batches of a run on streams: the mixture says which source each row comes from, each has its own buffer.
 
     They can only be taken in order. Memory holds `shuffle_rows` rows and one encoding batch a source.
@@ -328,8 +328,8 @@ class StreamedBatches:
         """The next micro-batch, as `make_batch` gives it; `step` and `micro_step`, from 0, must be the next ones."""
         row = (step * self.accumulation + micro_step) * self.micro_batch
         assert row == self._row and 0 <= micro_step < self.accumulation, (step, micro_step, self._row)
-        sources, _ = self.mixture.take(row, self.micro_batch)
-        rows = [self.streams[source].draw() for source in sources.tolist()]
+        sources, _ = self.mixture.assign(row, self.micro_batch)
+        rows = [self.streams[source].next_row() for source in sources.tolist()]
         self._row += self.micro_batch
         ids = np.stack([ids for ids, _ in rows]).astype(np.int64)
         starts = np.stack([starts for _, starts in rows])
@@ -348,7 +348,7 @@ class StreamedBatches:
         self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
     ) -> None:
         """Go on after the last batch that the saved state's run was given; raises CheckpointError where it cannot."""
-        require_same(self._settings, state)
+        require_same_data(self._settings, state)
         assert tensors is not None
         self._row = state["row"]
         for stream in self.streams:
@@ -368,7 +368,7 @@ def plan_streams(
     validation_files = find_files(validation_sources) if validation_sources else []
     for name, paths in groups.items():
         files = find_files(paths)
-        rule = fitting_rule(files, text_field, documents, bool(validation_files)).rule
+        rule = choose_documents_rule(files, text_field, documents, bool(validation_files)).rule
         held = read_documents(validation_files, text_field, rule) if validation_files else iter(())
         streams[name] = StreamSource(
             name=name,

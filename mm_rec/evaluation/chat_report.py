@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mm_rec.runs.files import write_json, write_text
-from mm_rec.runs.pages import page_templates
+from mm_rec.runs.jinja_templates import jinja_environment
 
 JSON_NAME, PAGE_NAME = "chat_report.json", "chat_report.html"
-SHOWN = 5  # answers of a category on the page
+SAMPLES_PER_CATEGORY = 5  # answers of a category on the page
 
 # (figure, its title, how it is written)
-NEARNESS = (
+REFERENCE_METRICS = (
     ("bleu", "BLEU", "{:.1f}"),
     ("chrf", "chrF", "{:.1f}"),
     ("rouge_1", "ROUGE-1", "{:.3f}"),
@@ -26,7 +26,7 @@ NEARNESS = (
     ("perplexity", "perplexity", "{:,.2f}"),
     ("judge", "judge", "{:.2f}"),
 )
-MANNER = (
+REPLY_METRICS = (
     ("stop_rate", "ended", "{:.1%}"),
     ("format_rate", "form kept", "{:.1%}"),
     ("tokens", "tokens", "{:,.1f}"),
@@ -48,27 +48,29 @@ def write_chat_report(report: Mapping[str, Any], folder: Path) -> tuple[Path, Pa
 
 def render_page(report: Mapping[str, Any]) -> str:
     """The page."""
-    environment = page_templates(Path(__file__).parent)
+    environment = jinja_environment(Path(__file__).parent)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     samples: dict[str, list[Any]] = {}
     for answer in report["answers"]:
         of_category = samples.setdefault(answer["category"], [])
-        if len(of_category) < SHOWN:
+        if len(of_category) < SAMPLES_PER_CATEGORY:
             of_category.append(answer)
     tables = {
-        "Beside the given answers": measured(report, NEARNESS),
-        "The replies by themselves": measured(report, MANNER),
+        "Beside the given answers": available_metrics(report, REFERENCE_METRICS),
+        "The replies by themselves": available_metrics(report, REPLY_METRICS),
     }
     return environment.get_template(PAGE_NAME).render(
-        report=report, tables=tables, samples=dict(sorted(samples.items())), show=show
+        report=report, tables=tables, samples=dict(sorted(samples.items())), format_value=format_value
     )
 
 
-def measured(report: Mapping[str, Any], columns: tuple[tuple[str, str, str], ...]) -> tuple[Any, ...]:
+def available_metrics(
+    report: Mapping[str, Any], columns: tuple[tuple[str, str, str], ...]
+) -> tuple[Any, ...]:
     """Those of some columns in which the report has a figure."""
     return tuple(column for column in columns if report["total"][column[0]] is not None)
 
 
-def show(value: float | None, form: str) -> str:
+def format_value(value: float | None, form: str) -> str:
     """A figure as it is written; a dash where there is none."""
     return "–" if value is None else form.format(value)

@@ -6,7 +6,7 @@ numbered  the numbered lines have the numbers 1, 2, 3 … in order
 counted   there are as many numbered lines as words, each of one sentence, and no other text
 used      the line with a word's number has the word in some form (text/inflection.py)
 level     no word of the sentence stands in the level lists above the level; the asked word itself may
-known     every word stands in the lists, but for numbers and names (text/levels.py)
+known     every word stands in the lists, but for numbers and names (text/cefr.py)
 length    the sentence has at least and at most so many words (LENGTHS)
 original  the sentence is none of the training sentences, compared by their words in small letters
 
@@ -25,15 +25,15 @@ from typing import Any
 
 from mm_rec.stories.wordlists.examples import SHARES, Shares, draw_words
 from mm_rec.stories.wordlists.prompts import prompt
+from mm_rec.text.cefr import LevelCheck, WordLevels, require_cefr_level
 from mm_rec.text.inflection import WordIndex
-from mm_rec.text.levels import LevelCheck, WordLevels, require_level
 from mm_rec.text.sentences import count_sentences
 from mm_rec.text.words import lower, words
 
 BATCH = 32  # prompts
 RULES = ("numbered", "counted", "used", "level", "known", "length", "original")
 OBEDIENCE = ("numbered", "counted", "used")
-SHOWN = 3  # failures of a rule
+MAX_FAILURES_SHOWN = 3  # failures of a rule
 _FREQUENT = 20  # words above the level, or unknown, that the report names
 
 # Words of a sentence: the most are the 95th percentile of the sentences that CEFR-SP's annotators agreed on (Arase et
@@ -43,8 +43,8 @@ _SHORTEST = {"tr": 1}  # "Listedeyim." is a sentence
 
 _ITEM = re.compile(r"\s*(\d{1,3})[.)](?!\d)\s*(.*?)\s*")
 
-Answer = Callable[[list[str]], list[str]]
-Progress = Callable[[int, int], None]
+AnswerFunction = Callable[[list[str]], list[str]]
+ListProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class ListPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What answers are held to; `training` has sentences as `normalised` makes them. See the module for the rules."""
+class ListRules:
+    """What answers are held to; `training` has sentences after `normalise_sentence`."""
 
     language: str
     level: str
@@ -152,7 +152,7 @@ class ListFormatReport:
             ],
         }
 
-    def failures(self, rule: str, most: int = SHOWN) -> list[dict[str, Any]]:
+    def failures(self, rule: str, most: int = MAX_FAILURES_SHOWN) -> list[dict[str, Any]]:
         """The first answers that break a rule: prompt, answer, and the words whose sentences do ("at")."""
         broken = [one for one in self.scored if not one.score.rules.get(rule, True)]
         return [
@@ -220,23 +220,23 @@ def _share(right: Sequence[bool]) -> float:
     return sum(right) / len(right) if right else 0.0
 
 
-def make_rules(
+def make_list_rules(
     level: str = "A1",
     language: str = "en",
     *,
     levels: Mapping[str, str] | None = None,
     training: Iterable[str] = (),
     lengths: tuple[int, int] | None = None,
-) -> Rules:
+) -> ListRules:
     """The rules for a level and a language; `levels` are those of words (`read_levels`), `training` plain sentences."""
-    level = require_level(level)
+    level = require_cefr_level(level)
     shortest, longest = LENGTHS[level]
-    return Rules(
+    return ListRules(
         language,
         level,
         lengths or (_SHORTEST.get(language, shortest), longest),
         WordLevels(levels, language) if levels else None,
-        frozenset(normalised(sentence, language) for sentence in training),
+        frozenset(normalise_sentence(sentence, language) for sentence in training),
     )
 
 
@@ -255,11 +255,11 @@ def list_prompts(
 
 
 def evaluate_list_format(
-    answer: Answer,
+    answer: AnswerFunction,
     prompts: Sequence[ListPrompt],
-    rules: Rules,
+    rules: ListRules,
     batch: int = BATCH,
-    progress: Progress | None = None,
+    progress: ListProgress | None = None,
 ) -> ListFormatReport:
     """Have prompts answered, `batch` at a time, and score the answers; `progress` is told prompts done and all."""
     scored: list[ScoredAnswer] = []
@@ -272,7 +272,7 @@ def evaluate_list_format(
     return ListFormatReport(rules.level, rules.language, tuple(scored))
 
 
-def score_answer(answer: str, words: Sequence[str], rules: Rules) -> AnswerScore:
+def score_answer(answer: str, words: Sequence[str], rules: ListRules) -> AnswerScore:
     """Score one answer to a prompt for `words`, at least one."""
     lines = [line for line in answer.splitlines() if line.strip()]
     matches = [_ITEM.fullmatch(line) for line in lines]
@@ -291,13 +291,13 @@ def score_answer(answer: str, words: Sequence[str], rules: Rules) -> AnswerScore
     )
 
 
-def normalised(sentence: str, language: str) -> str:
+def normalise_sentence(sentence: str, language: str) -> str:
     """A sentence as it is compared with others: its words in small letters."""
     return lower(" ".join(words(sentence)), language)
 
 
-def _score_item(sentence: str, word: str, rules: Rules) -> ItemScore:
-    cover = WordIndex([word], rules.language).cover(sentence)
+def _score_item(sentence: str, word: str, rules: ListRules) -> ItemScore:
+    cover = WordIndex([word], rules.language).match_tokens(sentence)
     held = {token for token, entries in cover if entries}
     shortest, longest = rules.lengths
     there = bool(sentence)
@@ -314,5 +314,5 @@ def _score_item(sentence: str, word: str, rules: Rules) -> ItemScore:
         check = rules.levels.check(sentence, rules.level, allowed=held)
         scores |= {"level": there and not check.above, "known": there and not check.unknown}
     if rules.training:
-        scores["original"] = there and normalised(sentence, rules.language) not in rules.training
+        scores["original"] = there and normalise_sentence(sentence, rules.language) not in rules.training
     return ItemScore(word, sentence, scores, check)

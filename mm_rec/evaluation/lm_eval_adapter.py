@@ -23,11 +23,17 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import ConfigError, DataError, TokenizerError, needs_extra
-from mm_rec.evaluation.likelihood import BATCH_TOKENS, Request, encode_request, log_likelihoods, start_ids
+from mm_rec.evaluation.loglikelihood import (
+    BATCH_TOKENS,
+    LoglikelihoodRequest,
+    encode_request,
+    loglikelihoods,
+    prefix_token_ids,
+)
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import encode, plain_ids, prompt_ids, stream_text
-from mm_rec.models.forward import require_documents_apart
+from mm_rec.inference.generate import encode_prompt, encode_rendered, encode_text, generate_text
+from mm_rec.inference.sampler import SamplingParams
+from mm_rec.models.forward import require_packing_support
 from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.runtime import choose_device
 from mm_rec.tokenizers.loading import fingerprint
@@ -73,7 +79,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self.engine = Engine(model, model.device)
         self.limit = max_length or self.engine.context_limit
         self._device = model.device
-        self._rendered = False  # whether a chat template writes what is read
+        self._uses_chat_template = False  # whether a chat template writes what is read
 
     @classmethod
     def create_from_arg_string(
@@ -93,7 +99,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if "path" not in arguments:
             raise ConfigError("--model mmrec needs to know which model: --model_args path=FOLDER")
         model, tokenizer = load_model_and_tokenizer(arguments.pop("path"), device=str(choose_device(device)))
-        require_documents_apart(model)
+        require_packing_support(model)
         return cls(model, tokenizer, **arguments)
 
     @property
@@ -115,7 +121,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     @property
     def prefix_token_id(self) -> int:
         """The id that a text without context follows."""
-        first = start_ids(self.tokenizer)
+        first = prefix_token_ids(self.tokenizer)
         if not first:
             raise TokenizerError(
                 "the tokenizer has neither a bos nor an eos token, so that nothing predicts the first token of a text. "
@@ -130,15 +136,15 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """The ids of a text, begun as the tokenizer begins it unless `add_special_tokens` is False, or of a chat."""
-        if self._rendered:
-            return encode(self.tokenizer, string)
-        return (plain_ids if add_special_tokens is False else prompt_ids)(self.tokenizer, string)
+        if self._uses_chat_template:
+            return encode_rendered(self.tokenizer, string)
+        return (encode_text if add_special_tokens is False else encode_prompt)(self.tokenizer, string)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The text of a conversation, by the tokenizer's own template."""
-        self._rendered = True
+        self._uses_chat_template = True
         if not self.tokenizer.chat_template:
             raise TokenizerError(
                 "this model's tokenizer has no chat template. Run the tasks without one, or use a chat model"
@@ -158,10 +164,12 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         encoded = [(text, *self._encode_request(*text)) for text in texts]
         return self._loglikelihood_tokens(encoded)
 
-    def _encode_request(self, context: str, continuation: str) -> Request:
+    def _encode_request(self, context: str, continuation: str) -> LoglikelihoodRequest:
         """lm-eval's rule: white space at the end of a context belongs to what follows it."""
         kept = context.rstrip()
-        return encode_request(self.tokenizer, kept, context[len(kept) :] + continuation, self._rendered)
+        return encode_request(
+            self.tokenizer, kept, context[len(kept) :] + continuation, self._uses_chat_template
+        )
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str] | None, Sequence[int], Sequence[int]]], **kwargs: Any
@@ -175,10 +183,10 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                     *(cut, len(requests), self.limit),
                 )
         pairs = [(context, ids) for _, context, ids in requests]
-        found = log_likelihoods(self.model, pairs, max_length=self.limit, batch_tokens=self.batch_tokens)
+        found = loglikelihoods(self.model, pairs, max_length=self.limit, batch_tokens=self.batch_tokens)
         answers = []
         for (texts, _, _), likelihood in zip(requests, found, strict=True):
-            answers.append((likelihood.log_probability, likelihood.greedy))
+            answers.append((likelihood.logprob, likelihood.is_greedy))
             if texts is not None:
                 self.cache_hook.add_partial("loglikelihood", texts, answers[-1])
         return answers
@@ -188,7 +196,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         windows, owners = [], []
         for owner, request in enumerate(requests):
             for window in get_rolling_token_windows(
-                token_list=plain_ids(self.tokenizer, request.args[0]),
+                token_list=encode_text(self.tokenizer, request.args[0]),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
@@ -196,8 +204,8 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 windows.append((None, *make_disjoint_window(window)))
                 owners.append(owner)
         totals = [0.0] * len(requests)
-        for owner, (log_probability, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
-            totals[owner] += log_probability
+        for owner, (logprob, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += logprob
         for request, total in zip(requests, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
@@ -222,15 +230,15 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 )
             ids = ids[-room:]
         session = self.engine.session()
-        session.feed(ids)
-        return "".join(stream_text(session, self.tokenizer, sampling))
+        session.prefill(ids)
+        return "".join(generate_text(session, self.tokenizer, sampling))
 
 
-def _sampling(options: Mapping[str, Any]) -> Sampling:
+def _sampling(options: Mapping[str, Any]) -> SamplingParams:
     """lm-eval's generation options as ours; greedy unless the task samples, and then from torch's seed."""
     values = normalize_gen_kwargs(dict(options), MAX_NEW_TOKENS)
     known = ("top_k", "top_p", "min_p", "repetition_penalty")
-    return Sampling(
+    return SamplingParams(
         temperature=values.get("temperature", 0.0),
         max_new_tokens=values["max_gen_toks"],
         stop=tuple(text for text in values["until"] if text),

@@ -18,11 +18,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.errors import DataError
-from mm_rec.evaluation.likelihood import BATCH_TOKENS, Likelihood, encode_request, log_likelihoods
+from mm_rec.evaluation.loglikelihood import BATCH_TOKENS, Loglikelihood, encode_request, loglikelihoods
 from mm_rec.sources.documents import find_files
-from mm_rec.sources.formats import rows
+from mm_rec.sources.formats import read_rows
 from mm_rec.sources.locations import SourceFile, file_kind
-from mm_rec.sources.problems import Problem, ProblemError, Report, fault, stop
+from mm_rec.sources.problems import Problem, ProblemError, ProblemHandler, problem_error, raise_problem
 from mm_rec.text.words import guess_language, lower
 
 BLIMP, TURBLIMP, XCOPA = "BLiMP", "TurBLiMP", "XCOPA"
@@ -39,8 +39,8 @@ _CONNECTORS = {
 _ROW_BYTES = 2**20
 _TIE = 1e-6  # relative; two scores closer than this differ by rounding alone
 
-Row = tuple[int, Mapping[str, Any]]
-Text = tuple[str, str]  # context, continuation
+NumberedRow = tuple[int, Mapping[str, Any]]
+ContextAndText = tuple[str, str]  # context, continuation
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,9 @@ class PairScores:
     means: dict[str, float]
 
 
-def read_pairs(paths: Sequence[SourceFile | str], report: Report = stop) -> list[MinimalPair]:
+def read_pairs(
+    paths: Sequence[SourceFile | str], report: ProblemHandler = raise_problem
+) -> list[MinimalPair]:
     """The pairs in files and folders, each file's kind found out from the fields of its first row.
 
     A file of a folder that holds something else is passed over. Each row that cannot be used is told to `report` with
@@ -110,7 +112,7 @@ def score_pairs(
     """Compare the two texts of each pair; each different text is scored once, with bos before it."""
     texts = dict.fromkeys((pair.context, text) for pair in pairs for text in (pair.good, pair.bad))
     requests = (encode_request(tokenizer, *text) for text in texts)
-    likelihoods = dict(zip(texts, log_likelihoods(model, requests, batch_tokens=batch_tokens), strict=True))
+    likelihoods = dict(zip(texts, loglikelihoods(model, requests, batch_tokens=batch_tokens), strict=True))
     groups: dict[tuple[str, str], list[MinimalPair]] = {}
     for pair in pairs:
         groups.setdefault((pair.suite, pair.paradigm), []).append(pair)
@@ -124,15 +126,18 @@ def score_pairs(
 
 
 def _paradigm(
-    suite: str, paradigm: str, pairs: Sequence[MinimalPair], likelihoods: Mapping[Text, Likelihood]
+    suite: str,
+    paradigm: str,
+    pairs: Sequence[MinimalPair],
+    likelihoods: Mapping[ContextAndText, Loglikelihood],
 ) -> ParadigmScores:
     sums, per_token, per_byte = [], [], []
     for pair in pairs:
         good, bad = (likelihoods[pair.context, text] for text in (pair.good, pair.bad))
-        sums.append(_point(good.log_probability, bad.log_probability))
-        per_token.append(_point(good.log_probability / good.tokens, bad.log_probability / bad.tokens))
+        sums.append(_pair_score(good.logprob, bad.logprob))
+        per_token.append(_pair_score(good.logprob / good.tokens, bad.logprob / bad.tokens))
         good_bytes, bad_bytes = len(pair.good.encode()), len(pair.bad.encode())
-        per_byte.append(_point(good.log_probability / good_bytes, bad.log_probability / bad_bytes))
+        per_byte.append(_pair_score(good.logprob / good_bytes, bad.logprob / bad_bytes))
     spread = statistics.stdev(sums) / math.sqrt(len(sums)) if len(sums) > 1 else math.nan
     return ParadigmScores(
         suite=suite,
@@ -146,20 +151,20 @@ def _paradigm(
     )
 
 
-def _point(good: float, bad: float) -> float:
+def _pair_score(good: float, bad: float) -> float:
     """1 where the right text has the higher score, ½ for a tie."""
     return 0.5 if math.isclose(good, bad, rel_tol=_TIE) else float(good > bad)
 
 
-def _file_pairs(file: SourceFile, report: Report) -> list[MinimalPair] | None:
+def _file_pairs(file: SourceFile, report: ProblemHandler) -> list[MinimalPair] | None:
     """The pairs of one file, or None where it holds something else."""
     if file_kind(file) == "txt":
         return None
     problems: list[Problem] = []
-    stream = rows(file, _ROW_BYTES, problems.append)
+    stream = read_rows(file, _ROW_BYTES, problems.append)
     try:
         first = next(stream, None)
-        suite = None if first is None else _suite(first[1])
+        suite = None if first is None else _suite_of(first[1])
         if first is None or suite is None:
             return None
         found = [first, *stream]
@@ -170,7 +175,7 @@ def _file_pairs(file: SourceFile, report: Report) -> list[MinimalPair] | None:
     return list(_pairs(suite, found, file, report))
 
 
-def _suite(row: Mapping[str, Any]) -> str | None:
+def _suite_of(row: Mapping[str, Any]) -> str | None:
     return next((name for name, fields in _FIELDS.items() if all(field in row for field in fields)), None)
 
 
@@ -179,7 +184,9 @@ def _known_fields() -> str:
     return f"The first row of a file must have one of these sets of fields: {kinds}"
 
 
-def _pairs(suite: str, found: Sequence[Row], file: SourceFile, report: Report) -> Iterator[MinimalPair]:
+def _pairs(
+    suite: str, found: Sequence[NumberedRow], file: SourceFile, report: ProblemHandler
+) -> Iterator[MinimalPair]:
     stem = file.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[0].removeprefix("augmented_")
     language = _language(found) if suite == XCOPA else ""
     for number, row in found:
@@ -193,7 +200,7 @@ def _pairs(suite: str, found: Sequence[Row], file: SourceFile, report: Report) -
             report(error.problem)
 
 
-def _language(found: Sequence[Row]) -> str:
+def _language(found: Sequence[NumberedRow]) -> str:
     """The language of a file of XCOPA: Turkish where most premises and choices have a letter of its own."""
     texts = [" ".join(str(row.get(field)) for field in _FIELDS[XCOPA][:3]) for _, row in found]
     turkish = sum(guess_language(text) == "tr" for text in texts)
@@ -209,9 +216,13 @@ def _causal_texts(
     connectors = _CONNECTORS[language]
     question, label = row.get("question"), str(row.get("label"))
     if question not in connectors:
-        raise fault("bad-row", f"'question' is {question!r}; it must be 'cause' or 'effect'", file, number)
+        raise problem_error(
+            "bad-row", f"'question' is {question!r}; it must be 'cause' or 'effect'", file, number
+        )
     if label not in ("0", "1"):
-        raise fault("bad-row", f"'label' is {label!r}; it must be 0 (choice1) or 1 (choice2)", file, number)
+        raise problem_error(
+            "bad-row", f"'label' is {label!r}; it must be 0 (choice1) or 1 (choice2)", file, number
+        )
     good, bad = (f" {lower(text[0], language)}{text[1:]}" for text in choices)
     if label == "1":
         good, bad = bad, good
@@ -222,7 +233,7 @@ def _text(row: Mapping[str, Any], field: str, file: SourceFile, number: int) -> 
     """The text in a field, stripped; raises ProblemError where there is none."""
     text = row.get(field)
     if not isinstance(text, str) or not text.strip():
-        raise fault(
+        raise problem_error(
             "not-a-string", f"{field!r} is {text!r} and must be a text. Mend or delete the row", file, number
         )
     return text.strip()

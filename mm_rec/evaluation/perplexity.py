@@ -26,9 +26,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.data.batches import PackedSequences
 from mm_rec.data.corpus import Corpus
 from mm_rec.errors import ConfigError, DataError
-from mm_rec.models.cross_entropy import IGNORED, token_losses
-from mm_rec.models.forward import Batch, head_of, hidden_states
-from mm_rec.tokenizers.loading import begin_ids, encode_documents, token_byte_lengths
+from mm_rec.models.cross_entropy import IGNORE_INDEX, token_losses
+from mm_rec.models.forward import Batch, hidden_states, lm_head_of
+from mm_rec.tokenizers.loading import bos_ids, encode_documents, token_byte_lengths
 
 BATCH_TOKENS = 8192
 _ROW_TOKENS = 1024
@@ -134,15 +134,15 @@ def evaluate_corpus(
     sequences = PackedSequences(corpus, seq_len)
     count = len(sequences) if max_rows is None else min(len(sequences), max_rows)
     chosen = np.linspace(0, len(sequences) - 1, count).round().astype(np.int64)
-    whole = count == len(sequences) and bool(begin_ids(tokenizer))
+    whole = count == len(sequences) and bool(bos_ids(tokenizer))
     lengths = None if whole else _byte_lengths(tokenizer)
     totals = _Totals()
     for first in range(0, count, batch):
         indices = chosen[first : first + batch]
         rows = sequences.batch(indices)
-        of_text = rows["labels"] != IGNORED
+        of_text = rows["labels"] != IGNORE_INDEX
         if tokenizer.eos_token_id is not None:
-            of_text &= ~torch.from_numpy(_closing(corpus, indices, seq_len))
+            of_text &= ~torch.from_numpy(_is_last_token(corpus, indices, seq_len))
         if lengths is not None:
             totals.bytes += int(lengths[rows["labels"][of_text].numpy()].sum())
         totals.documents += int((rows["document_ids"].amax(1) + 1).sum())
@@ -177,7 +177,7 @@ def _windows(
 ) -> Iterator[_Window]:
     """Cut documents into windows that share one token with the next; counts documents and predicted bytes."""
     iterator = iter(documents)
-    lengths = None if begin_ids(tokenizer) else _byte_lengths(tokenizer)
+    lengths = None if bos_ids(tokenizer) else _byte_lengths(tokenizer)
     while group := list(itertools.islice(iterator, _GROUP_DOCUMENTS)):
         for text, ids in zip(group, encode_documents(tokenizer, group), strict=True):
             totals.documents += 1
@@ -206,7 +206,7 @@ def _rows(windows: Iterable[_Window], row_tokens: int) -> Iterator[list[_Window]
 def _batch(rows: list[list[_Window]]) -> tuple[Batch, Tensor]:
     """The batch of packed rows, each window a document of its own, and which labels (B, T) are of the text."""
     shape = (len(rows), max(sum(len(window.ids) for window in row) for row in rows))
-    ids, labels = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORED, dtype=np.int64)
+    ids, labels = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
     documents, of_text = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=bool)
     for row, windows in enumerate(rows):
         start = 0
@@ -229,13 +229,15 @@ def _score(
     model: PreTrainedModel, batch: Batch, of_text: Tensor, totals: _Totals, dtype: torch.dtype | None
 ) -> None:
     """Run a model on one batch and count its predictions."""
-    predicted = batch["labels"][:, 1:] != IGNORED
-    losses, right = predict(model, batch, dtype)
+    predicted = batch["labels"][:, 1:] != IGNORE_INDEX
+    losses, right = score_tokens(model, batch, dtype)
     totals.add(losses, right, of_text[:, 1:][predicted])
 
 
 @torch.no_grad()
-def predict(model: PreTrainedModel, batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+def score_tokens(
+    model: PreTrainedModel, batch: Batch, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Loss (nats) and correctness of each labelled token (N,) of a batch; the model is in evaluation mode meanwhile."""
     device = model.device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -246,13 +248,13 @@ def predict(model: PreTrainedModel, batch: Batch, dtype: torch.dtype | None = No
     try:
         with precision:
             hidden = hidden_states(model, batch)
-        losses, right = token_losses(hidden, head_of(model), batch["labels"], dtype)
+        losses, right = token_losses(hidden, lm_head_of(model), batch["labels"], dtype)
     finally:
         model.train(training)
     return losses, right
 
 
-def _closing(corpus: Corpus, indices: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
+def _is_last_token(corpus: Corpus, indices: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
     """Which tokens (B, T) of packed rows are the last of their document."""
     closing = np.zeros((len(indices), seq_len), dtype=bool)
     for row, index in enumerate(indices):

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from mm_rec.evaluation.generation import Sample
 from mm_rec.evaluation.perplexity import TextScores
+from mm_rec.evaluation.samples import GeneratedSample
 from mm_rec.models.presets import measure
 from mm_rec.runs.files import write_json, write_text
 
@@ -36,7 +36,7 @@ CONTEXT_GAIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelInfo:
     """What the model is; `state_bytes` of one conversation in float32, `cache_bytes_per_token` by which it grows."""
 
     path: str
@@ -60,7 +60,7 @@ class TextResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class QualityAssessment:
     """One word for the quality, and sentences that say why."""
 
     quality: str
@@ -68,33 +68,35 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EvaluationReport:
     """Everything that an evaluation found."""
 
-    model: ModelFacts
+    model: ModelInfo
     texts: tuple[TextResult, ...]
-    samples: tuple[Sample, ...]
-    judgement: Judgement
+    samples: tuple[GeneratedSample, ...]
+    judgement: QualityAssessment
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write `evaluation.json` and `evaluation.md` into the folder; returns their paths."""
         json_path, markdown_path = folder / JSON_NAME, folder / MARKDOWN_NAME
         write_json(json_path, _finite(dataclasses.asdict(self)))
-        write_text(markdown_path, markdown(self))
+        write_text(markdown_path, render_markdown(self))
         return json_path, markdown_path
 
 
 def make_report(
-    model: PreTrainedModel, path: Path | str, texts: Sequence[TextResult], samples: Sequence[Sample]
-) -> Report:
+    model: PreTrainedModel, path: Path | str, texts: Sequence[TextResult], samples: Sequence[GeneratedSample]
+) -> EvaluationReport:
     """Put results together with the model's facts and a judgement."""
-    return Report(model_facts(model, path), tuple(texts), tuple(samples), judge(texts, samples))
+    return EvaluationReport(
+        model_info(model, path), tuple(texts), tuple(samples), assess_quality(texts, samples)
+    )
 
 
-def model_facts(model: PreTrainedModel, path: Path | str) -> ModelFacts:
+def model_info(model: PreTrainedModel, path: Path | str) -> ModelInfo:
     """What the model at `path` is."""
     config, size = model.config, measure(model.config)
-    return ModelFacts(
+    return ModelInfo(
         path=str(path),
         family=config.model_type,
         parameters=size.parameters,
@@ -107,7 +109,7 @@ def model_facts(model: PreTrainedModel, path: Path | str) -> ModelFacts:
     )
 
 
-def judge(texts: Sequence[TextResult], samples: Sequence[Sample]) -> Judgement:
+def assess_quality(texts: Sequence[TextResult], samples: Sequence[GeneratedSample]) -> QualityAssessment:
     """Judge by the bits per byte of the texts together at the longest context, and by what the samples repeat.
 
     The thresholds are QUALITY and the constants below it.
@@ -123,7 +125,7 @@ def judge(texts: Sequence[TextResult], samples: Sequence[Sample]) -> Judgement:
         if size < SHORT_TEXT_BYTES:
             reasons.append(f"The text has {size:,} bytes: too few to be sure of. Give a longer one.")
         reasons += _context_reasons(texts)
-    return Judgement(quality, (*reasons, *_sample_reasons(samples)))
+    return QualityAssessment(quality, (*reasons, *_sample_reasons(samples)))
 
 
 def _context_reasons(texts: Sequence[TextResult]) -> list[str]:
@@ -143,7 +145,7 @@ def _context_reasons(texts: Sequence[TextResult]) -> list[str]:
     return reasons
 
 
-def _sample_reasons(samples: Sequence[Sample]) -> list[str]:
+def _sample_reasons(samples: Sequence[GeneratedSample]) -> list[str]:
     if not samples:
         return []
     reasons = []
@@ -163,7 +165,7 @@ def _sample_reasons(samples: Sequence[Sample]) -> list[str]:
     return reasons
 
 
-def markdown(report: Report) -> str:
+def render_markdown(report: EvaluationReport) -> str:
     """The report as Markdown."""
     facts = report.model
     memory = (
@@ -205,7 +207,7 @@ def _text_table(texts: Sequence[TextResult]) -> list[str]:
     return [*rows, "", "Loss is in nats a token; bits per byte compare models whatever their tokenizers."]
 
 
-def _sample_lines(sample: Sample) -> list[str]:
+def _sample_lines(sample: GeneratedSample) -> list[str]:
     measures = sample.measures
     quoted = f"**{sample.prompt}**{sample.text}".splitlines() or [""]
     end = "ended by itself" if sample.ended else "cut at the limit"

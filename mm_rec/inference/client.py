@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mm_rec.errors import needs_extra, shortened
+from mm_rec.errors import needs_extra, truncated
 
 if TYPE_CHECKING:
     from openai import APIError
@@ -17,13 +17,13 @@ def import_openai(purpose: str) -> Any:
     return openai
 
 
-def without_key(text: str, key: str) -> str:
+def redact_key(text: str, key: str) -> str:
     """A server's own words on one line, shortened, without the key."""
-    return shortened(text.replace(key, "…") if key else text)
+    return truncated(text.replace(key, "…") if key else text)
 
 
-def said(error: APIError, key: str) -> str:
+def error_detail(error: APIError, key: str) -> str:
     """What a server says of its error, after a colon; "" where it says nothing."""
     message = error.body.get("message") if isinstance(error.body, dict) else error.body
-    text = without_key(str(message or error.message), key).rstrip(".")
+    text = redact_key(str(message or error.message), key).rstrip(".")
     return f": {text}" if text else ""

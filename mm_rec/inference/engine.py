@@ -20,29 +20,36 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from mm_rec import processor
+from mm_rec import cpu
 from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference.native.decoder import decoder_for
-from mm_rec.inference.sampling import RECENT_TOKENS, Chosen, Constraint, Sampler, Sampling, described
+from mm_rec.inference.sampler import (
+    RECENT_TOKENS,
+    Constraint,
+    SampledToken,
+    Sampler,
+    SamplingParams,
+    with_logprobs,
+)
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.states import (
-    State,
+    SequenceState,
     cache_argument,
+    load_state,
     new_state,
-    read_state,
-    require_state,
-    write_state,
+    require_cache_support,
+    save_state,
 )
 
-SEGMENT_TOKENS = 512
-FEW_TOKENS = 64  # up to here the kernels are the faster form of reading
+PREFILL_CHUNK_TOKENS = 512
+MAX_KERNEL_TOKENS = 64  # up to here the kernels are the faster form of reading
 
 
 class Engine:
     """A model made ready for decoding; its sessions share the weights and nothing else.
 
-    `int8`: the kernels keep the matrices as bytes, with a scale for every 64 weights. `slow` says why the kernels are
-    not used, and is empty where they are.
+    `int8`: the kernels keep the matrices as bytes, with a scale for every 64 weights. `fallback_reason` says why the
+    kernels are not used, and is empty where they are.
     """
 
     def __init__(
@@ -52,16 +59,16 @@ class Engine:
         self.device = torch.device(device)
         self._int8 = int8
         self._cache_argument = cache_argument(self.model)
-        self._prepare()
-        if self.slow:
-            require_state(self.model)
+        self._prepare_kernels()
+        if self.fallback_reason:
+            require_cache_support(self.model)
 
-    def _prepare(self) -> None:
+    def _prepare_kernels(self) -> None:
         """Make the kernels ready for the model as it is now, with the adapters that are on it."""
         adapters = adapters_of(self.model)
-        self._known = [] if adapters is None else adapters.names
-        self._decoder, self.slow = decoder_for(self.model, self._int8)
-        self._kernels_are_faster = self.model.dtype == torch.bfloat16 and not processor.multiplies_bfloat16()
+        self._known_adapters = [] if adapters is None else adapters.names
+        self._decoder, self.fallback_reason = decoder_for(self.model, self._int8)
+        self._kernels_are_faster = self.model.dtype == torch.bfloat16 and not cpu.has_native_bfloat16()
 
     @property
     def precision(self) -> str:
@@ -77,97 +84,98 @@ class Engine:
     def session(self, adapters: Mapping[str, float] | None = None) -> Session:
         """An empty session that reads with these adapters, by name and weight (default: those applied now)."""
         on_model = adapters_of(self.model)
-        if self._known != ([] if on_model is None else on_model.names):
-            self._prepare()
+        if self._known_adapters != ([] if on_model is None else on_model.names):
+            self._prepare_kernels()
         if adapters is None:
             adapters = {} if on_model is None else on_model.weights
         return Session(self, dict(adapters))
 
-    def load_session(self, path: Path, belongs_to: Mapping[str, str]) -> Session:
+    def load_session(self, path: Path, state_fingerprint: Mapping[str, str]) -> Session:
         """A session that was saved; raises CheckpointError where it belongs to something else or to an adapter that is
         not loaded.
         """
         state = new_state(self.model, self.model.dtype, self.device)
-        notes, more = read_state(path, state, belongs_to)
+        notes, extra = load_state(path, state, state_fingerprint)
         session = self.session(json.loads(notes["adapters"]))
-        missing = [name for name in session.adapters if name not in self._known]
+        missing = [name for name in session.adapters if name not in self._known_adapters]
         if missing:
             raise CheckpointError(f"{path}: it was read with the adapter {missing[0]!r}, which is not loaded")
-        session.state, session.length, session.logits = state, int(more["length"]), more.get("logits")
-        session.unread = [token for token in more["unread"].tolist() if token >= 0]
-        self.require_tokens(session.unread, f"{path}: ")
-        session.recent.extend(token for token in more["recent"].tolist() if token >= 0)
+        session.state, session.length, session.logits = state, int(extra["length"]), extra.get("logits")
+        session.pending_ids = [token for token in extra["unread"].tolist() if token >= 0]
+        self.require_tokens(session.pending_ids, f"{path}: ")
+        session.recent.extend(token for token in extra["recent"].tolist() if token >= 0)
         return session
 
     @torch.inference_mode()
-    def read(self, sessions: Sequence[Session]) -> None:
+    def forward(self, sessions: Sequence[Session]) -> None:
         """Read what has not been read of each session; the last few tokens of all are read in one pass."""
         few = []
         for session in sessions:
-            place = self._place(session)
-            while len(session.unread) > (0 if place is None else FEW_TOKENS):
-                self.read_segment(session)
-            if place is not None and session.unread:
-                few.append((session, place))
+            slot = self._adapter_slot(session)
+            while len(session.pending_ids) > (0 if slot is None else MAX_KERNEL_TOKENS):
+                self.prefill_chunk(session)
+            if slot is not None and session.pending_ids:
+                few.append((session, slot))
         if few and self._decoder is not None:
-            logits = self._decoder.read(
-                [one.own_state() for one, _ in few],
-                [one.unread for one, _ in few],
-                [place for _, place in few],
+            logits = self._decoder.forward(
+                [one.writable_state() for one, _ in few],
+                [one.pending_ids for one, _ in few],
+                [slot for _, slot in few],
             )
             for (session, _), row in zip(few, logits, strict=True):
-                session.logits, session.unread = row, []
+                session.logits, session.pending_ids = row, []
 
-    def _place(self, session: Session) -> int | None:
+    def _adapter_slot(self, session: Session) -> int | None:
         """How the kernels know a session's adapters; None where they do not."""
         if self._decoder is None:
             return None
-        return self._decoder.place_of(session.adapters, lambda: self._apply(session.adapters))
+        return self._decoder.adapter_slot(session.adapters, lambda: self._apply_adapters(session.adapters))
 
-    def _apply(self, wanted: dict[str, float]) -> None:
+    def _apply_adapters(self, wanted: dict[str, float]) -> None:
         on_model = adapters_of(self.model)
         if on_model is not None and on_model.weights != wanted:
             on_model.apply(wanted)
 
     @torch.inference_mode()
-    def read_segment(self, session: Session) -> None:
+    def prefill_chunk(self, session: Session) -> None:
         """Read the next part of what has not been read; its length bounds the memory needed."""
-        place = self._place(session) if self._kernels_are_faster else None
-        if place is None or self._decoder is None:
-            session.logits = self._forward(session, logits_to_keep=1)[0, -1].float().cpu()
+        slot = self._adapter_slot(session) if self._kernels_are_faster else None
+        if slot is None or self._decoder is None:
+            session.logits = self._forward_model(session, logits_to_keep=1)[0, -1].float().cpu()
             return
-        session.logits = self._decoder.read(
-            [session.own_state()], [session.unread[:SEGMENT_TOKENS]], [place]
+        session.logits = self._decoder.forward(
+            [session.writable_state()], [session.pending_ids[:PREFILL_CHUNK_TOKENS]], [slot]
         )[0]
-        del session.unread[:SEGMENT_TOKENS]
+        del session.pending_ids[:PREFILL_CHUNK_TOKENS]
 
     @torch.inference_mode()
-    def score_segment(self, session: Session, likeliest: int) -> list[Chosen | None]:
+    def score_chunk(self, session: Session, top_logprobs: int) -> list[SampledToken | None]:
         """Read the next part, and say how likely each of its tokens was; None of the first of all, before which is
-        nothing. `likeliest`: so many of the likeliest tokens come with each.
+        nothing. `top_logprobs`: so many of the likeliest tokens come with each.
         """
-        before, ids = session.logits, session.unread[:SEGMENT_TOKENS]
-        logits = self._forward(session)[0].float().cpu()
+        before, ids = session.logits, session.pending_ids[:PREFILL_CHUNK_TOKENS]
+        logits = self._forward_model(session)[0].float().cpu()
         session.logits = logits[-1]
-        found: list[Chosen | None] = [] if before is not None else [None]
+        found: list[SampledToken | None] = [] if before is not None else [None]
         rows = logits[:-1] if before is None else torch.cat([before[None], logits[:-1]])
         return found + [
-            described(token, row, likeliest) for token, row in zip(ids[len(found) :], rows, strict=True)
+            with_logprobs(token, row, top_logprobs)
+            for token, row in zip(ids[len(found) :], rows, strict=True)
         ]
 
     @torch.inference_mode()
-    def embed_segment(self, session: Session) -> Tensor:
+    def embed_chunk(self, session: Session) -> Tensor:
         """Read the next part; returns the sum of its tokens' last hidden states, (D,) float32 on the CPU."""
-        hidden: Tensor = self._forward(session, self.model.get_decoder())
+        hidden: Tensor = self._forward_model(session, self.model.get_decoder())
         return hidden[0].float().sum(dim=0).cpu()
 
-    def _forward(self, session: Session, model: Any = None, **options: Any) -> Tensor:
+    def _forward_model(self, session: Session, model: Any = None, **options: Any) -> Tensor:
         """Read a segment by the model, or by its backbone: the first of what that returns."""
-        self._apply(session.adapters)
-        ids = torch.tensor([session.unread[:SEGMENT_TOKENS]], device=self.device)
-        reading = {self._cache_argument: session.own_state(), "use_cache": True}
+        self._apply_adapters(session.adapters)
+        ids = torch.tensor([session.pending_ids[:PREFILL_CHUNK_TOKENS]], device=self.device)
+        reading = {self._cache_argument: session.writable_state(), "use_cache": True}
         out = (model or self.model)(input_ids=ids, **reading, **options)
-        del session.unread[:SEGMENT_TOKENS]
+        del session.pending_ids[:PREFILL_CHUNK_TOKENS]
         first: Tensor = out[0]
         return first
 
@@ -189,46 +197,46 @@ class Engine:
             )
 
     @torch.inference_mode()
-    def continue_greedily(
+    def generate_greedy(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Collection[int]
     ) -> list[list[int]]:
         """The likeliest continuation of each prompt, all decoded together; a stop token ends it, left out."""
         longest = max(len(prompt) for prompt in prompts)
         self.require_room(longest + max_new_tokens)
-        if self._decoder is None and self._batches:
+        if self._decoder is None and self._supports_left_padding:
             config = GenerationConfig(
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
                 eos_token_id=sorted(stop_ids) or None,
                 pad_token_id=0,
             )
-            rows = self._generated(prompts, config).sequences[:, longest:].tolist()
-            return [_until(row, stop_ids) for row in rows]
+            rows = self._generate_padded(prompts, config).sequences[:, longest:].tolist()
+            return [_cut_at_stop(row, stop_ids) for row in rows]
         sessions = [self.session() for _ in prompts]
         for session, prompt in zip(sessions, prompts, strict=True):
             session.append(prompt)
         replies: list[list[int]] = [[] for _ in prompts]
         going = list(zip(sessions, replies, strict=True))
         for _ in range(max_new_tokens):
-            self.read([session for session, _ in going])
+            self.forward([session for session, _ in going])
             for session, reply in going:
                 assert session.logits is not None
                 session.append([int(session.logits.argmax())])
-                reply.extend(session.unread)
+                reply.extend(session.pending_ids)
             going = [(session, reply) for session, reply in going if reply[-1] not in stop_ids]
             if not going:
                 break
-        return [_until(reply, stop_ids) for reply in replies]
+        return [_cut_at_stop(reply, stop_ids) for reply in replies]
 
     @cached_property
-    def _batches(self) -> bool:
+    def _supports_left_padding(self) -> bool:
         """Whether transformers generates in a batch of padded prompts what sessions write, by a proof on a few tokens.
 
         It does not where positions are counted from the row's beginning (BART), or layers read the padding (Mamba).
         """
         ids = [place % self.model.config.vocab_size for place in range(1, 13)]
         config = GenerationConfig(do_sample=False, max_new_tokens=3, pad_token_id=0, output_logits=True)
-        found = self._generated([ids, ids[:5]], config)
+        found = self._generate_padded([ids, ids[:5]], config)
         session, exact = self.session(), 0.05 if self.model.dtype.itemsize == 2 else 1e-3
         new = found.sequences[1, len(ids) :].tolist()
         for tokens, logits in zip([ids[:5], *([one] for one in new)], found.logits, strict=False):
@@ -238,7 +246,7 @@ class Engine:
                 return False
         return True
 
-    def _generated(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Any:
+    def _generate_padded(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Any:
         """What transformers generates after prompts, the shorter ones padded before their beginning."""
         longest = max(map(len, prompts))
         ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
@@ -269,54 +277,56 @@ class Session:
         self.engine, self.adapters = engine, adapters
         self.length = 0
         self.ended = False
-        self._state: State | None = None  # made when it is needed: a session may wait long for its turn
+        self._state: SequenceState | None = (
+            None  # made when it is needed: a session may wait long for its turn
+        )
         self._is_shared = False
         self.logits: Tensor | None = None  # (V,) float32 on the CPU, after the last token that was read
-        self.unread: list[int] = []  # chosen tokens are read only when something follows them
+        self.pending_ids: list[int] = []  # chosen tokens are read only when something follows them
         self.recent: deque[int] = deque(maxlen=RECENT_TOKENS)
 
     @property
-    def state(self) -> State:
+    def state(self) -> SequenceState:
         """What was read, to be looked at."""
         if self._state is None:
             self._state = new_state(self.engine.model, self.engine.model.dtype, self.engine.device)
         return self._state
 
     @state.setter
-    def state(self, state: State) -> None:
+    def state(self, state: SequenceState) -> None:
         self._state, self._is_shared = state, False
 
-    def own_state(self) -> State:
+    def writable_state(self) -> SequenceState:
         """What was read, to be gone on with: a copy, where a fork has the same."""
         if self._is_shared:
             self.state = self.state.copy()
         return self.state
 
-    def feed(self, ids: Sequence[int]) -> None:
+    def prefill(self, ids: Sequence[int]) -> None:
         """Read tokens, in segments that bound the memory needed.
 
         Raises UserError, with nothing read, where they pass the model's context limit.
         """
         self.engine.require_room(self.length + len(ids))
         self.append(ids)
-        self.engine.read([self])
+        self.engine.forward([self])
 
-    def generate(self, sampling: Sampling, stop_ids: Collection[int] = ()) -> Iterator[int]:
+    def generate(self, sampling: SamplingParams, stop_ids: Collection[int] = ()) -> Iterator[int]:
         """Yield the tokens that follow, each chosen when it is asked for; they belong to the session from then on.
 
         A stop token is neither yielded nor read. Ends with `max_new_tokens` or at the context limit; raises
         UserError where there is no room for one token.
         """
-        continuation = Continuation(self, sampling, stop_ids)
-        while not continuation.ended_by:
-            self.engine.read([self])
-            chosen = continuation.advance()
+        generation = Generation(self, sampling, stop_ids)
+        while not generation.finish_reason:
+            self.engine.forward([self])
+            chosen = generation.step()
             if chosen is not None:
                 yield chosen.token
 
     def next_logits(self) -> Tensor:
         """Logits (V,) of the next token, float32 on the CPU; raises ValueError where nothing was fed."""
-        self.engine.read([self])
+        self.engine.forward([self])
         if self.logits is None:
             raise ValueError("nothing has been read yet: feed a token first, for example the tokenizer's bos")
         return self.logits
@@ -325,80 +335,84 @@ class Session:
         """An independent session that has read the same; their state is copied when one of them goes on."""
         other = Session(self.engine, self.adapters)
         other.length, other.logits = self.length, self.logits
-        other.unread, other.recent = list(self.unread), self.recent.copy()
+        other.pending_ids, other.recent = list(self.pending_ids), self.recent.copy()
         other._state = self._state
         other._is_shared = self._is_shared = self._state is not None
         return other
 
-    def save(self, path: Path, belongs_to: Mapping[str, str]) -> None:
-        """Write what was read to a file, to go on there later; `belongs_to`: fingerprints of model, layout, ….
+    def save(self, path: Path, state_fingerprint: Mapping[str, str]) -> None:
+        """Write what was read to a file, to go on there later; `state_fingerprint`: fingerprints of model, layout, ….
 
         MM-Rec's file has one size, however much was read.
         """
-        more = {"length": torch.tensor(self.length), "recent": _padded(self.recent)}
-        more["unread"] = _padded(self.unread)
+        extra = {"length": torch.tensor(self.length), "recent": _padded(self.recent)}
+        extra["unread"] = _padded(self.pending_ids)
         if self.logits is not None:
-            more["logits"] = self.logits
-        write_state(
-            path, self.state, {**belongs_to, "adapters": json.dumps(self.adapters, sort_keys=True)}, more
+            extra["logits"] = self.logits
+        save_state(
+            path,
+            self.state,
+            {**state_fingerprint, "adapters": json.dumps(self.adapters, sort_keys=True)},
+            extra,
         )
 
     def append(self, ids: Sequence[int]) -> None:
         """Take tokens that will be read when something follows them; raises ConfigError for ids that are none."""
         self.engine.require_tokens(ids)
-        self.unread += ids
+        self.pending_ids += ids
         self.recent.extend(ids)
         self.length += len(ids)
 
 
-class Continuation:
+class Generation:
     """What follows a session, one token at a time, for whoever sees to it that the session has read all before it.
 
-    `ended_by` is "" while it goes on, then "stop" after a stop token or at the end of a constraint, and "length" after
-    the last that may be written. `logprobs`: so many of the likeliest tokens come with each, None for no probabilities.
+    `finish_reason` is "" while it goes on, then "stop" after a stop token or at the end of a constraint, and "length"
+    after the last that may be written. `logprobs`: so many of the likeliest tokens come with each, None for no
+    probabilities.
     """
 
     def __init__(
-        self, session: Session, sampling: Sampling, stop_ids: Collection[int] = (),
+        self, session: Session, sampling: SamplingParams, stop_ids: Collection[int] = (),
         constraint: Constraint | None = None, logprobs: int | None = None,
     ) -> None:  # fmt: skip
         """Raises UserError where there is no room for one token, or a bias names no token."""
         session.engine.require_room(session.length + 1)
         session.engine.require_tokens(sampling.logit_bias, "logit_bias: ")
         session.ended = False
-        self.session, self.ended_by = session, ""
+        self.session, self.finish_reason = session, ""
         self._sampler = Sampler(sampling, session.recent)
-        self._left, self._stop_ids = sampling.max_new_tokens, stop_ids
+        self._remaining, self._stop_ids = sampling.max_new_tokens, stop_ids
         self._constraint, self._logprobs = constraint, logprobs
 
-    def advance(self) -> Chosen | None:
+    def step(self) -> SampledToken | None:
         """Choose the next token and give it to the session; None where nothing follows."""
         session, constraint, logits = self.session, self._constraint, self.session.next_logits()
-        left = min(self._left, (session.engine.context_limit or sys.maxsize) - session.length)
+        remaining = min(self._remaining, (session.engine.context_limit or sys.maxsize) - session.length)
         if constraint is None:
-            token = self._sampler.choose(logits)
+            token = self._sampler.sample(logits)
         else:
-            token = constraint.choose(logits, left, self._sampler.choose)
+            token = constraint.sample(logits, remaining, self._sampler.sample)
         if token in self._stop_ids:
             self._stop()
             return None
         if constraint is not None:
-            constraint.take(token)
+            constraint.accept_token(token)
         session.append([token])
-        self._sampler.count(token)
-        self._left -= 1
-        if constraint is not None and constraint.ended:
+        self._sampler.record(token)
+        self._remaining -= 1
+        if constraint is not None and constraint.is_stopped:
             self._stop()
-        elif left <= 1:
+        elif remaining <= 1:
             # What a grammar calls whole is whole, though there was no token left to say so.
-            self.ended_by = "stop" if constraint is not None and constraint.complete else "length"
-        return self._described(token, logits)
+            self.finish_reason = "stop" if constraint is not None and constraint.is_accepting else "length"
+        return self._sampled_token(token, logits)
 
     def _stop(self) -> None:
-        self.ended_by, self.session.ended = "stop", True
+        self.finish_reason, self.session.ended = "stop", True
 
-    def _described(self, token: int, logits: Tensor) -> Chosen:
-        return Chosen(token) if self._logprobs is None else described(token, logits, self._logprobs)
+    def _sampled_token(self, token: int, logits: Tensor) -> SampledToken:
+        return SampledToken(token) if self._logprobs is None else with_logprobs(token, logits, self._logprobs)
 
 
 def _padded(ids: Collection[int]) -> Tensor:
@@ -406,6 +420,6 @@ def _padded(ids: Collection[int]) -> Tensor:
     return torch.tensor([*ids, *[-1] * (RECENT_TOKENS - len(ids))])
 
 
-def _until(ids: list[int], stop_ids: Collection[int]) -> list[int]:
+def _cut_at_stop(ids: list[int], stop_ids: Collection[int]) -> list[int]:
     end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
     return ids[:end]

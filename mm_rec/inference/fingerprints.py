@@ -29,7 +29,7 @@ def adapter_digests(model: PreTrainedModel, wanted: Sequence[str]) -> dict[str, 
     }
 
 
-def fingerprints(
+def compute_state_fingerprint(
     weights: str, tokenizer: PreTrainedTokenizerBase, precision: str, adapters: Mapping[str, float],
     digests: Mapping[str, str],
 ) -> dict[str, str]:  # fmt: skip

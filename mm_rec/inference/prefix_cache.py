@@ -15,49 +15,49 @@ from threading import Lock
 from mm_rec.inference.engine import Session
 
 
-class Prefixes:
-    """Kept sessions, at most `most_bytes` of state; those not used for longest go first.
+class PrefixCache:
+    """Kept sessions, at most `max_bytes` of state; those not used for longest go first.
 
     `key` says what a session belongs to: model, adapters, layout. Sessions of another key are never found.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.bytes = 0
-        self._kept: OrderedDict[tuple[Hashable, str], Session] = OrderedDict()
+        self._sessions: OrderedDict[tuple[Hashable, str], Session] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._sessions)
 
-    def keep(self, key: Hashable, text: str, session: Session) -> None:
+    def insert(self, key: Hashable, text: str, session: Session) -> None:
         """Keep a session that has read this text; it belongs to the prefixes from then on."""
         with self._lock:
-            self._drop((key, text))
+            self._evict((key, text))
             size = session.state.nbytes
-            if not text or size > self.most_bytes:
+            if not text or size > self.max_bytes:
                 return
-            self._kept[key, text] = session
+            self._sessions[key, text] = session
             self.bytes += size
-            while self.bytes > self.most_bytes:
-                self._drop(next(iter(self._kept)))
+            while self.bytes > self.max_bytes:
+                self._evict(next(iter(self._sessions)))
 
-    def find(self, key: Hashable, text: str) -> tuple[str, Session] | None:
+    def match_prefix(self, key: Hashable, text: str) -> tuple[str, Session] | None:
         """The longest kept text that this one begins with and goes beyond, and a session that has read it, a copy."""
         with self._lock:
             known = [
                 (length, read)
-                for kept_key, read in self._kept
+                for kept_key, read in self._sessions
                 if kept_key == key and (length := len(read)) < len(text) and text.startswith(read)
             ]
             if not known:
                 return None
             read = max(known)[1]
-            self._kept.move_to_end((key, read))
-            session = self._kept[key, read]
+            self._sessions.move_to_end((key, read))
+            session = self._sessions[key, read]
         return read, session.fork()
 
-    def _drop(self, name: tuple[Hashable, str]) -> None:
-        session = self._kept.pop(name, None)
+    def _evict(self, name: tuple[Hashable, str]) -> None:
+        session = self._sessions.pop(name, None)
         if session is not None:
             self.bytes -= session.state.nbytes

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.errors import ConfigError, DataError, UserError
-from mm_rec.inference.client import import_openai, said, without_key
+from mm_rec.inference.client import error_detail, import_openai, redact_key
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError
 
-    from mm_rec.inference.sampling import Sampling
+    from mm_rec.inference.sampler import SamplingParams
 
 
 class RemoteChat:
@@ -26,7 +26,7 @@ class RemoteChat:
     interruptible = True  # nothing here is half done when an exception comes
 
     def __init__(
-        self, url: str, model: str | None, sampling: Sampling, system: str | None = None,
+        self, url: str, model: str | None, sampling: SamplingParams, system: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """`model`: its name there, or None for the first that the server lists; `extra`: fields that OpenAI has not.
@@ -39,7 +39,7 @@ class RemoteChat:
         self._url, self._key = url.rstrip("/"), os.environ.get("OPENAI_API_KEY", "").strip()
         # Tried once: whoever waits at a terminal is told at once, and may try again.
         self._client = self._openai.OpenAI(base_url=self._url, api_key=self._key or "none", max_retries=0)
-        self._opening = [] if system is None else [ChatMessage("system", system)]
+        self._initial_messages = [] if system is None else [ChatMessage("system", system)]
         self._options = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -62,9 +62,9 @@ class RemoteChat:
 
     def reset(self) -> None:
         """Forget everything but the system message."""
-        self.messages = list(self._opening)
+        self.messages = list(self._initial_messages)
 
-    def say(self, content: str) -> Generator[str]:
+    def send(self, content: str) -> Generator[str]:
         """Send a message from the user and yield the reply as it comes.
 
         A reply that does not come to its end is kept as far as it came. Raises UserError, DataError or ConfigError with
@@ -77,7 +77,7 @@ class RemoteChat:
         messages = [*self.messages, ChatMessage("user", content)]
         reply, whole = "", False
         try:
-            for piece in self._pieces(messages):
+            for piece in self._stream_reply(messages):
                 reply += piece
                 yield piece
             whole = True
@@ -85,7 +85,7 @@ class RemoteChat:
             if whole or reply:
                 self.messages = [*messages, ChatMessage("assistant", reply)]
 
-    def _pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
+    def _stream_reply(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
         begun = ended = False
         sent: Any = [message.to_template() for message in messages]
         try:
@@ -105,7 +105,7 @@ class RemoteChat:
         if not begun:
             raise self._not_openai("no message came")
         if not ended:
-            raise self._lost("it ended without a reason")
+            raise self._broken_off("it ended without a reason")
 
     def _first_model(self) -> str:
         try:
@@ -126,14 +126,14 @@ class RemoteChat:
 
     def _not_openai(self, what: str) -> DataError:
         return DataError(
-            f"the answer is not a chat completion ({without_key(what, self._key)}). Is this the URL of an "
+            f"the answer is not a chat completion ({redact_key(what, self._key)}). Is this the URL of an "
             "OpenAI-compatible server? It usually ends with /v1",
             self._url,
         )
 
-    def _lost(self, why: str) -> DataError:
+    def _broken_off(self, why: str) -> DataError:
         return DataError(
-            f"the answer broke off ({without_key(why, self._key)}). What came of it is kept; ask for the "
+            f"the answer broke off ({redact_key(why, self._key)}). What came of it is kept; ask for the "
             "rest, or look after the server",
             self._url,
         )
@@ -144,18 +144,18 @@ class RemoteChat:
             return self._explain_status(error)
         why = str(error.__cause__ or error)
         if begun:
-            return self._lost(why)
+            return self._broken_off(why)
         if isinstance(error, self._openai.APITimeoutError):
             return DataError("the server does not answer. Is it overloaded? Try again later", self._url)
         if isinstance(error, self._openai.APIConnectionError):
             return ConfigError(
-                f"{self._url}: nothing answers there ({without_key(why, self._key)}). Is the server running "
+                f"{self._url}: nothing answers there ({redact_key(why, self._key)}). Is the server running "
                 "(mmrec serve)? Check --url, and HTTPS_PROXY and NO_PROXY if there is a proxy"
             )
-        return DataError(f"the server failed{said(error, self._key)}. Try again", self._url)
+        return DataError(f"the server failed{error_detail(error, self._key)}. Try again", self._url)
 
     def _explain_status(self, error: APIStatusError) -> UserError:
-        words, status = said(error, self._key), error.status_code
+        words, status = error_detail(error, self._key), error.status_code
         if status == 401:  # its text may hold the key
             known = "holds a key that was refused" if self._key else "is not set"
             return ConfigError(
@@ -171,7 +171,7 @@ class RemoteChat:
             return ConfigError(f"{self._url} {', or '.join(wrong)} (404){words}. {advice}")
         if status == 429:
             wait = error.response.headers.get("retry-after")
-            when = f"in {without_key(wait, self._key)} seconds" if wait else "later"
+            when = f"in {redact_key(wait, self._key)} seconds" if wait else "later"
             return DataError(f"the server has too much to do (429){words}. Try again {when}", self._url)
         if status >= 500:
             return DataError(f"the server failed ({status}){words}. Try again", self._url)

@@ -14,38 +14,38 @@ from functools import partial
 import torch
 
 from mm_rec.errors import MMRecError
-from mm_rec.inference.engine import FEW_TOKENS, Continuation, Session
-from mm_rec.inference.sampling import Chosen
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Generation, Session
+from mm_rec.inference.sampler import SampledToken
 
 
 class QueueFullError(MMRecError):
     """More is waiting than may wait; the same request can be made again later."""
 
 
-class Work:
-    """A session that is read, and written where there is a continuation, along with others.
+class RequestState:
+    """A session that is read, and written where there is a generation, along with others.
 
-    The session reads `parts` of ids one after the other. `on_read` is called with the number of each when it was read
-    and nothing after it, which is the time to copy the session. `on_token` is called with each token of the
-    continuation, and once with None when all is done: `error` then says what went wrong, if anything did, and
-    `continuation.ended_by` how it ended. Both are called by the engine's thread and must return at once.
+    The session reads `parts` of ids one after the other. `on_prefilled` is called with the number of each when it was
+    read and nothing after it, which is the time to copy the session. `on_token` is called with each token of the
+    generation, and once with None when all is done: `error` then says what went wrong, if anything did, and
+    `generation.finish_reason` how it ended. Both are called by the engine's thread and must return at once.
 
-    `read_segment` takes the engine's place in reading, segment by segment, where more is asked than the state.
+    `prefill_chunk` takes the engine's place in reading, segment by segment, where more is asked than the state.
     """
 
     def __init__(
-        self, session: Session, parts: Sequence[Sequence[int]], on_token: Callable[[Chosen | None], None], *,
-        continuation: Continuation | None = None, on_read: Callable[[int], None] | None = None,
-        read_segment: Callable[[Session], None] | None = None,
+        self, session: Session, parts: Sequence[Sequence[int]], on_token: Callable[[SampledToken | None], None], *,
+        generation: Generation | None = None, on_prefilled: Callable[[int], None] | None = None,
+        prefill_chunk: Callable[[Session], None] | None = None,
     ) -> None:  # fmt: skip
         """Raises ConfigError for ids that are none."""
-        self.session, self.continuation, self.on_token = session, continuation, on_token
+        self.session, self.generation, self.on_token = session, generation, on_token
         self.error: Exception | None = None
         for part in parts:
             session.engine.require_tokens(part)
-        self._parts, self._begun = [list(part) for part in parts], 0
-        self._on_read, self._reading = on_read, False
-        self._read_segment = read_segment
+        self._parts, self._next_part = [list(part) for part in parts], 0
+        self._on_prefilled, self._prefilling = on_prefilled, False
+        self._prefill_chunk = prefill_chunk
         self._cancelled, self._ended = False, False
         self._begin_part()
 
@@ -54,14 +54,14 @@ class Work:
         self._cancelled = True
 
     @property
-    def left(self) -> int:
-        """Tokens that are still to be read before the first can be chosen."""
-        return len(self.session.unread) + sum(map(len, self._parts[self._begun :]))
+    def remaining_prompt_tokens(self) -> int:
+        """Tokens that are still to be read before the first can be sampled."""
+        return len(self.session.pending_ids) + sum(map(len, self._parts[self._next_part :]))
 
     @property
-    def reads_segments(self) -> bool:
+    def needs_prefill(self) -> bool:
         """Whether the next that it reads is a segment of its own, and not a few tokens along with those of others."""
-        return len(self.session.unread) > (0 if self._read_segment else FEW_TOKENS)
+        return len(self.session.pending_ids) > (0 if self._prefill_chunk else MAX_KERNEL_TOKENS)
 
     @property
     def finished(self) -> bool:
@@ -73,80 +73,80 @@ class Work:
         """Whether nothing more will come."""
         return self._cancelled or self.error is not None or self._ended
 
-    def read(self) -> None:
+    def prefill(self) -> None:
         """Read a segment."""
-        (self._read_segment or self.session.engine.read_segment)(self.session)
+        (self._prefill_chunk or self.session.engine.prefill_chunk)(self.session)
 
-    def go_on(self) -> None:
+    def step(self) -> None:
         """After the session has read what it was given: give it the next part, or choose the next token."""
         if self.done:
             return
-        if self._reading and self._on_read is not None:
-            self._on_read(self._begun - 1)
-        self._reading = False
-        if self._begun < len(self._parts):
+        if self._prefilling and self._on_prefilled is not None:
+            self._on_prefilled(self._next_part - 1)
+        self._prefilling = False
+        if self._next_part < len(self._parts):
             self._begin_part()
-        elif self.continuation is None:
+        elif self.generation is None:
             self._ended = True
         else:
-            chosen = self.continuation.advance()
-            self._ended = bool(self.continuation.ended_by)
-            if chosen is not None:
-                self.on_token(chosen)
+            sampled = self.generation.step()
+            self._ended = bool(self.generation.finish_reason)
+            if sampled is not None:
+                self.on_token(sampled)
 
     def end(self) -> None:
         """Tell that all is done, and let go of those told: no state is to wait for a collection of cycles."""
-        tell, self.on_token, self._on_read, self._read_segment = self.on_token, _ignore, None, None
+        tell, self.on_token, self._on_prefilled, self._prefill_chunk = self.on_token, _ignore, None, None
         tell(None)
 
     def _begin_part(self) -> None:
-        if self._begun < len(self._parts):
-            self.session.append(self._parts[self._begun])
-            self._begun, self._reading = self._begun + 1, True
+        if self._next_part < len(self._parts):
+            self.session.append(self._parts[self._next_part])
+            self._next_part, self._prefilling = self._next_part + 1, True
 
 
-def _ignore(chosen: Chosen | None) -> None:
+def _ignore(sampled: SampledToken | None) -> None:
     """Nobody listens any more."""
 
 
-class Batcher:
-    """Runs engines for many at once. At most `most` are read or written, and `queue` wait.
+class Scheduler:
+    """Runs engines for many at once. At most `max_running` are read or written, and `max_waiting` wait.
 
     There is one for all models of a program: threads of one team wait for each other by spinning, which is only fast
     while there are no more of them than processors. Other threads should compute with one (`torch.set_num_threads`).
     """
 
-    def __init__(self, most: int = 8, queue: int = 64) -> None:
-        self.most, self.queue = most, queue
+    def __init__(self, max_running: int = 8, max_waiting: int = 64) -> None:
+        self.max_running, self.max_waiting = max_running, max_waiting
         self._threads = torch.get_num_threads()
-        self._waiting: deque[Work] = deque()
-        self._active: list[Work] = []
+        self._waiting: deque[RequestState] = deque()
+        self._running: list[RequestState] = []
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     @property
-    def active(self) -> int:
+    def num_running(self) -> int:
         """How many are being read or written."""
-        return len(self._active)
+        return len(self._running)
 
     @property
-    def waiting(self) -> int:
+    def num_waiting(self) -> int:
         """How many wait for their turn."""
         return len(self._waiting)
 
-    def submit(self, work: Work) -> None:
-        """Take on a continuation; raises QueueFullError where too many wait."""
+    def submit(self, request: RequestState) -> None:
+        """Take on a generation; raises QueueFullError where too many wait."""
         with self._changed:
             # Both are counted: what just came waits for a moment even where a place is free.
-            if self._closed or len(self._active) + len(self._waiting) >= self.most + self.queue:
+            if self._closed or len(self._running) + len(self._waiting) >= self.max_running + self.max_waiting:
                 raise QueueFullError(
                     "the server is stopping"
                     if self._closed
-                    else f"{self.queue} requests wait already: ask again later"
+                    else f"{self.max_waiting} requests wait already: ask again later"
                 )
-            self._waiting.append(work)
+            self._waiting.append(request)
             self._changed.notify()
 
     def close(self) -> None:
@@ -160,40 +160,41 @@ class Batcher:
         # Of this thread; others may have set another number for themselves.
         torch.set_num_threads(self._threads)
         while self._admit():
-            self._round()
-        for work in [*self._active, *self._waiting]:
-            work.cancel()
-            work.end()
+            self.step()
+        for request in [*self._running, *self._waiting]:
+            request.cancel()
+            request.end()
 
     def _admit(self) -> bool:
-        """Fill the free places; waits while there is nothing to do. False when the batcher is closed."""
+        """Fill the free places; waits while there is nothing to do. False when the scheduler is closed."""
         with self._changed:
-            while not (self._closed or self._active or self._waiting):
+            while not (self._closed or self._running or self._waiting):
                 self._changed.wait()
-            while self._waiting and len(self._active) < self.most:
-                self._active.append(self._waiting.popleft())
+            while self._waiting and len(self._running) < self.max_running:
+                self._running.append(self._waiting.popleft())
             return not self._closed
 
-    def _round(self) -> None:
-        long = [work for work in self._active if work.reads_segments and not work.done]
+    def step(self) -> None:
+        """Prefill a chunk of one long prompt, then decode one token of every other running request."""
+        long = [request for request in self._running if request.needs_prefill and not request.done]
         if long:
             # The one with least to read: a short prompt does not wait for the whole of a long one.
-            work = min(long, key=lambda one: one.left)
-            self._guarded([work], work.read)
-        ready = [work for work in self._active if not (work.reads_segments or work.done)]
-        for engine in {work.session.engine for work in ready}:
-            together = [work for work in ready if work.session.engine is engine]
-            self._guarded(together, partial(engine.read, [work.session for work in together]))
-        for work in ready:
-            self._guarded([work], work.go_on)
-        for work in [work for work in self._active if work.done]:
-            self._active.remove(work)
-            work.end()
+            request = min(long, key=lambda one: one.remaining_prompt_tokens)
+            self._guarded([request], request.prefill)
+        ready = [request for request in self._running if not (request.needs_prefill or request.done)]
+        for engine in {request.session.engine for request in ready}:
+            together = [request for request in ready if request.session.engine is engine]
+            self._guarded(together, partial(engine.forward, [request.session for request in together]))
+        for request in ready:
+            self._guarded([request], request.step)
+        for request in [request for request in self._running if request.done]:
+            self._running.remove(request)
+            request.end()
 
-    def _guarded(self, concerned: list[Work], do: Callable[[], None]) -> None:
+    def _guarded(self, concerned: list[RequestState], do: Callable[[], None]) -> None:
         """Do something; an error ends those concerned and nobody else."""
         try:
             do()
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread must go on for the others
-            for work in concerned:
-                work.error = error
+            for request in concerned:
+                request.error = error

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.errors import CheckpointError, DataError, TokenizerError
 from mm_rec.inference.engine import Engine, Session
-from mm_rec.inference.fingerprints import fingerprints, weights_fingerprint
+from mm_rec.inference.fingerprints import compute_state_fingerprint, weights_fingerprint
 from mm_rec.models.adapters import adapters_of
-from mm_rec.tokenizers.chat_template import layout_of
+from mm_rec.tokenizers.chat_template import known_chat_template
 
 _ANEW = "or begin a new conversation with another --session FILE"
 
@@ -28,11 +28,11 @@ class SessionFile:
     def __init__(
         self, path: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, digests: Mapping[str, str]
     ) -> None:
-        """`digests` (of the adapters' files, by name) as `fingerprints` has them.
+        """`digests` (of the adapters' files, by name) as `compute_state_fingerprint` has them.
 
         Raises TokenizerError for a chat template that is not of our layouts, DataError where no file can be written.
         """
-        if layout_of(tokenizer) is None:
+        if known_chat_template(tokenizer) is None:
             raise TokenizerError(
                 "--session: this model's chat template is not one of MM-Rec's layouts, so a conversation cannot go on "
                 "without its beginning. Leave --session out"
@@ -55,7 +55,7 @@ class SessionFile:
             raise CheckpointError(f"{self.path}: this is no saved conversation ({error})") from error
         on_model = adapters_of(self._engine.model)
         applied = {} if on_model is None else on_model.weights
-        own = self._belongs_to(applied)
+        own = self._state_fingerprint(applied)
         self._require_same(notes, own, applied)
         return self._engine.load_session(self.path, own), notes.get("system")
 
@@ -63,19 +63,21 @@ class SessionFile:
         """Keep a session whose last message is closed; raises DataError where the file cannot be written."""
         notes = {} if system is None else {"system": system}
         try:
-            session.save(self.path, {**self._belongs_to(session.adapters), **notes})
+            session.save(self.path, {**self._state_fingerprint(session.adapters), **notes})
         except (OSError, SafetensorError) as error:
             raise DataError(f"the conversation cannot be kept here ({error})", self.path) from error
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Remove the file; raises DataError where it cannot be removed."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(f"the file cannot be removed ({error.strerror})", self.path) from error
 
-    def _belongs_to(self, adapters: Mapping[str, float]) -> dict[str, str]:
-        return fingerprints(self._weights, self._tokenizer, self._engine.precision, adapters, self._digests)
+    def _state_fingerprint(self, adapters: Mapping[str, float]) -> dict[str, str]:
+        return compute_state_fingerprint(
+            self._weights, self._tokenizer, self._engine.precision, adapters, self._digests
+        )
 
     def _require_same(
         self, notes: Mapping[str, str], own: Mapping[str, str], applied: Mapping[str, float]

@@ -13,7 +13,7 @@ from mm_rec.errors import ConfigError
 from mm_rec.models.adapter_folders import saved_rows
 from mm_rec.models.adapters import Adapters, find_adapter
 from mm_rec.models.loading import load_model_and_tokenizer
-from mm_rec.models.resize import enlarge_vocabulary
+from mm_rec.models.resize import resize_token_embeddings
 from mm_rec.tokenizers.loading import load_tokenizer
 
 
@@ -33,11 +33,11 @@ def parse_adapter(text: str) -> tuple[str, float]:
 
 def load_with_adapters(
     base: Path | str, wanted: Sequence[str], dtype: torch.dtype = torch.float32, device: str = "cpu",
-    apart: bool = False,
+    inactive: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
     """Read a model, the adapters "FOLDER=WEIGHT" that are applied together, and the tokenizer that they were made with.
 
-    `adapters_of` gives the adapters of the model, to switch and remove them. With `apart` none is applied yet.
+    `adapters_of` gives the adapters of the model, to switch and remove them. With `inactive` none is applied yet.
     """
     model, tokenizer = load_model_and_tokenizer(base, dtype)
     if not wanted:
@@ -48,9 +48,9 @@ def load_with_adapters(
         folder = find_adapter(name)
         if (folder / "tokenizer_config.json").is_file() and not adapters.names:
             tokenizer = load_tokenizer(folder)
-            enlarge_vocabulary(model, tokenizer, lambda line: None, saved_rows(folder))
+            resize_token_embeddings(model, tokenizer, lambda line: None, saved_rows(folder))
         adapters.load(_short(name, adapters.names), folder, weight)
-        if apart:
+        if inactive:
             adapters.apply({})
     return model.to(device).eval(), tokenizer  # type: ignore[arg-type]
 

@@ -18,26 +18,32 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mm_rec.errors import CheckpointError, ConfigError, shortened
-from mm_rec.models.adapter_folders import BASE, CONFIG, WEIGHTS, read_config, read_tensors
-from mm_rec.models.dropout import Dropout
+from mm_rec.errors import CheckpointError, ConfigError, truncated
+from mm_rec.models.adapter_folders import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE_FILE,
+    read_config,
+    read_tensors,
+)
+from mm_rec.models.dropout import FastDropout
 from mm_rec.models.lora import (
     START,
     TRAINED,
     LoraConfig,
-    begin_with_singular_vectors,
-    join_with_start,
-    joined_alpha,
+    init_pissa,
     lora_layers,
+    lora_to_pissa,
     peft_config,
-    split_from_start,
+    pissa_lora_alpha,
+    pissa_to_lora,
 )
-from mm_rec.models.peft_quirks import require_apart, without_advice, without_rows_of_others
+from mm_rec.models.peft_workarounds import ignore_other_token_rows, require_no_nesting, suppress_peft_warnings
 from mm_rec.runs.files import read_json, write_json
 
-_OURS = "adapter_"  # before the names in PEFT, which takes those that are a part of "lora_" amiss
+_NAME_PREFIX = "adapter_"  # before the names in PEFT, which takes those that are a part of "lora_" amiss
 _PREFIX = "base_model.model."  # before all names in PEFT's files
-_SAMPLED = 1024  # numbers of each tensor that the fingerprint looks at
+_FINGERPRINT_SAMPLES = 1024  # numbers of each tensor that the fingerprint looks at
 
 
 class Adapters:
@@ -64,12 +70,14 @@ class Adapters:
     @property
     def names(self) -> list[str]:
         """All that are loaded, applied or not."""
-        return [] if self._peft is None else [name.removeprefix(_OURS) for name in self._peft.peft_config]
+        return (
+            [] if self._peft is None else [name.removeprefix(_NAME_PREFIX) for name in self._peft.peft_config]
+        )
 
     @property
-    def is_sum(self) -> bool:
+    def is_additive(self) -> bool:
         """Whether what is applied only adds to what the model computes, and puts nothing in the place of its parts."""
-        return all(map(self._is_sum, self.weights))
+        return all(map(self._is_additive, self.weights))
 
     @property
     def description(self) -> str:
@@ -79,7 +87,7 @@ class Adapters:
         extras = [name for name in ("rslora", "dora", "train_head") if getattr(config, name)]
         extras += ["pissa"] if config.init == "pissa" else []
         return (
-            f"Rank {config.rank}, alpha {config.scale:g}, dropout {config.dropout:g}, on {config.targets}"
+            f"Rank {config.rank}, alpha {config.effective_alpha:g}, dropout {config.dropout:g}, on {config.targets}"
             + (f" ({', '.join(extras)})" if extras else "")
             + "."
         )
@@ -102,14 +110,14 @@ class Adapters:
             ) as error:  # PEFT's layers fail in many ways
                 raise ConfigError(
                     f"targets: {config.targets} cannot be adapted in models of the kind "
-                    f"{self.model.config.model_type!r} with these settings ({shortened(str(error))})"
+                    f"{self.model.config.model_type!r} with these settings ({truncated(str(error))})"
                 ) from error
             for _, layer in lora_layers(self.model):
                 if config.dropout and TRAINED in layer.lora_dropout:
-                    layer.lora_dropout[TRAINED] = Dropout(config.dropout).train(self.model.training)
+                    layer.lora_dropout[TRAINED] = FastDropout(config.dropout).train(self.model.training)
             if config.init == "pissa":
                 self._inject_start()
-                begin_with_singular_vectors(self.model)
+                init_pissa(self.model)
         self._training = config
         self._apply([TRAINED, START] if config.init == "pissa" else [TRAINED], trained=True)
 
@@ -125,12 +133,12 @@ class Adapters:
         self.train(config.changed(init="zero"), seed=0)
         if config.init == "pissa":
             self._inject_start()
-            tensors, start = split_from_start(tensors)
-            self._set(START, start, folder)
+            tensors, start = lora_to_pissa(tensors)
+            self._load_tensors(START, start, folder)
             for _, layer in lora_layers(self.model):
                 layer.scaling[START] = -layer.scaling[TRAINED]
             self._apply([TRAINED, START], trained=True)
-        self._set(TRAINED, tensors, folder)
+        self._load_tensors(TRAINED, tensors, folder)
         self._training = config
 
     def load(self, name: str, folder: Path, weight: float = 1.0) -> None:
@@ -142,13 +150,13 @@ class Adapters:
         bias, config.bias = config.bias, "none"  # or PEFT would have them taken for its own from now on
         before = dict(self.model.named_modules())
         try:
-            self._inject(_OURS + name, config)
-            require_apart(self.model)
+            self._inject(_NAME_PREFIX + name, config)
+            require_no_nesting(self.model)
         except Exception as error:  # PEFT raises many kinds, of parts that the model has not
-            self._put_back(before, _OURS + name)
-            raise self._unfit(folder, error) from error
+            self._undo_injection(before, _NAME_PREFIX + name)
+            raise self._mismatch_error(folder, error) from error
         try:
-            self._set(_OURS + name, self._without_base(tensors, folder, bias), folder)
+            self._load_tensors(_NAME_PREFIX + name, self._without_base(tensors, folder, bias), folder)
             self.apply({**self.weights, name: weight})
         except (CheckpointError, ConfigError):
             self.remove(name)
@@ -162,7 +170,7 @@ class Adapters:
                 raise ConfigError(
                     f"there is no adapter {name!r}; loaded are {', '.join(self.names) or 'none'}"
                 )
-        whole = [name for name in weights if not self._is_sum(name)]
+        whole = [name for name in weights if not self._is_additive(name)]
         if whole and (len(weights) > 1 or weights[whole[0]] != 1):
             raise ConfigError(
                 f"the adapter {whole[0]!r} has parts of the model of its own (train_head, modules_to_save, "
@@ -170,17 +178,17 @@ class Adapters:
                 "with others, and with no weight but 1"
             )
         self.weights = dict(weights)
-        self._apply([_OURS + name for name in weights])
+        self._apply([_NAME_PREFIX + name for name in weights])
         for _, layer in lora_layers(self.model):
             for name, weight in weights.items():
-                layer.set_scale(_OURS + name, weight)
+                layer.set_scale(_NAME_PREFIX + name, weight)
 
     def remove(self, name: str) -> None:
         """Take an adapter off the model for good."""
         self.weights.pop(name, None)
         self.loaded.pop(name, None)
-        with without_advice():
-            self._peft.delete_adapter(_OURS + name)
+        with suppress_peft_warnings():
+            self._peft.delete_adapter(_NAME_PREFIX + name)
         if self.names:
             self.apply(self.weights)
         else:
@@ -189,11 +197,11 @@ class Adapters:
     def unload(self) -> None:
         """Take every adapter off: the model is the base again, the same bits."""
         if self._peft is not None:
-            with without_advice():
+            with suppress_peft_warnings():
                 for name in list(self._peft.peft_config):  # or a trained head would be left in place
                     self._peft.base_model.delete_adapter(name)
                 self._peft.unload()
-        self._forget()
+        self._clear()
 
     def merge(self) -> None:
         """Add what is applied to the weights; the model is then an ordinary one."""
@@ -202,18 +210,18 @@ class Adapters:
             return
         self._untie()
         try:
-            with without_advice():
+            with suppress_peft_warnings():
                 self._peft.merge_and_unload(
-                    safe_merge=True, adapter_names=[_OURS + name for name in self.weights]
+                    safe_merge=True, adapter_names=[_NAME_PREFIX + name for name in self.weights]
                 )
         except (
             RuntimeError,
             ValueError,
         ) as error:  # a bias of its own (lora_bias) where the model has none; no numbers
             raise ConfigError(
-                f"the adapter cannot be merged ({shortened(str(error))}). Use it beside its model"
+                f"the adapter cannot be merged ({truncated(str(error))}). Use it beside its model"
             ) from error
-        self._forget()
+        self._clear()
 
     def save(self, folder: Path) -> None:
         """Write the trained adapter as PEFT reads it; each file is replaced at once."""
@@ -228,18 +236,18 @@ class Adapters:
             start = peft.get_peft_model_state_dict(
                 self._peft, adapter_name=START, save_embedding_layers=False
             )
-            tensors = join_with_start(tensors, start)
-            config.r, config.lora_alpha = 2 * self._training.rank, joined_alpha(self._training)
+            tensors = pissa_to_lora(tensors, start)
+            config.r, config.lora_alpha = 2 * self._training.rank, pissa_lora_alpha(self._training)
         config.inference_mode, config.base_model_name_or_path = True, self.base["name"]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".adapter-", suffix=".tmp") as temporary:
             # A copy of each: embedding and head may be one tensor, and PEFT reads both.
             whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-            save_file(whole, Path(temporary) / WEIGHTS, metadata={"format": "pt"})
+            save_file(whole, Path(temporary) / ADAPTER_WEIGHTS, metadata={"format": "pt"})
             config.save_pretrained(temporary)
-            for name in (WEIGHTS, CONFIG):
+            for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
                 (Path(temporary) / name).replace(folder / name)
-        write_json(folder / BASE, {**self.base, "lora": self._training.model_dump()})
+        write_json(folder / BASE_FILE, {**self.base, "lora": self._training.model_dump()})
 
     def _untie(self) -> None:
         """Give the head weights of its own where an adapter is merged into the embedding that it shares, or into it."""
@@ -253,7 +261,7 @@ class Adapters:
     def _inject(self, name: str, config: Any) -> None:
         import peft
 
-        with without_advice():
+        with suppress_peft_warnings():
             if self._peft is None:
                 self._peft = peft.get_peft_model(self.model, config, adapter_name=name)
             else:
@@ -261,21 +269,21 @@ class Adapters:
         # What is new too, or its dropout would be at work in evaluation.
         self.model.train(self.model.training)
 
-    def _put_back(self, modules: dict[str, nn.Module], name: str) -> None:
+    def _undo_injection(self, modules: dict[str, nn.Module], name: str) -> None:
         """Take out what an adapter that could not be injected has put around and into the model's modules."""
         from peft.functional import delete_adapter
 
         for path, module in modules.items():  # outer ones come first
             if self.model.get_submodule(path) is not module:
                 self.model.set_submodule(path, module)
-        with without_advice():
+        with suppress_peft_warnings():
             delete_adapter(self.model, name, prefix="lora_")
         if self._peft is not None:
             self._peft.peft_config.pop(name, None)
         if self.names:
             self.apply(self.weights)
         else:
-            self._forget()
+            self._clear()
 
     def _inject_start(self) -> None:
         """A second adapter on the same projections, which is to stay as it is."""
@@ -306,14 +314,14 @@ class Adapters:
                 f"{folder}: this adapter has rank {found}, and rank {rank} was asked for. A rank cannot change: "
                 f"give --rank {found}, or begin a new adapter"
             )
-        if (folder / BASE).is_file():
-            self._require_same_base(folder, read_json(folder / BASE))
+        if (folder / BASE_FILE).is_file():
+            self._require_same_base(folder, read_json(folder / BASE_FILE))
         return tensors
 
     def _require_same_base(self, folder: Path, base: dict[str, Any]) -> None:
         if base["fingerprint"] != self.base["fingerprint"]:
             raise CheckpointError(
-                f"{folder}: this adapter was trained on {_described(base)}, and this model is {_described(self.base)} "
+                f"{folder}: this adapter was trained on {_describe(base)}, and this model is {_describe(self.base)} "
                 "with other weights. Give the adapter its own base"
             )
 
@@ -330,45 +338,45 @@ class Adapters:
                 )
         return {name: tensor for name, tensor in tensors.items() if name not in base}
 
-    def _set(self, name: str, tensors: dict[str, Tensor], folder: Path) -> None:
+    def _load_tensors(self, name: str, tensors: dict[str, Tensor], folder: Path) -> None:
         """Fill an injected adapter; raises CheckpointError where the tensors are not those that it has."""
         import peft
 
-        with without_rows_of_others(self.model, name):
+        with ignore_other_token_rows(self.model, name):
             own = peft.get_peft_model_state_dict(
                 self._peft, self._peft.state_dict(), adapter_name=name, save_embedding_layers=False
             )
         for key in own.keys() & tensors.keys():
             if own[key].shape != tensors[key].shape:
                 shapes = f"{key.removeprefix(_PREFIX)} is {list(tensors[key].shape)}, and {list(own[key].shape)} here"
-                raise self._unfit(folder, shapes)
+                raise self._mismatch_error(folder, shapes)
         try:
-            with without_rows_of_others(self.model, name):
+            with ignore_other_token_rows(self.model, name):
                 result: Any = peft.set_peft_model_state_dict(self._peft, tensors, adapter_name=name)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise self._unfit(folder, error) from error
+            raise self._mismatch_error(folder, error) from error
         for what, keys in (("it lacks", result.missing_keys), ("it has", result.unexpected_keys)):
             if found := [key for key in keys if f".{name}." in key or what == "it has"]:
                 key = found[0].removeprefix(_PREFIX).replace(f".{name}", "")
-                raise self._unfit(folder, f"{what} {key}")
+                raise self._mismatch_error(folder, f"{what} {key}")
 
-    def _unfit(self, folder: Path, why: object) -> CheckpointError:
+    def _mismatch_error(self, folder: Path, why: object) -> CheckpointError:
         return CheckpointError(
-            f"{folder}: it does not fit the model {self.base['name']} ({shortened(str(why))}). Give the base that it "
+            f"{folder}: it does not fit the model {self.base['name']} ({truncated(str(why))}). Give the base that it "
             f"was trained on{', or load it without ' + ', '.join(self.loaded) if self.loaded else ''}"
         )
 
-    def _is_sum(self, name: str) -> bool:
-        config = self._peft.peft_config[_OURS + name]
+    def _is_additive(self, name: str) -> bool:
+        config = self._peft.peft_config[_NAME_PREFIX + name]
         return not (config.modules_to_save or config.trainable_token_indices or config.use_dora)
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._peft, self._training, self.weights, self.loaded = None, None, {}, {}
         if hasattr(self.model, "peft_config"):
             del self.model.peft_config
 
 
-def _described(base: dict[str, Any]) -> str:
+def _describe(base: dict[str, Any]) -> str:
     return f"{base['name']} ({base['class']}, vocabulary {base['vocabulary']:,})"
 
 
@@ -389,10 +397,10 @@ def find_adapter(path: Path | str) -> Path:
     candidates = [path, path / "best", path / "model"]
     candidates += sorted((path / "checkpoints").glob("step-*/model"), reverse=True)
     for candidate in candidates:
-        if (candidate / CONFIG).is_file():
+        if (candidate / ADAPTER_CONFIG).is_file():
             return candidate
     raise CheckpointError(
-        f"{path}: no adapter here (looked for {CONFIG} in it, in best/ and checkpoints/). Give the folder of a "
+        f"{path}: no adapter here (looked for {ADAPTER_CONFIG} in it, in best/ and checkpoints/). Give the folder of a "
         "`mmrec lora` run, or another folder that PEFT wrote"
     )
 
@@ -405,7 +413,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().flatten()
-        picked = flat[:: max(1, flat.numel() // _SAMPLED)].to(torch.bfloat16).cpu()
+        picked = flat[:: max(1, flat.numel() // _FINGERPRINT_SAMPLES)].to(torch.bfloat16).cpu()
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(picked.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

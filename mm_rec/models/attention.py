@@ -23,7 +23,7 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 from mm_rec.errors import CheckpointError
 
 NAME = "mmrec"
-LONGEST_BLOCKWISE = (
+MAX_BLOCKWISE_TOKENS = (
     1024  # tokens; beyond, the weights that the backward pass keeps would outgrow what is gained
 )
 _BLOCK = 128
@@ -65,7 +65,7 @@ def attention(
             mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
         y = _masked(query, key, value, mask, scaling, softcap, s_aux)
     elif document_ids is not None:
-        key, value = _for_each_head(query, key, value)
+        key, value = _repeat_kv(query, key, value)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         blocks = blocks_are_faster(query) or query.shape[-1] != value.shape[-1]
         y = (blockwise_attention if blocks else document_attention)(query, key, value, document_ids, scale)
@@ -90,7 +90,7 @@ def _refuse_unknown(kwargs: dict[str, Any]) -> None:
             raise CheckpointError(f"this model's attention needs {name!r}, which is not supported here")
 
 
-def _for_each_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _repeat_kv(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values (B, H, S, D) of every head, where heads share them by groups."""
     groups = query.shape[1] // key.shape[1]
     if groups == 1:
@@ -118,7 +118,7 @@ def _masked(
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
         )
-    key, value = _for_each_head(query, key, value)
+    key, value = _repeat_kv(query, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query @ key.transpose(-1, -2)).to(torch.promote_types(torch.float32, query.dtype)) * scale
     if softcap is not None:
@@ -139,7 +139,7 @@ def blocks_are_faster(query: Tensor) -> bool:
     Products of bfloat16 gain more than the kernel's skipping what no query sees. In float32 the kernel wins, on AVX2
     everywhere and on AVX-512 where several documents share a row.
     """
-    short = query.shape[2] <= LONGEST_BLOCKWISE
+    short = query.shape[2] <= MAX_BLOCKWISE_TOKENS
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and short
 
 
@@ -210,7 +210,7 @@ def _document_attention_loop(
 ) -> Tensor:
     """One call of torch's attention for each document."""
     rows: list[list[Tensor]] = [[] for _ in range(query.shape[0])]
-    for row, start, stop in _segments(document_ids):
+    for row, start, stop in _document_spans(document_ids):
         q, k, v = (x[row : row + 1, :, start:stop] for x in (query, key, value))
         rows[row].append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale))
     return torch.cat([torch.cat(parts, dim=2) for parts in rows])
@@ -225,7 +225,7 @@ def _document_attention_cpu(
     Returns the output and the log of the softmax's denominator (B, H, T), which the backward pass needs.
     """
     out, log_sum = _output_like(query)
-    for row, start, stop in _segments(document_ids):
+    for row, start, stop in _document_spans(document_ids):
         q, k, v = (x[row : row + 1, :, start:stop] for x in (query, key, value))
         y, log = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
         out[row : row + 1, :, start:stop], log_sum[row : row + 1, :, start:stop] = y, log
@@ -239,7 +239,7 @@ def _document_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key and value."""
     gradients = _gradients_like(query, key, value)
-    for row, start, stop in _segments(document_ids):
+    for row, start, stop in _document_spans(document_ids):
         part = (slice(row, row + 1), slice(None), slice(start, stop))
         parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient[part],
@@ -295,7 +295,7 @@ def _differentiate(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor
 _document_attention_cpu.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 
-def _segments(document_ids: Tensor) -> list[tuple[int, int, int]]:
+def _document_spans(document_ids: Tensor) -> list[tuple[int, int, int]]:
     """(row, start, stop) of each run of equal ids in (B, T)."""
     batch, length = document_ids.shape
     starts = torch.ones_like(document_ids, dtype=torch.bool)

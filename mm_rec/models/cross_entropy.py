@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED = -100
+IGNORE_INDEX = -100
 CHUNK_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Head:
+class LMHead:
     """What makes logits of hidden states: weight (V, D); a factor (Granite); a cap c, c · tanh(logit / c) (Gemma 2)."""
 
     weight: Tensor
@@ -32,53 +32,53 @@ class Head:
             logits = logits * self.factor
         return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
 
-    def slope(self, logits: Tensor, slope: Tensor) -> Tensor:
+    def grad(self, logits: Tensor, grad: Tensor) -> Tensor:
         """The gradient (N, V) of the products, of that of the logits; it may be changed in place."""
         if self.cap is not None:
-            slope.mul_(1 - (logits / self.cap).square())
-        return slope if self.factor == 1.0 else slope.mul_(self.factor)
+            grad.mul_(1 - (logits / self.cap).square())
+        return grad if self.factor == 1.0 else grad.mul_(self.factor)
 
-    def to(self, dtype: torch.dtype) -> Head:
+    def to(self, dtype: torch.dtype) -> LMHead:
         """The same with its weight in a dtype."""
         return replace(self, weight=self.weight.to(dtype))
 
 
 def chunked_cross_entropy(
-    hidden: Tensor, head: Head, labels: Tensor, dtype: torch.dtype | None = None
+    hidden: Tensor, head: LMHead, labels: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Sum of the cross-entropy (nats) of the next-token predictions.
 
     hidden: (B, T, D); labels: (B, T) int64, unshifted as in transformers, −100 ignored.
     Matrix products run in `dtype` (default: that of hidden), the softmax in float32 at least. Returns a scalar.
     """
-    states, targets = shifted(hidden, labels)
+    states, targets = shift_labels(hidden, labels)
     total: Tensor = _ChunkedCrossEntropy.apply(states, head.weight, head, targets, dtype or hidden.dtype)
     return total
 
 
-def shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def shift_labels(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The hidden states (N, D) that have a label to predict, and those labels (N,)."""
     targets = labels[:, 1:]
-    kept = (targets != IGNORED).flatten().nonzero()[:, 0]
+    kept = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]
     states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
     return states.index_select(0, kept), targets.flatten().index_select(0, kept)
 
 
 @torch.no_grad()
 def token_losses(
-    hidden: Tensor, head: Head, labels: Tensor, dtype: torch.dtype | None = None
+    hidden: Tensor, head: LMHead, labels: Tensor, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
     """Loss (nats, float32) and correctness (bool) of each predicted token, in reading order; arguments as above."""
-    states, targets = shifted(hidden, labels)
-    losses, right = [], []
+    states, targets = shift_labels(hidden, labels)
+    losses, correct = [], []
     for _, logits, chosen in _logit_chunks(states, head, targets, dtype or hidden.dtype):
         losses.append(logits.logsumexp(-1) - logits.gather(1, chosen[:, None])[:, 0])
-        right.append(logits.argmax(-1) == chosen)
-    return torch.cat(losses), torch.cat(right)
+        correct.append(logits.argmax(-1) == chosen)
+    return torch.cat(losses), torch.cat(correct)
 
 
 def _logit_chunks(
-    states: Tensor, head: Head, targets: Tensor, dtype: torch.dtype
+    states: Tensor, head: LMHead, targets: Tensor, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(states in dtype, logits in float32 at least, targets) of each run of CHUNK_TOKENS tokens; one run if empty."""
     head = head.to(dtype)
@@ -92,7 +92,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, head: Head, targets: Tensor, dtype: torch.dtype
+        ctx: Any, states: Tensor, weight: Tensor, head: LMHead, targets: Tensor, dtype: torch.dtype
     ) -> Tensor:
         wide = torch.promote_types(torch.float32, dtype)
         total = states.new_zeros((), dtype=wide)
@@ -105,15 +105,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
         narrow, done = weight.to(dtype), 0
         for part, logits, chosen in _logit_chunks(states, head, targets, dtype):
-            log_chances = logits.log_softmax(-1)  # one pass, where logsumexp and a difference are five
-            right = chosen[:, None]
-            total -= log_chances.gather(1, right).sum()
-            slope = log_chances.exp_()
-            slope.scatter_add_(1, right, slope.new_full(right.shape, -1.0))
-            slope = head.slope(logits, slope).to(dtype)
-            states_grad[done : done + len(part)] = slope @ narrow
+            log_probs = logits.log_softmax(-1)  # one pass, where logsumexp and a difference are five
+            correct = chosen[:, None]
+            total -= log_probs.gather(1, correct).sum()
+            grad = log_probs.exp_()
+            grad.scatter_add_(1, correct, grad.new_full(correct.shape, -1.0))
+            grad = head.grad(logits, grad).to(dtype)
+            states_grad[done : done + len(part)] = grad @ narrow
             if weight_grad is not None:
-                weight_grad += slope.T @ part
+                weight_grad += grad.T @ part
             done += len(part)
         ctx.save_for_backward(states_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
@@ -122,11 +122,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         states_grad, weight_grad = ctx.saved_tensors
-        of_states = states_grad * gradient.to(states_grad.dtype)
+        grad_states = states_grad * gradient.to(states_grad.dtype)
         if weight_grad is None:
-            return of_states, None, None, None, None
+            return grad_states, None, None, None, None
         return (
-            of_states,
+            grad_states,
             (weight_grad * gradient.to(weight_grad.dtype)).to(ctx.weight_dtype),
             None,
             None,

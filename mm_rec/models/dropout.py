@@ -8,7 +8,7 @@ from torch import Tensor, nn
 _STEPS = 1 << 16
 
 
-class Dropout(nn.Dropout):
+class FastDropout(nn.Dropout):
     """As torch.nn.Dropout, but an element's fate takes 16 bits of a random word; p is rounded to a multiple of 2⁻¹⁶.
 
     torch draws a float for each element: on a CPU that is a fifth of a step of LoRA at width 512.

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
-ENDLESS = 2**31 - 1  # tokens: of a layer without a window
+NO_WINDOW = 2**31 - 1  # tokens: of a layer without a window
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 # Names of the norms in a layer: before attention, after it, before the MLP, after it. None where there is none.
@@ -26,7 +26,7 @@ _AROUND: Norms = (
 )  # fmt: skip
 
 
-class NotDescribedError(Exception):
+class UnsupportedModelError(Exception):
     """Something in this model is not known here; the text names it."""
 
 
@@ -41,8 +41,8 @@ class Traits:
     embedding_factor: float = 1.0
     residual_factor: float = 1.0  # of what attention and MLP add to the stream
     logits_factor: float = 1.0
-    score_cap: float = 0.0  # a number s becomes cap · tanh(s / cap); with 0 it stays as it is
-    logit_cap: float = 0.0
+    attention_softcap: float = 0.0  # a number s becomes cap · tanh(s / cap); with 0 it stays as it is
+    logit_softcap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ _FAMILIES = {
 }  # fmt: skip
 
 # Settings that need not be read: the model's modules show what they do, or decoding does not depend on them.
-_SHOWN = """
+_NEUTRAL_SETTINGS = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
     rms_norm_eps tie_word_embeddings attention_bias mlp_bias query_pre_attn_scalar attention_multiplier
     no_rope_layers no_rope_layer_interval use_sliding_window max_window_layers rope_parameters hidden_act
@@ -83,14 +83,14 @@ _SHOWN = """
 
 
 def traits_of(config: PreTrainedConfig) -> Traits:
-    """What a model with this configuration computes; raises NotDescribedError for what is not known."""
+    """What a model with this configuration computes; raises UnsupportedModelError for what is not known."""
     if isinstance(config, MMRecConfig):
         return Traits(norms=("mixer_norm", None, "mlp_norm", None))
     family = _FAMILIES.get(config.model_type)
     if family is None:
-        raise NotDescribedError(f"models of the kind {config.model_type!r}")
+        raise UnsupportedModelError(f"models of the kind {config.model_type!r}")
     own = {*type(config).__dataclass_fields__} - {*PreTrainedConfig.__dataclass_fields__}
-    _refuse_unknown(config, own - {*_SHOWN.split()} - {*family.settings})
+    _refuse_unknown(config, own - {*_NEUTRAL_SETTINGS.split()} - {*family.settings})
     _require_static_rope(getattr(config, "rope_parameters", None) or {})
     return _traits(config, family, _activation(config, own))
 
@@ -99,7 +99,7 @@ def _refuse_unknown(config: Any, names: set[str]) -> None:
     """A setting may change what no proof on a few tokens shows, as a window does: what is new here is refused."""
     for name in sorted(names):
         if getattr(config, name) not in (None, False):
-            raise NotDescribedError(f"the setting {name} = {getattr(config, name)!r}")
+            raise UnsupportedModelError(f"the setting {name} = {getattr(config, name)!r}")
 
 
 def _require_static_rope(parameters: dict[str, Any]) -> None:
@@ -107,13 +107,13 @@ def _require_static_rope(parameters: dict[str, Any]) -> None:
     for one in (parameters, *parameters.values()):
         kind = one.get("rope_type", "default") if isinstance(one, dict) else "default"
         if kind not in _STATIC_ROPE:
-            raise NotDescribedError(f"rotary positions of the kind {kind!r}")
+            raise UnsupportedModelError(f"rotary positions of the kind {kind!r}")
 
 
 def _activation(config: Any, own: set[str]) -> str:
     name = str(config.hidden_activation if "hidden_activation" in own else config.hidden_act)
     if name not in ACTIVATIONS:
-        raise NotDescribedError(f"the activation {name}")
+        raise UnsupportedModelError(f"the activation {name}")
     return name
 
 
@@ -127,8 +127,8 @@ def _traits(config: Any, family: _Family, activation: str) -> Traits:
         embedding_factor=read.get("embedding_multiplier", 1.0),
         residual_factor=read.get("residual_multiplier", 1.0),
         logits_factor=1.0 / read.get("logits_scaling", 1.0),
-        score_cap=read.get("attn_logit_softcapping") or 0.0,
-        logit_cap=read.get("final_logit_softcapping") or 0.0,
+        attention_softcap=read.get("attn_logit_softcapping") or 0.0,
+        logit_softcap=read.get("final_logit_softcapping") or 0.0,
     )
 
 
@@ -136,5 +136,5 @@ def _windows(window: int | None, kinds: list[str] | None, layers: int) -> list[i
     """The window is that of all layers where a family does not tell them apart."""
     kinds = kinds or ["sliding_attention"] * layers
     for kind in {*kinds} - {"sliding_attention", "full_attention"}:
-        raise NotDescribedError(f"layers of the kind {kind!r}")
-    return [window if window and kind == "sliding_attention" else ENDLESS for kind in kinds]
+        raise UnsupportedModelError(f"layers of the kind {kind!r}")
+    return [window if window and kind == "sliding_attention" else NO_WINDOW for kind in kinds]

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models import attention
-from mm_rec.models.cross_entropy import Head
+from mm_rec.models.cross_entropy import LMHead
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.state import MemoryState
 
@@ -48,7 +48,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     return hidden
 
 
-def require_documents_apart(model: PreTrainedModel) -> None:
+def require_packing_support(model: PreTrainedModel) -> None:
     """Prove, on a few tokens, that packed documents are read as each is alone, by the model's own attention and head.
 
     Raises CheckpointError for a model that cannot be run so: recurrent layers, a head with a bias.
@@ -59,7 +59,7 @@ def require_documents_apart(model: PreTrainedModel) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            packed = head_of(model).logits(
+            packed = lm_head_of(model).logits(
                 hidden_states(model, {"input_ids": ids, "document_ids": documents})
             )
             _use_attention(model, "eager")
@@ -67,12 +67,12 @@ def require_documents_apart(model: PreTrainedModel) -> None:
                 [model(input_ids=half, use_cache=False).logits for half in ids.split(length, 1)], dim=1
             )
     except Exception as error:  # each family has its own
-        raise _not_apart(model) from error
+        raise _packing_unsupported(model) from error
     finally:
         _use_attention(model, attention.NAME)
         model.train(training)
     if not (packed - alone).norm() <= 1e-4 * alone.norm():
-        raise _not_apart(model)
+        raise _packing_unsupported(model)
 
 
 def _use_attention(model: PreTrainedModel, name: str) -> None:
@@ -80,7 +80,7 @@ def _use_attention(model: PreTrainedModel, name: str) -> None:
         model.set_attn_implementation(name)
 
 
-def _not_apart(model: PreTrainedModel) -> CheckpointError:
+def _packing_unsupported(model: PreTrainedModel) -> CheckpointError:
     return CheckpointError(
         f"models of the kind {model.config.model_type!r} cannot keep apart documents that share a row, or their "
         "predictions are not their last states times a matrix, so they are neither trained nor measured here. MM-Rec, "
@@ -88,7 +88,7 @@ def _not_apart(model: PreTrainedModel) -> CheckpointError:
     )
 
 
-def carried_states(
+def stateful_hidden_states(
     model: PreTrainedModel, batch: Batch, state: MemoryState | None
 ) -> tuple[Tensor, MemoryState]:
     """As `hidden_states`, going on from a state; returns it as it is after the batch, cut off from the gradient.
@@ -125,7 +125,7 @@ def layers_are_compiled(model: PreTrainedModel) -> bool:
     return _layers(model)[0]._compiled_call_impl is not None
 
 
-def leave_uncompiled(model: PreTrainedModel) -> None:
+def uncompile_layers(model: PreTrainedModel) -> None:
     """Take `compile_layers` back."""
     for layer in _layers(model):
         layer._compiled_call_impl = None
@@ -137,18 +137,18 @@ def _layers(model: PreTrainedModel) -> nn.ModuleList:
     return layers
 
 
-def head_of(model: PreTrainedModel) -> Head:
+def lm_head_of(model: PreTrainedModel) -> LMHead:
     """What turns hidden states into logits; raises CheckpointError where that is no matrix."""
     head = model.get_output_embeddings()
     # An adapter may have a head of its own, around the model's; its `weight` is then that which is applied.
     linear = getattr(head, "original_module", head)
     if not isinstance(linear, nn.Linear) or linear.bias is not None:
-        raise _not_apart(model)
+        raise _packing_unsupported(model)
     weight = head.weight
     assert isinstance(weight, Tensor)
     scale = getattr(model.config, "logit_scale", None)  # Cohere multiplies by it, Granite divides by its own
     factor = scale if isinstance(scale, (int, float)) else 1 / getattr(model.config, "logits_scaling", 1)
-    return Head(weight, factor, getattr(model.config, "final_logit_softcapping", None))
+    return LMHead(weight, factor, getattr(model.config, "final_logit_softcapping", None))
 
 
 def document_positions(document_ids: Tensor) -> Tensor:

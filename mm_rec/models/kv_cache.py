@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-_FIRST_ROOM = 256  # tokens; doubled whenever it is full, so that a token is copied twice at most
+_INITIAL_CAPACITY = 256  # tokens; doubled whenever it is full, so that a token is copied twice at most
 
 
-class _Room(CacheLayerMixin):
-    """Keys and values of one layer, (room, G, D), of which the first `length` places are taken."""
+class LayerKV(CacheLayerMixin):
+    """Keys and values of one layer, (capacity, G, D), of which the first `length` places are taken."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -25,13 +25,13 @@ class _Room(CacheLayerMixin):
 
     def reserve(self, tokens: int, heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
         """Make room for so many tokens in all."""
-        room = self.parts[0].shape[0] if self.parts else 0
-        if tokens <= room:
+        capacity = self.parts[0].shape[0] if self.parts else 0
+        if tokens <= capacity:
             return
-        room = max(_FIRST_ROOM, room)
-        while room < tokens:
-            room *= 2
-        wider = [torch.empty(room, heads, size, dtype=dtype, device=device) for _ in range(2)]
+        capacity = max(_INITIAL_CAPACITY, capacity)
+        while capacity < tokens:
+            capacity *= 2
+        wider = [torch.empty(capacity, heads, size, dtype=dtype, device=device) for _ in range(2)]
         for new, old in zip(wider, self.parts, strict=False):
             new[: self.length] = old[: self.length]
         self.parts = wider
@@ -65,12 +65,12 @@ class _Room(CacheLayerMixin):
         return -1
 
 
-class KeyValueState(Cache):
+class KVCache(Cache):
     """A transformers cache of one sequence that grows by doubling and can be copied, saved and read by the kernels."""
 
     def __init__(self, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str) -> None:
-        self.rooms = [_Room() for _ in range(config.num_hidden_layers)]
-        super().__init__(layers=list(self.rooms))
+        self.kv_layers = [LayerKV() for _ in range(config.num_hidden_layers)]
+        super().__init__(layers=list(self.kv_layers))
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._shape = (heads, size, dtype, torch.device(device))
@@ -78,59 +78,59 @@ class KeyValueState(Cache):
     @property
     def length(self) -> int:
         """Tokens read."""
-        return self.rooms[0].length
+        return self.kv_layers[0].length
 
     @property
     def nbytes(self) -> int:
         """Size in bytes: it grows with the tokens read."""
-        return sum(part.nbytes for room in self.rooms for part in room.parts)
+        return sum(part.nbytes for layer in self.kv_layers for part in layer.parts)
 
     @property
     def bytes_per_token(self) -> int:
         """By how much a further token makes it grow."""
         heads, size, dtype, _ = self._shape
-        return 2 * len(self.rooms) * int(heads * size * dtype.itemsize)
+        return 2 * len(self.kv_layers) * int(heads * size * dtype.itemsize)
 
-    def tensors_for(self, tokens: int) -> list[Tensor]:
-        """Keys and values of each layer in turn, (room, G, D), with room for so many more tokens."""
-        for room in self.rooms:
-            room.reserve(room.length + tokens, *self._shape)
-        return [part for room in self.rooms for part in room.parts]
+    def kernel_tensors(self, tokens: int) -> list[Tensor]:
+        """Keys and values of each layer in turn, (capacity, G, D), with room for so many more tokens."""
+        for layer in self.kv_layers:
+            layer.reserve(layer.length + tokens, *self._shape)
+        return [part for layer in self.kv_layers for part in layer.parts]
 
     def advance(self, tokens: int) -> None:
         """Note that so many tokens were written into the tensors."""
-        for room in self.rooms:
-            room.length += tokens
+        for layer in self.kv_layers:
+            layer.length += tokens
 
-    def copy(self) -> KeyValueState:
+    def copy(self) -> KVCache:
         """An independent copy."""
-        other = object.__new__(KeyValueState)
+        other = object.__new__(KVCache)
         other.__dict__.update(self.__dict__)
-        other.rooms = [_Room() for _ in self.rooms]
-        other.layers = list(other.rooms)
-        for new, old in zip(other.rooms, self.rooms, strict=True):
+        other.kv_layers = [LayerKV() for _ in self.kv_layers]
+        other.layers = list(other.kv_layers)
+        for new, old in zip(other.kv_layers, self.kv_layers, strict=True):
             new.length, new.is_initialized = old.length, old.is_initialized
             new.parts = [part.clone() for part in old.parts]
         return other
 
-    def saved(self) -> dict[str, Tensor]:
-        """What `restore` needs, by name: of what was read and no more; nothing where nothing was."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `load_state_dict` needs, by name: of what was read and no more; nothing where nothing was."""
         if not self.length:
             return {}
-        names = (f"{layer}.{kind}" for layer in range(len(self.rooms)) for kind in ("keys", "values"))
-        return {name: part[: self.length] for name, part in zip(names, self.tensors_for(0), strict=True)}
+        names = (f"{layer}.{kind}" for layer in range(len(self.kv_layers)) for kind in ("keys", "values"))
+        return {name: part[: self.length] for name, part in zip(names, self.kernel_tensors(0), strict=True)}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what was saved; raises ValueError where the shapes are those of another model."""
         if not tensors:
             return
         heads, size, dtype, device = self._shape
-        names = [f"{layer}.{kind}" for layer in range(len(self.rooms)) for kind in ("keys", "values")]
+        names = [f"{layer}.{kind}" for layer in range(len(self.kv_layers)) for kind in ("keys", "values")]
         read = len(next(iter(tensors.values()), ()))
         if set(tensors) != set(names) or any(x.shape != (read, heads, size) for x in tensors.values()):
             raise ValueError("this state has other shapes than the model's configuration")
-        for room in self.rooms:
-            room.length = 0
-        for part, name in zip(self.tensors_for(read), names, strict=True):
+        for layer in self.kv_layers:
+            layer.length = 0
+        for part, name in zip(self.kernel_tensors(read), names, strict=True):
             part[:read] = tensors[name].to(device, dtype)
         self.advance(read)

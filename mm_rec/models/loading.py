@@ -21,12 +21,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models import attention, registry
-from mm_rec.models.adapter_folders import CONFIG as ADAPTER_CONFIG
+from mm_rec.models.adapter_folders import ADAPTER_CONFIG
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.hub import fetch_model, is_hub_name
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.runs.files import atomic_path
-from mm_rec.tokenizers.loading import load_tokenizer, require_fit
+from mm_rec.tokenizers.loading import load_tokenizer, require_vocab_fits
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model")
 
@@ -92,7 +92,7 @@ def _refuse_quantised(config: PreTrainedConfig, folder: Path) -> None:
         )
 
 
-def _refuse_more_than_text(config: PreTrainedConfig, folder: Path) -> None:
+def _refuse_multimodal(config: PreTrainedConfig, folder: Path) -> None:
     """Raise CheckpointError for a model of pictures or sound too, unless transformers has one for its text alone."""
     family: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
     if config.get_text_config() is not config and (family is None or family.config_class is type(config)):
@@ -126,7 +126,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             f"{folder}: the model cannot be read ({' '.join(str(error).split())})"
         ) from error
     _refuse_quantised(config, folder)
-    _refuse_more_than_text(config, folder)
+    _refuse_multimodal(config, folder)
     return config
 
 
@@ -139,7 +139,7 @@ def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True,
-            **_implementation(config),
+            **_attn_implementation(config),
         )  # fmt: skip
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         # KeyError: attention that is not transformers' own
@@ -161,11 +161,11 @@ def load_model_and_tokenizer(
         return load_portable(folder, dtype, device)
     # The tokenizer first: what does not fit is said before memory is filled.
     tokenizer, config = load_tokenizer(folder), _read_config(folder)
-    require_fit(tokenizer, config.get_text_config().vocab_size, special=False)
+    require_vocab_fits(tokenizer, config.get_text_config().vocab_size, special=False)
     return load_model(folder, dtype, device), tokenizer
 
 
-def _implementation(config: PreTrainedConfig) -> dict[str, str]:
+def _attn_implementation(config: PreTrainedConfig) -> dict[str, str]:
     """Our attention, where the family's can be chosen and takes a mask of true and false, as torch's own functions do:
     plain attention (sdpa), or that with caps and sinks (flex attention).
 
@@ -228,7 +228,9 @@ def load_portable(
             f"{path}: this is not a checkpoint of mm_rec/scripts/pretrain.py ({error})"
         ) from error
     config = AutoConfig.for_model(values.pop("model_type"), **values)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **_implementation(config))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, dtype=dtype, **_attn_implementation(config)
+    )
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     lost = set(missing) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
     if lost or unexpected:

@@ -51,7 +51,7 @@ class LoraConfig(Section):
         return self
 
     @property
-    def scale(self) -> float:
+    def effective_alpha(self) -> float:
         """The alpha that is used."""
         return 2.0 * self.rank if self.alpha is None else self.alpha
 
@@ -90,10 +90,10 @@ def peft_config(model: PreTrainedModel, config: LoraConfig) -> peft.LoraConfig:
     """PEFT's configuration of a new adapter for this model; raises ConfigError for targets that it has not."""
     import peft
 
-    trained = _ends(model) if config.train_head else None
+    trained = _embedding_and_head(model) if config.train_head else None
     return peft.LoraConfig(
         r=config.rank,
-        lora_alpha=config.scale,  # type: ignore[arg-type]  # a number; PEFT only divides by the rank
+        lora_alpha=config.effective_alpha,  # type: ignore[arg-type]  # a number; PEFT only divides by the rank
         lora_dropout=config.dropout,
         target_modules=find_targets(model, config.targets),
         use_rslora=config.rslora,
@@ -104,7 +104,7 @@ def peft_config(model: PreTrainedModel, config: LoraConfig) -> peft.LoraConfig:
     )
 
 
-def _ends(model: PreTrainedModel) -> list[str]:
+def _embedding_and_head(model: PreTrainedModel) -> list[str]:
     """The names of embedding and head; a head that is tied to the embedding comes along with it."""
     names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
     ends = [names[id(model.get_input_embeddings())]]
@@ -121,7 +121,7 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 @torch.no_grad()
-def begin_with_singular_vectors(model: nn.Module) -> None:
+def init_pissa(model: nn.Module) -> None:
     """Set the trained adapter to the largest singular vectors of each weight (PiSSA, Meng et al. 2024, equations 2-4).
 
     The paper takes them out of the weight; here the same is done by a second, frozen adapter with the opposite sign, so
@@ -143,7 +143,7 @@ def begin_with_singular_vectors(model: nn.Module) -> None:
         layer.scaling[START] = -scale
 
 
-def join_with_start(tensors: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
+def pissa_to_lora(tensors: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
     """One adapter of twice the rank, for the weights as they are, from a trained PiSSA adapter and its beginning."""
     joined = dict(tensors)
     for name, tensor in start.items():
@@ -154,8 +154,8 @@ def join_with_start(tensors: dict[str, Tensor], start: dict[str, Tensor]) -> dic
     return joined
 
 
-def split_from_start(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What `join_with_start` joined."""
+def lora_to_pissa(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What `pissa_to_lora` joined."""
     trained, start = dict(tensors), {}
     for name, tensor in tensors.items():
         if ".lora_A." in name:
@@ -166,6 +166,6 @@ def split_from_start(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dic
     return trained, start
 
 
-def joined_alpha(config: LoraConfig) -> float:
+def pissa_lora_alpha(config: LoraConfig) -> float:
     """The alpha with which an adapter of twice the rank has the same scale."""
-    return config.scale * (math.sqrt(2) if config.rslora else 2)
+    return config.effective_alpha * (math.sqrt(2) if config.rslora else 2)

@@ -120,7 +120,7 @@ def build(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class ModelSize:
     """What a model of some shape costs. Parameters and FLOPs are counts, the rest bytes.
 
     `flops_per_token`: of a forward pass, 2 for each multiplied weight plus the mixers' own products at 2,048 tokens.
@@ -133,7 +133,7 @@ class Size:
     cache_bytes_per_token: int
 
 
-def measure(config: PreTrainedConfig, context: int = 2048) -> Size:
+def measure(config: PreTrainedConfig, context: int = 2048) -> ModelSize:
     """Count a shape without allocating it (meta device)."""
     registry.register()
     with torch.device("meta"):
@@ -142,14 +142,16 @@ def measure(config: PreTrainedConfig, context: int = 2048) -> Size:
     table = config.vocab_size * config.hidden_size
     multiplied = parameters if config.tie_word_embeddings else parameters - table
     if isinstance(config, MMRecConfig):
-        return Size(parameters, 2 * multiplied + _mmrec_mixer_flops(config), _mmrec_state_bytes(config), 0)
+        return ModelSize(
+            parameters, 2 * multiplied + _mmrec_mixer_flops(config), _mmrec_state_bytes(config), 0
+        )
     heads: int = config.num_attention_heads
     # Families that have no such fields (GPT-2) share the width among their heads, each with its own keys and values.
     head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
     width = heads * head_dim
     cache = 4 * 2 * config.num_hidden_layers * getattr(config, "num_key_value_heads", heads) * head_dim
     attended = 2 * 2 * width * config.num_hidden_layers * context // 2
-    return Size(parameters, 2 * multiplied + attended, 0, cache)
+    return ModelSize(parameters, 2 * multiplied + attended, 0, cache)
 
 
 def _mmrec_mixer_flops(config: MMRecConfig) -> int:

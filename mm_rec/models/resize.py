@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.tokenizers.loading import require_fit, vocabulary_size
+from mm_rec.tokenizers.loading import require_vocab_fits, vocabulary_size
 
 
-def enlarge_vocabulary(
+def resize_token_embeddings(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None], least: int = 0
 ) -> int:
     """Add the rows that a model lacks for a tokenizer's ids, and say so; returns their number, 0 where all fit.
@@ -41,12 +41,12 @@ def enlarge_vocabulary(
     return needed - rows
 
 
-def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def align_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a model the tokenizer's ids of beginning, end and padding, for training and for `generate`.
 
     Raises TokenizerError where the tokenizer has ids that the model has not.
     """
-    require_fit(tokenizer, _table(model).shape[0])
+    require_vocab_fits(tokenizer, _table(model).shape[0])
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token_id = getattr(tokenizer, name)
         setattr(model.config.get_text_config(), name, token_id)

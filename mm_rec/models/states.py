@@ -14,14 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
-from mm_rec.models.kv_cache import KeyValueState
+from mm_rec.models.kv_cache import KVCache
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.state import MemoryState
-from mm_rec.models.transformers_state import TransformersState, keeps_keys_and_values
+from mm_rec.models.transformers_state import TransformersState, uses_plain_kv_cache
 from mm_rec.runs.files import atomic_path
 
 
-class State(Protocol):
+class SequenceState(Protocol):
     """One sequence's past, as a transformers cache that the kernels can read too."""
 
     @property
@@ -36,28 +36,28 @@ class State(Protocol):
     def bytes_per_token(self) -> int:
         """By how much a further token makes it grow: 0 for MM-Rec's."""
 
-    def tensors_for(self, tokens: int) -> list[Tensor]:
+    def kernel_tensors(self, tokens: int) -> list[Tensor]:
         """Its tensors in the order of the layers, contiguous, with room for so many more tokens."""
 
     def advance(self, tokens: int) -> None:
         """Note that so many tokens were written into the tensors."""
 
-    def copy(self) -> State:
+    def copy(self) -> SequenceState:
         """An independent copy."""
 
-    def saved(self) -> dict[str, Tensor]:
-        """What `restore` needs, by name."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `load_state_dict` needs, by name."""
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what was saved; raises ValueError where the shapes are those of another model."""
 
 
-def new_state(model: PreTrainedModel, dtype: torch.dtype, device: torch.device | str) -> State:
+def new_state(model: PreTrainedModel, dtype: torch.dtype, device: torch.device | str) -> SequenceState:
     """The empty state of one sequence."""
     if isinstance(model.config, MMRecConfig):
         return MemoryState(model.config, 1, dtype, device)
-    keys_and_values = keeps_keys_and_values(model.config)
-    return (KeyValueState if keys_and_values else TransformersState)(model.config, dtype, device)
+    plain = uses_plain_kv_cache(model.config)
+    return (KVCache if plain else TransformersState)(model.config, dtype, device)
 
 
 def cache_argument(model: PreTrainedModel) -> str:
@@ -67,7 +67,7 @@ def cache_argument(model: PreTrainedModel) -> str:
 
 
 @torch.no_grad()
-def require_state(model: PreTrainedModel) -> None:
+def require_cache_support(model: PreTrainedModel) -> None:
     """Prove, on a few tokens, that reading on from a state gives what reading all at once gives; MM-Rec's does.
 
     Raises CheckpointError for a model that cannot be read so: without a state, or with one of a form of its own.
@@ -81,30 +81,32 @@ def require_state(model: PreTrainedModel) -> None:
         reading = {cache_argument(model): state, "use_cache": True}
         parts = [model(input_ids=part, **reading).logits for part in ids.split(4, 1)]
     except Exception as error:  # each family has its own
-        raise _no_state(model, " ".join(f"{type(error).__name__}: {error}".split())) from error
+        raise _no_cache_support(model, " ".join(f"{type(error).__name__}: {error}".split())) from error
     read = torch.cat(parts, dim=1)[0]
     exact = 0.1 if model.dtype.itemsize == 2 else 0.01  # another order of sums; what is wrong is off by more
     if read.shape != whole.shape or not (read - whole).abs().max() <= exact * whole.abs().max():
-        raise _no_state(model, "reading in parts gives other predictions than reading at once")
+        raise _no_cache_support(model, "reading in parts gives other predictions than reading at once")
 
 
-def _no_state(model: PreTrainedModel, why: str) -> CheckpointError:
+def _no_cache_support(model: PreTrainedModel, why: str) -> CheckpointError:
     kind = model.config.model_type
     return CheckpointError(
         f"models of the kind {kind!r} cannot go on from what they have read, so they do not write here ({why})"
     )
 
 
-def write_state(path: Path, state: State, belongs_to: Mapping[str, str], more: Mapping[str, Tensor]) -> None:
+def save_state(
+    path: Path, state: SequenceState, state_fingerprint: Mapping[str, str], more: Mapping[str, Tensor]
+) -> None:
     """Write a state to a safetensors file, with the fingerprints of what it belongs to, and other tensors with it."""
-    tensors = {f"state.{name}": tensor for name, tensor in state.saved().items()}
+    tensors = {f"state.{name}": tensor for name, tensor in state.state_dict().items()}
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in {**tensors, **more}.items()}
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, dict(belongs_to))
+        save_file(whole, temporary, dict(state_fingerprint))
 
 
-def read_state(
-    path: Path, state: State, belongs_to: Mapping[str, str]
+def load_state(
+    path: Path, state: SequenceState, state_fingerprint: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Fill an empty state from a file; returns all fingerprints and notes of the file, and the other tensors.
 
@@ -116,13 +118,13 @@ def read_state(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: this is no saved state ({error})") from error
-    for name, value in belongs_to.items():
+    for name, value in state_fingerprint.items():
         if notes.get(name) != value:
             raise CheckpointError(
                 f"{path}: this state belongs to another {name} ({notes.get(name)}, not {value}). Read the text anew"
             )
     try:
-        state.restore(
+        state.load_state_dict(
             {name.removeprefix("state."): x for name, x in tensors.items() if name.startswith("state.")}
         )
     except ValueError as error:

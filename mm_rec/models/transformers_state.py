@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 _SCALARS = "scalars"  # the name under which what is no tensor is saved
 
 
-def keeps_keys_and_values(config: PreTrainedConfig) -> bool:
+def uses_plain_kv_cache(config: PreTrainedConfig) -> bool:
     """Whether each layer keeps the keys and values of tokens and nothing else, all of one size."""
     layers = DynamicCache(config=config).layers
     sizes = ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")
@@ -55,20 +55,20 @@ class TransformersState(DynamicCache):
             (layer.keys.nbytes + layer.values.nbytes) // max(1, layer.get_seq_length()) for layer in growing
         )
 
-    def tensors_for(self, tokens: int) -> list[Tensor]:
+    def kernel_tensors(self, tokens: int) -> list[Tensor]:
         """The kernels know no such model; raises NotImplementedError."""
         raise NotImplementedError("this state is transformers' own")
 
     def advance(self, tokens: int) -> None:
-        """As `tensors_for`."""
+        """As `kernel_tensors`."""
         raise NotImplementedError("this state is transformers' own")
 
     def copy(self) -> TransformersState:
         """An independent copy."""
         return copy.deepcopy(self)
 
-    def saved(self) -> dict[str, Tensor]:
-        """What `restore` needs, by name."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `load_state_dict` needs, by name."""
         tensors, scalars = {}, {}
         for number, layer in enumerate(self.layers):
             for path, value in _flat(vars(layer)):
@@ -79,7 +79,7 @@ class TransformersState(DynamicCache):
                     scalars[name] = value
         return {**tensors, _SCALARS: torch.tensor(list(json.dumps(scalars).encode()), dtype=torch.uint8)}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what was saved; raises ValueError where it is another model's."""
         if not tensors:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mm_rec.cleaning.contamination import EvaluationIndex, Item, evaluation_items
+from mm_rec.cleaning.contamination import EvaluationIndex, EvaluationItem, evaluation_items
 from mm_rec.data.prepare import SourcePlan
 from mm_rec.errors import DataError
 from mm_rec.pipeline.recipe import DataSection
@@ -36,28 +36,28 @@ def check_contamination(
             _check(name, items, least, data, plans, say)
 
 
-def _validation_items(data: DataSection) -> list[Item]:
+def _validation_items(data: DataSection) -> list[EvaluationItem]:
     if not data.validation:
         return []
     documents = read_documents(data.validation, data.text_field, data.documents)
-    return [Item(document.text, f"{document.path}:{document.line}") for document in documents]
+    return [EvaluationItem(document.text, f"{document.path}:{document.line}") for document in documents]
 
 
 def _check(
     name: str,
-    items: list[Item],
+    items: list[EvaluationItem],
     least: float,
     data: DataSection,
     plans: Mapping[str, SourcePlan],
     say: Callable[[str], None],
 ) -> None:
     index = EvaluationIndex.build(items, guess_language(" ".join(item.text for item in items[:1000])))
-    shares = index.shares(text for plan in plans.values() for text in plan.texts("train"))
+    shares = index.found_shares(text for plan in plans.values() for text in plan.texts("train"))
     found = [item for item, share in zip(index.items, shares, strict=True) if share > 0 and share >= least]
     if not found:
         say(f"none of {len(index.items):,} {name} stands in the training text")
         return
-    examples = "; ".join(f"{item.place}: “{item.text[:60]}…”" for item in found[:_SHOWN])
+    examples = "; ".join(f"{item.location}: “{item.text[:60]}…”" for item in found[:_SHOWN])
     message = f"{len(found):,} of {len(index.items):,} {name} stand in the training text: {examples}"
     if data.contamination == "refuse":
         files = " ".join(f"--evaluation {file}" for file in [*data.benchmarks, *data.validation])

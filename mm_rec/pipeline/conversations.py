@@ -8,21 +8,21 @@ from typing import TypeVar
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.issues import Fault, Fix, describe, describe_fixes
+from mm_rec.data.conversations.dataset_reader import read_conversations
+from mm_rec.data.conversations.issues import Fix, Issue, format_fixes, format_issues
 from mm_rec.data.conversations.preflight import preflight
-from mm_rec.data.conversations.reading import read_conversations
-from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.conversations.rendering import TokenizedExample
 from mm_rec.data.mixture import group_sources
 from mm_rec.data.split import plan_split
 from mm_rec.errors import ConfigError, DataError
-from mm_rec.evaluation.answers import last_question
+from mm_rec.evaluation.finetune_eval import prompt_of_last_answer
 from mm_rec.pipeline.examples import Examples, longest_allowed
 from mm_rec.pipeline.recipe import SftSection
-from mm_rec.tokenizers.chat_template import layout_of
+from mm_rec.tokenizers.chat_template import known_chat_template
 from mm_rec.training.trainer import Reporter
 
-Pairs = list[tuple[Conversation, Rendered]]
-Pair = TypeVar("Pair", bound=tuple[object, Rendered])  # what was read, and what the model reads
+Pairs = list[tuple[Conversation, TokenizedExample]]
+Pair = TypeVar("Pair", bound=tuple[object, TokenizedExample])  # what was read, and what the model reads
 
 
 def read_conversation_examples(
@@ -42,11 +42,13 @@ def read_conversation_examples(
     held = reader.read(section.validation, first.format, first.fields) if section.validation else []
     reader.finish(reporter)
     train, held = sides(train, held, section)
-    layout = layout_of(tokenizer)
+    layout = known_chat_template(tokenizer)
     return Examples(
         train={name: [one for _, one in pairs] for name, pairs in train.items()},
         held_out=[one for _, one in held],
-        questions=[last_question(tokenizer, conversation) for conversation, _ in held[: section.samples]],
+        questions=[
+            prompt_of_last_answer(tokenizer, conversation) for conversation, _ in held[: section.samples]
+        ],
         described=[f"chat layout: {layout.name if layout else 'the base model’s own'}"],
     )
 
@@ -78,7 +80,7 @@ class _Reader:
 
     def __init__(self, section: SftSection, tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
         self.section, self.tokenizer, self.context = section, tokenizer, context
-        self.faults: list[Fault] = []
+        self.issues: list[Issue] = []
         self.fixes: list[Fix] = []
 
     def read(
@@ -96,22 +98,22 @@ class _Reader:
         checked = preflight(
             self.tokenizer, found.conversations, section.train_on, self.context, section.too_long
         )
-        self.faults += found.problems
+        self.issues += found.issues
         self.fixes += [*found.fixes, *checked.fixes]
         if section.fix:
-            self.fixes += [Fix(fault.place, f"left out: {fault.message}") for fault in checked.faults]
+            self.fixes += [Fix(issue.location, f"left out: {issue.message}") for issue in checked.issues]
         else:
-            self.faults += checked.faults
+            self.issues += checked.issues
         return list(zip(checked.conversations, checked.rendered, strict=True))
 
     def finish(self, reporter: Reporter) -> None:
         """Say what was mended; raise DataError where anything is wrong."""
         if self.fixes:
-            reporter.say(describe_fixes(self.fixes))
-        if self.faults:
+            reporter.say(format_fixes(self.fixes))
+        if self.issues:
             raise DataError(
-                f"nothing was trained: there are {len(self.faults):,} problems in the conversations.\n"
-                + describe(self.faults)
+                f"nothing was trained: there are {len(self.issues):,} problems in the conversations.\n"
+                + format_issues(self.issues)
             )
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from mm_rec.data.mixture import MOST_EPOCHS
+from mm_rec.data.mixture import MAX_EPOCHS
 from mm_rec.errors import ConfigError
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
-from mm_rec.models.presets import Size, minimum_tokens
+from mm_rec.models.presets import ModelSize, minimum_tokens
 from mm_rec.pipeline.recipe import TrainingSection
 from mm_rec.training.config import TrainingConfig
 
@@ -49,7 +49,7 @@ class Derived:
 def derive(
     section: TrainingSection,
     model: PreTrainedConfig,
-    size: Size,
+    size: ModelSize,
     tokens: Mapping[str, int] | None,
     seed: int,
     continued: bool,
@@ -147,7 +147,7 @@ def batch_shape(section: TrainingSection, width: int, seq_len: int) -> tuple[int
 
 
 def _steps_without_time(
-    section: TrainingSection, size: Size, known: Mapping[str, int] | None, per_step: int
+    section: TrainingSection, size: ModelSize, known: Mapping[str, int] | None, per_step: int
 ) -> tuple[int | None, str]:
     """Steps and where they come from: what was asked, or tokens enough for the size, as the data allow.
 
@@ -167,7 +167,7 @@ def _steps_without_time(
         assert known is not None
         limits = [
             (TOKENS_PER_PARAMETER * size.parameters, f"{TOKENS_PER_PARAMETER} tokens a parameter"),
-            (MOST_EPOCHS * whole, f"{MOST_EPOCHS} epochs of the {whole:,} tokens"),
+            (MAX_EPOCHS * whole, f"{MAX_EPOCHS} epochs of the {whole:,} tokens"),
         ]
     tokens, reason = min(limits)
     return max(1, round(tokens / per_step)), reason
@@ -189,7 +189,7 @@ def _learning_rate(width: int, continued: bool) -> float:
     return float(f"{rate / 5 if continued else rate:.2g}")
 
 
-def budget_warning(size: Size, tokens: int) -> str | None:
+def budget_warning(size: ModelSize, tokens: int) -> str | None:
     """What to say before a run that reads far less than the user's documents advise for the size."""
     minimum = minimum_tokens(size.parameters)
     if tokens >= minimum:
@@ -202,7 +202,7 @@ def budget_warning(size: Size, tokens: int) -> str | None:
 
 
 def require_memory(
-    size: Size, config: TrainingConfig, model: PreTrainedConfig, available: int, trained: int
+    size: ModelSize, config: TrainingConfig, model: PreTrainedConfig, available: int, trained: int
 ) -> int:
     """An estimate of the bytes that training needs; raises ConfigError where the machine has less.
 
@@ -222,7 +222,7 @@ def require_memory(
     return needed
 
 
-def state_text(model: PreTrainedConfig, size: Size) -> str:
+def state_text(model: PreTrainedConfig, size: ModelSize) -> str:
     """One line on what the model remembers, for people."""
     if isinstance(model, MMRecConfig):
         return f"{size.state_bytes / 1e6:.2f} MB of state, however long the text"

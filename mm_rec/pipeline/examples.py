@@ -13,26 +13,26 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from mm_rec.config import load_yaml
 from mm_rec.data.batches import PackedSequences
-from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.conversations.rendering import TokenizedExample
 from mm_rec.data.mixture import Mixture
 from mm_rec.data.packing import (
-    LONGEST_ROW,
-    ConversationBatches,
+    MAX_CARRIED_SEQ_LEN,
+    CorpusRows,
+    FinetuneBatches,
     PackedConversations,
     RowSource,
-    TextRows,
-    row_length,
-    rows_needed,
+    choose_seq_len,
+    count_rows,
 )
 from mm_rec.data.prepare import PreparedCorpus
-from mm_rec.data.split import MUCH
+from mm_rec.data.split import LARGE_VALIDATION_SHARE
 from mm_rec.errors import ConfigError
-from mm_rec.evaluation.answers import Question
+from mm_rec.evaluation.finetune_eval import SamplePrompt
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
-from mm_rec.models.presets import Size
+from mm_rec.models.presets import ModelSize
 from mm_rec.pipeline.derive import batch_shape
 from mm_rec.pipeline.recipe import SftSection
-from mm_rec.runs.directory import RECIPE
+from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.trainer import Batches, Reporter
 
@@ -47,9 +47,9 @@ class Examples:
     `described` says what they are, a line each, for the model card.
     """
 
-    train: Mapping[str, list[Rendered]]
-    held_out: list[Rendered]
-    questions: list[Question]
+    train: Mapping[str, list[TokenizedExample]]
+    held_out: list[TokenizedExample]
+    questions: list[SamplePrompt]
     described: list[str]
 
 
@@ -63,7 +63,7 @@ class RunExamples:
     text: PreparedCorpus | None
     seq_len: int
     accumulation: int
-    halves: bool  # whether rows are folded where they can be
+    fold_rows: bool  # whether rows are folded where they can be
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -85,7 +85,7 @@ class RunExamples:
         return max(len(one.ids) for rendered in self.examples.train.values() for one in rendered)
 
     @property
-    def carries(self) -> bool:
+    def carry_state(self) -> bool:
         """Whether a conversation goes on from row to row."""
         return self.longest_example > self.seq_len
 
@@ -93,7 +93,7 @@ class RunExamples:
         """The run's batches from its first step on."""
         if config.accumulation != self.accumulation:
             raise ConfigError(f"the rows were packed for steps of {self.accumulation} batches")
-        return ConversationBatches(
+        return FinetuneBatches(
             {**self._packed, **self._text_rows(config)},
             self._mixture(config),
             config.seq_len,
@@ -101,7 +101,7 @@ class RunExamples:
             config.accumulation,
             config.seed,
             pad_id(self.tokenizer),
-            self.carries,
+            self.carry_state,
         )
 
     def packed_held_out(self) -> PackedConversations:
@@ -116,14 +116,14 @@ class RunExamples:
     @functools.cached_property
     def _packed(self) -> dict[str, PackedConversations]:
         return {
-            name: PackedConversations(rendered, self.seq_len, self.accumulation, self.halves)
+            name: PackedConversations(rendered, self.seq_len, self.accumulation, self.fold_rows)
             for name, rendered in self.examples.train.items()
         }
 
     def _text_rows(self, config: TrainingConfig) -> dict[str, RowSource]:
         if not self.section.text_share or self.text is None:
             return {}
-        return {_TEXT: TextRows(PackedSequences(self.text.train, config.seq_len), config.accumulation)}
+        return {_TEXT: CorpusRows(PackedSequences(self.text.train, config.seq_len), config.accumulation)}
 
     def _mixture(self, config: TrainingConfig) -> Mixture:
         """Sources by their rows times their weight; text by its share of all."""
@@ -137,7 +137,7 @@ class RunExamples:
         """Steps in which all examples are read once."""
         return sum(len(one) for one in self._packed.values()) / config.micro_batch
 
-    def describe(self, config: TrainingConfig, size: Size) -> list[str]:
+    def describe(self, config: TrainingConfig, size: ModelSize) -> list[str]:
         """What is read of each source, and how full the rows are."""
         packed, rows = self._packed, config.steps * config.micro_batch
         lines = []
@@ -155,7 +155,7 @@ class RunExamples:
                 f"warning: a step reads {1 / epoch:.1f} times all there is. Less --accumulation or --batch-size gives "
                 "more steps to learn in"
             )
-        if self.carries:
+        if self.carry_state:
             lines.append("conversations longer than a row go on in the next one, with the model's state")
         return lines
 
@@ -163,7 +163,7 @@ class RunExamples:
         """The data in a few lines, for the model card."""
         lines = [
             f"{name}: {len(rendered):,} examples, {sum(len(one.ids) for one in rendered):,} tokens, "
-            f"{sum(int(one.learnt.sum()) for one in rendered):,} of them learnt"
+            f"{sum(int(one.loss_mask.sum()) for one in rendered):,} of them learnt"
             for name, rendered in self.examples.train.items()
         ]
         lines += [f"held out: {len(self.examples.held_out):,} examples", *self.examples.described]
@@ -205,13 +205,13 @@ def plan_rows(
 ) -> RunExamples:
     """Choose the length of rows and how many a step reads, and say how much there is to learn."""
     lengths = [len(one.ids) for rendered in examples.train.values() for one in rendered]
-    learnt = sum(int(one.learnt.sum()) for rendered in examples.train.values() for one in rendered)
+    learnt = sum(int(one.loss_mask.sum()) for rendered in examples.train.values() for one in rendered)
     share = len(examples.held_out) / (len(lengths) + len(examples.held_out))
     reporter.say(
         f"{len(lengths):,} examples to train on, {len(examples.held_out):,} held out ({share:.1%}); "
         f"{sum(lengths):,} tokens, {learnt:,} of them learnt; the longest has {max(lengths):,}"
     )
-    if share > max(MUCH, 2 * section.validation_fraction) and not section.validation:
+    if share > max(LARGE_VALIDATION_SHARE, 2 * section.validation_fraction) and not section.validation:
         reporter.say(
             f"warning: {share:.0%} of the examples are held out, and {section.validation_fraction:.0%} was asked for: "
             "different ones are few. Give more, or name files to hold out with --validation"
@@ -225,25 +225,25 @@ def plan_rows(
         text=text,
         seq_len=seq_len,
         accumulation=_accumulation(section, config, examples.train, seq_len, reporter),
-        halves=not isinstance(config, MMRecConfig),  # its reading costs the same in rows of any length
+        fold_rows=not isinstance(config, MMRecConfig),  # its reading costs the same in rows of any length
     )
 
 
 def _row_length(section: SftSection, config: PreTrainedConfig, lengths: Sequence[int]) -> int:
     """The row length that fits the conversations; rows of text must be within the model's context."""
     limit = getattr(config, "max_position_embeddings", None) if section.text_share else None
-    return row_length(lengths, isinstance(config, MMRecConfig), limit)
+    return choose_seq_len(lengths, isinstance(config, MMRecConfig), limit)
 
 
 def _accumulation(
     section: SftSection,
     config: PreTrainedConfig,
-    train: Mapping[str, list[Rendered]],
+    train: Mapping[str, list[TokenizedExample]],
     seq_len: int,
     reporter: Reporter,
 ) -> int:
     """Micro-batches of a step: as asked for or derived, and enough for the longest conversation to fit in a step."""
-    rows = max(rows_needed(one, seq_len) for rendered in train.values() for one in rendered)
+    rows = max(count_rows(one, seq_len) for rendered in train.values() for one in rendered)
     if rows == 1:
         return batch_shape(section, config.hidden_size, seq_len)[1]
     micro = section.batch_size or 1
@@ -264,17 +264,17 @@ def longest_allowed(section: SftSection, config: PreTrainedConfig) -> int | None
             f"--max-length {section.max_length:,} is over this model's context of {limit:,} tokens"
         )
     if isinstance(config, MMRecConfig):
-        return section.max_length or _MOST_ROWS * max(LONGEST_ROW, section.seq_len or 0)
+        return section.max_length or _MOST_ROWS * max(MAX_CARRIED_SEQ_LEN, section.seq_len or 0)
     # Without a state an example must stand whole in a row.
     limits = [one for one in (section.max_length, section.seq_len, limit) if one is not None]
     return min(limits, default=None)
 
 
-def _digest(rendered: Sequence[Rendered]) -> str:
+def _digest(rendered: Sequence[TokenizedExample]) -> str:
     digest = hashlib.sha256()
     for one in rendered:
         digest.update(one.ids.tobytes())
-        digest.update(one.learnt.tobytes())
+        digest.update(one.loss_mask.tobytes())
     return digest.hexdigest()
 
 
@@ -286,7 +286,7 @@ def base_text(start_from: str) -> Path | None:
         run = _run_of(Path(start_from))
         if (run / "data" / "split.json").is_file():
             return run / "data"
-        values = load_yaml(run / RECIPE) if (run / RECIPE).is_file() else {}
+        values = load_yaml(run / RECIPE_FILE) if (run / RECIPE_FILE).is_file() else {}
         before = [(values.get(name) or {}).get("start_from") for name in ("instruct", "sft")]
         start_from = next((name for name in before if name), start_from)
     return None

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.rendering import Rendered
-from mm_rec.data.packing import block_row
+from mm_rec.data.conversations.rendering import TokenizedExample
+from mm_rec.data.packing import padded_length
 from mm_rec.data.prompt_lines import write_prompt_lines
 from mm_rec.errors import ConfigError
-from mm_rec.evaluation.answers import prompt_length
+from mm_rec.evaluation.finetune_eval import prompt_length
 from mm_rec.models.adapter_folders import saved_settings
 from mm_rec.models.adapters import Adapters, find_adapter
 from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.models.lora import LoraConfig
-from mm_rec.models.resize import enlarge_vocabulary
+from mm_rec.models.resize import resize_token_embeddings
 from mm_rec.pipeline.examples import Examples, RunExamples
 from mm_rec.pipeline.lora_examples import learns_conversations, learns_rows, read_lora_examples
 from mm_rec.pipeline.recipe import LoraSection, Recipe
@@ -66,7 +66,7 @@ def _prepare(
     adapters = Adapters(model, section.start_from)
     config, folder = _settings(section, checkpoint)
     tokenizer = _tokenizer(section, own, folder, reporter)
-    enlarge_vocabulary(model, tokenizer, reporter.say)
+    resize_token_embeddings(model, tokenizer, reporter.say)
     added = tokenizer.get_vocab().keys() - own.get_vocab().keys() - {tokenizer.pad_token}
     if added and not config.train_head:
         config = config.changed(train_head=True)
@@ -78,7 +78,7 @@ def _prepare(
     examples = read_lora_examples(section, tokenizer, model.config, reporter)
     if section.seq_len is None and not (section.text_share or learns_rows(section)):
         blocks = [*examples.held_out, *(block for blocks in examples.train.values() for block in blocks)]
-        section = section.changed(seq_len=block_row(len(block.ids) for block in blocks))
+        section = section.changed(seq_len=padded_length(len(block.ids) for block in blocks))
     _note_format(run, tokenizer, examples)
     stage = tuning_stage(section, run, reporter, device, model, tokenizer, examples)
     if not section.neftune_alpha:
@@ -154,11 +154,13 @@ def check(recipe: Recipe, reporter: Reporter) -> None:
         reporter.say(f"{name}, the first example (learnt is what stands in ⟦ ⟧):\n{shown}")
 
 
-def masked_text(tokenizer: PreTrainedTokenizerBase, rendered: Rendered) -> str:
+def masked_text(tokenizer: PreTrainedTokenizerBase, rendered: TokenizedExample) -> str:
     """An example's text with what is learnt of it in ⟦ ⟧."""
-    changes = np.flatnonzero(np.diff(rendered.learnt)) + 1
+    changes = np.flatnonzero(np.diff(rendered.loss_mask)) + 1
     pieces = []
-    for ids, learnt in zip(np.split(rendered.ids, changes), np.split(rendered.learnt, changes), strict=True):
+    for ids, loss_mask in zip(
+        np.split(rendered.ids, changes), np.split(rendered.loss_mask, changes), strict=True
+    ):
         text = str(tokenizer.decode(ids))
-        pieces.append(f"⟦{text}⟧" if learnt[0] else text)
+        pieces.append(f"⟦{text}⟧" if loss_mask[0] else text)
     return "".join(pieces)

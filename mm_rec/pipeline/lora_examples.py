@@ -8,14 +8,14 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from mm_rec.data.chunking import Slices, read_text_files, slice_documents
-from mm_rec.data.conversations.issues import Fault
-from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.chunking import ChunkedText, chunk_documents, read_text_files
+from mm_rec.data.conversations.issues import Issue
+from mm_rec.data.conversations.rendering import TokenizedExample
 from mm_rec.data.mixture import group_sources
-from mm_rec.data.split import plan_end, plan_split
-from mm_rec.data.templated import find_format, render_rows
+from mm_rec.data.prompt_formats import load_prompt_format, render_rows
+from mm_rec.data.split import plan_end_split, plan_split
 from mm_rec.errors import ConfigError
-from mm_rec.evaluation.answers import beginning
+from mm_rec.evaluation.finetune_eval import prompt_of_example
 from mm_rec.pipeline.conversations import read_conversation_examples, sides
 from mm_rec.pipeline.examples import Examples, longest_allowed
 from mm_rec.pipeline.recipe import LoraSection
@@ -49,7 +49,7 @@ def read_lora_examples(
     _require_known_validation(section)
     found = [_read(kind, section, tokenizer, config, reporter) for kind in _KINDS]
     parts = [one for one in found if one is not None]
-    train: dict[str, list[Rendered]] = {}
+    train: dict[str, list[TokenizedExample]] = {}
     for one in parts:
         for name, rendered in one.train.items():
             train.setdefault(name, []).extend(rendered)
@@ -114,13 +114,13 @@ class _Rows:
     ) -> None:
         assert section.prompt_format is not None
         self.section, self.tokenizer = section, tokenizer
-        self.format = find_format(section.prompt_format)
+        self.format = load_prompt_format(section.prompt_format)
         self.limit = longest_allowed(section, config)
         self.notes: list[str] = []
 
     def examples(self) -> Examples:
         """All of them, split."""
-        train: dict[str, list[tuple[None, Rendered]]] = {}
+        train: dict[str, list[tuple[None, TokenizedExample]]] = {}
         for source in self.section.data:
             train.setdefault(source.name, []).extend(self._rendered(source.path))
         held = [pair for path in self.section.validation for pair in self._rendered(path)]
@@ -129,14 +129,14 @@ class _Rows:
         return Examples(
             train={name: [one for _, one in pairs] for name, pairs in kept.items()},
             held_out=held_out,
-            questions=[beginning(self.tokenizer, one) for one in held_out[: self.section.samples]],
+            questions=[prompt_of_example(self.tokenizer, one) for one in held_out[: self.section.samples]],
             described=[f"prompt format: {self.section.prompt_format}"],
         )
 
-    def _rendered(self, path: str) -> list[tuple[None, Rendered]]:
-        left_out: list[Fault] | None = [] if self.section.fix else None
+    def _rendered(self, path: str) -> list[tuple[None, TokenizedExample]]:
+        left_out: list[Issue] | None = [] if self.section.fix else None
         rows = render_rows(path, self.format, self.tokenizer, max_length=self.limit, left_out=left_out)
-        self.notes += [f"left out: {fault.place}: {fault.message}" for fault in left_out or []]
+        self.notes += [f"left out: {issue.location}: {issue.message}" for issue in left_out or []]
         return [(None, one) for one in rows]
 
 
@@ -169,16 +169,16 @@ class _Text:
         else:
             train, held = self._held_out(train)
         sliced = {
-            name: slice_documents(documents, self.tokenizer, self.slicing)
+            name: chunk_documents(documents, self.tokenizer, self.slicing)
             for name, documents in train.items()
         }
-        held_out = slice_documents(held, self.tokenizer, self.slicing).blocks
-        for name, slices in sliced.items():
-            self.notes += [describe_slices(name, slices), *slices.notes()]
+        held_out = chunk_documents(held, self.tokenizer, self.slicing).blocks
+        for name, chunks in sliced.items():
+            self.notes += [describe_chunks(name, chunks), *chunks.notes()]
         return Examples(
-            train={name: slices.blocks for name, slices in sliced.items()},
+            train={name: chunks.blocks for name, chunks in sliced.items()},
             held_out=held_out,
-            questions=[beginning(self.tokenizer, one) for one in held_out[: self.section.samples]],
+            questions=[prompt_of_example(self.tokenizer, one) for one in held_out[: self.section.samples]],
             described=[f"raw text in blocks of {self.slicing.chunk_length} tokens at most"],
         )
 
@@ -191,7 +191,7 @@ class _Text:
             cuts.insert(0, self.slicing.hard_cut)
         cut = next((cut for cut in cuts if len(set(_parts(everything, cut))) > 1), "")
         parts = _parts(everything, cut)
-        split = plan_split(parts, fraction) if len(set(parts)) > 1 else plan_end(parts, fraction)
+        split = plan_split(parts, fraction) if len(set(parts)) > 1 else plan_end_split(parts, fraction)
         what = "text, its end, because it is one line" if split.rule == "end" else "parts"
         what = {_PARAGRAPH: "paragraphs", "\n": "lines"}.get(cut, what)
         share = split.validation_bytes / split.bytes
@@ -200,7 +200,7 @@ class _Text:
         )
 
         def side(document: Document, number: int) -> Document:
-            pieces = (split.divided(part)[number] for part in _parts([document], cut))
+            pieces = (split.split_text(part)[number] for part in _parts([document], cut))
             return replace(document, text=cut.join(piece for piece in pieces if piece is not None))
 
         kept = {name: [side(document, 0) for document in documents] for name, documents in train.items()}
@@ -221,11 +221,11 @@ def _without(documents: Sequence[Document], parts: set[str], cut: str) -> list[D
     return [replace(document, text=cut.join(texts)) for document, texts in zip(documents, kept, strict=True)]
 
 
-def describe_slices(name: str, slices: Slices) -> str:
+def describe_chunks(name: str, chunks: ChunkedText) -> str:
     """Blocks, their lengths, and the chunk length that would suit them, in a line."""
-    lengths, chunk = slices.lengths, slices.suggested_chunk_length
-    fits = f"; a chunk of {chunk:,} would hold every part" if slices.longest_part <= chunk else ""
+    lengths, chunk = chunks.lengths, chunks.suggested_chunk_length
+    fits = f"; a chunk of {chunk:,} would hold every part" if chunks.longest_part <= chunk else ""
     return (
-        f"{name}: {len(lengths):,} blocks of {slices.parts:,} parts ({slices.overlapping:,} overlapping), "
-        f"{slices.tokens:,} tokens; the longest have {lengths[0]:,} and {lengths[min(1, len(lengths) - 1)]:,}{fits}"
+        f"{name}: {len(lengths):,} blocks of {chunks.parts:,} parts ({chunks.overlapping:,} overlapping), "
+        f"{chunks.tokens:,} tokens; the longest have {lengths[0]:,} and {lengths[min(1, len(lengths) - 1)]:,}{fits}"
     )

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.data.prompt_lines import copy_prompt_lines, read_prompt_lines
-from mm_rec.errors import ConfigError, ProofError
-from mm_rec.inference.text_stream import encode
+from mm_rec.errors import ConfigError, MismatchError
+from mm_rec.inference.generate import encode_rendered
 from mm_rec.models.adapted import load_with_adapters, parse_adapter
 from mm_rec.models.adapters import adapters_of, find_adapter
 from mm_rec.models.loading import find_model, load_model, save_model
-from mm_rec.models.resize import adopt_tokenizer
+from mm_rec.models.resize import align_special_tokens
 from mm_rec.runs.files import atomic_path, write_json
 from mm_rec.tokenizers.loading import load_tokenizer
 
@@ -31,7 +31,7 @@ def merge(base: str, wanted: Sequence[str], out: Path) -> float:
     """Write the model with its adapters merged into a new folder; returns how far its logits are from theirs.
 
     The difference is that of the written model, read again, to the base with adapters: max |a − b| / max |b| on real
-    text and a training example. Raises ProofError, and writes nothing, where it is over 1e-5.
+    text and a training example. Raises MismatchError, and writes nothing, where it is over 1e-5.
     """
     if out.exists():
         raise ConfigError(f"{out} is there already. Give another folder")
@@ -39,18 +39,18 @@ def merge(base: str, wanted: Sequence[str], out: Path) -> float:
         raise ConfigError("no adapter to merge: name one or more with --adapter")
     model, tokenizer = load_with_adapters(base, wanted)
     examples = [read_prompt_lines(find_adapter(parse_adapter(one)[0]))[1] for one in wanted]
-    ids = encode(tokenizer, " ".join([_TEXT, *examples]))[:_MOST_TOKENS]
+    ids = encode_rendered(tokenizer, " ".join([_TEXT, *examples]))[:_MOST_TOKENS]
     before = _logits(model, ids)
     adapters = adapters_of(model)
     assert adapters is not None
     adapters.merge()
     if tokenizer.eos_token_id != load_tokenizer(find_model(base)).eos_token_id:  # it came with the adapter
-        adopt_tokenizer(model, tokenizer)
+        align_special_tokens(model, tokenizer)
     with atomic_path(out) as temporary:
         save_model(model, tokenizer, temporary)
         difference = float((_logits(load_model(temporary), ids) - before).abs().max() / before.abs().max())
         if not difference <= MOST_DIFFERENCE:
-            raise ProofError(
+            raise MismatchError(
                 f"the merged model's logits differ by {difference:.1e} of the largest, and {MOST_DIFFERENCE:.0e} is "
                 "allowed: nothing was written"
             )

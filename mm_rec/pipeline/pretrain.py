@@ -12,14 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.corpus import Corpus
 from mm_rec.evaluation.perplexity import evaluate_corpus
-from mm_rec.models.forward import require_documents_apart
+from mm_rec.models.forward import require_packing_support
 from mm_rec.models.loading import find_model, load_model
 from mm_rec.models.presets import build, preset
 from mm_rec.pipeline.recipe import Recipe
 from mm_rec.pipeline.stage import Outcome, Stage, run_stage
 from mm_rec.pipeline.text import RunText, read_text
 from mm_rec.runtime import Precision
-from mm_rec.tokenizers.loading import require_fit, vocabulary_size
+from mm_rec.tokenizers.loading import require_vocab_fits, vocabulary_size
 from mm_rec.training.checkpoint import Checkpoint
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.objectives import next_token
@@ -73,14 +73,14 @@ def _model(
         model = load_model(checkpoint.model_folder)
     elif recipe.model.start_from is not None:
         model = load_model(recipe.model.start_from)
-        require_documents_apart(model)
+        require_packing_support(model)
     else:
         ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         config = preset(recipe.model.size).config(
             vocabulary_size(tokenizer), **{**ids, **recipe.model.changes}
         )
         model = build(config, recipe.seed)
-    require_fit(tokenizer, model.config.vocab_size)
+    require_vocab_fits(tokenizer, model.config.vocab_size)
     return model.to(device)  # type: ignore[arg-type, no-any-return]
 
 

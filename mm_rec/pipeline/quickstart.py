@@ -15,16 +15,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.writing import to_rows, write_rows
-from mm_rec.evaluation.generation import Sample, generate_samples
-from mm_rec.evaluation.questions import score_questions
+from mm_rec.data.conversations.dataset_writer import to_rows, write_rows
+from mm_rec.evaluation.exact_match import score_exact_match
+from mm_rec.evaluation.samples import GeneratedSample, generate_samples
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.pipeline.recipe import Recipe, read_recipe
 from mm_rec.pipeline.run import run_recipe
 from mm_rec.pipeline.stage import OnPlan
-from mm_rec.runs.directory import RECIPE
+from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.runs.files import atomic_path, read_json, write_json
 from mm_rec.stories.generator import conversations, held_out_questions, stories
 from mm_rec.training.config import TrainingConfig
@@ -43,14 +43,14 @@ PROMPTS = {
 
 @dataclass(frozen=True, slots=True)
 class QuickstartResult:
-    """What the table at the end shows: the logs of both stages, and the reports of `score_questions` after each."""
+    """What the table at the end shows: the logs of both stages, and the reports of `score_exact_match` after each."""
 
     run: Path
     log: dict[str, Any]
     tuning: dict[str, Any]
     before: dict[str, Any]
     questions: dict[str, Any]
-    samples: dict[str, list[Sample]]
+    samples: dict[str, list[GeneratedSample]]
 
 
 def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -> QuickstartResult | None:
@@ -73,10 +73,10 @@ def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -
     run = outcome.run
     reporter.say(f"asking {QUESTIONS} questions that the training text never asked …")
     questions = held_out_questions(seed=1, count=QUESTIONS)
-    before = score_questions(*_engine(folder / "pretrain"), questions)
+    before = score_exact_match(*_engine(folder / "pretrain"), questions)
     engine, tokenizer = _engine(run)
-    report = score_questions(engine, tokenizer, questions)
-    sampling = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=90, seed=7)
+    report = score_exact_match(engine, tokenizer, questions)
+    sampling = SamplingParams(temperature=0.6, top_p=0.95, max_new_tokens=90, seed=7)
     samples = {
         language: list(generate_samples(engine, tokenizer, prompts, sampling))
         for language, prompts in PROMPTS.items()
@@ -108,8 +108,8 @@ def _engine(run: Path) -> tuple[Engine, PreTrainedTokenizerBase]:
 
 def _recipe(folder: Path, text: Path, chats: Path, minutes: float | None) -> Recipe:
     """The recipe of the package, or that of a call that was begun."""
-    if (folder / RECIPE).is_file():
-        return read_recipe(folder / RECIPE)
+    if (folder / RECIPE_FILE).is_file():
+        return read_recipe(folder / RECIPE_FILE)
     overrides = [f"data.sources={json.dumps([str(text)])}", f"sft.data={json.dumps([str(chats)])}"]
     if minutes is not None:
         overrides += [

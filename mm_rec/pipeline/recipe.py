@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mm_rec.config import Section, apply_overrides, load_yaml
-from mm_rec.data.chunking import Slicing
+from mm_rec.data.chunking import ChunkingSection
 from mm_rec.data.conversations.preflight import TooLong
 from mm_rec.data.conversations.rendering import TrainOn
-from mm_rec.data.mixture import Source, Stage
+from mm_rec.data.mixture import DataSource, MixtureStage
 from mm_rec.models.lora import LoraConfig
 from mm_rec.runtime import PrecisionName
 from mm_rec.sources.formats import DocumentsRule
@@ -25,9 +25,9 @@ _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 class DataSection(Section):
     """Which text, how it is cut into documents and split, and how several sources are mixed."""
 
-    sources: list[Source] = Field(default_factory=list)
+    sources: list[DataSource] = Field(default_factory=list)
     temperature: float = Field(default=1.0, ge=1)
-    stages: list[Stage] = Field(default_factory=list)
+    stages: list[MixtureStage] = Field(default_factory=list)
     streaming: bool = False
     shuffle_rows: int = Field(default=1024, ge=1)
     text_field: str = "text"
@@ -108,7 +108,7 @@ class PretrainSection(TrainingSection):
     """Settings of pre-training."""
 
 
-class ChatSource(Source):
+class ChatSource(DataSource):
     """Conversations of a path: their format where it is not told by their fields, and how their fields are named."""
 
     format: str | None = None
@@ -150,7 +150,7 @@ class LoraSection(LoraConfig, SftSection):
 
     start_adapter: str | None = None  # an adapter to go on with, instead of a new one
     prompt_format: str | None = None  # of JSON rows that are no conversations: a name or file
-    text_slices: Slicing = Slicing()
+    text_slices: ChunkingSection = ChunkingSection()
     lora_plus: float = Field(default=1.0, gt=0)  # times the rate, for the second matrices
     neftune_alpha: float = Field(default=0.0, ge=0)
     optimizer: Optimizer | None = "adamw"

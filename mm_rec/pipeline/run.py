@@ -12,7 +12,7 @@ from mm_rec.pipeline.pretrain import prepare_pretraining
 from mm_rec.pipeline.recipe import Recipe, SftSection, read_recipe
 from mm_rec.pipeline.sft import prepare_tuning
 from mm_rec.pipeline.stage import OnPlan, Outcome, Prepare, run_stage
-from mm_rec.runs.directory import RECIPE
+from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.runs.files import write_text
 from mm_rec.sources.documents import find_files
 from mm_rec.sources.locations import ROW_KINDS
@@ -37,7 +37,9 @@ def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter, on_plan: OnPlan
         place = folder / stage
         reporter.say(f"stage {number} of {len(stages)}: {stage}, in {place}")
         begun = (
-            read_recipe(place / RECIPE) if (place / RECIPE).is_file() else _for_stage(recipe, stage, before)
+            read_recipe(place / RECIPE_FILE)
+            if (place / RECIPE_FILE).is_file()
+            else _for_stage(recipe, stage, before)
         )
         outcome = run_stage(begun, stage, place, reporter, preparation(begun, stage), on_plan=on_plan)
         if outcome.ended == "stopped":
@@ -92,9 +94,9 @@ def _require_files(recipe: Recipe, stages: list[str]) -> None:
 
 def _keep(recipe: Recipe, folder: Path, stages: list[str]) -> None:
     """Write the recipe into the folder; what has begun there must be of the same recipe."""
-    if (folder / RECIPE).is_file():
-        kept = read_recipe(folder / RECIPE)
-        begun = [stage for stage in stages if (folder / stage / RECIPE).is_file()]
+    if (folder / RECIPE_FILE).is_file():
+        kept = read_recipe(folder / RECIPE_FILE)
+        begun = [stage for stage in stages if (folder / stage / RECIPE_FILE).is_file()]
         parts = {"seed", *(("data", "tokenizer", "model") if PRETRAIN in begun else ()), *begun}
         changed = sorted(part for part in parts if getattr(kept, part) != getattr(recipe, part))
         if begun and changed:
@@ -103,4 +105,4 @@ def _keep(recipe: Recipe, folder: Path, stages: list[str]) -> None:
                 f"Give this one another --name, or begin with what is there: start_from: {folder / begun[-1]}"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RECIPE, dump_yaml(recipe))
+    write_text(folder / RECIPE_FILE, dump_yaml(recipe))

@@ -10,7 +10,7 @@ import torch
 
 from mm_rec.errors import ConfigError
 from mm_rec.models.loading import load_model_and_tokenizer
-from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
+from mm_rec.models.resize import align_special_tokens, resize_token_embeddings
 from mm_rec.pipeline.conversations import read_conversation_examples
 from mm_rec.pipeline.recipe import Recipe, SftSection
 from mm_rec.pipeline.stage import Outcome, Prepare, Stage, run_stage
@@ -53,7 +53,7 @@ def _prepare(
     )
     if checkpoint is None:
         adopt_chat_layout(tokenizer, section, reporter)
-        enlarge_vocabulary(model, tokenizer, reporter.say)
-        adopt_tokenizer(model, tokenizer)
+        resize_token_embeddings(model, tokenizer, reporter.say)
+        align_special_tokens(model, tokenizer)
     examples = read_conversation_examples(section, tokenizer, model.config, reporter)
     return tuning_stage(section, run, reporter, device, model, tokenizer, examples)

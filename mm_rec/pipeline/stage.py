@@ -12,25 +12,25 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec import processor
+from mm_rec import cpu
 from mm_rec.config import dump_yaml
 from mm_rec.errors import ConfigError, UserError
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.loading import save_model
-from mm_rec.models.presets import Size, measure
+from mm_rec.models.presets import ModelSize, measure
 from mm_rec.pipeline import derive
 from mm_rec.pipeline.recipe import Recipe, TrainingSection
 from mm_rec.pipeline.summary import write_summary
-from mm_rec.runs.directory import RECIPE, write_lineage
+from mm_rec.runs.directory import RECIPE_FILE, write_lineage
 from mm_rec.runs.files import atomic_path, remove, remove_leftovers, require_free_space, write_text
 from mm_rec.runtime import (
     Precision,
     choose_device,
     choose_precision,
     device_name,
-    keep_freed_memory,
+    disable_malloc_trim,
     machine,
-    measure_peak,
+    measure_peak_flops,
     memory_bytes,
     peak_memory_bytes,
     seed_everything,
@@ -71,7 +71,7 @@ class StageData(Protocol):
     def longest(self, config: TrainingConfig) -> int:
         """Tokens of the longest document that the model reads."""
 
-    def describe(self, config: TrainingConfig, size: Size) -> list[str]:
+    def describe(self, config: TrainingConfig, size: ModelSize) -> list[str]:
         """What is read, and what is unusual about it, a line each."""
 
     def card_lines(self, config: TrainingConfig) -> list[str]:
@@ -119,9 +119,9 @@ def run_stage(
     """
     run.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run)
-    known, there = (run / RECIPE).is_file(), set(run.iterdir())
+    known, there = (run / RECIPE_FILE).is_file(), set(run.iterdir())
     if not known:
-        write_text(run / RECIPE, dump_yaml(recipe))
+        write_text(run / RECIPE_FILE, dump_yaml(recipe))
     try:
         stage, training, size = _begin(recipe, name, run, reporter, prepare, on_event, on_plan)
     except UserError:
@@ -180,7 +180,7 @@ def _begin(
     prepare: Prepare,
     on_event: Callable[[str, int], None] | None = None,
     on_plan: OnPlan | None = None,
-) -> tuple[Stage, Training, Size]:
+) -> tuple[Stage, Training, ModelSize]:
     """Data, model and settings, checked; the training stands at its last checkpoint."""
     section: TrainingSection = getattr(recipe, name)
     if section.threads:
@@ -193,7 +193,7 @@ def _begin(
     model = stage.model
     size = measure(model.config)
     precision = choose_precision(section.precision, device)
-    peak = measure_peak(precision.dtype, device)
+    peak = measure_peak_flops(precision.dtype, device)
     trained = _trained(model)
     reporter.say(
         f"{model.config.model_type} with {size.parameters:,} parameters; {derive.state_text(model.config, size)}"
@@ -218,7 +218,7 @@ def _begin(
         on_event=on_event,
         time_limit=_time_limit(stage.section, derived, start),
     )
-    write_text(run / RECIPE, dump_yaml(_resolved(recipe, name, settings)))
+    write_text(run / RECIPE_FILE, dump_yaml(_resolved(recipe, name, settings)))
     write_lineage(run, {**stage.inputs, "tokenizer": fingerprint(stage.tokenizer)}, machine(device))
     if checkpoint is not None:
         training.resume(checkpoint)
@@ -229,7 +229,7 @@ def _begin(
 def _settings(
     recipe: Recipe,
     stage: Stage,
-    size: Size,
+    size: ModelSize,
     precision: Precision,
     peak: float,
     reporter: Reporter,
@@ -280,13 +280,13 @@ def _time_limit(section: TrainingSection, derived: derive.Derived, start: float)
 
 
 def _compile_pays(
-    config: TrainingConfig, size: Size, peak: float, pace: derive.Pace | None, reporter: Reporter
+    config: TrainingConfig, size: ModelSize, peak: float, pace: derive.Pace | None, reporter: Reporter
 ) -> bool:
     """Whether the run is long enough to gain from compilation, and this machine can compile."""
     seconds = 3 * size.flops_per_token * config.tokens_per_step * config.steps / (0.25 * peak)
     if min(seconds, pace.seconds if pace else seconds) < _WORTH_COMPILING:
         return False
-    if processor.compiler() is None:
+    if cpu.find_compiler() is None:
         reporter.say("no C++ compiler here, so layers are not compiled; with one (g++) training is faster")
         return False
     return True
@@ -299,7 +299,7 @@ def _measure_speed(
 
     Where two steps took more than `most` seconds there are no more, and the second of them is the measurement.
     """
-    keep_freed_memory()  # as it is in training
+    disable_malloc_trim()  # as it is in training
     model = stage.model
     batches = stage.data.batches(config)
     optimizer, objective = OptimizerSet(model, config), stage.objective(precision.dtype)
@@ -321,7 +321,7 @@ def _measure_speed(
     return config.tokens_per_step / counted[len(counted) // 2]
 
 
-def _check(settings: TrainingConfig, size: Size, stage: Stage, run: Path, reporter: Reporter) -> None:
+def _check(settings: TrainingConfig, size: ModelSize, stage: Stage, run: Path, reporter: Reporter) -> None:
     """Everything that could go wrong later and can be known now."""
     config = stage.model.config
     limit, longest = getattr(config, "max_position_embeddings", None), stage.data.longest(settings)
@@ -340,7 +340,7 @@ def _check(settings: TrainingConfig, size: Size, stage: Stage, run: Path, report
         reporter.say(line)
 
 
-def _require_memory(settings: TrainingConfig, size: Size, model: PreTrainedModel) -> int:
+def _require_memory(settings: TrainingConfig, size: ModelSize, model: PreTrainedModel) -> int:
     """Bytes that training needs, about; raises ConfigError where the device has less."""
     return derive.require_memory(size, settings, model.config, memory_bytes(model.device), _trained(model))
 

@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from mm_rec.config import load_yaml
 from mm_rec.models.adapters import adapters_of
-from mm_rec.models.presets import Size
+from mm_rec.models.presets import ModelSize
 from mm_rec.pipeline.derive import state_text
-from mm_rec.runs.directory import RECIPE
+from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.runs.files import write_json, write_text
-from mm_rec.runs.log import read_metrics
-from mm_rec.runs.plots import write_graph
+from mm_rec.runs.metrics_log import read_metrics
+from mm_rec.runs.plots import plot_training
 from mm_rec.training.trainer import LoopState
 
 _WHOLE = (
@@ -43,7 +43,7 @@ def write_summary(
     run: Path,
     base: str,
     model: PreTrainedModel,
-    size: Size,
+    size: ModelSize,
     card_lines: list[str],
     state: LoopState,
     ended: str,
@@ -80,8 +80,8 @@ def write_summary(
         "train_steps_per_second": round(state.step / state.seconds, 4) if state.seconds else None,
     }
     write_json(run / "training_log.json", log)
-    write_json(run / "training_parameters.json", load_yaml(run / RECIPE))
-    write_graph(run, f"{run.name}: {model.config.model_type}, {size.parameters / 1e6:.2f} M parameters")
+    write_json(run / "training_parameters.json", load_yaml(run / RECIPE_FILE))
+    plot_training(run, f"{run.name}: {model.config.model_type}, {size.parameters / 1e6:.2f} M parameters")
     write_text(run / "README.md", _model_card(run, model, size, card_lines, log))
     return log
 
@@ -89,7 +89,7 @@ def write_summary(
 def _model_card(
     run: Path,
     model: PreTrainedModel,
-    size: Size,
+    size: ModelSize,
     card_lines: list[str],
     log: dict[str, Any],
 ) -> str:

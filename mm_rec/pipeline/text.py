@@ -13,20 +13,20 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.data.batches import PackedBatches
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.mixture import (
-    MOST_EPOCHS,
-    UNNAMED,
-    MixedBatches,
+    DEFAULT_SOURCE,
+    MAX_EPOCHS,
     Mixture,
+    MixtureBatches,
     check_mixture,
     describe_mixture,
     group_sources,
     plan_mixture,
 )
 from mm_rec.data.prepare import PreparedCorpus, is_prepared, open_prepared, plan_groups, prepare_corpus
-from mm_rec.data.streaming import StreamedBatches, StreamSource, first_held_out, plan_streams
+from mm_rec.data.streaming import StreamingBatches, StreamSource, first_held_out, plan_streams
 from mm_rec.errors import ConfigError, VocabularyTooLarge
 from mm_rec.models.loading import find_model
-from mm_rec.models.presets import Size, preset
+from mm_rec.models.presets import ModelSize, preset
 from mm_rec.pipeline.contamination import check_contamination
 from mm_rec.pipeline.derive import budget_warning
 from mm_rec.pipeline.recipe import DataSection, Recipe
@@ -67,11 +67,13 @@ class RunText:
         sizes = (config.seq_len, config.micro_batch, config.accumulation, config.seed)
         if self.streams:
             rows = self.data.shuffle_rows
-            return StreamedBatches(self.streams, self.mixture(config), self.tokenizer, *sizes, rows, self.say)
+            return StreamingBatches(
+                self.streams, self.mixture(config), self.tokenizer, *sizes, rows, self.say
+            )
         corpora = {name: prepared.train for name, prepared in self.corpora.items()}
         if len(corpora) == 1:
             return PackedBatches(next(iter(corpora.values())), *sizes)
-        return MixedBatches(corpora, self.mixture(config), *sizes)
+        return MixtureBatches(corpora, self.mixture(config), *sizes)
 
     def held_out(self, config: TrainingConfig, folder: Path) -> dict[str, Corpus]:
         """The validation corpus of each source, or the one of separate files; those of streams are made in `folder`."""
@@ -80,13 +82,13 @@ class RunText:
         corpora = {name: prepared.validation for name, prepared in self.corpora.items()}
         different = {corpus.fingerprint: corpus for corpus in corpora.values()}
         # Separate files are the same for all sources, and are measured once.
-        return {UNNAMED: next(iter(different.values()))} if len(different) == 1 else corpora
+        return {DEFAULT_SOURCE: next(iter(different.values()))} if len(different) == 1 else corpora
 
     def _stream_held_out(self, config: TrainingConfig, folder: Path) -> dict[str, Corpus]:
         tokens = config.validation_rows * config.seq_len // len(self.streams)
         texts = {name: first_held_out(one, self.tokenizer, tokens) for name, one in self.streams.items()}
         if self.data.validation:
-            texts = {UNNAMED: next(iter(self.streams.values())).texts("validation")}
+            texts = {DEFAULT_SOURCE: next(iter(self.streams.values())).texts("validation")}
         corpora = {}
         for name, documents in texts.items():
             place = folder / name / "validation"
@@ -99,14 +101,14 @@ class RunText:
         """Tokens of the longest document that the model reads: a row."""
         return config.seq_len
 
-    def describe(self, config: TrainingConfig, size: Size) -> list[str]:
+    def describe(self, config: TrainingConfig, size: ModelSize) -> list[str]:
         """What is read of each of several sources, a line each, and warnings."""
         lines = self._shares(config)
         tokens = config.steps * config.tokens_per_step
         epochs = 0.0 if self.tokens is None else tokens / sum(self.tokens.values())
-        if epochs > MOST_EPOCHS:
+        if epochs > MAX_EPOCHS:
             lines.append(
-                f"warning: the text is read {epochs:,.0f} times. Beyond about {MOST_EPOCHS} times, repeated text "
+                f"warning: the text is read {epochs:,.0f} times. Beyond about {MAX_EPOCHS} times, repeated text "
                 "teaches much less than new text (Muennighoff et al. 2023). Fewer steps do as well, or more text better"
             )
         warning = budget_warning(size, tokens)
@@ -189,7 +191,7 @@ def read_text(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
 def _on_disk(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
     """Corpora that are prepared already, and those that are made for this run."""
     data, source = recipe.data, tokenizer_source(recipe)
-    groups = group_sources(data.sources) if data.prepared is None else {UNNAMED: [data.prepared]}
+    groups = group_sources(data.sources) if data.prepared is None else {DEFAULT_SOURCE: [data.prepared]}
     ready = {
         name: Path(paths[0])
         for name, paths in groups.items()

@@ -12,17 +12,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.data.corpus import Corpus
 from mm_rec.data.prepare import PreparedCorpus, open_prepared, plan_sources, prepare_corpus
 from mm_rec.errors import ConfigError
-from mm_rec.evaluation.answers import answer_questions, score_answers
+from mm_rec.evaluation.finetune_eval import answer_samples, score_assistant_tokens
 from mm_rec.evaluation.perplexity import evaluate_corpus
-from mm_rec.models.forward import require_documents_apart
+from mm_rec.models.forward import require_packing_support
 from mm_rec.models.loading import find_model
 from mm_rec.pipeline.examples import Examples, RunExamples, base_text, pad_id, plan_rows
 from mm_rec.pipeline.recipe import SftSection
 from mm_rec.pipeline.stage import Stage
 from mm_rec.runs.files import read_json, write_json, write_text
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.runtime import Precision
-from mm_rec.tokenizers.chat_template import layout_of, prepare_for_chat, require_padding, require_template
+from mm_rec.tokenizers.chat_template import (
+    known_chat_template,
+    prepare_for_chat,
+    require_pad_token,
+    require_template,
+)
 from mm_rec.tokenizers.loading import load_tokenizer
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.objectives import carried_next_token, next_token
@@ -50,9 +55,9 @@ def tuning_stage(
     assert base is not None
     text = _text(section, tokenizer, run, reporter)
     data = plan_rows(section, tokenizer, model.config, examples, text, reporter)
-    require_documents_apart(model)
+    require_packing_support(model)
     section = section.changed(seq_len=data.seq_len, accumulation=data.accumulation)
-    if data.carries:
+    if data.carry_state:
         section = section.changed(batch_size=section.batch_size or 1, compile=False)
         if section.gradient_checkpointing:
             raise ConfigError(
@@ -71,7 +76,7 @@ def tuning_stage(
         tokenizer=tokenizer,
         data=data,
         section=section,
-        objective=carried_next_token if data.carries else next_token,
+        objective=carried_next_token if data.carry_state else next_token,
         validation=validation,
         base=base,
         continued=True,
@@ -84,10 +89,10 @@ def adopt_chat_layout(
     tokenizer: PreTrainedTokenizerBase, section: SftSection, reporter: Reporter
 ) -> list[str]:
     """Give a tokenizer the chat layout that was asked for; its own stays where none was. Returns the tokens added."""
-    known = layout_of(tokenizer)
+    known = known_chat_template(tokenizer)
     if section.template == "auto" and tokenizer.chat_template and known is None:
         require_template(tokenizer)
-        added = require_padding(tokenizer)
+        added = require_pad_token(tokenizer)
     else:
         own = known.name if known else "default"
         added = prepare_for_chat(tokenizer, own if section.template == "auto" else section.template)
@@ -151,7 +156,9 @@ class _Validation:
         settings = self.settings
         batch = max(1, settings.micro_batch * settings.seq_len // self.packed.seq_len)
         rows = max(1, self._tokens // self.packed.seq_len)
-        scores = score_answers(model, self.packed, pad_id(self.tokenizer), batch, self.precision.dtype, rows)
+        scores = score_assistant_tokens(
+            model, self.packed, pad_id(self.tokenizer), batch, self.precision.dtype, rows
+        )
         figures = {"loss": scores.loss, "token_accuracy": scores.token_accuracy}
         if self.text is not None:
             figures["base_bits_per_byte"] = self._text_bits(model)
@@ -197,7 +204,7 @@ class _Validation:
 
     def _show_answers(self, model: PreTrainedModel) -> None:
         """Answer a few held-out questions, show them and write them down."""
-        answers = answer_questions(model, self.tokenizer, self.data.examples.questions)
+        answers = answer_samples(model, self.tokenizer, self.data.examples.questions)
         rows: list[dict[str, Any]] = []
         for answer in answers:
             self.reporter.say(f"  {_short(answer.asked)} → {_short(answer.given)}")

@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from mm_rec.config import dump_yaml
 from mm_rec.data.mixture import group_sources
 from mm_rec.data.prepare import is_prepared
-from mm_rec.errors import ConfigError, ProofError
+from mm_rec.errors import ConfigError, MismatchError
 from mm_rec.pipeline.recipe import DataSection, Recipe, TrainingSection, read_recipe
 from mm_rec.pipeline.run import PRETRAIN, preparation, stages_of
 from mm_rec.pipeline.stage import run_stage
-from mm_rec.runs.directory import RECIPE
+from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.runs.files import write_text
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.training.checkpoint import Checkpoint, read_checkpoint
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.trainer import Reporter
@@ -54,7 +54,7 @@ class Moment:
 def verify_resume(
     target: Path, reporter: Reporter, steps: int = 12, kills: int = 4, seed: int = 0, keep: Path | None = None
 ) -> None:
-    """Run the proof for a run folder or a recipe of one stage; raises ProofError that names the first difference."""
+    """Run the proof for a run folder or a recipe of one stage; raises MismatchError that names the first difference."""
     recipe = _trial(target, steps)
     with contextlib.ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -70,7 +70,7 @@ def verify_resume(
         else:
             _train(recipe, broken, None)
         if not done:
-            raise ProofError("the run ended before it could be killed once; give more --steps")
+            raise MismatchError("the run ended before it could be killed once; give more --steps")
         compared = compare_runs(whole, broken)
         reporter.say(
             f"identical after {done} kills: {compared['tensors']} tensors of model and optimizer, "
@@ -80,7 +80,7 @@ def verify_resume(
 
 def _trial(target: Path, steps: int) -> Recipe:
     """The recipe to prove, shortened: a few steps, accumulation, frequent checkpoints, no compilation."""
-    path = target / RECIPE if target.is_dir() else target
+    path = target / RECIPE_FILE if target.is_dir() else target
     recipe = read_recipe(path)
     stage = _stage(recipe)
     if stage == PRETRAIN and target.is_dir() and (target / "data").is_dir():
@@ -149,10 +149,10 @@ def _moments(chance: random.Random, kills: int) -> Iterator[Moment]:
 
 
 def _train(recipe: Recipe, run: Path, moment: Moment | None) -> bool:
-    """Train in a child process; returns whether it came to the end. Raises ProofError where it failed otherwise."""
+    """Train in a child process; returns whether it came to the end. Raises MismatchError where it failed otherwise."""
     run.mkdir(parents=True, exist_ok=True)
-    if not (run / RECIPE).is_file():
-        write_text(run / RECIPE, dump_yaml(recipe))
+    if not (run / RECIPE_FILE).is_file():
+        write_text(run / RECIPE_FILE, dump_yaml(recipe))
     child = multiprocessing.get_context("spawn").Process(target=_child, args=(str(run), moment))
     child.start()
     try:
@@ -164,7 +164,7 @@ def _train(recipe: Recipe, run: Path, moment: Moment | None) -> bool:
     if child.exitcode == _KILLED and moment is not None:
         return False
     if child.exitcode != 0:
-        raise ProofError(
+        raise MismatchError(
             f"{run}: the training process ended with status {child.exitcode}; its message stands above"
         )
     return True
@@ -181,7 +181,7 @@ def _child(run: str, moment: Moment | None) -> None:
             if seen == moment.count:
                 os.kill(os.getpid(), _KILL)
 
-    recipe = read_recipe(Path(run) / RECIPE)
+    recipe = read_recipe(Path(run) / RECIPE_FILE)
     stage = _stage(recipe)
     run_stage(recipe, stage, Path(run), _Silent(), preparation(recipe, stage), on_event)
 
@@ -199,7 +199,7 @@ class _Silent:
 def compare_runs(one: Path, other: Path) -> dict[str, int]:
     """Compare two runs' last checkpoints, logged losses and next batches; counts what was compared.
 
-    Raises ProofError naming the first difference.
+    Raises MismatchError naming the first difference.
     """
     first, second = (_last_checkpoint(run) for run in (one, other))
     _require_equal("step of the last checkpoint", first.step, second.step)
@@ -214,7 +214,7 @@ def compare_runs(one: Path, other: Path) -> dict[str, int]:
         _require_equal(f"names of the tensors in {place}", sorted(left), sorted(right))
         for name in left:
             if not torch.equal(left[name], right[name]):
-                raise ProofError(f"{place}: {name} differs between the unbroken and the killed run")
+                raise MismatchError(f"{place}: {name} differs between the unbroken and the killed run")
         tensors += len(left)
     for part in ("loop", "data", "random"):
         values = (_without_clocks(checkpoint.state[part]) for checkpoint in (first, second))
@@ -224,7 +224,7 @@ def compare_runs(one: Path, other: Path) -> dict[str, int]:
     batches = [_next_batches(run, checkpoint) for run, checkpoint in ((one, first), (other, second))]
     for left, right in zip(*batches, strict=True):
         if any(not torch.equal(left[name], right[name]) for name in left):
-            raise ProofError("the next batches differ between the unbroken and the killed run")
+            raise MismatchError("the next batches differ between the unbroken and the killed run")
     return {"tensors": tensors, "losses": len(losses[0]), "batches": len(batches[0])}
 
 
@@ -236,7 +236,7 @@ def _last_checkpoint(run: Path) -> Checkpoint:
 def _require_equal(what: str, left: Any, right: Any) -> None:
     if left != right:
         shown = json.dumps([left, right], default=str)[:200]
-        raise ProofError(f"the {what} differs between the unbroken and the killed run: {shown}")
+        raise MismatchError(f"the {what} differs between the unbroken and the killed run: {shown}")
 
 
 def _without_clocks(values: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _logged_losses(run: Path) -> list[tuple[str, int, float]]:
 
 
 def _next_batches(run: Path, checkpoint: Checkpoint, count: int = 3) -> list[dict[str, torch.Tensor]]:
-    recipe = read_recipe(run / RECIPE)
+    recipe = read_recipe(run / RECIPE_FILE)
     stage = _stage(recipe)
     section: TrainingSection = getattr(recipe, stage)
     assert section.steps and section.seq_len and section.batch_size and section.accumulation

@@ -21,16 +21,16 @@ from pydantic import Field
 
 from mm_rec.config import Section
 from mm_rec.errors import ConfigError, DataError, UserError
-from mm_rec.runs.directory import RECIPE, require_run
+from mm_rec.runs.directory import RECIPE_FILE, require_run
 from mm_rec.runs.files import read_json, write_json
-from mm_rec.runs.log import CHANGE, METRICS, read_metrics
-from mm_rec.runs.status import status
+from mm_rec.runs.metrics_log import CONTROL_EVENT, METRICS_FILE, read_metrics
+from mm_rec.runs.status import read_status
 
 REQUESTS = ("save", "pause", "resume")
 _FILE = "control.json"
 
 
-class Limits(Section):
+class RunLimits(Section):
     """Where a training is to stop and how fast it may learn; None where there is no limit."""
 
     stop_at_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -38,11 +38,11 @@ class Limits(Section):
     max_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
-class Control(Section):
+class ControlState(Section):
     """What the control file holds."""
 
     revision: int = Field(default=0, ge=0)
-    limits: Limits = Limits()
+    limits: RunLimits = RunLimits()
     save: int = Field(default=0, ge=0)
     pause: int = Field(default=0, ge=0)
     resume: int = Field(default=0, ge=0)
@@ -54,7 +54,7 @@ class Control(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ControlChange:
     """What a training is to take over: all limits that were set so far, and what was newly asked for.
 
     `step` is None for a change that is new, and the step at which it was made for one that is made again.
@@ -73,14 +73,14 @@ class ControlFile:
         self._path = run / _FILE
         self._say = say
         self._mark: tuple[int, int, int] | None = None
-        self._content = Control()
-        self._logged: list[Change] = []
+        self._content = ControlState()
+        self._logged: list[ControlChange] = []
 
     def resume(self, run: Path, revision: int) -> None:
         """Make the changes that the run's log has after `revision` again."""
         self._logged = [change for change in logged_changes(run) if change.revision > revision]
 
-    def changes(self, step: int, revision: int) -> list[Change]:
+    def changes(self, step: int, revision: int) -> list[ControlChange]:
         """What is to be taken over before a step (from 0) by a training that has done `revision`, in order.
 
         A change from before an interruption comes at its own step, and what is newer waits until the last of these:
@@ -93,9 +93,9 @@ class ControlFile:
             return due
         asked = frozenset(name for name in REQUESTS if getattr(control, name) > done)
         undone = "pause" if control.pause < control.resume else "resume"  # by the other, asked for later
-        return [*due, Change(control.revision, control.set_limits, asked - {undone})]
+        return [*due, ControlChange(control.revision, control.set_limits, asked - {undone})]
 
-    def _read(self) -> Control:
+    def _read(self) -> ControlState:
         """The content; a file that cannot be used is told of once and changes nothing: no run ends by it."""
         try:
             found = self._path.stat()
@@ -111,57 +111,57 @@ class ControlFile:
         return self._content
 
 
-def read_control(run: Path) -> Control:
+def read_control(run: Path) -> ControlState:
     """What a run's control file holds; raises DataError or ConfigError where it cannot be used."""
     path = run / _FILE
-    return _read(path) if path.exists() else Control()
+    return _read(path) if path.exists() else ControlState()
 
 
-def _read(path: Path) -> Control:
+def _read(path: Path) -> ControlState:
     try:
         content = read_json(path)
         if not isinstance(content, dict):
             raise DataError("a control file is a JSON object with revision and limits; this is not", path)
-        return Control.read(content, where=str(path))
+        return ControlState.read(content, where=str(path))
     except UserError as error:
         raise ConfigError(f"{error}. Delete it, and set again what is to hold") from error
 
 
-def change_control(run: Path, limits: Mapping[str, Any], requests: Collection[str] = ()) -> Control:
+def update_control(run: Path, limits: Mapping[str, Any], requests: Collection[str] = ()) -> ControlState:
     """Ask a run for limits by name (None takes one back) and for requests, in one new revision of its control file.
 
     Raises ConfigError for a limit that cannot be, and where `run` is not one that trains.
     """
-    require_steerable(run)
+    require_controllable(run)
     old = read_control(run)
     # The log too is asked for the last revision: the file may have been deleted.
     revision = 1 + max([old.revision, *(change.revision for change in logged_changes(run))])
-    merged = {**old.set_limits, **Limits.read(limits, where="runs set").model_dump(exclude_unset=True)}
+    merged = {**old.set_limits, **RunLimits.read(limits, where="runs set").model_dump(exclude_unset=True)}
     asked = dict.fromkeys(requests, revision)
-    new = Control.read({**old.model_dump(), **asked, "revision": revision, "limits": merged})
+    new = ControlState.read({**old.model_dump(), **asked, "revision": revision, "limits": merged})
     write_json(run / _FILE, {**new.model_dump(), "limits": new.set_limits})
     return new
 
 
-def require_steerable(run: Path) -> None:
+def require_controllable(run: Path) -> None:
     """Raise ConfigError where no run lies, where it has only stages, or where it has come to its end."""
     require_run(run)
-    stages = sorted(str(recipe.parent) for recipe in run.glob(f"*/{RECIPE}"))
-    if stages and not (run / METRICS).exists():
+    stages = sorted(str(recipe.parent) for recipe in run.glob(f"*/{RECIPE_FILE}"))
+    if stages and not (run / METRICS_FILE).exists():
         raise ConfigError(
             f"{run} is a run of several stages. Give the one that is meant: {', '.join(stages)}"
         )
-    found = status(run)
-    if found.word in ("finished", "early"):
+    found = read_status(run)
+    if found.state in ("finished", "early"):
         raise ConfigError(
-            f"{run}: this run has come to its end ({found.word}, step {found.step:,}); there is nothing to steer"
+            f"{run}: this run has come to its end ({found.state}, step {found.step:,}); there is nothing to steer"
         )
 
 
-def logged_changes(run: Path) -> list[Change]:
+def logged_changes(run: Path) -> list[ControlChange]:
     """The changes that a run has taken over so far, with the steps before which it did, in order."""
     return [
-        Change(record["revision"], record["limits"], step=record["step"])
-        for record in read_metrics(run / METRICS)
-        if record.get("event") == CHANGE
+        ControlChange(record["revision"], record["limits"], step=record["step"])
+        for record in read_metrics(run / METRICS_FILE)
+        if record.get("event") == CONTROL_EVENT
     ]

@@ -13,7 +13,7 @@ import mm_rec
 from mm_rec.errors import ConfigError
 from mm_rec.runs.files import write_json
 
-RECIPE = "recipe.yaml"
+RECIPE_FILE = "recipe.yaml"
 
 
 def new_run(folder: Path, name: str | None, default: str) -> Path:
@@ -22,19 +22,19 @@ def new_run(folder: Path, name: str | None, default: str) -> Path:
     Without a name: `default`, then `default-2`, `default-3` …
     """
     if name is not None:
-        run = folder / require_name(name)
-        if (run / RECIPE).exists():
+        run = folder / require_run_name(name)
+        if (run / RECIPE_FILE).exists():
             raise ConfigError(
                 f"{run}: this run exists. Continue it with --resume {run}, or choose another --name"
             )
         return run
-    run, number = folder / require_name(default), 2
+    run, number = folder / require_run_name(default), 2
     while run.exists():
         run, number = folder / f"{default}-{number}", number + 1
     return run
 
 
-def require_name(name: str) -> str:
+def require_run_name(name: str) -> str:
     """The name itself; raises ConfigError unless it is that of a folder, which then lies in the folder of all runs."""
     if name in ("", ".", "..") or len(name.encode()) > 200 or re.search(r"[/\\\x00-\x1f]", name):
         raise ConfigError(
@@ -47,9 +47,9 @@ def require_name(name: str) -> str:
 
 def require_run(run: Path) -> Path:
     """The path itself; raises ConfigError where no run lies there."""
-    if not (run / RECIPE).is_file():
+    if not (run / RECIPE_FILE).is_file():
         raise ConfigError(
-            f"{run}: there is no run here (no {RECIPE} in it). Give the folder of a run, like runs/tiny"
+            f"{run}: there is no run here (no {RECIPE_FILE} in it). Give the folder of a run, like runs/tiny"
         )
     return run
 

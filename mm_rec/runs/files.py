@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mm_rec.errors import DataError
-from mm_rec.plain import DuplicateKey, parse_json
+from mm_rec.strict_parsing import DuplicateKey, parse_json
 
 
 @contextlib.contextmanager

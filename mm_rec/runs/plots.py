@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mm_rec.runs.files import atomic_path, write_json
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 
 _TRAIN, _VALIDATION, _RATE = "#1f77b4", "#d62728", "#7f7f7f"
 
 
-def write_graph(run: Path, title: str) -> Path:
+def plot_training(run: Path, title: str) -> Path:
     """Write `training_graph.json` and `training_graph.png` of a run's metrics; returns the picture's path.
 
     Above: training and validation loss, with the best measurement marked; below: the gap between the two, which

@@ -7,25 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm_rec.runs.log import CHANGE, METRICS, PLAN, read_metrics
+from mm_rec.runs.metrics_log import CONTROL_EVENT, METRICS_FILE, PLAN_EVENT, read_metrics
 
-_WORDS = {
+_STATES = {
     "started": "training",
     "continued": "training",
     "non-finite": "stopped by a loss that is not finite",
 }
-_PASSING = (CHANGE, PLAN, "snapshot", "over-fitting")  # events that are no turn in a run's life
+_TRANSIENT_EVENTS = (
+    CONTROL_EVENT,
+    PLAN_EVENT,
+    "snapshot",
+    "over-fitting",
+)  # events that are no turn in a run's life
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """How a run stands: `word` is "not started", "training", "paused" or how it ended.
+class RunStatus:
+    """How a run stands: `state` is "not started", "training", "paused" or how it ended.
 
     A run that was killed says "training" for good: `seconds_ago` is the age of its last record. `train` and
     `validation` are the last records of their kind, `snapshots` the folders that `training/snapshots.py` wrote.
     """
 
-    word: str
+    state: str
     step: int
     steps: int | None
     seconds_ago: float | None
@@ -34,18 +39,18 @@ class Status:
     snapshots: list[str]
 
 
-def status(run: Path) -> Status:
+def read_status(run: Path) -> RunStatus:
     """Read a run's log."""
     # A change may be one that a resumed run has yet to come to.
-    all_records = read_metrics(run / METRICS)
-    records = [record for record in all_records if record.get("event") not in (CHANGE, PLAN)]
+    all_records = read_metrics(run / METRICS_FILE)
+    records = [record for record in all_records if record.get("event") not in (CONTROL_EVENT, PLAN_EVENT)]
     step = max((record["step"] for record in records), default=0)
     plans = [record for record in all_records if "steps" in record and record["step"] <= step]
     events = [record for record in records if record["kind"] == "event"]
-    turns = [record["event"] for record in events if record["event"] not in _PASSING]
+    turns = [record["event"] for record in events if record["event"] not in _TRANSIENT_EVENTS]
     last = {record["kind"]: record for record in records}
-    return Status(
-        word=_WORDS.get(turns[-1], turns[-1]) if turns else "not started",
+    return RunStatus(
+        state=_STATES.get(turns[-1], turns[-1]) if turns else "not started",
         step=step,
         steps=max(plans, key=lambda record: record["step"])["steps"] if plans else None,
         seconds_ago=time.time() - records[-1]["time"] if records else None,

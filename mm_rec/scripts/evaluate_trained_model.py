@@ -39,22 +39,22 @@ def evaluate_trained_model(
     """Perplexity and token accuracy of a text, continuations of prompts, and what they say of the model."""
     from rich.console import Console
 
-    from mm_rec.evaluation.generation import DEFAULT_PROMPTS, generate_samples
     from mm_rec.evaluation.perplexity import evaluate_text
     from mm_rec.evaluation.report import TextResult, make_report
-    from mm_rec.evaluation.report_view import rendered
+    from mm_rec.evaluation.report_console import render_report
+    from mm_rec.evaluation.samples import DEFAULT_PROMPTS, generate_samples
     from mm_rec.inference.engine import Engine
-    from mm_rec.inference.sampling import Sampling
+    from mm_rec.inference.sampler import SamplingParams
     from mm_rec.models.loading import load_model_and_tokenizer
 
     values = {"max_new_tokens": max_length, "temperature": temperature, "seed": seed}
-    sampling = Sampling.read(values, where="options")
+    sampling = SamplingParams.read(values, where="options")
     model, tokenizer = load_model_and_tokenizer(checkpoint)
     engine = Engine(model)
     context = min(_CONTEXT, engine.context_limit or _CONTEXT)
     result = TextResult("test text", context, evaluate_text(model, tokenizer, [test_text], context))
     samples = list(generate_samples(engine, tokenizer, prompt or DEFAULT_PROMPTS, sampling))
-    Console().print(rendered(make_report(model, checkpoint, [result], samples)))
+    Console().print(render_report(make_report(model, checkpoint, [result], samples)))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def pretrain(
     from mm_rec.pipeline.pretrain import pretrain as run_pretrain
     from mm_rec.pipeline.recipe import Recipe, read_recipe
     from mm_rec.progress import RichReporter
-    from mm_rec.runs.directory import RECIPE
+    from mm_rec.runs.directory import RECIPE_FILE
 
     name = preset(model_name).name
     run = runs_dir / name
@@ -79,8 +79,8 @@ def pretrain(
         "pretrain": {key: value for key, value in settings.items() if value is not None},
     }
     with RichReporter() as reporter:
-        if (run / RECIPE).is_file():
-            recipe = read_recipe(run / RECIPE)
+        if (run / RECIPE_FILE).is_file():
+            recipe = read_recipe(run / RECIPE_FILE)
             _require_same(recipe, run, data_dir, settings)
             reporter.say(f"run: {run} (begun before)")
         else:

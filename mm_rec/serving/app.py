@@ -16,39 +16,40 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
 from mm_rec import __version__
-from mm_rec.serving import chat, completions, embeddings, errors, responses, routes
-from mm_rec.serving.access import Gate, Rules
-from mm_rec.serving.service import Service
-from mm_rec.serving.sse import Json
+from mm_rec.serving import errors, routes
+from mm_rec.serving.access import AccessMiddleware, AccessPolicy
+from mm_rec.serving.context import ServerContext
+from mm_rec.serving.protocol import chat_completions, completions, embeddings, responses
+from mm_rec.serving.sse import SafeJSONResponse
 
 _REQUEST_THREADS = 8  # for what requests need beside the engine: texts, files, the store
 _PAGE = Path(__file__).parent / "page.html"
 
 
-def create_app(service: Service, rules: Rules) -> FastAPI:
-    """The application; it closes the service when it ends."""
+def create_app(context: ServerContext, policy: AccessPolicy) -> FastAPI:
+    """The application; it closes the context when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Only the batcher's thread computes with many, see there.
+        # Only the scheduler's thread computes with many, see there.
         alone = partial(torch.set_num_threads, 1)
         alone()
         asyncio.get_running_loop().set_default_executor(
             ThreadPoolExecutor(_REQUEST_THREADS, initializer=alone)
         )
         yield
-        await asyncio.to_thread(service.close)
+        await asyncio.to_thread(context.close)
 
     app = FastAPI(
         title="MM-Rec", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
-        default_response_class=Json,
+        default_response_class=SafeJSONResponse,
     )  # fmt: skip
-    app.state.service = service
-    errors.install(app)
-    for module in (chat, completions, responses, embeddings, routes):
+    app.state.context = context
+    errors.add_exception_handlers(app)
+    for module in (chat_completions, completions, responses, embeddings, routes):
         app.include_router(module.router)
     _add_page(app)
-    app.add_middleware(Gate, store=service.store, rules=rules, figures=service.figures)
+    app.add_middleware(AccessMiddleware, store=context.store, policy=policy, metrics=context.metrics)
     return app
 
 
@@ -57,10 +58,10 @@ def _add_page(app: FastAPI) -> None:
     page = _PAGE.read_text(encoding="utf-8")
     script = page.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    rules = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'"
-    rules += f"; script-src 'sha256-{digest}'"
+    policy = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'"
+    policy += f"; script-src 'sha256-{digest}'"
     headers = {
-        "Content-Security-Policy": f"{rules}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "Content-Security-Policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     }
 
     @app.get("/", include_in_schema=False)

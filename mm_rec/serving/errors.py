@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from mm_rec.errors import UserError
 from mm_rec.inference.scheduler import QueueFullError
-from mm_rec.serving.sse import Json
+from mm_rec.serving.sse import SafeJSONResponse
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 2  # what a client is told to wait where the queue is full
@@ -42,18 +42,18 @@ class ApiError(Exception):
         self.status, self.headers = status, headers or {}
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
 
-    def response(self) -> Json:
+    def response(self) -> SafeJSONResponse:
         """The answer."""
-        return Json(self.body, self.status, self.headers)
+        return SafeJSONResponse(self.body, self.status, self.headers)
 
 
 @contextlib.contextmanager
-def about(field: str) -> Iterator[None]:
+def errors_in_field(field: str) -> Iterator[None]:
     """Say of a mistake that is found inside which field of the request it is in."""
     try:
         yield
     except (UserError, UnicodeEncodeError) as error:
-        raise ApiError(400, f"{field}: {_said(error)}", field, "invalid_value") from error
+        raise ApiError(400, f"{field}: {_message_of(error)}", field, "invalid_value") from error
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -62,31 +62,33 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case RequestValidationError():
-            return _of_validation(max(error.errors(), key=lambda one: len(one["loc"])))  # a union has several
+            return _from_validation_error(
+                max(error.errors(), key=lambda one: len(one["loc"]))
+            )  # a union has several
         case QueueFullError():
             headers = {"Retry-After": str(_RETRY_SECONDS)}
             return ApiError(429, str(error), code="queue_full", type="rate_limit_error", headers=headers)
         case UserError() | UnicodeEncodeError():
-            return ApiError(400, _said(error), code="invalid_value")
+            return ApiError(400, _message_of(error), code="invalid_value")
         case HTTPException():
             said = _STATUS.get(error.status_code, str(error.detail))
             return ApiError(error.status_code, said, code="not_found", headers=dict(error.headers or {}))
         case _:
-            return _failure(error)
+            return _internal_error(error)
 
 
-def _failure(error: Exception) -> ApiError:
+def _internal_error(error: Exception) -> ApiError:
     _log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed; its log says more", type="server_error")
 
 
-def _said(error: UserError | UnicodeEncodeError) -> str:
+def _message_of(error: UserError | UnicodeEncodeError) -> str:
     if isinstance(error, UnicodeEncodeError):
         return "a text holds half of a surrogate pair (\\ud800 …), which is no character"
     return str(error)
 
 
-def _of_validation(found: dict[str, Any]) -> ApiError:
+def _from_validation_error(found: dict[str, Any]) -> ApiError:
     """One of pydantic's errors, with the field that it is about, as messages[0].content."""
     kind = found["type"]
     if kind == "json_invalid":
@@ -107,10 +109,10 @@ def _of_validation(found: dict[str, Any]) -> ApiError:
     )
 
 
-def install(app: FastAPI) -> None:
+def add_exception_handlers(app: FastAPI) -> None:
     """Answer every error in OpenAI's shape."""
 
-    async def answer(request: Request, error: Exception) -> Json:
+    async def answer(request: Request, error: Exception) -> SafeJSONResponse:
         return as_api_error(error).response()
 
     for kind in (

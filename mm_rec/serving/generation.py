@@ -11,27 +11,27 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from mm_rec.data.conversations.turns import closing_text
-from mm_rec.inference.engine import Continuation, Session
-from mm_rec.inference.sampling import Chosen, Constraint, Sampling
-from mm_rec.inference.scheduler import Work
-from mm_rec.inference.text_stream import TextStream, encode
+from mm_rec.data.conversations.prompt_parts import turn_end_text
+from mm_rec.inference.engine import Generation, Session
+from mm_rec.inference.generate import IncrementalDetokenizer, encode_rendered
+from mm_rec.inference.sampler import Constraint, SampledToken, SamplingParams
+from mm_rec.inference.scheduler import RequestState
 from mm_rec.serving.errors import ApiError
-from mm_rec.serving.models import Served
+from mm_rec.serving.model_registry import ModelVariant
 
 
-class Prompt:
+class EnginePrompt:
     """What is to be read: a session that may have read some of it, and the rest in parts of ids.
 
     `texts` are those of the parts, and `text` what the session has read, where what is read is to be kept and found
-    again. `cached` counts the tokens that need not be read again, `length` all of them.
+    again. `cached_tokens` counts the tokens that need not be read again, `length` all of them.
     """
 
     def __init__(
         self, session: Session, parts: Sequence[Sequence[int]], texts: Sequence[str] = (), text: str = ""
     ) -> None:
         self.session, self.parts, self.texts, self.text = session, parts, texts, text
-        self.cached = session.length
+        self.cached_tokens = session.length
         self.length = session.length + sum(map(len, parts))
 
     @property
@@ -40,80 +40,84 @@ class Prompt:
         return self.texts[-1] if self.texts else self.text
 
     @property
-    def is_kept(self) -> bool:
+    def is_cacheable(self) -> bool:
         """Whether what is read is kept."""
         return bool(self.texts)
 
 
-def prompt_for(served: Served, texts: Sequence[str]) -> Prompt:
+def build_prompt(variant: ModelVariant, texts: Sequence[str]) -> EnginePrompt:
     """A prompt of a conversation's parts, which begins where something of it was read before."""
     whole = "".join(texts)
-    found = served.model.prefixes.find(served.name, whole)
-    text, session = found or ("", served.session())
+    found = variant.model.prefix_cache.match_prefix(variant.name, whole)
+    text, session = found or ("", variant.session())
     rest, left = [], len(text)
     for part in texts:
         rest.append(part[left:])
         left = max(0, left - len(part))
     rest = [part for part in rest if part]
-    return Prompt(session, [encode(served.model.tokenizer, part) for part in rest], rest, text)
+    return EnginePrompt(
+        session, [encode_rendered(variant.model.tokenizer, part) for part in rest], rest, text
+    )
 
 
 @dataclass(slots=True)
-class Usage:
+class TokenUsage:
     """Tokens of a request."""
 
-    prompt: int
-    cached: int = 0
-    completion: int = 0
-    reasoning: int = 0  # of the completion
+    prompt_tokens: int
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0  # of the completion
 
     def chat(self) -> dict[str, object]:
         """As chat completions and completions have it."""
         return {
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.completion,
-            "total_tokens": self.prompt + self.completion,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
 
 
-_PACE = 0.02  # seconds
-OnToken = Callable[[Chosen | None], None]
+_POLL_SECONDS = 0.02  # seconds
+OnToken = Callable[[SampledToken | None], None]
 
 
-class Running:
+class TokenStream:
     """A work of the engine as the event loop sees it: its tokens as they come, and its end.
 
-    The loop looks at most every `_PACE` seconds, and at all works at once: waking it for every token would take the
-    engine more time than the tokens do. `make` makes the work, for a function that it calls with the tokens; `seconds`
-    is the longest that it may take. Raises QueueFullError where too many wait.
+    The loop looks at most every `_POLL_SECONDS` seconds, and at all works at once: waking it for every token would
+    take the engine more time than the tokens do. `make` makes the work, for a function that it calls with the tokens;
+    `seconds` is the longest that it may take. Raises QueueFullError where too many wait.
     """
 
-    def __init__(self, served: Served, make: Callable[[OnToken], Work], seconds: float) -> None:
+    def __init__(
+        self, variant: ModelVariant, make: Callable[[OnToken], RequestState], seconds: float
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._came, self._ended = asyncio.Event(), asyncio.Event()
-        self._end = self._loop.time() + seconds
-        self._tokens: deque[Chosen] = deque()
-        self._is_awaited, self._has_begun = True, False
-        self.work = make(self._take)
-        served.model.batcher.submit(self.work)
+        self._token_ready, self._ended = asyncio.Event(), asyncio.Event()
+        self._deadline = self._loop.time() + seconds
+        self._tokens: deque[SampledToken] = deque()
+        self._loop_is_waiting, self._has_begun = True, False
+        self.work = make(self._on_token)
+        variant.model.scheduler.submit(self.work)
 
-    def _take(self, chosen: Chosen | None) -> None:
+    def _on_token(self, chosen: SampledToken | None) -> None:
         """In the engine's thread: keep a token, and wake the loop if it waits for one."""
         if chosen is not None:
             self._tokens.append(chosen)
-        if self._is_awaited or chosen is None:
-            self._is_awaited = False
+        if self._loop_is_waiting or chosen is None:
+            self._loop_is_waiting = False
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
                 self._loop.call_soon_threadsafe(self._wake, chosen is None)
 
     def _wake(self, ended: bool) -> None:
-        self._came.set()
+        self._token_ready.set()
         if ended:
             self._ended.set()
 
-    async def tokens(self) -> AsyncGenerator[list[Chosen], None]:
+    async def tokens(self) -> AsyncGenerator[list[SampledToken], None]:
         """What came since the last time, at least one token; raises what went wrong, ApiError after the time."""
         try:
             while not self._ended.is_set() or self._tokens:
@@ -132,68 +136,70 @@ class Running:
         if self._ended.is_set():
             return
         try:
-            async with asyncio.timeout_at(self._end):
-                await self._came.wait()
+            async with asyncio.timeout_at(self._deadline):
+                await self._token_ready.wait()
         except TimeoutError as error:
             raise ApiError(
                 408, "this took longer than the server allows: ask for less", code="timeout"
             ) from error
         if self._has_begun:
-            next_look = (self._loop.time() // _PACE + 1) * _PACE  # the same for all
+            next_look = (self._loop.time() // _POLL_SECONDS + 1) * _POLL_SECONDS  # the same for all
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_look):
                     await self._ended.wait()
         self._has_begun = True
-        self._came.clear()
-        self._is_awaited = True
+        self._token_ready.clear()
+        self._loop_is_waiting = True
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OutputDelta:
     """Some of a choice: text, perhaps none yet, and the tokens that came."""
 
     text: str
-    tokens: Sequence[Chosen]
+    tokens: Sequence[SampledToken]
 
 
 class Choice:
-    """One answer to a prompt, piece by piece. `finish` is "" while it goes on, then "stop" or "length"."""
+    """One answer to a prompt, piece by piece. `finish_reason` is "" while it goes on, then "stop" or "length"."""
 
     def __init__(
-        self, served: Served, prompt: Prompt, sampling: Sampling, seconds: float, *,
-        constraint: Constraint | None = None, logprobs: int | None = None, special: bool = False,
+        self, variant: ModelVariant, prompt: EnginePrompt, sampling: SamplingParams, seconds: float, *,
+        constraint: Constraint | None = None, logprobs: int | None = None, with_special_tokens: bool = False,
     ) -> None:  # fmt: skip
-        """`logprobs`: so many of the likeliest tokens with each; `special`: special tokens are a part of the text."""
-        self.served, self.prompt = served, prompt
-        self.finish = ""
+        """`logprobs`: so many of the likeliest tokens with each; `with_special_tokens`: they are a part of the text."""
+        self.variant, self.prompt = variant, prompt
+        self.finish_reason = ""
         self._ids: list[int] = []
-        self._stream = TextStream(served.model.tokenizer, sampling.stop, special)
+        self._stream = IncrementalDetokenizer(variant.model.tokenizer, sampling.stop, with_special_tokens)
         session = prompt.session
-        self._continuation = Continuation(session, sampling, served.model.stop_ids, constraint, logprobs)
-        self._running = Running(served, self._work, seconds)
+        self._generation = Generation(session, sampling, variant.model.stop_ids, constraint, logprobs)
+        self._token_stream = TokenStream(variant, self._work, seconds)
 
     @property
-    def completion(self) -> int:
+    def completion_tokens(self) -> int:
         """Tokens written so far."""
         return len(self._ids)
 
-    def _work(self, take: OnToken) -> Work:
-        prompt, continuation = self.prompt, self._continuation
-        return Work(prompt.session, prompt.parts, take, continuation=continuation, on_read=self._on_read)
+    def _work(self, take: OnToken) -> RequestState:
+        prompt, continuation = self.prompt, self._generation
+        return RequestState(
+            prompt.session, prompt.parts, take, generation=continuation, on_prefilled=self._cache_prefix
+        )
 
     def cancel(self) -> None:
         """Stop writing."""
-        self._running.work.cancel()
+        self._token_stream.work.cancel()
 
-    def _on_read(self, number: int) -> None:
+    def _cache_prefix(self, number: int) -> None:
         """Keep what was read where it ends with a message; the last part ends where the answer begins."""
-        if self.prompt.is_kept and number < len(self.prompt.parts) - 1:
+        if self.prompt.is_cacheable and number < len(self.prompt.parts) - 1:
             text = self.prompt.text + "".join(self.prompt.texts[: number + 1])
-            self.served.model.prefixes.keep(self.served.name, text, self.prompt.session.fork())
+            self.variant.model.prefix_cache.insert(self.variant.name, text, self.prompt.session.fork())
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
+    async def deltas(self) -> AsyncGenerator[OutputDelta, None]:
         """What comes, up to a stop token or string."""
-        async with contextlib.aclosing(self._running.tokens()) as coming:
+        async with contextlib.aclosing(self._token_stream.tokens()) as coming:
             async for tokens in coming:
                 text, taken = "", len(self._ids)
                 for chosen in tokens:
@@ -201,54 +207,60 @@ class Choice:
                     text += self._stream.push(chosen.token)
                     if self._stream.stopped:
                         break
-                yield Piece(text, tokens[: len(self._ids) - taken])
+                yield OutputDelta(text, tokens[: len(self._ids) - taken])
                 if self._stream.stopped:
-                    self.finish = "stop"
+                    self.finish_reason = "stop"
                     return
         if text := self._stream.finish():
-            yield Piece(text, ())
-        self.finish = "stop" if self._stream.stopped else self._continuation.ended_by
-        if self.prompt.is_kept and not self._stream.stopped:
-            self._keep_reply()
+            yield OutputDelta(text, ())
+        self.finish_reason = "stop" if self._stream.stopped else self._generation.finish_reason
+        if self.prompt.is_cacheable and not self._stream.stopped:
+            self._cache_reply()
 
     def finished_session(self) -> tuple[Session, str] | None:
         """The session that has read the answer too, its message ended, and the text that this added.
 
         None where it went on beyond a stop string.
         """
-        if self._stream.stopped or not self.finish:
+        if self._stream.stopped or not self.finish_reason:
             return None
-        tokenizer, session = self.served.model.tokenizer, self.prompt.session
+        tokenizer, session = self.variant.model.tokenizer, self.prompt.session
         reply = str(
             tokenizer.decode(self._ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
-        closing = closing_text(tokenizer, reply)
-        session.append(encode(tokenizer, closing))
+        closing = turn_end_text(tokenizer, reply)
+        session.append(encode_rendered(tokenizer, closing))
         return session, reply + closing
 
-    def _keep_reply(self) -> None:
+    def _cache_reply(self) -> None:
         finished = self.finished_session()
         if finished is not None:
             session, added = finished
             text = self.prompt.text + "".join(self.prompt.texts) + added
-            self.served.model.prefixes.keep(self.served.name, text, session)
+            self.variant.model.prefix_cache.insert(self.variant.name, text, session)
 
 
-async def begin_choices(
-    served: Served, prompt: Prompt, samplings: Sequence[Sampling], seconds: float, *,
-    constrain: Callable[[], Constraint] | None = None, logprobs: int | None = None, special: bool = False,
+async def start_choices(
+    variant: ModelVariant, prompt: EnginePrompt, samplings: Sequence[SamplingParams], seconds: float, *,
+    constrain: Callable[[], Constraint] | None = None, logprobs: int | None = None, with_special_tokens: bool = False,
 ) -> list[Choice]:  # fmt: skip
     """Answers to one prompt, which is read once; each has its own sampling and, where asked for, constraint."""
     if len(samplings) > 1:
-        await read_with(served, prompt.session, prompt.parts, seconds)
+        await prefill_only(variant, prompt.session, prompt.parts, seconds)
     choices: list[Choice] = []
     try:
         for sampling in samplings:
-            one = prompt if len(samplings) == 1 else Prompt(prompt.session.fork(), ())
+            one = prompt if len(samplings) == 1 else EnginePrompt(prompt.session.fork(), ())
             constraint = None if constrain is None else await asyncio.to_thread(constrain)
             choices.append(
                 Choice(
-                    served, one, sampling, seconds, constraint=constraint, logprobs=logprobs, special=special
+                    variant,
+                    one,
+                    sampling,
+                    seconds,
+                    constraint=constraint,
+                    logprobs=logprobs,
+                    with_special_tokens=with_special_tokens,
                 )
             )
     except BaseException:
@@ -258,29 +270,31 @@ async def begin_choices(
     return choices
 
 
-async def read_with(
-    served: Served, session: Session, parts: Sequence[Sequence[int]], seconds: float,
-    read_segment: Callable[[Session], None] | None = None,
+async def prefill_only(
+    variant: ModelVariant, session: Session, parts: Sequence[Sequence[int]], seconds: float,
+    prefill_chunk: Callable[[Session], None] | None = None,
 ) -> None:  # fmt: skip
-    """Read without writing; `read_segment` may take the engine's place, to get more out of it than the state."""
-    running = Running(served, lambda take: Work(session, parts, take, read_segment=read_segment), seconds)
-    async for _ in running.tokens():
+    """Read without writing; `prefill_chunk` may take the engine's place, to get more out of it than the state."""
+    token_stream = TokenStream(
+        variant, lambda take: RequestState(session, parts, take, prefill_chunk=prefill_chunk), seconds
+    )
+    async for _ in token_stream.tokens():
         raise AssertionError("nothing is written by a work without a continuation")
 
 
-async def merged(choices: Sequence[Choice]) -> AsyncGenerator[tuple[int, Piece], None]:
-    """The pieces of several choices as they come, each with the number of its choice."""
+async def merge_choices(choices: Sequence[Choice]) -> AsyncGenerator[tuple[int, OutputDelta], None]:
+    """The deltas of several choices as they come, each with the number of its choice."""
     if len(choices) == 1:
-        async with contextlib.aclosing(choices[0].pieces()) as pieces:
-            async for piece in pieces:
-                yield 0, piece
+        async with contextlib.aclosing(choices[0].deltas()) as deltas:
+            async for delta in deltas:
+                yield 0, delta
         return
-    came: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue()
+    came: asyncio.Queue[tuple[int, OutputDelta | None]] = asyncio.Queue()
 
     async def take(number: int, choice: Choice) -> None:
         try:
-            async for piece in choice.pieces():
-                came.put_nowait((number, piece))
+            async for delta in choice.deltas():
+                came.put_nowait((number, delta))
         finally:
             came.put_nowait((number, None))
 

@@ -1,4 +1,4 @@
-"""The figures of a server for Prometheus, under /metrics."""
+"""The metrics of a server for Prometheus, under /metrics."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from mm_rec.serving.models import Registry
+from mm_rec.serving.model_registry import ModelRegistry
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class Figures:
+class ServerMetrics:
     """Counters of requests and tokens, times, and what is going on now."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._all = CollectorRegistry()
+    def __init__(self, registry: ModelRegistry) -> None:
+        self._collectors = CollectorRegistry()
         self._requests = Counter(
-            "mmrec_requests", "Requests answered.", ["route", "status"], registry=self._all
+            "mmrec_requests", "Requests answered.", ["route", "status"], registry=self._collectors
         )
         self._tokens = Counter(
-            "mmrec_tokens", "Tokens read and written.", ["model", "kind"], registry=self._all
+            "mmrec_tokens", "Tokens read and written.", ["model", "kind"], registry=self._collectors
         )
         self._first = Histogram(
             "mmrec_first_token_seconds", "From a request to its first token.", ["model"],
-            buckets=_SECONDS, registry=self._all,
+            buckets=_SECONDS, registry=self._collectors,
         )  # fmt: skip
-        batcher = registry.batcher
-        self._gauge("active", "Requests being read or written.").set_function(lambda: batcher.active)
-        self._gauge("waiting", "Requests waiting for a place.").set_function(lambda: batcher.waiting)
+        scheduler = registry.scheduler
+        self._gauge("active", "Requests being read or written.").set_function(lambda: scheduler.num_running)
+        self._gauge("waiting", "Requests waiting for a place.").set_function(lambda: scheduler.num_waiting)
         self._gauge("kept_bytes", "States kept to be gone on with.").set_function(
-            lambda: sum(model.prefixes.bytes for model in registry.models)
+            lambda: sum(model.prefix_cache.bytes for model in registry.models)
         )
 
     def _gauge(self, name: str, what: str) -> Gauge:
-        return Gauge(f"mmrec_{name}", what, registry=self._all)
+        return Gauge(f"mmrec_{name}", what, registry=self._collectors)
 
     def count_request(self, route: str, status: int) -> None:
         """Note an answer."""
@@ -47,10 +47,10 @@ class Figures:
         self._tokens.labels(model, "read").inc(read)
         self._tokens.labels(model, "written").inc(written)
 
-    def first_token(self, model: str, begun: float) -> None:
+    def observe_first_token(self, model: str, started: float) -> None:
         """Note that the first token of a request came, which began at this time of `time.perf_counter`."""
-        self._first.labels(model).observe(time.perf_counter() - begun)
+        self._first.labels(model).observe(time.perf_counter() - started)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """All of them in Prometheus' format."""
-        return generate_latest(self._all)
+        return generate_latest(self._collectors)

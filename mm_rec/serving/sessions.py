@@ -18,50 +18,50 @@ from typing import Any
 from mm_rec.errors import CheckpointError
 from mm_rec.inference.engine import Session
 from mm_rec.serving.errors import ApiError
-from mm_rec.serving.models import Served
+from mm_rec.serving.model_registry import ModelVariant
 from mm_rec.serving.store import Store
 from mm_rec.serving.tables import SavedSession, new_session_file
 
-MOST_SESSIONS = 1_000  # of one owner
-_OLD = 3_600  # seconds after which a file that no session names was left by a killed server
+MAX_SESSIONS = 1_000  # of one owner
+_STALE_SECONDS = 3_600  # seconds after which a file that no session names was left by a killed server
 
 
 @dataclass(slots=True)
-class Turn:
+class SessionTurn:
     """One turn of a session: the state as it was, copied, until the turn is over."""
 
     row: SavedSession
     session: Session
 
 
-class Sessions:
+class SessionManager:
     """The sessions of a server; their files are in one folder, under names that no client chooses."""
 
-    def __init__(self, store: Store, folder: Path, most_bytes: int) -> None:
-        self._store, self._folder, self._most_bytes = store, folder, most_bytes
-        self._live: OrderedDict[str, Session] = OrderedDict()
+    def __init__(self, store: Store, folder: Path, max_bytes: int) -> None:
+        self._store, self._folder, self._max_bytes = store, folder, max_bytes
+        self._in_memory: OrderedDict[str, Session] = OrderedDict()
         self._busy: set[str] = set()
         self._lock = Lock()
         folder.mkdir(parents=True, exist_ok=True)
-        self._remove_lost_files()
+        self._remove_orphaned_files()
 
-    def create(self, owner: str | None, served: Served, session: Session) -> SavedSession:
+    def create(self, owner: str | None, variant: ModelVariant, session: Session) -> SavedSession:
         """Keep a session that has read something, or nothing yet; raises ApiError where there are too many."""
-        if self._store.list_sessions(owner, limit=MOST_SESSIONS - 1).has_more:
+        if self._store.list_sessions(owner, limit=MAX_SESSIONS - 1).has_more:
             raise ApiError(
                 400,
-                f"there are {MOST_SESSIONS:,} sessions already; delete some first",
+                f"there are {MAX_SESSIONS:,} sessions already; delete some first",
                 code="too_many_sessions",
             )
-        file_name = self._write(served, session)
+        file_name = self._write(variant, session)
         row = self._store.create_session(
             owner,
-            model=served.model.name,
-            adapter=served.adapter,
+            model=variant.model.name,
+            adapter=variant.adapter,
             length=session.length,
             file_name=file_name,
         )
-        self._keep(row.id, session)
+        self._cache(row.id, session)
         return row
 
     def get(self, owner: str | None, session_id: str) -> SavedSession:
@@ -72,7 +72,7 @@ class Sessions:
         return row
 
     @contextlib.contextmanager
-    def turn(self, owner: str | None, session_id: str, served: Served) -> Iterator[Turn]:
+    def turn(self, owner: str | None, session_id: str, variant: ModelVariant) -> Iterator[SessionTurn]:
         """Go on with a session, which nobody else does meanwhile; it stays as it was until `commit`.
 
         Raises ApiError: 404 for none, 400 for another model's, 409 for one that is being gone on with, or whose
@@ -87,25 +87,25 @@ class Sessions:
             self._busy.add(session_id)
         try:
             row = self.get(owner, session_id)  # as it is now that nobody changes it
-            yield Turn(row, self._load(row, served))
+            yield SessionTurn(row, self._load(row, variant))
         finally:
             with self._lock:
                 self._busy.discard(session_id)
 
-    def commit(self, owner: str | None, turn: Turn, served: Served, session: Session) -> None:
+    def commit(self, owner: str | None, turn: SessionTurn, variant: ModelVariant, session: Session) -> None:
         """End a turn: the session has now read what `session` has."""
-        file_name = self._write(served, session)
+        file_name = self._write(variant, session)
         row = self._store.update_session(owner, turn.row.id, session.length, file_name)
         if row is None:  # deleted meanwhile
             self._remove(file_name)
             return
         self._remove(turn.row.file_name)
-        self._keep(turn.row.id, session)
+        self._cache(turn.row.id, session)
 
-    def fork(self, owner: str | None, session_id: str, served: Served) -> SavedSession:
+    def fork(self, owner: str | None, session_id: str, variant: ModelVariant) -> SavedSession:
         """A new session that has read the same."""
-        with self.turn(owner, session_id, served) as turn:
-            return self.create(owner, served, turn.session)
+        with self.turn(owner, session_id, variant) as turn:
+            return self.create(owner, variant, turn.session)
 
     def delete(self, owner: str | None, session_id: str) -> SavedSession:
         """Forget a session and its file."""
@@ -113,11 +113,11 @@ class Sessions:
         if row is None:
             return self.get(owner, session_id)  # which says that there is none
         with self._lock:
-            self._live.pop(session_id, None)
+            self._in_memory.pop(session_id, None)
         self._remove(row.file_name)
         return row
 
-    def described(self, row: SavedSession, served: Served | None) -> dict[str, Any]:
+    def to_object(self, row: SavedSession, variant: ModelVariant | None) -> dict[str, Any]:
         """A session as the API shows it, with what it costs, where its model is served now."""
         path = self._folder / row.file_name
         return {
@@ -128,44 +128,44 @@ class Sessions:
             "model": row.name,
             "length": row.length,
             "bytes": path.stat().st_size if path.exists() else 0,
-            "bytes_per_token": None if served is None else served.model.bytes_per_token,
+            "bytes_per_token": None if variant is None else variant.model.bytes_per_token,
         }
 
-    def _load(self, row: SavedSession, served: Served) -> Session:
-        if (row.model, row.adapter) != (served.model.name, served.adapter):
+    def _load(self, row: SavedSession, variant: ModelVariant) -> Session:
+        if (row.model, row.adapter) != (variant.model.name, variant.adapter):
             raise ApiError(
                 400, f"this session belongs to the model {row.name!r}; send that", "model", "invalid_value"
             )
         with self._lock:
-            live = self._live.get(row.id)
-        if live is not None and live.engine is served.model.engine:
+            live = self._in_memory.get(row.id)
+        if live is not None and live.engine is variant.model.engine:
             return live.fork()
         try:
-            return served.model.engine.load_session(self._folder / row.file_name, served.belongs_to)
+            return variant.model.engine.load_session(self._folder / row.file_name, variant.state_fingerprint)
         except CheckpointError as error:
             reason = str(error).replace(f"{self._folder / row.file_name}: ", "")
             raise ApiError(
                 409, f"this session cannot be gone on with: {reason}", "session", "session_stale"
             ) from error
 
-    def _write(self, served: Served, session: Session) -> str:
+    def _write(self, variant: ModelVariant, session: Session) -> str:
         name = new_session_file()
-        session.save(self._folder / name, served.belongs_to)
+        session.save(self._folder / name, variant.state_fingerprint)
         return name
 
-    def _keep(self, session_id: str, session: Session) -> None:
+    def _cache(self, session_id: str, session: Session) -> None:
         """Keep a state in memory; those not used for longest make room."""
         with self._lock:
-            self._live.pop(session_id, None)
-            self._live[session_id] = session
-            while sum(one.state.nbytes for one in self._live.values()) > self._most_bytes:
-                self._live.popitem(last=False)
+            self._in_memory.pop(session_id, None)
+            self._in_memory[session_id] = session
+            while sum(one.state.nbytes for one in self._in_memory.values()) > self._max_bytes:
+                self._in_memory.popitem(last=False)
 
     def _remove(self, file_name: str) -> None:
         (self._folder / file_name).unlink(missing_ok=True)
 
-    def _remove_lost_files(self) -> None:
-        known, old = self._store.session_files(), time.time() - _OLD
+    def _remove_orphaned_files(self) -> None:
+        known, old = self._store.session_files(), time.time() - _STALE_SECONDS
         for path in self._folder.glob("*.safetensors"):
             if path.name not in known and path.stat().st_mtime < old:
                 path.unlink(missing_ok=True)

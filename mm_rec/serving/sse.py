@@ -11,20 +11,20 @@ from fastapi.responses import JSONResponse
 DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
 
 
-def dumps(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
     """JSON as bytes; what is no Unicode in it (half of a surrogate pair) becomes "?"."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-class Json(JSONResponse):
+class SafeJSONResponse(JSONResponse):
     """An answer that is JSON."""
 
     def render(self, content: Any) -> bytes:
         """The body."""
-        return dumps(content)
+        return json_bytes(content)
 
 
-def event(value: Mapping[str, Any], name: str | None = None) -> bytes:
+def sse_event(value: Mapping[str, Any], name: str | None = None) -> bytes:
     """A server-sent event, as the Responses API with its name."""
     head = b"" if name is None else b"event: %s\n" % name.encode()
-    return head + b"data: %s\n\n" % dumps(value)
+    return head + b"data: %s\n\n" % json_bytes(value)

@@ -193,7 +193,7 @@ class Store:
         """Delete a response and return what it was; None where there is none."""
         return self._delete(StoredResponse, owner, response_id)
 
-    # Sessions
+    # SessionManager
 
     def create_session(
         self,

@@ -11,12 +11,12 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from mm_rec.serving.errors import ApiError, as_api_error
-from mm_rec.serving.sse import event
+from mm_rec.serving.sse import sse_event
 
 _Result = TypeVar("_Result")
 
 
-class Stream(StreamingResponse):
+class EventStreamResponse(StreamingResponse):
     """An answer of server-sent events, which nothing on the way may hold back.
 
     The stack is closed at its end, also where the client went away before it began.
@@ -34,13 +34,13 @@ class Stream(StreamingResponse):
         """
         async with self._stack:
             with suppress(ApiError):
-                await unless_gone(receive, self.stream_response(send))
+                await cancel_on_disconnect(receive, self.stream_response(send))
 
 
-async def unless_gone(receive: Receive, answer: Coroutine[Any, Any, _Result]) -> _Result:
+async def cancel_on_disconnect(receive: Receive, answer: Coroutine[Any, Any, _Result]) -> _Result:
     """Wait for an answer; ends it with an ApiError, which nobody reads, where the client goes away."""
     task = asyncio.create_task(answer)
-    gone = asyncio.create_task(_gone(receive))
+    gone = asyncio.create_task(_wait_for_disconnect(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -52,15 +52,15 @@ async def unless_gone(receive: Receive, answer: Coroutine[Any, Any, _Result]) ->
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def with_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """A stream that ends with an error in OpenAI's shape where one comes up: its status was sent long ago."""
     try:
         async for one in events:
             yield one
     except Exception as error:  # noqa: BLE001  # as in every route, but the answer has begun
-        yield event(as_api_error(error).body)
+        yield sse_event(as_api_error(error).body)

@@ -18,7 +18,7 @@ _FILE = Path(__file__).with_name("catalogue.yaml")
 Layout = Literal["datasets", "jsonl", "json", "paragraphs"]
 
 
-class Source(Section):
+class CatalogueEntry(Section):
     """One corpus: what it is, whose licence it has, and how its rows are reached.
 
     `config` and `files` may hold "{language}". `layout` says how the rows are stored: "datasets" as the hub's own
@@ -90,14 +90,16 @@ class Source(Section):
 
 
 @cache
-def load_catalogue() -> dict[str, Source]:
+def load_catalogue() -> dict[str, CatalogueEntry]:
     """Every source by its name, in the catalogue's order."""
     entries = load_yaml(_FILE)["sources"]
-    sources = [Source.read(entry, where=f"{_FILE.name}, entry {entry.get('name')}") for entry in entries]
+    sources = [
+        CatalogueEntry.read(entry, where=f"{_FILE.name}, entry {entry.get('name')}") for entry in entries
+    ]
     return {source.name: source for source in sources}
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str) -> CatalogueEntry:
     """The source of that name; raises ConfigError that names the nearest."""
     catalogue = load_catalogue()
     if name not in catalogue:
@@ -107,7 +109,7 @@ def find_source(name: str) -> Source:
     return catalogue[name]
 
 
-def list_sources(language: str | None = None) -> list[Source]:
+def list_sources(language: str | None = None) -> list[CatalogueEntry]:
     """The sources that have text in a language, all of them without one."""
     return [
         source for source in load_catalogue().values() if language is None or source.has_language(language)

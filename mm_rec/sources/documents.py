@@ -27,7 +27,7 @@ from mm_rec.sources.locations import (
     list_url,
     name_kinds,
 )
-from mm_rec.sources.problems import ProblemError, Report, fault, stop
+from mm_rec.sources.problems import ProblemError, ProblemHandler, problem_error, raise_problem
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 _RULES: tuple[DocumentsRule, ...] = get_args(DocumentsRule)  # from coarse to fine
@@ -66,20 +66,20 @@ def find_files(paths: Iterable[SourceFile | str], *, kinds: Sequence[Kind] = TEX
     Folders and globs give their files of these kinds; a file named directly must be of one. Raises DataError
     where an argument leads to nothing.
     """
-    files = _find(paths, stop, kinds)
+    files = _find(paths, raise_problem, kinds)
     if not files:
         raise DataError(f"no text files were given. Name files, folders or globs of {name_kinds(kinds)}")
     return files
 
 
-def documents_rule(files: Sequence[SourceFile], chosen: DocumentsRule | None = None) -> DocumentsRule:
+def default_documents_rule(files: Sequence[SourceFile], chosen: DocumentsRule | None = None) -> DocumentsRule:
     """What a document is in .txt: the choice, or "file", or "blank-line" where there is one .txt file."""
     if chosen is not None:
         return chosen
     return "blank-line" if sum(file_kind(file) == "txt" for file in files) == 1 else "file"
 
 
-class FittingRule(NamedTuple):
+class ChosenDocumentsRule(NamedTuple):
     """A rule that cuts .txt, the coarser one that it stands for, if any, and whether it gives two documents."""
 
     rule: DocumentsRule
@@ -87,23 +87,23 @@ class FittingRule(NamedTuple):
     enough: bool
 
 
-def fitting_rule(
+def choose_documents_rule(
     files: Sequence[SourceFile], text_field: str, chosen: DocumentsRule | None, one_will_do: bool
-) -> FittingRule:
-    """The choice, or the coarsest rule from `documents_rule` on that gives two different documents.
+) -> ChosenDocumentsRule:
+    """The choice, or the coarsest rule from `default_documents_rule` on that gives two different documents.
 
-    Reads until it finds two. Where no rule gives two, or one document will do, it is that of `documents_rule`.
+    Reads until it finds two. Where no rule gives two, or one document will do, it is that of `default_documents_rule`.
     """
-    first = documents_rule(files, chosen)
+    first = default_documents_rule(files, chosen)
     if one_will_do:
-        return FittingRule(first, None, True)
+        return ChosenDocumentsRule(first, None, True)
     finer = _RULES[_RULES.index(first) :] if chosen is None else (first,)
     for rule in finer if any(file_kind(file) == "txt" for file in files) else (first,):
         texts = (item.text for item in read_documents(files, text_field, rule))
         beginning = next(texts, None)
         if any(text != beginning for text in texts):
-            return FittingRule(rule, None if rule == first else first, True)
-    return FittingRule(first, None, False)
+            return ChosenDocumentsRule(rule, None if rule == first else first, True)
+    return ChosenDocumentsRule(first, None, False)
 
 
 def read_documents(
@@ -112,7 +112,7 @@ def read_documents(
     documents: DocumentsRule | None = None,
     counts: ReadCounts | None = None,
     *,
-    on_problem: Report | None = None,
+    on_problem: ProblemHandler | None = None,
     max_document_bytes: int = MAX_DOCUMENT_BYTES,
 ) -> Iterator[Document]:
     """Stream the documents of all files in sorted order, holding one document in memory at a time.
@@ -128,9 +128,9 @@ def read_documents(
     not text, damaged, cut short or unreadable, and a CSV row above the limit, ends its file; the documents
     that are whole before that place are given.
     """
-    report = stop if on_problem is None else on_problem
+    report = raise_problem if on_problem is None else on_problem
     files = find_files(paths) if on_problem is None else _find(paths, on_problem, TEXT_KINDS)
-    rule = documents_rule(files, documents)
+    rule = default_documents_rule(files, documents)
     counts = ReadCounts() if counts is None else counts
     for path in files:
         try:
@@ -153,7 +153,9 @@ def read_documents(
             on_problem(error.problem)
 
 
-def _find(paths: Iterable[SourceFile | str], report: Report, kinds: Sequence[Kind]) -> list[SourceFile]:
+def _find(
+    paths: Iterable[SourceFile | str], report: ProblemHandler, kinds: Sequence[Kind]
+) -> list[SourceFile]:
     found: dict[SourceFile, SourceFile] = {}
     for path in paths:
         try:
@@ -176,7 +178,7 @@ def _expand(name: SourceFile | str, kinds: Sequence[Kind]) -> Sequence[SourceFil
     if path.exists():
         return [_supported(path, kinds)]
     if not glob.has_magic(str(path)):
-        raise fault("missing", "there is no such file or folder. Check the name", path)
+        raise problem_error("missing", "there is no such file or folder. Check the name", path)
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
     files = [
         file
@@ -188,7 +190,7 @@ def _expand(name: SourceFile | str, kinds: Sequence[Kind]) -> Sequence[SourceFil
         met = (
             f"{len(matches)} names match this pattern, none of them" if matches else "nothing that matches is"
         )
-        raise fault("missing", f"{met} a text file ({name_kinds(kinds)}). Check the pattern", path)
+        raise problem_error("missing", f"{met} a text file ({name_kinds(kinds)}). Check the pattern", path)
     return files
 
 
@@ -200,19 +202,21 @@ def _expand_url(url: str, kinds: Sequence[Kind]) -> Sequence[SourceFile]:
     except ImportError as error:
         if url.startswith(("http://", "https://")):
             raise MissingExtraError(f"reading {url}", "data") from error
-        raise fault(
+        raise problem_error(
             "unreadable", f"this kind of URL needs a package that is not installed: {error}", file
         ) from error
     except ValueError as error:
-        raise fault("unreadable", f"this kind of URL is not known ({error}). Check the name", file) from error
+        raise problem_error(
+            "unreadable", f"this kind of URL is not known ({error}). Check the name", file
+        ) from error
     except OSError as error:
-        raise fault(
+        raise problem_error(
             "unreadable",
             f"this cannot be reached ({error}). Check the name, the network and your rights",
             file,
         ) from error
     if files is None:
-        raise fault(
+        raise problem_error(
             "missing", "there is nothing at this URL, or its server does not answer. Check the name", file
         )
     # Hidden names are left out, unless the URL itself leads into such a folder.
@@ -222,7 +226,7 @@ def _expand_url(url: str, kinds: Sequence[Kind]) -> Sequence[SourceFile]:
         if len(visible) == 1:
             return [_supported(visible[0], kinds)]
         held = f"{len(visible)} files of other kinds" if visible else "no files"
-        raise fault(
+        raise problem_error(
             "unsupported", f"no text found: there are {held} here. Supported: {name_kinds(kinds)}", file
         )
     return supported
@@ -234,7 +238,7 @@ def _supported(file: SourceFile, kinds: Sequence[Kind]) -> SourceFile:
         suffix = Path(file.name).suffix.lower()
         remedy = _CONVERSIONS.get(suffix, "convert it to one of them")
         message = f"this kind of file is not supported (supported: {name_kinds(kinds)}); {remedy}"
-        raise fault("unsupported", message, file)
+        raise problem_error("unsupported", message, file)
     return file
 
 
@@ -256,12 +260,12 @@ def _walk(folder: Path, kinds: Sequence[Kind], required: bool = True) -> list[Pa
     if required and not files:
         held = f"{others} files of other kinds" if others else "no files"
         message = f"no text found: the folder holds {held}. Supported: {name_kinds(kinds)}"
-        raise fault("missing", message, folder)
+        raise problem_error("missing", message, folder)
     return files
 
 
 def _refuse_folder(error: OSError) -> None:
     """A folder that cannot be listed is not passed over."""
-    raise fault(
+    raise problem_error(
         "unreadable", f"the folder cannot be read ({error.strerror})", Path(error.filename)
     ) from error

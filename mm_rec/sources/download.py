@@ -16,28 +16,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm_rec.errors import ConfigError, DataError
-from mm_rec.plain import parse_json
 from mm_rec.runs.files import read_json, remove_leftovers, write_json, write_text
-from mm_rec.sources.catalogue import Source
-from mm_rec.sources.hub import RowPlace, open_rows, resolve_commit, rows_or_error
-from mm_rec.sources.writing import document_writer, row_writer
+from mm_rec.sources.catalogue import CatalogueEntry
+from mm_rec.sources.hub import StreamPosition, iterate_rows, open_rows, resolve_commit
+from mm_rec.sources.writers import document_writer, row_writer
+from mm_rec.strict_parsing import parse_json
 
 SHARD_BYTES = 64_000_000  # of text, before compression
 RECORD = "download.json"
 LICENCE = "LICENCE.md"
 
 ShardFormat = Literal["jsonl.zst", "txt.gz"]
-Progress = Callable[[int, int], None]  # bytes of text and rows since the last call
+DownloadProgress = Callable[[int, int], None]  # bytes of text and rows since the last call
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _PROGRESS_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class DownloadRequest:
     """What to fetch and where to put it; `limit` is in bytes of text."""
 
-    source: Source
+    source: CatalogueEntry
     out: Path
     limit: int | None = None
     language: str | None = None
@@ -48,7 +48,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Shard:
+class DownloadedShard:
     """One finished file: its documents, their bytes of text, and the rows read when it was finished."""
 
     file: str
@@ -58,7 +58,7 @@ class Shard:
 
 
 @dataclass(slots=True)
-class Record:
+class DownloadRecord:
     """`download.json`: what was asked for, and how far it has come."""
 
     wanted: dict[str, str | None]
@@ -68,7 +68,7 @@ class Record:
     complete: bool = False
     empty_rows: int = 0
     unreadable_rows: int = 0
-    shards: list[Shard] = field(default_factory=list)
+    shards: list[DownloadedShard] = field(default_factory=list)
     position: dict[str, Any] | None = None
 
     @property
@@ -95,19 +95,19 @@ def _no_progress(text_bytes: int, rows: int) -> None:
     """Where nobody watches."""
 
 
-def download(request: Request, progress: Progress = _no_progress) -> Record:
+def download(request: DownloadRequest, progress: DownloadProgress = _no_progress) -> DownloadRecord:
     """Fetch until the limit or the end of the set, going on where an earlier call stopped.
 
     The document that reaches the limit is the last. Raises DataError and ConfigError with the remedy where the set
     cannot be reached or read; the shards that are finished stay, and the same call continues after them.
     """
     record = _load_record(request)
-    if record.complete or _reached(record, request.limit):
+    if record.complete or _limit_reached(record, request.limit):
         return record
-    stream = _Documents(request, record)
+    stream = _DocumentStream(request, record)
     write_text(request.out / LICENCE, _licence_text(request.source, record))
     with closing(iter(stream)) as documents:
-        while not _reached(record, request.limit):
+        while not _limit_reached(record, request.limit):
             first = next(documents, None)
             if first is None:
                 record.complete = True
@@ -118,21 +118,21 @@ def download(request: Request, progress: Progress = _no_progress) -> Record:
             _save(request, record, stream)
     _save(request, record, stream)
     if not record.shards:
-        raise DataError(f"the set has no text: {stream.place.rows:,} rows were read", request.out)
+        raise DataError(f"the set has no text: {stream.position.rows:,} rows were read", request.out)
     return record
 
 
-def _reached(record: Record, limit: int | None) -> bool:
+def _limit_reached(record: DownloadRecord, limit: int | None) -> bool:
     return limit is not None and record.text_bytes >= limit
 
 
-def _save(request: Request, record: Record, stream: _Documents) -> None:
-    record.position = asdict(stream.place)
+def _save(request: DownloadRequest, record: DownloadRecord, stream: _DocumentStream) -> None:
+    record.position = asdict(stream.position)
     record.empty_rows, record.unreadable_rows = stream.empty, stream.unreadable
     write_json(request.out / RECORD, asdict(record))
 
 
-def _load_record(request: Request) -> Record:
+def _load_record(request: DownloadRequest) -> DownloadRecord:
     """The record of an earlier call, checked against what is asked for now, or a new one."""
     source = request.source
     if source.row_fields and request.format != "jsonl.zst":
@@ -153,13 +153,15 @@ def _load_record(request: Request) -> Record:
     if path.exists():
         return _resume_record(path, wanted)
     commit = None if request.local else resolve_commit(source, wanted["revision"])
-    return Record(wanted, source.licence, source.licence_page, commit)
+    return DownloadRecord(wanted, source.licence, source.licence_page, commit)
 
 
-def _resume_record(path: Path, wanted: dict[str, str | None]) -> Record:
+def _resume_record(path: Path, wanted: dict[str, str | None]) -> DownloadRecord:
     values = read_json(path)
     try:
-        record = Record(**{**values, "shards": [Shard(**shard) for shard in values["shards"]]})
+        record = DownloadRecord(
+            **{**values, "shards": [DownloadedShard(**shard) for shard in values["shards"]]}
+        )
     except (TypeError, KeyError) as error:
         raise DataError("this is not the record of a download; give --out another folder", path) from error
     for key, value in wanted.items():
@@ -179,17 +181,17 @@ def _resume_record(path: Path, wanted: dict[str, str | None]) -> Record:
 
 
 def _write_shard(
-    request: Request,
-    record: Record,
-    stream: _Documents,
+    request: DownloadRequest,
+    record: DownloadRecord,
+    stream: _DocumentStream,
     documents: Iterator[Any],
-    progress: Progress,
-) -> Shard:
+    progress: DownloadProgress,
+) -> DownloadedShard:
     """Write documents until the shard is full, the limit is reached or there are no more."""
     name = f"{request.source.name}-{len(record.shards):05d}.{request.format}"
     room = SHARD_BYTES if request.limit is None else min(SHARD_BYTES, request.limit - record.text_bytes)
     count = size = told = 0
-    rows = stream.place.rows
+    rows = stream.position.rows
     open_writer = row_writer if request.source.row_fields else document_writer
     with open_writer(request.out / name) as write:
         for document in documents:
@@ -197,12 +199,12 @@ def _write_shard(
             count += 1
             size += _size(document)
             if size - told >= _PROGRESS_BYTES:
-                progress(size - told, stream.place.rows - rows)
-                told, rows = size, stream.place.rows
+                progress(size - told, stream.position.rows - rows)
+                told, rows = size, stream.position.rows
             if size >= room:
                 break
-    progress(size - told, stream.place.rows - rows)
-    return Shard(name, count, size, stream.place.rows)
+    progress(size - told, stream.position.rows - rows)
+    return DownloadedShard(name, count, size, stream.position.rows)
 
 
 def _size(document: Any) -> int:
@@ -211,14 +213,14 @@ def _size(document: Any) -> int:
     return len(text.encode())
 
 
-class _Documents:
+class _DocumentStream:
     """The documents of a set from a place on: texts, or whole rows of a chat set; empty rows are counted."""
 
-    def __init__(self, request: Request, record: Record) -> None:
+    def __init__(self, request: DownloadRequest, record: DownloadRecord) -> None:
         self._source = request.source
         self._where = str(request.local or request.source.hub)
         self._start = re.compile(self._source.document_start) if self._source.document_start else None
-        self.place = RowPlace(**record.position) if record.position else RowPlace()
+        self.position = StreamPosition(**record.position) if record.position else StreamPosition()
         self.empty = record.empty_rows
         self.unreadable = record.unreadable_rows
         self._rows = open_rows(
@@ -227,17 +229,17 @@ class _Documents:
             split=str(record.wanted["split"]),
             local=request.local,
             commit=record.commit,
-            place=self.place,
+            position=self.position,
         )
 
     def __iter__(self) -> Generator[Any, None, None]:
-        with closing(rows_or_error(self._rows, self._source, self.place)) as rows:
+        with closing(iterate_rows(self._rows, self._source, self.position)) as rows:
             for row in rows:
                 document = self._read(row)
                 if document is not None:
                     yield document
-        if self.place.pending:
-            last, self.place.pending = self.place.pending, ""
+        if self.position.pending:
+            last, self.position.pending = self.position.pending, ""
             yield last
 
     def _read(self, row: dict[str, Any]) -> Any:
@@ -252,7 +254,8 @@ class _Documents:
         text = row[self._source.text_field]
         if text is not None and not isinstance(text, str):
             raise DataError(
-                f"row {self.place.rows:,}: the field {self._source.text_field!r} is not a text but {str(text)[:60]!r}",
+                f"row {self.position.rows:,}: the field {self._source.text_field!r} is not a text "
+                f"but {str(text)[:60]!r}",
                 self._where,
             )
         if self._start is not None:
@@ -284,10 +287,10 @@ class _Documents:
 
     def _join(self, line: str) -> str | None:
         """Collect lines; where one begins a new document, the one before it is whole."""
-        if self._start is not None and self._start.match(line.rstrip("\n")) and self.place.pending.strip():
-            whole, self.place.pending = self.place.pending, line
+        if self._start is not None and self._start.match(line.rstrip("\n")) and self.position.pending.strip():
+            whole, self.position.pending = self.position.pending, line
             return whole
-        self.place.pending += line
+        self.position.pending += line
         return None
 
     def _require_fields(self, row: dict[str, Any]) -> None:
@@ -295,13 +298,13 @@ class _Documents:
         missing = [name for name in needed if name not in row]
         if missing:
             raise DataError(
-                f"row {self.place.rows:,} has no field {missing[0]!r}; it has: {', '.join(map(repr, row))}. "
+                f"row {self.position.rows:,} has no field {missing[0]!r}; it has: {', '.join(map(repr, row))}. "
                 f"{self._source.name} is read by that field: is this another set or another version of it?",
                 self._where,
             )
 
 
-def _licence_text(source: Source, record: Record) -> str:
+def _licence_text(source: CatalogueEntry, record: DownloadRecord) -> str:
     """What stands beside the shards: the licence, where it is written, and what to cite."""
     lines = [
         f"# {source.title}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mm_rec.sources.locations import SourceFile, compression
-from mm_rec.sources.problems import ProblemError, fault
+from mm_rec.sources.problems import ProblemError, problem_error
 
 HEAD_BYTES = 4096
 
@@ -22,12 +22,14 @@ def not_text(
     whether the text before it has other than ASCII characters.
     """
     if head.startswith(b"\x1f\x8b"):
-        return fault("encoding", "the file is gzip-compressed. Give it a name that ends in .gz", path)
+        return problem_error("encoding", "the file is gzip-compressed. Give it a name that ends in .gz", path)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return fault("encoding", "the file is zstd-compressed. Give it a name that ends in .zst", path)
+        return problem_error(
+            "encoding", "the file is zstd-compressed. Give it a name that ends in .zst", path
+        )
     wide = _wide_encoding(head)
     if wide:
-        return fault(
+        return problem_error(
             "encoding",
             f"the file is {wide}, not UTF-8 (seen at byte 0). Convert it: {_iconv(path, wide)}",
             path,
@@ -62,7 +64,7 @@ def _looks_binary(head: bytes) -> bool:
 
 
 def _binary(path: SourceFile, line: int, offset: int) -> ProblemError:
-    return fault(
+    return problem_error(
         "binary",
         f"this is a binary file, not text (byte {offset} cannot stand in a text). "
         "Leave it out, or extract its text into a UTF-8 .txt",
@@ -77,7 +79,7 @@ def _wrong_byte(
     """The error for text in another encoding, or for UTF-8 with a damaged place."""
     place = f"byte {offset + error.start} (0x{raw[error.start]:02X}) is not UTF-8"
     if error.reason == "unexpected end of data" and error.end == len(raw):
-        return fault(
+        return problem_error(
             "encoding",
             f"the file ends in the middle of a character ({place}): it was probably cut short. Fetch it "
             f"again, or drop the broken character: {_iconv(path, 'UTF-8', '-c ')}",
@@ -85,7 +87,7 @@ def _wrong_byte(
             line,
         )
     if multibyte:
-        return fault(
+        return problem_error(
             "encoding",
             f"{place}, though the text before it is: the file is damaged here, or joined from files of "
             f"different encodings. Drop such bytes: {_iconv(path, 'UTF-8', '-c ')}",
@@ -97,7 +99,7 @@ def _wrong_byte(
     readings = " or ".join(
         f"{nearby.decode(encoding, errors='replace')!r} ({encoding})" for encoding in ("cp1254", "latin-1")
     )
-    return fault(
+    return problem_error(
         "encoding",
         f"{place}; the file is in another encoding, likely cp1254 (Turkish) or latin-1: it reads {readings}. "
         f"Convert it: {_iconv(path, 'CP1254' if turkish else 'LATIN1')}",

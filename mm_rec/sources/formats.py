@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 from mm_rec.errors import needs_extra
-from mm_rec.plain import JSON, DuplicateKey, with_lines
-from mm_rec.sources.blocks import lines, text_blocks, unreadable
 from mm_rec.sources.decompression import open_bytes
+from mm_rec.sources.line_reader import read_line_blocks, read_lines, unreadable
 from mm_rec.sources.locations import SourceFile, file_kind
-from mm_rec.sources.problems import ProblemError, Report, fault, too_large
+from mm_rec.sources.problems import ProblemError, ProblemHandler, problem_error, too_large
+from mm_rec.strict_parsing import JSON_DECODER, DuplicateKey, with_line_numbers
 
 DocumentsRule = Literal["file", "blank-line", "line"]
 Row = tuple[int, dict[str, Any]]
@@ -31,23 +31,25 @@ _NO_TEXT = object()  # stands for bytes that are not UTF-8
 _JSON_GAP = re.compile(r"[\s,]*")
 
 
-def txt_texts(path: SourceFile, rule: DocumentsRule, limit: int, report: Report) -> Iterator[tuple[int, str]]:
+def txt_texts(
+    path: SourceFile, rule: DocumentsRule, limit: int, report: ProblemHandler
+) -> Iterator[tuple[int, str]]:
     """The documents of a .txt file, each with the line where it starts."""
     if rule == "file":
         yield 1, _whole_text(path, limit)
     elif rule == "blank-line":
         yield from _paragraphs(path, limit, report)
     else:
-        for number, line in lines(path, limit):
+        for number, line in read_lines(path, limit):
             if line is None:
                 report(too_large(path, number, limit, "line").problem)
             else:
                 yield number, line
 
 
-def row_texts(path: SourceFile, field: str, limit: int, report: Report) -> Iterator[tuple[int, str]]:
+def row_texts(path: SourceFile, field: str, limit: int, report: ProblemHandler) -> Iterator[tuple[int, str]]:
     """The text field of every row of a .jsonl, .csv, .tsv or .parquet file."""
-    for number, row in rows(path, limit, report, field):
+    for number, row in read_rows(path, limit, report, field):
         try:
             text = field_text(row, field, path, number)
             if len(text) > limit:
@@ -58,7 +60,9 @@ def row_texts(path: SourceFile, field: str, limit: int, report: Report) -> Itera
             yield number, text
 
 
-def rows(path: SourceFile, limit: int, report: Report, field: str | None = None) -> Iterator[Row]:
+def read_rows(
+    path: SourceFile, limit: int, report: ProblemHandler, field: str | None = None
+) -> Iterator[Row]:
     """The rows of a structured file as mappings.
 
     With `field`, a CSV or Parquet file must have that column, and a Parquet file gives no other.
@@ -77,7 +81,7 @@ def field_text(row: dict[str, Any], field: str, path: SourceFile, line: int) -> 
     """The text in a row; raises ProblemError where it is missing or not usable."""
     if field not in row:
         fields = ", ".join(map(repr, row)) or "none"
-        raise fault(
+        raise problem_error(
             "no-field",
             f"this row has no field {field!r}; it has: {fields}. Choose one with --text-field",
             path,
@@ -85,7 +89,7 @@ def field_text(row: dict[str, Any], field: str, path: SourceFile, line: int) -> 
         )
     text = row[field]
     if not isinstance(text, str):
-        raise fault(
+        raise problem_error(
             "not-a-string",
             f"the field {field!r} is not a string but {_shorten(json.dumps(text, default=repr))}. "
             "Choose another with --text-field, or mend or delete the row",
@@ -95,7 +99,7 @@ def field_text(row: dict[str, Any], field: str, path: SourceFile, line: int) -> 
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise fault(
+        raise problem_error(
             "surrogate",
             f"the field {field!r} holds half of a surrogate pair ({text[error.start]!a}) at character "
             f"{error.start}, which is no character; an emoji was probably cut in two. Mend or delete the row",
@@ -108,7 +112,7 @@ def field_text(row: dict[str, Any], field: str, path: SourceFile, line: int) -> 
 def _whole_text(path: SourceFile, limit: int) -> str:
     parts: list[str] = []
     size = 0
-    for _, text in text_blocks(path, limit):
+    for _, text in read_line_blocks(path, limit):
         size += 0 if text is None else len(text)
         if text is None or size > limit:
             raise too_large(path, 1, limit, "file")
@@ -116,11 +120,11 @@ def _whole_text(path: SourceFile, limit: int) -> str:
     return "".join(parts)
 
 
-def _paragraphs(path: SourceFile, limit: int, report: Report) -> Iterator[tuple[int, str]]:
+def _paragraphs(path: SourceFile, limit: int, report: ProblemHandler) -> Iterator[tuple[int, str]]:
     """The runs of lines between blank lines."""
     held: list[str] = []
     start = size = 0  # size: of the run so far, also of one that is too large to be held
-    for number, line in lines(path, limit):
+    for number, line in read_lines(path, limit):
         if line is None or (line and not line.isspace()):
             start = start if size else number
             within = size <= limit
@@ -138,9 +142,9 @@ def _paragraphs(path: SourceFile, limit: int, report: Report) -> Iterator[tuple[
         yield start, "\n".join(held)
 
 
-def _jsonl_rows(path: SourceFile, limit: int, report: Report) -> Iterator[Row]:
+def _jsonl_rows(path: SourceFile, limit: int, report: ProblemHandler) -> Iterator[Row]:
     """The objects of a .jsonl file; empty lines between them are passed over."""
-    for number, line in lines(path, limit):
+    for number, line in read_lines(path, limit):
         if line is None:
             report(too_large(path, number, limit, "row").problem)
         elif line and not line.isspace():
@@ -154,9 +158,9 @@ def _jsonl_rows(path: SourceFile, limit: int, report: Report) -> Iterator[Row]:
 
 def _json_object(line: str, path: SourceFile, number: int) -> dict[str, Any]:
     try:
-        value = JSON.decode(line)
+        value = JSON_DECODER.decode(line)
     except DuplicateKey as error:
-        raise fault("duplicate-key", f"{error}: {_shorten(line)!r}", path, number) from error
+        raise problem_error("duplicate-key", f"{error}: {_shorten(line)!r}", path, number) from error
     # A number with too many digits is a plain ValueError, brackets nested too deep a RecursionError.
     except (ValueError, RecursionError) as error:
         remedy = "`jq -c . FILE > NEW.jsonl` rewrites pretty-printed JSON, otherwise mend or delete the row"
@@ -164,7 +168,7 @@ def _json_object(line: str, path: SourceFile, number: int) -> dict[str, Any]:
             remedy = (
                 "Files were joined here without a line end between (U+FEFF begins the second): put one there"
             )
-        raise fault(
+        raise problem_error(
             "not-json",
             f"this row is not JSON ({error}): {_shorten(line)!r}. A .jsonl file has one whole object a line; {remedy}",
             path,
@@ -175,7 +179,7 @@ def _json_object(line: str, path: SourceFile, number: int) -> dict[str, Any]:
 
 def _require_object(value: Any, text: str, path: SourceFile, line: int) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise fault(
+        raise problem_error(
             "not-json",
             f"this row is a JSON {type(value).__name__}, not an object: {_shorten(text)!r}. "
             'Write each row as an object, for example {"text": "…"}',
@@ -185,7 +189,7 @@ def _require_object(value: Any, text: str, path: SourceFile, line: int) -> dict[
     return value
 
 
-def _json_rows(path: SourceFile, limit: int, report: Report) -> Iterator[Row]:
+def _json_rows(path: SourceFile, limit: int, report: ProblemHandler) -> Iterator[Row]:
     """The objects of a .json file, one array of them or one after another, with the lines where they start.
 
     The text of the whole file is held in memory. After a row that is not JSON, reading goes on at the next line that
@@ -199,7 +203,7 @@ def _json_rows(path: SourceFile, limit: int, report: Report) -> Iterator[Row]:
         line, counted = line + text.count("\n", counted, position), position
         number += 1
         try:
-            value, end = JSON.raw_decode(text, position)
+            value, end = JSON_DECODER.raw_decode(text, position)
             if end - position > limit:
                 raise too_large(path, line, limit, "row")
             row = _require_object(value, text[position:end], path, line)
@@ -207,24 +211,24 @@ def _json_rows(path: SourceFile, limit: int, report: Report) -> Iterator[Row]:
             end = _next_object(text, position)
             if isinstance(error, DuplicateKey):
                 stop = end if end >= 0 else len(text)
-                error = with_lines(error, "\n" * (line - 1) + text[position:stop].rstrip(" \n,]"))
+                error = with_line_numbers(error, "\n" * (line - 1) + text[position:stop].rstrip(" \n,]"))
             message = f"this row is not JSON ({error})"
             if end < 0:
                 rest = ". What follows is not read: where its rows begin is not known. Mend the file"
-                raise fault("not-json", message + rest, path, line) from error
-            report(fault("not-json", f"{message}. Mend or delete it", path, line).problem)
+                raise problem_error("not-json", message + rest, path, line) from error
+            report(problem_error("not-json", f"{message}. Mend or delete it", path, line).problem)
         except ProblemError as error:
             report(error.problem)
         else:
             yield line, row
         position = end
     if number == 0:
-        raise fault("empty", "the file has no rows. Put rows in it or leave it out", path)
+        raise problem_error("empty", "the file has no rows. Put rows in it or leave it out", path)
     if in_array and text[position : position + 1] != "]":
-        raise fault("truncated", "the array of this file has no end: it was probably cut short", path)
+        raise problem_error("truncated", "the array of this file has no end: it was probably cut short", path)
     if text[position + in_array :].strip():
         line += text.count("\n", counted, position)
-        raise fault("not-json", "more follows where the rows end. Mend the file", path, line)
+        raise problem_error("not-json", "more follows where the rows end. Mend the file", path, line)
 
 
 def _skip_gap(text: str, position: int) -> int:
@@ -239,7 +243,7 @@ def _next_object(text: str, position: int) -> int:
     return -1 if indent.strip() else text.find(f"\n{indent}{{", position)
 
 
-def _csv_rows(path: SourceFile, limit: int, report: Report, field: str | None) -> Iterator[Row]:
+def _csv_rows(path: SourceFile, limit: int, report: ProblemHandler, field: str | None) -> Iterator[Row]:
     """The rows under the header of a .csv or .tsv file, numbered from 1; a quoted field may span lines.
 
     A .csv may be separated by commas, semicolons (as spreadsheets do in Turkey) or tabs: the header shows which.
@@ -273,7 +277,9 @@ def _csv_rows(path: SourceFile, limit: int, report: Report, field: str | None) -
             else:
                 report(_bad_width(path, number, values, header).problem)
     if number == 0:
-        raise fault("empty", "the file has a header and no rows. Put rows in it or leave it out", path)
+        raise problem_error(
+            "empty", "the file has a header and no rows. Put rows in it or leave it out", path
+        )
 
 
 class _CsvLines:
@@ -281,7 +287,7 @@ class _CsvLines:
 
     def __init__(self, path: SourceFile, limit: int) -> None:
         self._path, self._limit = path, limit
-        self._lines = lines(path, limit)
+        self._lines = read_lines(path, limit)
         self.begin_row(0)
 
     def begin_row(self, number: int) -> None:
@@ -302,7 +308,7 @@ class _CsvLines:
 
 
 def _bad_quotes(path: SourceFile, number: int, begin: int, end: int, error: csv.Error) -> ProblemError:
-    return fault(
+    return problem_error(
         "bad-row",
         f"the quotation marks of this row (lines {begin} to {end} of the file) do not fit: {error}. A field "
         'that holds a quotation mark, a separator or a line end stands in "…", with each " in it doubled',
@@ -312,7 +318,7 @@ def _bad_quotes(path: SourceFile, number: int, begin: int, end: int, error: csv.
 
 
 def _bad_width(path: SourceFile, number: int, values: list[str], header: list[str]) -> ProblemError:
-    return fault(
+    return problem_error(
         "bad-row",
         f"this row has {len(values)} fields and the header {len(header)}: {_shorten(' | '.join(values))!r}. "
         'A field that holds a separator stands in "…"',
@@ -325,7 +331,7 @@ def _require_different(names: list[str], path: SourceFile) -> None:
     """Raise ProblemError where two columns have one name; columns without a name are nobody's."""
     for number, name in enumerate(names):
         if name and (first := names.index(name)) < number:
-            raise fault(
+            raise problem_error(
                 "duplicate-key",
                 f"the columns {first + 1} and {number + 1} are both called {name!r}; only one of them can count. "
                 "Rename or delete one",
@@ -337,14 +343,14 @@ def _require_different(names: list[str], path: SourceFile) -> None:
 def _require_column(names: list[str], field: str | None, path: SourceFile) -> None:
     if field is not None and field not in names:
         columns = ", ".join(map(repr, names)) or "none"
-        raise fault(
+        raise problem_error(
             "no-field",
             f"there is no column {field!r}; the columns are: {columns}. Choose one with --text-field",
             path,
         )
 
 
-def _parquet_rows(path: SourceFile, report: Report, field: str | None) -> Iterator[Row]:
+def _parquet_rows(path: SourceFile, report: ProblemHandler, field: str | None) -> Iterator[Row]:
     """The rows of a Parquet file, numbered from 1, decoded in batches of about _BATCH_BYTES."""
     with needs_extra("data", "reading .parquet files"):
         import pyarrow
@@ -364,16 +370,16 @@ def _parquet_rows(path: SourceFile, report: Report, field: str | None) -> Iterat
                     if row is None or column is not None:
                         what = "this row" if column is None else f"the column {column!r} of this row"
                         message = f"{what} is not UTF-8. Mend or delete it"
-                        report(fault("encoding", message, path, number).problem)
+                        report(problem_error("encoding", message, path, number).problem)
                     else:
                         yield number, row
     except (OSError, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
             raise unreadable(path, error) from error
         message = f"this is not a sound Parquet file, or it could not be read whole ({error}). Fetch it again"
-        raise fault("damaged", message, path, number + 1) from error
+        raise problem_error("damaged", message, path, number + 1) from error
     if number == 0:
-        raise fault("empty", "the file has no rows. Put rows in it or leave it out", path)
+        raise problem_error("empty", "the file has no rows. Put rows in it or leave it out", path)
 
 
 def _batch_rows(metadata: Any) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm_rec.errors import ConfigError, DataError, UserError, needs_extra, shortened
-from mm_rec.sources.catalogue import Source
+from mm_rec.errors import ConfigError, DataError, UserError, needs_extra, truncated
+from mm_rec.sources.catalogue import CatalogueEntry
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -22,7 +22,7 @@ _ELSEWHERE = "--local PATH reads a copy in the same layout; HF_ENDPOINT=URL name
 
 
 @dataclass(slots=True)
-class RowPlace:
+class StreamPosition:
     """How far the rows of a set were read: their number, the library's own state, and a document begun."""
 
     rows: int = 0
@@ -30,7 +30,7 @@ class RowPlace:
     state: dict[str, Any] | None = None
 
 
-def resolve_commit(source: Source, revision: str | None) -> str | None:
+def resolve_commit(source: CatalogueEntry, revision: str | None) -> str | None:
     """The commit that a revision of the set is now, so that a later call reads the same files; None off the hub."""
     if source.base is not None:
         return None
@@ -42,18 +42,18 @@ def resolve_commit(source: Source, revision: str | None) -> str | None:
         if info.gated:  # its description is public, its files are not
             HfApi().auth_check(source.hub, repo_type="dataset")
         return info.sha
-    except _failures() as error:
-        raise _explain(error, source) from error
+    except _hub_errors() as error:
+        raise _user_error(error, source) from error
 
 
 def open_rows(
-    source: Source,
+    source: CatalogueEntry,
     *,
     language: str | None,
     split: str,
     local: Path | None,
     commit: str | None,
-    place: RowPlace,
+    position: StreamPosition,
 ) -> IterableDataset:
     """Open the stream of rows at a place; raises DataError or ConfigError with the remedy where it cannot be had."""
     datasets = _import_datasets()
@@ -62,37 +62,37 @@ def open_rows(
             "--local: there is no such folder; it holds the files as the hub's repository does", local
         )
     if source.layout == "datasets":
-        arguments = _own_layout(source, language, local, commit)
+        arguments = _repository_arguments(source, language, local, commit)
     else:
-        arguments = _plain_files(source, language, split, local, commit)
+        arguments = _data_files_arguments(source, language, split, local, commit)
     try:
         rows: IterableDataset = datasets.load_dataset(**arguments, split=split, streaming=True)
-    except _failures() as error:
-        raise _explain(error, source, local) from error
-    if place.state is not None:
-        rows.load_state_dict(place.state)
+    except _hub_errors() as error:
+        raise _user_error(error, source, local) from error
+    if position.state is not None:
+        rows.load_state_dict(position.state)
     return rows
 
 
-def rows_or_error(
-    rows: IterableDataset, source: Source, place: RowPlace
+def iterate_rows(
+    rows: IterableDataset, source: CatalogueEntry, position: StreamPosition
 ) -> Generator[dict[str, Any], None, None]:
     """Give out the rows and keep the place up to date; what fails on the way leaves as a DataError."""
     try:
         with closing(iter(rows)) as stream:
             for row in stream:
-                place.rows += 1
-                place.state = rows.state_dict()
+                position.rows += 1
+                position.state = rows.state_dict()
                 yield row
     except UserError:
         raise
-    except _failures() as error:
-        raise _explain(error, source, rows=place.rows) from error
-    place.state = rows.state_dict()
+    except _hub_errors() as error:
+        raise _user_error(error, source, rows=position.rows) from error
+    position.state = rows.state_dict()
 
 
-def _own_layout(
-    source: Source, language: str | None, local: Path | None, commit: str | None
+def _repository_arguments(
+    source: CatalogueEntry, language: str | None, local: Path | None, commit: str | None
 ) -> dict[str, Any]:
     """The arguments for a repository that says itself what its configurations and splits are."""
     config = source.fill(source.config, language)
@@ -102,8 +102,8 @@ def _own_layout(
     return {"path": str(local), "name": config if card.exists() else None}
 
 
-def _plain_files(
-    source: Source, language: str | None, split: str, local: Path | None, commit: str | None
+def _data_files_arguments(
+    source: CatalogueEntry, language: str | None, split: str, local: Path | None, commit: str | None
 ) -> dict[str, Any]:
     """The arguments for files that are read without the help of their repository."""
     if split != source.split:
@@ -138,7 +138,7 @@ def _import_datasets() -> Any:
     return datasets
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def _hub_errors() -> tuple[type[Exception], ...]:
     """What `datasets` and the hub's client raise when a set cannot be reached, found or read."""
     with needs_extra("data", "downloading a corpus"):
         import zstandard
@@ -150,19 +150,19 @@ def _failures() -> tuple[type[Exception], ...]:
     return (OSError, ValueError, RuntimeError, DatasetsError, httpx.HTTPError, *damaged)
 
 
-def _explain(
-    error: Exception, source: Source, local: Path | None = None, rows: int | None = None
+def _user_error(
+    error: Exception, source: CatalogueEntry, local: Path | None = None, rows: int | None = None
 ) -> DataError | ConfigError:
     """The error for a person: what could not be had, why, and what to do."""
     text = str(error)
     where = str(local or source.hub)
     if match := re.match(r"BuilderConfig '(.*?)' not found\. Available: (.*)", text):
         return ConfigError(
-            f"{where} has no part called {match[1]!r}; it has {shortened(match[2])}. Check --language"
+            f"{where} has no part called {match[1]!r}; it has {truncated(match[2])}. Check --language"
         )
     if match := re.match(r"Bad split: (.*?)\. Available splits: (.*)", text):
         return ConfigError(
-            f"{where} has no split {match[1]!r}; it has {shortened(match[2])}. Choose with --split"
+            f"{where} has no split {match[1]!r}; it has {truncated(match[2])}. Choose with --split"
         )
     if "scripts are no longer supported" in text:
         return DataError(
@@ -173,11 +173,11 @@ def _explain(
         done = (
             "" if rows is None else f" after row {rows:,}; the finished shards stay, the same command goes on"
         )
-        return DataError(f"reading {where} failed ({type(error).__name__}: {shortened(text)}){done}")
+        return DataError(f"reading {where} failed ({type(error).__name__}: {truncated(text)}){done}")
     return DataError(f"{_hub_trouble(error, source)} {_ELSEWHERE}")
 
 
-def _hub_trouble(error: Exception, source: Source) -> str:
+def _hub_trouble(error: Exception, source: CatalogueEntry) -> str:
     """Why the hub did not give the set, in words."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
@@ -197,10 +197,10 @@ def _hub_trouble(error: Exception, source: Source) -> str:
             "`hf auth login` if it is yours."
         )
     if isinstance(error, (ConnectionError, TimeoutError, httpx.TransportError)):
-        return f"the hub cannot be reached ({shortened(text)}). Check the connection, and HF_HUB_OFFLINE."
+        return f"the hub cannot be reached ({truncated(text)}). Check the connection, and HF_HUB_OFFLINE."
     if isinstance(error, FileNotFoundError):
         return (
-            f"{source.hub} holds no such files ({shortened(text)}); they may have moved: see {source.page}."
+            f"{source.hub} holds no such files ({truncated(text)}); they may have moved: see {source.page}."
         )
     answer = f"HTTP status {status}" if status else type(error).__name__
-    return f"the hub did not give {source.hub} ({answer}: {shortened(text)}); try again later."
+    return f"the hub did not give {source.hub} ({answer}: {truncated(text)}); try again later."

@@ -10,7 +10,7 @@ from typing import Literal
 from mm_rec.errors import DataError
 from mm_rec.sources.locations import SourceFile
 
-Reason = Literal[
+ProblemKind = Literal[
     "missing",  # no such file, folder or URL
     "unsupported",  # a kind of file that is not read
     "unreadable",  # rights, network, a disk's fault
@@ -33,18 +33,18 @@ Reason = Literal[
 class Problem:
     """Something that cannot be used: why, where (line or row from 1), and what to do about it."""
 
-    reason: Reason
+    reason: ProblemKind
     path: SourceFile
     line: int | None
     message: str
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The file, with the line where there is one."""
         return str(self.path) if self.line is None else f"{self.path}:{self.line}"
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{self.location}: {self.message}"
 
 
 class ProblemError(DataError):
@@ -59,22 +59,24 @@ class ProblemError(DataError):
         return type(self), (self.problem,)
 
 
-Report = Callable[[Problem], None]
+ProblemHandler = Callable[[Problem], None]
 
 
-def stop(problem: Problem) -> None:
+def raise_problem(problem: Problem) -> None:
     """The strict way to take a problem: raise it as a DataError."""
     raise ProblemError(problem)
 
 
-def fault(reason: Reason, message: str, path: SourceFile, line: int | None = None) -> ProblemError:
+def problem_error(
+    reason: ProblemKind, message: str, path: SourceFile, line: int | None = None
+) -> ProblemError:
     """A problem as the error to raise."""
     return ProblemError(Problem(reason, path, line, message))
 
 
 def too_large(path: SourceFile, line: int, limit: int, what: str) -> ProblemError:
     """The error for a line, row or document above the limit."""
-    return fault(
+    return problem_error(
         "too-large",
         f"this {what} is larger than {limit / 2**20:,.4g} MiB, the most that is read as one document. "
         "Split it, or leave it out",

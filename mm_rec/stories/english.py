@@ -3,7 +3,7 @@
 from mm_rec.stories.english_plots import PLOTS
 from mm_rec.stories.english_questions import FACT_GROUPS, FAMILIES
 from mm_rec.stories.english_words import POOLS
-from mm_rec.stories.patterns import Language, SmallTalk, Tale
+from mm_rec.stories.patterns import SmallTalk, StoryLanguage, Tale
 
 
 def capitalise(sentence: str) -> str:
@@ -57,7 +57,7 @@ _SMALL_TALK = SmallTalk(
     systems=("You are a kind helper.", "You are a helper for children.", "Give short and clear answers."),
 )
 
-ENGLISH = Language(
+ENGLISH = StoryLanguage(
     code="en",
     passage_label="Text:",
     question_label="Question:",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from mm_rec.stories.english_words import POOLS
-from mm_rec.stories.patterns import Ask, FactGroup, Family, Word
+from mm_rec.stories.patterns import FactGroup, Family, QuestionPattern, Word
 
 FAMILIES = (
     Family(
@@ -12,12 +12,12 @@ FAMILIES = (
         {"hero": "child", "thing": "thing", "colour": "colour"},
         ("Today {hero} bought {colour.a} {thing}.", "Today {hero} found {colour.a} {thing} at home."),
         (
-            Ask(
+            QuestionPattern(
                 ("What colour is {hero}'s {thing}?", "What colour is the {thing}?"),
                 "{colour}",
                 "the {thing} is {colour}.",
             ),
-            Ask(
+            QuestionPattern(
                 ("Who has the {colour} {thing}?", "Who has the {thing}?"), "{hero}", "{hero} has the {thing}."
             ),
         ),
@@ -37,10 +37,10 @@ FAMILIES = (
             "{hero} has {colour.a} {thing}, and {friend} has {shade.a} {other}.",
         ),
         (
-            Ask(("What colour is the {thing}?",), "{colour}", "the {thing} is {colour}."),
-            Ask(("What colour is the {other}?",), "{shade}", "the {other} is {shade}."),
-            Ask(("Who has the {thing}?",), "{hero}", "{hero} has the {thing}."),
-            Ask(("Who has the {other}?",), "{friend}", "{friend} has the {other}."),
+            QuestionPattern(("What colour is the {thing}?",), "{colour}", "the {thing} is {colour}."),
+            QuestionPattern(("What colour is the {other}?",), "{shade}", "the {other} is {shade}."),
+            QuestionPattern(("Who has the {thing}?",), "{hero}", "{hero} has the {thing}."),
+            QuestionPattern(("Who has the {other}?",), "{friend}", "{friend} has the {other}."),
         ),
     ),
     Family(
@@ -48,13 +48,15 @@ FAMILIES = (
         {"hero": "child", "place": "place", "day": "day"},
         ("{hero} went {place.to} on {day}.", "On {day} {hero} walked {place.to} alone."),
         (
-            Ask(
+            QuestionPattern(
                 ("Where did {hero} go?", "Where did {hero} go on {day}?"),
                 "{place.to}",
                 "{hero} went {place.to}.",
             ),
-            Ask(("Who went {place.to}?",), "{hero}", "{hero} went {place.to}."),
-            Ask(("When did {hero} go {place.to}?",), "on {day}", "{hero} went {place.to} on {day}."),
+            QuestionPattern(("Who went {place.to}?",), "{hero}", "{hero} went {place.to}."),
+            QuestionPattern(
+                ("When did {hero} go {place.to}?",), "on {day}", "{hero} went {place.to} on {day}."
+            ),
         ),
     ),
     Family(
@@ -65,10 +67,10 @@ FAMILIES = (
             "In the morning {hero} went {place.to}, and {friend} went {goal.to}.",
         ),
         (
-            Ask(("Where did {hero} go?",), "{place.to}", "{hero} went {place.to}."),
-            Ask(("Where did {friend} go?",), "{goal.to}", "{friend} went {goal.to}."),
-            Ask(("Who went {place.to}?",), "{hero}", "{hero} went {place.to}."),
-            Ask(("Who went {goal.to}?",), "{friend}", "{friend} went {goal.to}."),
+            QuestionPattern(("Where did {hero} go?",), "{place.to}", "{hero} went {place.to}."),
+            QuestionPattern(("Where did {friend} go?",), "{goal.to}", "{friend} went {goal.to}."),
+            QuestionPattern(("Who went {place.to}?",), "{hero}", "{hero} went {place.to}."),
+            QuestionPattern(("Who went {goal.to}?",), "{friend}", "{friend} went {goal.to}."),
         ),
     ),
     Family(
@@ -79,10 +81,10 @@ FAMILIES = (
             "The {thing} is {spot}, and the {other} is {corner}.",
         ),
         (
-            Ask(("Where is the {thing}?",), "{spot}", "the {thing} is {spot}."),
-            Ask(("Where is the {other}?",), "{corner}", "the {other} is {corner}."),
-            Ask(("What is {spot}?",), "the {thing}", "the {thing} is {spot}."),
-            Ask(("What is {corner}?",), "the {other}", "the {other} is {corner}."),
+            QuestionPattern(("Where is the {thing}?",), "{spot}", "the {thing} is {spot}."),
+            QuestionPattern(("Where is the {other}?",), "{corner}", "the {other} is {corner}."),
+            QuestionPattern(("What is {spot}?",), "the {thing}", "the {thing} is {spot}."),
+            QuestionPattern(("What is {corner}?",), "the {other}", "the {other} is {corner}."),
         ),
     ),
     Family(
@@ -90,13 +92,15 @@ FAMILIES = (
         {"hero": "child", "food": "food", "place": "place"},
         ("{hero} ate {food.a} {place.at}.", "{hero} was hungry and ate {food.a} {place.at}."),
         (
-            Ask(
+            QuestionPattern(
                 ("What did {hero} eat?", "What did {hero} eat {place.at}?"),
                 "{food.a}",
                 "{hero} ate {food.a}.",
             ),
-            Ask(("Who ate the {food}?",), "{hero}", "{hero} ate the {food}."),
-            Ask(("Where did {hero} eat the {food}?",), "{place.at}", "{hero} ate the {food} {place.at}."),
+            QuestionPattern(("Who ate the {food}?",), "{hero}", "{hero} ate the {food}."),
+            QuestionPattern(
+                ("Where did {hero} eat the {food}?",), "{place.at}", "{hero} ate the {food} {place.at}."
+            ),
         ),
     ),
     Family(
@@ -104,10 +108,10 @@ FAMILIES = (
         {"hero": "child", "friend": "child", "food": "food", "meal": "food"},
         ("{hero} ate {food.a}. {friend} ate {meal.a}.", "{hero} ate {food.a}, but {friend} ate {meal.a}."),
         (
-            Ask(("What did {hero} eat?",), "{food.a}", "{hero} ate {food.a}."),
-            Ask(("What did {friend} eat?",), "{meal.a}", "{friend} ate {meal.a}."),
-            Ask(("Who ate the {food}?",), "{hero}", "{hero} ate the {food}."),
-            Ask(("Who ate the {meal}?",), "{friend}", "{friend} ate the {meal}."),
+            QuestionPattern(("What did {hero} eat?",), "{food.a}", "{hero} ate {food.a}."),
+            QuestionPattern(("What did {friend} eat?",), "{meal.a}", "{friend} ate {meal.a}."),
+            QuestionPattern(("Who ate the {food}?",), "{hero}", "{hero} ate the {food}."),
+            QuestionPattern(("Who ate the {meal}?",), "{friend}", "{friend} ate the {meal}."),
         ),
     ),
     Family(
@@ -118,13 +122,13 @@ FAMILIES = (
             "Yesterday {hero} gave {colour.a} {thing} to {friend}.",
         ),
         (
-            Ask(
+            QuestionPattern(
                 ("Who gave the {thing} to {friend}?", "Who gave the {thing}?"),
                 "{hero}",
                 "{hero} gave the {thing}.",
             ),
-            Ask(("Who got the {thing}?",), "{friend}", "{friend} got the {thing}."),
-            Ask(("What colour is the {thing}?",), "{colour}", "the {thing} is {colour}."),
+            QuestionPattern(("Who got the {thing}?",), "{friend}", "{friend} got the {thing}."),
+            QuestionPattern(("What colour is the {thing}?",), "{colour}", "the {thing} is {colour}."),
         ),
     ),
     Family(
@@ -135,10 +139,10 @@ FAMILIES = (
             "{hero} lost the {thing}, and {friend} found it {spot}.",
         ),
         (
-            Ask(("Who lost the {thing}?",), "{hero}", "{hero} lost the {thing}."),
-            Ask(("Who found the {thing}?",), "{friend}", "{friend} found the {thing}."),
-            Ask(("Where was the {thing}?",), "{spot}", "the {thing} was {spot}."),
-            Ask(("What did {hero} lose?",), "the {thing}", "{hero} lost the {thing}."),
+            QuestionPattern(("Who lost the {thing}?",), "{hero}", "{hero} lost the {thing}."),
+            QuestionPattern(("Who found the {thing}?",), "{friend}", "{friend} found the {thing}."),
+            QuestionPattern(("Where was the {thing}?",), "{spot}", "the {thing} was {spot}."),
+            QuestionPattern(("What did {hero} lose?",), "the {thing}", "{hero} lost the {thing}."),
         ),
     ),
     Family(
@@ -146,13 +150,15 @@ FAMILIES = (
         {"hero": "child", "pet": "pet", "pet_name": "pet_name", "colour": "colour"},
         ("{hero} has a little {pet} called {pet_name}. It has {colour.a} bed.",),
         (
-            Ask(
+            QuestionPattern(
                 ("What is the {pet} called?", "What is {hero}'s {pet} called?"),
                 "{pet_name}",
                 "the {pet} is called {pet_name}.",
             ),
-            Ask(("What colour is {pet_name}'s bed?",), "{colour}", "{pet_name}'s bed is {colour}."),
-            Ask(("Who has a little {pet}?",), "{hero}", "{hero} has a little {pet}."),
+            QuestionPattern(
+                ("What colour is {pet_name}'s bed?",), "{colour}", "{pet_name}'s bed is {colour}."
+            ),
+            QuestionPattern(("Who has a little {pet}?",), "{hero}", "{hero} has a little {pet}."),
         ),
     ),
     Family(
@@ -160,13 +166,15 @@ FAMILIES = (
         {"hero": "child", "animal": "animal", "place": "place"},
         ("{hero} saw {animal.a} {place.at}.", "This morning {hero} saw {animal.a} {place.at}."),
         (
-            Ask(
+            QuestionPattern(
                 ("What did {hero} see?", "What did {hero} see {place.at}?"),
                 "{animal.a}",
                 "{hero} saw {animal.a}.",
             ),
-            Ask(("Where did {hero} see the {animal}?",), "{place.at}", "{hero} saw the {animal} {place.at}."),
-            Ask(("Who saw the {animal}?",), "{hero}", "{hero} saw the {animal}."),
+            QuestionPattern(
+                ("Where did {hero} see the {animal}?",), "{place.at}", "{hero} saw the {animal} {place.at}."
+            ),
+            QuestionPattern(("Who saw the {animal}?",), "{hero}", "{hero} saw the {animal}."),
         ),
     ),
     Family(
@@ -177,10 +185,10 @@ FAMILIES = (
             "Today {hero} is {feeling}, but {friend} is {mood}.",
         ),
         (
-            Ask(("How is {hero} today?",), "{feeling}", "{hero} is {feeling} today."),
-            Ask(("How is {friend} today?",), "{mood}", "{friend} is {mood} today."),
-            Ask(("Who is {feeling}?",), "{hero}", "{hero} is {feeling}."),
-            Ask(("Who is {mood}?",), "{friend}", "{friend} is {mood}."),
+            QuestionPattern(("How is {hero} today?",), "{feeling}", "{hero} is {feeling} today."),
+            QuestionPattern(("How is {friend} today?",), "{mood}", "{friend} is {mood} today."),
+            QuestionPattern(("Who is {feeling}?",), "{hero}", "{hero} is {feeling}."),
+            QuestionPattern(("Who is {mood}?",), "{friend}", "{friend} is {mood}."),
         ),
     ),
     Family(
@@ -192,9 +200,9 @@ FAMILIES = (
             "There was a race. {hero} came first, {friend} came second, {third} came third.",
         ),
         (
-            Ask(("Who came first?", "Who won the race?"), "{hero}", "{hero} came first."),
-            Ask(("Who came second?",), "{friend}", "{friend} came second."),
-            Ask(("Who came third?", "Who was the last?"), "{third}", "{third} came third."),
+            QuestionPattern(("Who came first?", "Who won the race?"), "{hero}", "{hero} came first."),
+            QuestionPattern(("Who came second?",), "{friend}", "{friend} came second."),
+            QuestionPattern(("Who came third?", "Who was the last?"), "{third}", "{third} came third."),
         ),
     ),
     Family(
@@ -202,12 +210,12 @@ FAMILIES = (
         {"hero": "child", "fruit": "fruit", "number": "number"},
         ("{hero} has {number} {fruit}.", "There are {number} {fruit} in {hero}'s bag."),
         (
-            Ask(
+            QuestionPattern(
                 ("How many {fruit} does {hero} have?", "How many {fruit} are there?"),
                 "{number}",
                 "there are {number} {fruit}.",
             ),
-            Ask(
+            QuestionPattern(
                 ("Who has {number} {fruit}?", "Who has the {fruit}?"),
                 "{hero}",
                 "{hero} has {number} {fruit}.",
@@ -250,7 +258,7 @@ def _facts(rows: Iterable[tuple[str, str]]) -> tuple[Mapping[str, Word], ...]:
 FACT_GROUPS = (
     FactGroup(
         "colour",
-        Ask(
+        QuestionPattern(
             (
                 "What colour is {x}?",
                 "Which colour is {x}?",
@@ -265,7 +273,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "sound",
-        Ask(
+        QuestionPattern(
             (
                 "What does {x} say?",
                 "What sound does {x} make?",
@@ -280,7 +288,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "home",
-        Ask(
+        QuestionPattern(
             (
                 "Where does {x} live?",
                 "Where is the home of {x}?",
@@ -294,7 +302,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "opposite",
-        Ask(
+        QuestionPattern(
             (
                 "What is the opposite of {x}?",
                 "Which word is the opposite of {x}?",
@@ -308,7 +316,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "day_after",
-        Ask(
+        QuestionPattern(
             (
                 "Which day comes after {x}?",
                 "What day comes after {x}?",
@@ -322,7 +330,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "day_before",
-        Ask(
+        QuestionPattern(
             (
                 "Which day comes before {x}?",
                 "What day comes before {x}?",
@@ -336,7 +344,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "number_after",
-        Ask(
+        QuestionPattern(
             (
                 "Which number comes after {x}?",
                 "What number comes after {x}?",
@@ -350,7 +358,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "sum",
-        Ask(
+        QuestionPattern(
             (
                 "What is {x}?",
                 "How much is {x}?",

@@ -18,18 +18,18 @@ from typing import Literal, TypeVar
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.stories.english import ENGLISH
 from mm_rec.stories.patterns import (
-    Ask,
     FactGroup,
     Family,
-    Language,
     LanguageCode,
     Pools,
+    QuestionPattern,
     Roles,
+    StoryLanguage,
     Word,
 )
 from mm_rec.stories.turkish import TURKISH
 
-LANGUAGES: tuple[Language, ...] = (ENGLISH, TURKISH)
+LANGUAGES: tuple[StoryLanguage, ...] = (ENGLISH, TURKISH)
 
 STORY_SHARE = 0.3
 QUESTION_SHARE = 0.4
@@ -48,7 +48,7 @@ SYSTEM_SHARE = 0.05
 TALE_SHARE = 0.2
 """Shares of conversations with an opening greeting, closing thanks, a system message, a tale asked for."""
 
-MOST_EXCHANGES = 3
+MAX_EXCHANGES = 3
 """Requests with their replies in one conversation, at most."""
 
 END_OF_TEXT = "<|endoftext|>"
@@ -67,7 +67,7 @@ class Story:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class HeldOutQuestion:
     """A held-out question: the right continuation of `prompt`, up to a newline or the end, is `answer`."""
 
     prompt: str
@@ -79,7 +79,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedQuestion:
     """A passage ("" for a world fact) with one question about it and its answer in the two lengths."""
 
     passage: str
@@ -114,13 +114,13 @@ def conversations(seed: int, count: int) -> Iterator[Conversation]:
         yield Conversation(tuple(_chat_messages(rng, language)), metadata=metadata)
 
 
-def held_out_questions(seed: int, count: int) -> list[Question]:
+def held_out_questions(seed: int, count: int) -> list[HeldOutQuestion]:
     """Return `count` different questions that `stories` never writes for any seed.
 
     English and Turkish, plain and chat questions take turns, so every cell is within one of `count` / 4.
     """
     rng = random.Random(f"questions {seed}")
-    questions: dict[str, Question] = {}
+    questions: dict[str, HeldOutQuestion] = {}
     while len(questions) < count:
         language = LANGUAGES[len(questions) % 2]
         kind: Literal["question", "chat"] = ("question", "chat")[len(questions) // 2 % 2]
@@ -132,66 +132,66 @@ def held_out_questions(seed: int, count: int) -> list[Question]:
     return list(questions.values())
 
 
-def _plain_question(asked: Asked, language: Language) -> Question:
+def _plain_question(asked: AskedQuestion, language: StoryLanguage) -> HeldOutQuestion:
     prompt = f"{_plain_lines(asked, language)}\n{language.answer_label}"
-    return Question(prompt, asked.short, language.code, "question")
+    return HeldOutQuestion(prompt, asked.short, language.code, "question")
 
 
-def _chat_question(rng: random.Random, asked: Asked, language: Language) -> Question:
+def _chat_question(rng: random.Random, asked: AskedQuestion, language: StoryLanguage) -> HeldOutQuestion:
     messages = [*_system(rng, language), *_exchanges(_greeting(rng, language))]
     messages.append(ChatMessage("user", _chat_request(asked, language)))
     prompt = f"{_turns(messages)}<|assistant|>\n"
-    return Question(prompt, asked.full, language.code, "chat", tuple(messages))
+    return HeldOutQuestion(prompt, asked.full, language.code, "chat", tuple(messages))
 
 
-def _plot_text(rng: random.Random, language: Language) -> str:
+def _plot_text(rng: random.Random, language: StoryLanguage) -> str:
     plot = _pick(rng, language.plots)
     cast = _draw_cast(rng, plot.roles, language.pools)
     chosen = (_pick(rng, phrasings) for phrasings in plot.steps)
     return " ".join(language.capitalise(sentence.format(**cast)) for sentence in chosen if sentence)
 
 
-def _question_text(rng: random.Random, language: Language) -> str:
+def _question_text(rng: random.Random, language: StoryLanguage) -> str:
     """Questions with answers, three where there are as many: about one passage, or about facts."""
     asked = _draw_asked(rng, language, held_out=False, questions=3)
     return "\n".join(f"{_plain_lines(one, language)}\n{language.answer_label} {one.short}" for one in asked)
 
 
-def _plain_lines(asked: Asked, language: Language) -> str:
+def _plain_lines(asked: AskedQuestion, language: StoryLanguage) -> str:
     question = f"{language.question_label} {asked.question}"
     return f"{language.passage_label} {asked.passage}\n{question}" if asked.passage else question
 
 
-def _chat_text(rng: random.Random, language: Language) -> str:
+def _chat_text(rng: random.Random, language: StoryLanguage) -> str:
     return _turns(_chat_messages(rng, language))
 
 
-def _chat_messages(rng: random.Random, language: Language) -> list[ChatMessage]:
+def _chat_messages(rng: random.Random, language: StoryLanguage) -> list[ChatMessage]:
     exchanges = _greeting(rng, language)
     if rng.random() < TALE_SHARE:
         exchanges.append(_tale(rng, language))
     else:
         asked = _draw_asked(rng, language, held_out=False, questions=1 + (rng.random() < 0.5))
         exchanges += [(_chat_request(one, language), one.full) for one in asked]
-    if len(exchanges) < MOST_EXCHANGES and rng.random() < THANKS_SHARE:
+    if len(exchanges) < MAX_EXCHANGES and rng.random() < THANKS_SHARE:
         exchanges.append(_pick(rng, language.small_talk.thanks))
     return [*_system(rng, language), *_exchanges(exchanges)]
 
 
-def _tale(rng: random.Random, language: Language) -> tuple[str, str]:
+def _tale(rng: random.Random, language: StoryLanguage) -> tuple[str, str]:
     tale = _pick(rng, language.tales)
     cast = _draw_cast(rng, tale.roles, language.pools)
     request, reply = (_pick(rng, side).format(**cast) for side in (tale.requests, tale.replies))
     return language.capitalise(request), language.capitalise(reply)
 
 
-def _system(rng: random.Random, language: Language) -> list[ChatMessage]:
+def _system(rng: random.Random, language: StoryLanguage) -> list[ChatMessage]:
     if rng.random() >= SYSTEM_SHARE:
         return []
     return [ChatMessage("system", _pick(rng, language.small_talk.systems))]
 
 
-def _greeting(rng: random.Random, language: Language) -> list[tuple[str, str]]:
+def _greeting(rng: random.Random, language: StoryLanguage) -> list[tuple[str, str]]:
     return [_pick(rng, language.small_talk.greetings)] if rng.random() < GREETING_SHARE else []
 
 
@@ -208,17 +208,21 @@ def _turns(messages: Sequence[ChatMessage]) -> str:
     return "".join(f"<|{message.role}|>\n{message.content}\n{END_OF_TEXT}\n" for message in messages)
 
 
-def _chat_request(asked: Asked, language: Language) -> str:
+def _chat_request(asked: AskedQuestion, language: StoryLanguage) -> str:
     return f"{language.listen} {asked.passage} {asked.question}" if asked.passage else asked.question
 
 
-def _draw_asked(rng: random.Random, language: Language, *, held_out: bool, questions: int) -> list[Asked]:
+def _draw_asked(
+    rng: random.Random, language: StoryLanguage, *, held_out: bool, questions: int
+) -> list[AskedQuestion]:
     if rng.random() < FACT_SHARE:
         return [_pick(rng, _fact_questions(language.code)[held_out]) for _ in range(questions)]
     return _draw_passage(rng, language, held_out=held_out, questions=questions)
 
 
-def _draw_passage(rng: random.Random, language: Language, *, held_out: bool, questions: int) -> list[Asked]:
+def _draw_passage(
+    rng: random.Random, language: StoryLanguage, *, held_out: bool, questions: int
+) -> list[AskedQuestion]:
     """Return a passage with its first question, followed by other questions about it without the passage."""
     family = _pick(rng, language.families)
     cast = _draw_cast(rng, family.roles, language.pools)
@@ -228,31 +232,31 @@ def _draw_passage(rng: random.Random, language: Language, *, held_out: bool, que
     asks = rng.sample(family.asks, min(questions, len(family.asks)))
     asked = [_ask(rng, ask, cast, language) for ask in asks]
     if not held_out and rng.random() < REPEAT_SHARE:
-        asked[0] = Asked("", _pick(rng, language.repeat), passage, passage)
+        asked[0] = AskedQuestion("", _pick(rng, language.repeat), passage, passage)
     return [replace(asked[0], passage=passage), *asked[1:]]
 
 
-def _ask(rng: random.Random, ask: Ask, cast: Cast, language: Language) -> Asked:
+def _ask(rng: random.Random, ask: QuestionPattern, cast: Cast, language: StoryLanguage) -> AskedQuestion:
     question = language.capitalise(_pick(rng, ask.phrasings).format(**cast))
-    return Asked("", question, ask.short.format(**cast), _reply(ask, cast, language))
+    return AskedQuestion("", question, ask.short.format(**cast), _reply(ask, cast, language))
 
 
-def _reply(ask: Ask, cast: Mapping[str, Word], language: Language) -> str:
+def _reply(ask: QuestionPattern, cast: Mapping[str, Word], language: StoryLanguage) -> str:
     return f"{language.agreement} {ask.full.format(**cast)}"
 
 
 @cache
-def _fact_questions(code: LanguageCode) -> tuple[tuple[Asked, ...], tuple[Asked, ...]]:
+def _fact_questions(code: LanguageCode) -> tuple[tuple[AskedQuestion, ...], tuple[AskedQuestion, ...]]:
     """Return the questions about facts: those to train on, those held out (one phrasing of every fact)."""
     language = next(language for language in LANGUAGES if language.code == code)
-    parts: tuple[list[Asked], list[Asked]] = ([], [])
+    parts: tuple[list[AskedQuestion], list[AskedQuestion]] = ([], [])
     for group in language.fact_groups:
         for position, fact in enumerate(group.facts):
             full = _reply(group.ask, fact, language)
             out = held_out_phrasing(group, position)
             for number, phrasing in enumerate(group.ask.phrasings):
                 question = language.capitalise(phrasing.format(**fact))
-                parts[number == out].append(Asked("", question, group.ask.short.format(**fact), full))
+                parts[number == out].append(AskedQuestion("", question, group.ask.short.format(**fact), full))
     return tuple(parts[0]), tuple(parts[1])
 
 
@@ -284,7 +288,7 @@ def _draw_cast(rng: random.Random, roles: Roles, pools: Pools) -> Cast:
     return cast
 
 
-def _sentences(text: str, language: Language) -> str:
+def _sentences(text: str, language: StoryLanguage) -> str:
     """Return `text` with the first letter of each of its sentences in upper case."""
     return ". ".join(language.capitalise(sentence) for sentence in text.split(". "))
 

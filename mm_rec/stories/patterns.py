@@ -42,7 +42,7 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class QuestionPattern:
     """A question about a passage or a fact: its phrasings, the short answer, and the answer as a sentence."""
 
     phrasings: tuple[str, ...]
@@ -57,7 +57,7 @@ class Family:
     name: str
     roles: Roles
     passages: tuple[str, ...]
-    asks: tuple[Ask, ...]
+    asks: tuple[QuestionPattern, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class FactGroup:
     """World facts of one shape (each a mapping of slots) and the ways to ask for them."""
 
     name: str
-    ask: Ask
+    ask: QuestionPattern
     facts: tuple[Mapping[str, Word], ...]
 
 
@@ -88,7 +88,7 @@ class SmallTalk:
 
 
 @dataclass(frozen=True, slots=True)
-class Language:
+class StoryLanguage:
     """Everything that the generator needs to write in one language.
 
     Labels, `listen` (before a passage in a conversation) and `agreement` (before an assistant's answer) keep

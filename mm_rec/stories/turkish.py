@@ -1,6 +1,6 @@
 """Turkish for the story generator: everything in it was written for this project."""
 
-from mm_rec.stories.patterns import Language, SmallTalk, Tale
+from mm_rec.stories.patterns import SmallTalk, StoryLanguage, Tale
 from mm_rec.stories.turkish_plots import PLOTS
 from mm_rec.stories.turkish_questions import FACT_GROUPS, FAMILIES
 from mm_rec.stories.turkish_words import POOLS
@@ -62,7 +62,7 @@ _SMALL_TALK = SmallTalk(
     ),
 )
 
-TURKISH = Language(
+TURKISH = StoryLanguage(
     code="tr",
     passage_label="Metin:",
     question_label="Soru:",

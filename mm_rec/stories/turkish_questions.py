@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-from mm_rec.stories.patterns import Ask, FactGroup, Family, Word
+from mm_rec.stories.patterns import FactGroup, Family, QuestionPattern, Word
 from mm_rec.stories.turkish_words import POOLS, noun, nouns
 
 FAMILIES = (
@@ -12,17 +12,19 @@ FAMILIES = (
         {"hero": "child", "thing": "thing", "colour": "colour"},
         ("Bugün {hero} {colour} bir {thing} aldı.", "Bugün {hero} çarşıdan {colour} bir {thing} aldı."),
         (
-            Ask(
+            QuestionPattern(
                 ("{hero} ne renk bir {thing} aldı?", "Bu {thing} ne renk?"),
                 "{colour}",
                 "bu {thing} {colour}.",
             ),
-            Ask(
+            QuestionPattern(
                 ("Kim bir {thing} aldı?", "Kim {colour} bir {thing} aldı?"),
                 "{hero}",
                 "{hero} bir {thing} aldı.",
             ),
-            Ask(("{hero} ne aldı?",), "{colour} bir {thing}", "{hero} {colour} bir {thing} aldı."),
+            QuestionPattern(
+                ("{hero} ne aldı?",), "{colour} bir {thing}", "{hero} {colour} bir {thing} aldı."
+            ),
         ),
     ),
     Family(
@@ -40,10 +42,16 @@ FAMILIES = (
             "{hero.gen} {colour} bir {thing.own}, {friend.gen} ise {shade} bir {other.own} var.",
         ),
         (
-            Ask(("{hero.gen} {thing.own} ne renk?",), "{colour}", "{hero.gen} {thing.own} {colour}."),
-            Ask(("{friend.gen} {other.own} ne renk?",), "{shade}", "{friend.gen} {other.own} {shade}."),
-            Ask(("Kimin bir {thing.own} var?",), "{hero.gen}", "{hero.gen} bir {thing.own} var."),
-            Ask(("Kimin bir {other.own} var?",), "{friend.gen}", "{friend.gen} bir {other.own} var."),
+            QuestionPattern(
+                ("{hero.gen} {thing.own} ne renk?",), "{colour}", "{hero.gen} {thing.own} {colour}."
+            ),
+            QuestionPattern(
+                ("{friend.gen} {other.own} ne renk?",), "{shade}", "{friend.gen} {other.own} {shade}."
+            ),
+            QuestionPattern(("Kimin bir {thing.own} var?",), "{hero.gen}", "{hero.gen} bir {thing.own} var."),
+            QuestionPattern(
+                ("Kimin bir {other.own} var?",), "{friend.gen}", "{friend.gen} bir {other.own} var."
+            ),
         ),
     ),
     Family(
@@ -51,13 +59,13 @@ FAMILIES = (
         {"hero": "child", "place": "place", "day": "day"},
         ("{hero} {day} günü {place.dat} gitti.", "{hero} {day} günü tek başına {place.dat} gitti."),
         (
-            Ask(
+            QuestionPattern(
                 ("{hero} nereye gitti?", "{hero} {day} günü nereye gitti?"),
                 "{place.dat}",
                 "{hero} {place.dat} gitti.",
             ),
-            Ask(("Kim {place.dat} gitti?",), "{hero}", "{hero} {place.dat} gitti."),
-            Ask(
+            QuestionPattern(("Kim {place.dat} gitti?",), "{hero}", "{hero} {place.dat} gitti."),
+            QuestionPattern(
                 ("{hero} ne zaman {place.dat} gitti?",), "{day} günü", "{hero} {day} günü {place.dat} gitti."
             ),
         ),
@@ -70,10 +78,10 @@ FAMILIES = (
             "{hero} {place.dat}, {friend} ise {goal.dat} gitti.",
         ),
         (
-            Ask(("{hero} nereye gitti?",), "{place.dat}", "{hero} {place.dat} gitti."),
-            Ask(("{friend} nereye gitti?",), "{goal.dat}", "{friend} {goal.dat} gitti."),
-            Ask(("Kim {place.dat} gitti?",), "{hero}", "{hero} {place.dat} gitti."),
-            Ask(("Kim {goal.dat} gitti?",), "{friend}", "{friend} {goal.dat} gitti."),
+            QuestionPattern(("{hero} nereye gitti?",), "{place.dat}", "{hero} {place.dat} gitti."),
+            QuestionPattern(("{friend} nereye gitti?",), "{goal.dat}", "{friend} {goal.dat} gitti."),
+            QuestionPattern(("Kim {place.dat} gitti?",), "{hero}", "{hero} {place.dat} gitti."),
+            QuestionPattern(("Kim {goal.dat} gitti?",), "{friend}", "{friend} {goal.dat} gitti."),
         ),
     ),
     Family(
@@ -81,10 +89,10 @@ FAMILIES = (
         {"thing": "thing", "other": "thing", "spot": "indoor_spot", "corner": "indoor_spot"},
         ("Bugün {thing} {spot}, {other} {corner}.", "Şimdi {thing} {spot}, {other} ise {corner}."),
         (
-            Ask(("Peki {thing} nerede?",), "{spot}", "{thing} {spot}."),
-            Ask(("Peki {other} nerede?",), "{corner}", "{other} {corner}."),
-            Ask(("Peki {spot} ne var?",), "{thing}", "{spot} {thing} var."),
-            Ask(("Peki {corner} ne var?",), "{other}", "{corner} {other} var."),
+            QuestionPattern(("Peki {thing} nerede?",), "{spot}", "{thing} {spot}."),
+            QuestionPattern(("Peki {other} nerede?",), "{corner}", "{other} {corner}."),
+            QuestionPattern(("Peki {spot} ne var?",), "{thing}", "{spot} {thing} var."),
+            QuestionPattern(("Peki {corner} ne var?",), "{other}", "{corner} {other} var."),
         ),
     ),
     Family(
@@ -92,9 +100,13 @@ FAMILIES = (
         {"hero": "child", "food": "food", "place": "place"},
         ("{hero} {place.loc} {food} yedi.", "{hero} acıktı ve {place.loc} {food} yedi."),
         (
-            Ask(("{hero} ne yedi?", "{hero} {place.loc} ne yedi?"), "{food}", "{hero} {food} yedi."),
-            Ask(("Kim {food} yedi?",), "{hero}", "{hero} {food} yedi."),
-            Ask(("{hero} nerede {food} yedi?",), "{place.loc}", "{hero} {place.loc} {food} yedi."),
+            QuestionPattern(
+                ("{hero} ne yedi?", "{hero} {place.loc} ne yedi?"), "{food}", "{hero} {food} yedi."
+            ),
+            QuestionPattern(("Kim {food} yedi?",), "{hero}", "{hero} {food} yedi."),
+            QuestionPattern(
+                ("{hero} nerede {food} yedi?",), "{place.loc}", "{hero} {place.loc} {food} yedi."
+            ),
         ),
     ),
     Family(
@@ -102,10 +114,10 @@ FAMILIES = (
         {"hero": "child", "friend": "child", "food": "food", "meal": "food"},
         ("{hero} {food} yedi. {friend} {meal} yedi.", "{hero} {food}, {friend} ise {meal} yedi."),
         (
-            Ask(("{hero} ne yedi?",), "{food}", "{hero} {food} yedi."),
-            Ask(("{friend} ne yedi?",), "{meal}", "{friend} {meal} yedi."),
-            Ask(("Kim {food} yedi?",), "{hero}", "{hero} {food} yedi."),
-            Ask(("Kim {meal} yedi?",), "{friend}", "{friend} {meal} yedi."),
+            QuestionPattern(("{hero} ne yedi?",), "{food}", "{hero} {food} yedi."),
+            QuestionPattern(("{friend} ne yedi?",), "{meal}", "{friend} {meal} yedi."),
+            QuestionPattern(("Kim {food} yedi?",), "{hero}", "{hero} {food} yedi."),
+            QuestionPattern(("Kim {meal} yedi?",), "{friend}", "{friend} {meal} yedi."),
         ),
     ),
     Family(
@@ -116,15 +128,15 @@ FAMILIES = (
             "Dün {hero}, {friend.dat} {colour} bir {thing} verdi.",
         ),
         (
-            Ask(
+            QuestionPattern(
                 ("Kim bir {thing} verdi?", "Kim {friend.dat} bir {thing} verdi?"),
                 "{hero}",
                 "{hero} bir {thing} verdi.",
             ),
-            Ask(
+            QuestionPattern(
                 ("{hero} kime bir {thing} verdi?",), "{friend.dat}", "{hero} {friend.dat} bir {thing} verdi."
             ),
-            Ask(("Bu {thing} ne renk?",), "{colour}", "bu {thing} {colour}."),
+            QuestionPattern(("Bu {thing} ne renk?",), "{colour}", "bu {thing} {colour}."),
         ),
     ),
     Family(
@@ -135,10 +147,12 @@ FAMILIES = (
             "{hero} {thing.acc} kaybetti, {friend} ise onu {spot} buldu.",
         ),
         (
-            Ask(("Kim {thing.acc} kaybetti?",), "{hero}", "{hero} {thing.acc} kaybetti."),
-            Ask(("Kim {thing.acc} buldu?",), "{friend}", "{friend} {thing.acc} buldu."),
-            Ask(("{friend} {thing.acc} nerede buldu?",), "{spot}", "{friend} {thing.acc} {spot} buldu."),
-            Ask(("{hero} neyi kaybetti?",), "{thing.acc}", "{hero} {thing.acc} kaybetti."),
+            QuestionPattern(("Kim {thing.acc} kaybetti?",), "{hero}", "{hero} {thing.acc} kaybetti."),
+            QuestionPattern(("Kim {thing.acc} buldu?",), "{friend}", "{friend} {thing.acc} buldu."),
+            QuestionPattern(
+                ("{friend} {thing.acc} nerede buldu?",), "{spot}", "{friend} {thing.acc} {spot} buldu."
+            ),
+            QuestionPattern(("{hero} neyi kaybetti?",), "{thing.acc}", "{hero} {thing.acc} kaybetti."),
         ),
     ),
     Family(
@@ -146,13 +160,17 @@ FAMILIES = (
         {"hero": "child", "pet": "pet", "pet_name": "pet_name", "colour": "colour"},
         ("{hero.gen} {pet_name} adında bir {pet.own} var. Onun {colour} bir yatağı var.",),
         (
-            Ask(("{hero.gen} {pet.own_gen} adı ne?", "Onun adı ne?"), "{pet_name}", "onun adı {pet_name}."),
-            Ask(
+            QuestionPattern(
+                ("{hero.gen} {pet.own_gen} adı ne?", "Onun adı ne?"), "{pet_name}", "onun adı {pet_name}."
+            ),
+            QuestionPattern(
                 ("{pet_name.gen} yatağı ne renk?", "Onun yatağı ne renk?"),
                 "{colour}",
                 "onun yatağı {colour}.",
             ),
-            Ask(("{pet_name} kimin {pet.own}?",), "{hero.gen}", "{pet_name} {hero.gen} {pet.own}."),
+            QuestionPattern(
+                ("{pet_name} kimin {pet.own}?",), "{hero.gen}", "{pet_name} {hero.gen} {pet.own}."
+            ),
         ),
     ),
     Family(
@@ -160,17 +178,17 @@ FAMILIES = (
         {"hero": "child", "animal": "animal", "place": "place"},
         ("{hero} {place.loc} bir {animal} gördü.", "Bu sabah {hero} {place.loc} bir {animal} gördü."),
         (
-            Ask(
+            QuestionPattern(
                 ("{hero} ne gördü?", "{hero} {place.loc} ne gördü?"),
                 "bir {animal}",
                 "{hero} bir {animal} gördü.",
             ),
-            Ask(
+            QuestionPattern(
                 ("{hero} nerede bir {animal} gördü?",),
                 "{place.loc}",
                 "{hero} {place.loc} bir {animal} gördü.",
             ),
-            Ask(("Kim bir {animal} gördü?",), "{hero}", "{hero} bir {animal} gördü."),
+            QuestionPattern(("Kim bir {animal} gördü?",), "{hero}", "{hero} bir {animal} gördü."),
         ),
     ),
     Family(
@@ -178,10 +196,10 @@ FAMILIES = (
         {"hero": "child", "friend": "child", "feeling": "feeling", "mood": "feeling"},
         ("Bugün {hero} {feeling}. Bugün {friend} {mood}.", "Bugün {hero} {feeling}, {friend} ise {mood}."),
         (
-            Ask(("{hero} bugün nasıl?",), "{feeling}", "{hero} {feeling}."),
-            Ask(("{friend} bugün nasıl?",), "{mood}", "{friend} {mood}."),
-            Ask(("Kim {feeling}?",), "{hero}", "{hero} {feeling}."),
-            Ask(("Kim {mood}?",), "{friend}", "{friend} {mood}."),
+            QuestionPattern(("{hero} bugün nasıl?",), "{feeling}", "{hero} {feeling}."),
+            QuestionPattern(("{friend} bugün nasıl?",), "{mood}", "{friend} {mood}."),
+            QuestionPattern(("Kim {feeling}?",), "{hero}", "{hero} {feeling}."),
+            QuestionPattern(("Kim {mood}?",), "{friend}", "{friend} {mood}."),
         ),
     ),
     Family(
@@ -192,9 +210,9 @@ FAMILIES = (
             "Bir yarış vardı. {hero} birinci, {friend} ikinci, {third} üçüncü oldu.",
         ),
         (
-            Ask(("Kim birinci oldu?", "Yarışı kim kazandı?"), "{hero}", "{hero} birinci oldu."),
-            Ask(("Kim ikinci oldu?",), "{friend}", "{friend} ikinci oldu."),
-            Ask(("Kim üçüncü oldu?", "Kim sonuncu oldu?"), "{third}", "{third} üçüncü oldu."),
+            QuestionPattern(("Kim birinci oldu?", "Yarışı kim kazandı?"), "{hero}", "{hero} birinci oldu."),
+            QuestionPattern(("Kim ikinci oldu?",), "{friend}", "{friend} ikinci oldu."),
+            QuestionPattern(("Kim üçüncü oldu?", "Kim sonuncu oldu?"), "{third}", "{third} üçüncü oldu."),
         ),
     ),
     Family(
@@ -202,8 +220,12 @@ FAMILIES = (
         {"hero": "child", "fruit": "fruit", "number": "number"},
         ("{hero.gen} {number} {fruit.own} var.", "{hero.gen} bugün {number} {fruit.own} var."),
         (
-            Ask(("{hero.gen} kaç {fruit.own} var?",), "{number}", "{hero.gen} {number} {fruit.own} var."),
-            Ask(("Kimin {number} {fruit.own} var?",), "{hero.gen}", "{hero.gen} {number} {fruit.own} var."),
+            QuestionPattern(
+                ("{hero.gen} kaç {fruit.own} var?",), "{number}", "{hero.gen} {number} {fruit.own} var."
+            ),
+            QuestionPattern(
+                ("Kimin {number} {fruit.own} var?",), "{hero.gen}", "{hero.gen} {number} {fruit.own} var."
+            ),
         ),
     ),
 )
@@ -242,7 +264,7 @@ def _facts(rows: Iterable[tuple[Word, Word]]) -> tuple[Mapping[str, Word], ...]:
 FACT_GROUPS = (
     FactGroup(
         "colour",
-        Ask(
+        QuestionPattern(
             (
                 "Sence {x} ne renktir?",
                 "Acaba {x} hangi renktir?",
@@ -257,7 +279,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "sound",
-        Ask(
+        QuestionPattern(
             (
                 "Sence {x} ne der?",
                 "Acaba {x} nasıl ses çıkarır?",
@@ -272,7 +294,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "home",
-        Ask(
+        QuestionPattern(
             (
                 "Sence {x} nerede yaşar?",
                 "Acaba {x} nerede yaşar?",
@@ -286,7 +308,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "opposite",
-        Ask(
+        QuestionPattern(
             (
                 "Sence {x} kelimesinin zıddı nedir?",
                 "Hangi kelime {x} kelimesinin zıddıdır?",
@@ -300,7 +322,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "day_after",
-        Ask(
+        QuestionPattern(
             (
                 "Hangi gün {x.abl} sonra gelir?",
                 "Sence {x.abl} sonra hangi gün gelir?",
@@ -314,7 +336,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "day_before",
-        Ask(
+        QuestionPattern(
             (
                 "Hangi gün {x.abl} önce gelir?",
                 "Sence {x.abl} önce hangi gün gelir?",
@@ -328,7 +350,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "number_after",
-        Ask(
+        QuestionPattern(
             (
                 "Hangi sayı {x.abl} sonra gelir?",
                 "Sence {x.abl} sonra hangi sayı gelir?",
@@ -342,7 +364,7 @@ FACT_GROUPS = (
     ),
     FactGroup(
         "sum",
-        Ask(
+        QuestionPattern(
             (
                 "Sence {x} artı {z} kaç eder?",
                 "Acaba {x} artı {z} kaçtır?",

@@ -1,7 +1,7 @@
 """Words found in sentences in any of their forms, by the rules of the language.
 
-English and Turkish have rules (english_forms, turkish_forms); in another language a word is found as it is written, in
-capitals or small letters.
+English and Turkish have rules (english_inflection, turkish_inflection); in another language a word is found as it is
+written, in capitals or small letters.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from mm_rec.text import english_forms, turkish_forms
+from mm_rec.text import english_inflection, turkish_inflection
 from mm_rec.text.words import lower, words
 
-Piece = str  # one of the words that an entry such as "bus stop" is made of, in small letters
+EntryWord = str  # one of the words that an entry such as "bus stop" is made of, in small letters
 
 
 class WordIndex:
@@ -20,8 +20,8 @@ class WordIndex:
 
     def __init__(self, entries: Iterable[str], language: str = "en") -> None:
         self._language = language
-        self._by_first: dict[Piece, list[tuple[str, list[Piece]]]] = {}
-        pieces: dict[Piece, None] = {}
+        self._by_first: dict[EntryWord, list[tuple[str, list[EntryWord]]]] = {}
+        pieces: dict[EntryWord, None] = {}
         for entry in dict.fromkeys(entries):
             if found := [lower(word, language).replace("’", "'") for word in words(entry)]:
                 self._by_first.setdefault(found[0], []).append((entry, found))
@@ -30,9 +30,9 @@ class WordIndex:
 
     def find(self, sentence: str) -> set[str]:
         """The entries that a sentence holds."""
-        return {entry for _, found in self.cover(sentence) for entry in found}
+        return {entry for _, found in self.match_tokens(sentence) for entry in found}
 
-    def cover(self, sentence: str) -> list[tuple[str, set[str]]]:
+    def match_tokens(self, sentence: str) -> list[tuple[str, set[str]]]:
         """The words of a sentence in order, as written, each with the entries that it is a form, or a part, of."""
         tokens = words(sentence)
         rows = [self._forms.pieces(lower(token, self._language)) for token in tokens]
@@ -52,52 +52,54 @@ def contains_word(sentence: str, word: str, language: str = "en") -> bool:
     return bool(WordIndex([word], language).find(sentence))
 
 
-class _Forms(Protocol):
-    def __init__(self, pieces: Iterable[Piece]) -> None: ...
+class _FormTable(Protocol):
+    def __init__(self, pieces: Iterable[EntryWord]) -> None: ...
 
-    def pieces(self, token: str) -> set[Piece]:
+    def pieces(self, token: str) -> set[EntryWord]:
         """The pieces that a token in small letters is a form of."""
 
 
 class _AsWritten:
-    def __init__(self, pieces: Iterable[Piece]) -> None:
+    def __init__(self, pieces: Iterable[EntryWord]) -> None:
         self._known = set(pieces)
 
-    def pieces(self, token: str) -> set[Piece]:
+    def pieces(self, token: str) -> set[EntryWord]:
         return {token} & self._known
 
 
 class _English:
     """A table of all forms of all pieces."""
 
-    def __init__(self, pieces: Iterable[Piece]) -> None:
-        self._of: dict[str, set[Piece]] = {}
+    def __init__(self, pieces: Iterable[EntryWord]) -> None:
+        self._of: dict[str, set[EntryWord]] = {}
         for piece in pieces:
-            for form in english_forms.forms(piece):
+            for form in english_inflection.inflections(piece):
                 self._of.setdefault(form, set()).add(piece)
 
-    def pieces(self, token: str) -> set[Piece]:
-        return {piece for part in english_forms.parts(token) for piece in self._of.get(part, ())}
+    def pieces(self, token: str) -> set[EntryWord]:
+        return {
+            piece for part in english_inflection.expand_contraction(token) for piece in self._of.get(part, ())
+        }
 
 
 class _Turkish:
     """A table of the stems of all pieces; a token is tried with each of its beginnings."""
 
-    def __init__(self, pieces: Iterable[Piece]) -> None:
-        self._of: dict[str, list[tuple[Piece, turkish_forms.Stem]]] = {}
+    def __init__(self, pieces: Iterable[EntryWord]) -> None:
+        self._of: dict[str, list[tuple[EntryWord, turkish_inflection.Stem]]] = {}
         for piece in pieces:
-            for stem in turkish_forms.stems(piece):
+            for stem in turkish_inflection.stems(piece):
                 self._of.setdefault(stem[0], []).append((piece, stem))
 
-    def pieces(self, token: str) -> set[Piece]:
+    def pieces(self, token: str) -> set[EntryWord]:
         return {
             piece
-            for part in turkish_forms.parts(token)
+            for part in turkish_inflection.without_apostrophe(token)
             for end in range(1, len(part) + 1)
             for piece, stem in self._of.get(part[:end], ())
-            if turkish_forms.is_form(part, stem)
+            if turkish_inflection.is_inflection(part, stem)
         }
 
 
-_LANGUAGES: dict[str, type[_Forms]] = {"en": _English, "tr": _Turkish}
+_LANGUAGES: dict[str, type[_FormTable]] = {"en": _English, "tr": _Turkish}
 KNOWN_LANGUAGES = frozenset(_LANGUAGES)

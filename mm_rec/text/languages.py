@@ -11,7 +11,7 @@ from mm_rec.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Language:
+class LanguageRules:
     """A language that cleaning and sentence splitting know."""
 
     code: str
@@ -26,7 +26,7 @@ class Language:
     """Letters of its nearest relatives that the language itself has not."""
 
 
-def language(code: str) -> Language:
+def get_language(code: str) -> LanguageRules:
     """The language of a code such as "tr"; raises ConfigError for one that is not known here."""
     if code not in _LANGUAGES:
         raise ConfigError(f"the language {code!r} is not known; known are: {', '.join(_LANGUAGES)}")
@@ -37,7 +37,7 @@ def _words(row: str) -> frozenset[str]:
     return frozenset(row.split())
 
 
-_TURKISH = Language(
+_TURKISH = LanguageRules(
     code="tr",
     name="Turkish",
     stop_words=_words(
@@ -69,7 +69,7 @@ _TURKISH = Language(
     foreign_letters="qQxXäÄəƏñÑňŇţŢýÝ",  # Azerbaijani, Crimean Tatar, Gagauz, Kurdish, Salar, Turkmen, Uyghur, Uzbek
 )
 
-_ENGLISH = Language(
+_ENGLISH = LanguageRules(
     code="en",
     name="English",
     stop_words=_words(

@@ -77,7 +77,7 @@ def normalise(text: str) -> str:
         text = result
 
 
-def mend_dotted_i(text: str) -> tuple[str, int]:
+def repair_dotted_i(text: str) -> tuple[str, int]:
     """Normalised Turkish text without second dots on i, and how many there were.
 
     U+0307 after an i is what programs without a language leave of İ in small letters; Turkish has no such letter.

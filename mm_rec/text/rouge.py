@@ -15,7 +15,7 @@ def rouge_l(a: Sequence[str], b: Sequence[str]) -> float:
     return 2 * lcs_length(a, b) / (len(a) + len(b)) if a and b else 0.0
 
 
-def closest(text: Sequence[str], others: Iterable[Sequence[str]]) -> tuple[float, int]:
+def most_similar(text: Sequence[str], others: Iterable[Sequence[str]]) -> tuple[float, int]:
     """The highest ROUGE-L of a list of words with any of the others, and the first that has it; (0, −1) where none has.
 
     Others that are too long or too short to come closer are not compared: the subsequence has at most the words of

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from mm_rec.text.languages import Language, language
+from mm_rec.text.languages import LanguageRules, get_language
 from mm_rec.text.words import lower
 
 _CLOSING = "\"'”’»)]"
@@ -29,15 +29,15 @@ _WINDOW = 24  # characters before a dot that are looked at; what keeps its dot i
 
 def split_sentences(text: str, language_code: str = "tr") -> list[str]:
     """The sentences of a text in their order, without the white space around them."""
-    return [text[start:end].strip() for start, end in _spans(text, language(language_code))]
+    return [text[start:end].strip() for start, end in _spans(text, get_language(language_code))]
 
 
 def count_sentences(text: str, language_code: str = "tr", enough: int | None = None) -> int:
     """How many sentences `split_sentences` finds, or `enough` where it finds more than that."""
-    return sum(1 for _ in islice(_spans(text, language(language_code)), enough))
+    return sum(1 for _ in islice(_spans(text, get_language(language_code)), enough))
 
 
-def _spans(text: str, known: Language) -> Iterator[tuple[int, int]]:
+def _spans(text: str, known: LanguageRules) -> Iterator[tuple[int, int]]:
     """Start and end of each sentence, white space around it included."""
     start = 0
     for end in _ends(text, known):
@@ -48,14 +48,14 @@ def _spans(text: str, known: Language) -> Iterator[tuple[int, int]]:
         yield start, len(text)
 
 
-def _ends(text: str, known: Language) -> Iterator[int]:
+def _ends(text: str, known: LanguageRules) -> Iterator[int]:
     """Where sentences end; a blank line may come right after another end."""
     for mark in _END.finditer(text):
         if mark[0][0] == "\n" or _ends_sentence(text, mark, known):
             yield mark.end()
 
 
-def _ends_sentence(text: str, mark: re.Match[str], known: Language) -> bool:
+def _ends_sentence(text: str, mark: re.Match[str], known: LanguageRules) -> bool:
     """Whether a run of closing marks ends its sentence."""
     following = _NEXT.match(text, mark.end())
     assert following is not None  # it matches the empty string too
@@ -72,7 +72,7 @@ def _ends_sentence(text: str, mark: re.Match[str], known: Language) -> bool:
     return not _keeps_dot(word, first, known)
 
 
-def _keeps_dot(word: str, first: str, known: Language) -> bool:
+def _keeps_dot(word: str, first: str, known: LanguageRules) -> bool:
     """Whether the dot after `word` is the word's own; `first` is the first letter of what follows."""
     if word.isdecimal():
         return len(word) <= _LONGEST_ORDINAL

@@ -15,19 +15,19 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.errors import ConfigError, TokenizerError
-from mm_rec.tokenizers.special import CHAT_TOKENS, ENDOFTEXT, PAD
+from mm_rec.tokenizers.special_tokens import CHAT_TOKENS, ENDOFTEXT, PAD
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ChatTemplate:
     """How a conversation is written: special tokens, and the one that ends a turn (None: the tokenizer's eos)."""
 
     name: str
-    tokens: tuple[str, ...]
-    end: str | None
+    special_tokens: tuple[str, ...]
+    eot_token: str | None
 
     @property
     def template(self) -> str:
@@ -40,21 +40,21 @@ def _read_template(name: str) -> str:
     return (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8").rstrip("\n")
 
 
-LAYOUTS = {
+TEMPLATES = {
     layout.name: layout
     for layout in (
-        Layout("default", CHAT_TOKENS, None),
-        Layout("chatml", ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
-        Layout("llama3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>"),
+        ChatTemplate("default", CHAT_TOKENS, None),
+        ChatTemplate("chatml", ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+        ChatTemplate("llama3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>"),
     )
 }
 
 
-def find_layout(name: str) -> Layout:
+def find_chat_template(name: str) -> ChatTemplate:
     """The layout of that name; raises ConfigError listing the names."""
-    if name not in LAYOUTS:
-        raise ConfigError(f"there is no chat layout {name!r}; choose one of {', '.join(LAYOUTS)}")
-    return LAYOUTS[name]
+    if name not in TEMPLATES:
+        raise ConfigError(f"there is no chat layout {name!r}; choose one of {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
 
 
 def prepare_for_chat(tokenizer: PreTrainedTokenizerBase, layout: str = "default") -> list[str]:
@@ -63,30 +63,30 @@ def prepare_for_chat(tokenizer: PreTrainedTokenizerBase, layout: str = "default"
     The token that ends a turn becomes the eos, which generation stops at; padding is never the eos, or every end
     would be ignored in training.
     """
-    chosen = find_layout(layout)
+    chosen = find_chat_template(layout)
     known = tokenizer.get_vocab()
-    eos = chosen.end or tokenizer.eos_token or ENDOFTEXT
-    pad = _padding(tokenizer) if tokenizer.pad_token in (None, eos) else tokenizer.pad_token
-    wanted = [*chosen.tokens, eos, pad]
+    eos = chosen.eot_token or tokenizer.eos_token or ENDOFTEXT
+    pad = _pad_token(tokenizer) if tokenizer.pad_token in (None, eos) else tokenizer.pad_token
+    wanted = [*chosen.special_tokens, eos, pad]
     extra = [token for token in tokenizer.extra_special_tokens if token not in wanted]
     tokenizer.add_special_tokens(
-        {"eos_token": eos, "pad_token": pad, "extra_special_tokens": [*extra, *chosen.tokens]}
+        {"eos_token": eos, "pad_token": pad, "extra_special_tokens": [*extra, *chosen.special_tokens]}
     )
     tokenizer.chat_template = chosen.template
     return [token for token in dict.fromkeys(wanted) if token not in known]
 
 
-def require_padding(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def require_pad_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Give a tokenizer that pads with its eos, or with nothing, a padding token. Returns the tokens added."""
     if tokenizer.pad_token not in (None, tokenizer.eos_token):
         return []
-    pad = _padding(tokenizer)
+    pad = _pad_token(tokenizer)
     known = pad in tokenizer.get_vocab()
     tokenizer.add_special_tokens({"pad_token": pad})
     return [] if known else [pad]
 
 
-def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
+def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """A token for padding that a tokenizer has without using it, so that the model needs no row more; or else ours.
 
     LLaMA 3 has <|finetune_right_pad_id|>, LLaMA 2 an <unk> that its byte fallback leaves unused.
@@ -97,9 +97,9 @@ def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
     return [*known, *spare, PAD][0]
 
 
-def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout | None:
+def known_chat_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate | None:
     """The layout whose template a tokenizer carries; None for a template of its own."""
-    return next((one for one in LAYOUTS.values() if one.template == tokenizer.chat_template), None)
+    return next((one for one in TEMPLATES.values() if one.template == tokenizer.chat_template), None)
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -112,10 +112,10 @@ def require_template(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping
             raise TokenizerError(f"this tokenizer's chat template cannot be used ({error})") from error
     raise TokenizerError(
         "this tokenizer has no chat template, so it was not made for conversations. Give it a layout "
-        f"(--template {', '.join(LAYOUTS)}) when you fine-tune the model"
+        f"(--template {', '.join(TEMPLATES)}) when you fine-tune the model"
     )
 
 
-def marks_answers(template: str) -> bool:
+def has_generation_markers(template: str) -> bool:
     """Whether a template says itself what the assistant writes ({% generation %}); published ones hardly do."""
     return _GENERATION.search(template) is not None

@@ -18,8 +18,8 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from mm_rec.errors import ProofError, TokenizerError
-from mm_rec.tokenizers.special import SPECIAL_TOKENS
+from mm_rec.errors import MismatchError, TokenizerError
+from mm_rec.tokenizers.special_tokens import SPECIAL_TOKENS
 
 SPACE = "\u2581"
 
@@ -32,7 +32,7 @@ _BATCH_LINES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ConversionCheck:
     """What was proven: lines and bytes compared, and the lines with unknown characters."""
 
     lines: int
@@ -100,13 +100,13 @@ def to_tokenizer_json(model: Path) -> Tokenizer:
     return tokenizer
 
 
-def prove(
+def verify_conversion(
     model: Path, tokenizer: Tokenizer, lines: Iterable[str], advance: Callable[[int], None] | None = None
-) -> Proof:
+) -> ConversionCheck:
     """Compare the converted tokenizer with SentencePiece on every line, and decode every line back.
 
     A line with an unknown character (only without byte fallback) cannot be decoded exactly and is counted
-    instead. `advance` is called with the bytes of each batch. Raises ProofError with the first bad line.
+    instead. `advance` is called with the bytes of each batch. Raises MismatchError with the first bad line.
     """
     reference = SentencePieceProcessor(model_file=str(model))
     unknown = reference.unk_id()
@@ -127,12 +127,12 @@ def prove(
         if advance is not None:
             advance(batch_bytes)
     if example is not None:
-        raise ProofError(
+        raise MismatchError(
             f"{differing:,} of {compared:,} lines are not the same after the conversion to tokenizer.json; "
             f"the first is {example[:200]!r}. No tokenizer was written. Please report this line: "
             "the conversion must be exact for every text"
         )
-    return Proof(lines=compared, bytes=size, lines_with_unknown=with_unknown)
+    return ConversionCheck(lines=compared, bytes=size, lines_with_unknown=with_unknown)
 
 
 def _read_model(path: Path) -> Any:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mm_rec.errors import TokenizerError
 from mm_rec.tokenizers.conversion import SPACE, is_converted, unescape
-from mm_rec.tokenizers.special import UNKNOWN
+from mm_rec.tokenizers.special_tokens import UNKNOWN
 
 _LOCK = threading.Lock()
 _TEXT_ENCODERS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, Tokenizer]] = (
@@ -92,7 +92,7 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that the tokenizer itself puts before a text, and so the beginning of every document and prompt.
 
     [bos] or nothing: a foreign tokenizer may have a bos for other uses, and add none.
@@ -102,7 +102,7 @@ def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of one document: what the tokenizer begins a text with (`begin_ids`), the text, and eos if it has one."""
+    """The ids of one document: what the tokenizer begins a text with (`bos_ids`), the text, and eos if it has one."""
     ids: list[int] = encode_documents(tokenizer, [text])[0].tolist()
     return ids
 
@@ -115,7 +115,7 @@ def encode_documents(
     A special token that is written out in a text is text, unless they are to be parsed: in what a chat layout rendered,
     which may have its beginning already.
     """
-    before = begin_ids(tokenizer)
+    before = bos_ids(tokenizer)
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [
         np.array([*_begun(encoding.ids, before), *after], dtype=np.int32)
@@ -136,7 +136,7 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(_backend(tokenizer).get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def require_fit(tokenizer: PreTrainedTokenizerBase, vocab_size: int, special: bool = True) -> None:
+def require_vocab_fits(tokenizer: PreTrainedTokenizerBase, vocab_size: int, special: bool = True) -> None:
     """Raise TokenizerError where the tokenizer has ids that a model of `vocab_size` rows has not.
 
     Without `special` those of special tokens do not count: Gemma 3 has one for pictures that its text models lack.
@@ -196,7 +196,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 def text_encoder(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Tokenizer:
     """The backend to encode these texts as text, special tokens that are written out in them too."""
-    pattern = special_pattern(tokenizer)
+    pattern = special_token_pattern(tokenizer)
     if not any(pattern.search(text) for text in texts):
         return encoder(tokenizer)
     with _LOCK:
@@ -209,7 +209,7 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> To
         return known[1]
 
 
-def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def special_token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The special tokens as they are written out; that for unknown words stands for ordinary text.
 
     Not `all_special_tokens`: that has those alone which have a name.
@@ -218,18 +218,18 @@ def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return sorted(names - {str(tokenizer.unk_token)}, reverse=True)
 
 
-def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+def special_token_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """What finds a special token written out in a text."""
-    return re.compile("|".join(map(re.escape, special_texts(tokenizer))) or r"(?!)")
+    return re.compile("|".join(map(re.escape, special_token_strings(tokenizer))) or r"(?!)")
 
 
-def count_specials(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[str]:
+def count_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[str]:
     """How often each special token is written out in texts."""
-    pattern = special_pattern(tokenizer)
+    pattern = special_token_pattern(tokenizer)
     return Counter(found for text in texts for found in pattern.findall(text))
 
 
-def describe_specials(counts: Mapping[str, int], parsed: bool = False) -> list[str]:
+def describe_special_tokens(counts: Mapping[str, int], parsed: bool = False) -> list[str]:
     """What is said of special tokens that are written out in a text: a line, or none where there are none."""
     if not counts:
         return []

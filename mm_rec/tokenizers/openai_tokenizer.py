@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mm_rec.errors import TokenizerError, needs_extra
 from mm_rec.tokenizers.chat_template import prepare_for_chat
-from mm_rec.tokenizers.special import ENDOFTEXT, SPECIAL_TOKENS
+from mm_rec.tokenizers.special_tokens import ENDOFTEXT, SPECIAL_TOKENS
 
 SIMPLE_NAMES = ("simple", "fallback")
 SIMPLE_SIZE = 32_000
@@ -45,7 +45,7 @@ def get_tokenizer(model_name: str = "gpt-4", fallback: bool = True) -> PreTraine
     try:
         encoding = _load_encoding(name)
     except (OSError, ValueError) as error:  # no network or no room; a file that is not the one published
-        problem = _no_ranks(model_name, name, error)
+        problem = _download_error(model_name, name, error)
         if not fallback:
             raise TokenizerError(problem) from error
         warnings.warn(
@@ -54,7 +54,9 @@ def get_tokenizer(model_name: str = "gpt-4", fallback: bool = True) -> PreTraine
             stacklevel=2,
         )
         return simple_tokenizer()
-    return _ready(convert(encoding["pat_str"], encoding["mergeable_ranks"], encoding["special_tokens"]), name)
+    return _to_transformers(
+        convert_encoding(encoding["pat_str"], encoding["mergeable_ranks"], encoding["special_tokens"]), name
+    )
 
 
 def simple_tokenizer(vocab_size: int = SIMPLE_SIZE) -> PreTrainedTokenizerFast:
@@ -71,17 +73,17 @@ def simple_tokenizer(vocab_size: int = SIMPLE_SIZE) -> PreTrainedTokenizerFast:
             f"the simple tokenizer has from {256 + len(SPECIAL_TOKENS)} to "
             f"{len(everything) + len(SPECIAL_TOKENS):,} entries, not {vocab_size:,}"
         )
-    entries = [*map(_in_letters, everything[:room]), *SPECIAL_TOKENS]
+    entries = [*map(_byte_level_string, everything[:room]), *SPECIAL_TOKENS]
     vocabulary = {entry: index for index, entry in enumerate(entries)}
-    return _ready(_byte_level(vocabulary, [], rf" ?[{_LETTERS}]{{1,2}}|[\s\S]"), "simple")
+    return _to_transformers(_byte_level(vocabulary, [], rf" ?[{_LETTERS}]{{1,2}}|[\s\S]"), "simple")
 
 
-def convert(pattern: str, ranks: Mapping[bytes, int], special: Mapping[str, int]) -> Tokenizer:
+def convert_encoding(pattern: str, ranks: Mapping[bytes, int], special: Mapping[str, int]) -> Tokenizer:
     """A tiktoken encoding as a tokenizer of the `tokenizers` library that gives the same ids for every text."""
     used = {*ranks.values(), *special.values()}
     unused = {f"<|unused_{index}|>": index for index in range(max(used)) if index not in used}
     added = {**special, **unused}
-    vocabulary = {_in_letters(token): rank for token, rank in ranks.items()} | added
+    vocabulary = {_byte_level_string(token): rank for token, rank in ranks.items()} | added
     # To Oniguruma "{1,3}+" means to repeat. Nothing follows it, so not to give back, as in tiktoken, changes nothing.
     pattern = pattern.replace("{1,3}+", "{1,3}")
     tokenizer = _byte_level(vocabulary, _merges(ranks), pattern)
@@ -115,7 +117,7 @@ def _load_encoding(name: str) -> dict[str, Any]:
     return encoding
 
 
-def _no_ranks(model_name: str, encoding: str, error: Exception) -> str:
+def _download_error(model_name: str, encoding: str, error: Exception) -> str:
     return (
         f"the tokenizer of {model_name} needs the ranks of {encoding}, which could not be downloaded "
         f"({type(error).__name__}: {str(error)[:200]}). Try again with a network; for a machine without one, run this "
@@ -130,11 +132,13 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
     tiktoken joins any two neighbours whose bytes are a token, lowest rank first. By the time that it makes a token,
     every better pair inside it has been joined, whatever stands around it; so it is always made of the same two.
     """
-    found = [(rank, pair) for token, rank in ranks.items() if len(pair := _last_parts(token, ranks)) == 2]
-    return [(_in_letters(left), _in_letters(right)) for _, (left, right) in sorted(found)]
+    found = [
+        (rank, pair) for token, rank in ranks.items() if len(pair := _parts_before_merge(token, ranks)) == 2
+    ]
+    return [(_byte_level_string(left), _byte_level_string(right)) for _, (left, right) in sorted(found)]
 
 
-def _last_parts(token: bytes, ranks: Mapping[bytes, int]) -> list[bytes]:
+def _parts_before_merge(token: bytes, ranks: Mapping[bytes, int]) -> list[bytes]:
     """What is left of a token's bytes after every join of a rank better than its own."""
     own = ranks[token]
     parts = [token[index : index + 1] for index in range(len(token))]
@@ -172,7 +176,7 @@ def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], patte
     return tokenizer
 
 
-def _ready(tokenizer: Tokenizer, name: str) -> PreTrainedTokenizerFast:
+def _to_transformers(tokenizer: Tokenizer, name: str) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers knows it, with a chat template and its special tokens."""
     result = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -185,16 +189,16 @@ def _ready(tokenizer: Tokenizer, name: str) -> PreTrainedTokenizerFast:
     return result
 
 
-def _byte_letters() -> dict[int, str]:
+def _bytes_to_unicode() -> dict[int, str]:
     """GPT-2's letter for each byte (Radford et al. 2019): itself where it can be seen, else one from U+0100 on."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = itertools.count(0x100)
     return {byte: chr(byte if byte in visible else next(others)) for byte in range(256)}
 
 
-_BYTE_LETTERS = _byte_letters()
+_BYTE_TO_UNICODE = _bytes_to_unicode()
 
 
-def _in_letters(token: bytes) -> str:
+def _byte_level_string(token: bytes) -> str:
     """A token's bytes as byte-level tokenizers write them."""
-    return token.decode("latin-1").translate(_BYTE_LETTERS)
+    return token.decode("latin-1").translate(_BYTE_TO_UNICODE)

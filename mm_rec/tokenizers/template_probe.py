@@ -14,8 +14,8 @@ from itertools import product
 from typing import Any
 
 from mm_rec.errors import DataError
-from mm_rec.tokenizers.call_form import ID, CallForm, CallStyle
-from mm_rec.tokenizers.templating import render_messages
+from mm_rec.tokenizers.template_rendering import render_messages
+from mm_rec.tokenizers.tool_call_format import ID_PLACEHOLDER, ToolCallFormat, ToolCallStyle
 
 # What is rendered to see what stands around it.
 _QUESTION, _ANSWER, _REASONING = "probe question", "probe answer", "probe reasoning"
@@ -42,13 +42,13 @@ TOOLS = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class ReasoningForm:
+class ReasoningFormat:
     """What stands before reasoning, and after it."""
 
     begin: str
     end: str
 
-    def opened_by(self, prompt: str) -> str:
+    def opening_in(self, prompt: str) -> str:
         """What of a prompt begins reasoning already, at its end; "" for nothing."""
         mark = self.begin.strip()
         return prompt[prompt.rfind(mark) :] if prompt.rstrip().endswith(mark) else ""
@@ -62,7 +62,7 @@ class ReasoningForm:
         return reasoning.strip(), rest.lstrip()
 
 
-class Probe:
+class TemplateProbe:
     """A template, and what it makes of answers to one question."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Probe:
         ending = self._special.search(after)
         return (after[: ending.start()], ending[0]) if ending else ("", "")
 
-    def reasoning(self) -> ReasoningForm | None:
+    def reasoning(self) -> ReasoningFormat | None:
         """What stands around reasoning: seen, or for a template that only cuts it out of earlier answers, known."""
         try:
             written, opening = self._answer(reasoning_content=_REASONING), self._opening()
@@ -108,7 +108,7 @@ class Probe:
         if not found:
             if "</think>" not in self._template:
                 return None
-            return ReasoningForm("<think>", "</think>")
+            return ReasoningFormat("<think>", "</think>")
         if opening.startswith(before):  # the prompt begins reasoning
             begin = before[before.rstrip().rfind("\n") + 1 :]
             begin = begin[max(begin.rfind("<"), begin.rfind("[")) :]
@@ -116,15 +116,15 @@ class Probe:
             begin = before[len(opening) :]
         else:
             return None
-        return ReasoningForm(begin, after[: after.find(_ANSWER)]) if begin.strip() else None
+        return ReasoningFormat(begin, after[: after.find(_ANSWER)]) if begin.strip() else None
 
-    def calls(self, reasoning: ReasoningForm | None) -> CallForm:
+    def calls(self, reasoning: ReasoningFormat | None) -> ToolCallFormat:
         """The form of calls; raises DataError where there is none, saying why."""
         if not any(name in self._render(prompt=True) for name in _NAMES):
             raise DataError("this model's chat template does not tell the model which tools there are")
         opening = self._opening()
-        for as_text, no_content in product((False, True), repeat=2):
-            style = CallStyle(as_text, no_content)
+        for arguments_as_string, null_content in product((False, True), repeat=2):
+            style = ToolCallStyle(arguments_as_string, null_content)
             try:
                 one = self._calling(style, 1)
             except DataError:
@@ -135,36 +135,38 @@ class Probe:
             "this model's chat template writes no calls of tools, or in a form that is not known here"
         )
 
-    def _calling(self, style: CallStyle, count: int, content: str = "") -> str:
+    def _calling(self, style: ToolCallStyle, count: int, content: str = "") -> str:
         calls = [
             {"type": "function", "id": call_id, "function": {"name": name, "arguments": _ARGUMENTS}}
             for name, call_id in zip(_NAMES[:count], _IDS, strict=False)
         ]
-        return self._answer(**style.taken(content, calls))
+        return self._answer(**style.to_template(content, calls))
 
     def _form(
-        self, style: CallStyle, one: str, opening: str, reasoning: ReasoningForm | None
-    ) -> CallForm | None:
+        self, style: ToolCallStyle, one: str, opening: str, reasoning: ReasoningFormat | None
+    ) -> ToolCallFormat | None:
         parts = _cut(one, _NAMES[:1])
         if parts is None:
             return None
         [(head, between)], tail, python = parts
         begin, empty = opening, ""
         if reasoning is not None:
-            begin = opening[: len(opening) - len(reasoning.opened_by(opening))]
+            begin = opening[: len(opening) - len(reasoning.opening_in(opening))]
             empty = reasoning.begin + reasoning.end
         if not head.startswith(begin):
             return None
         before = head[len(begin) :].removeprefix(empty)
-        ends, (_, turn_end) = list(self._special.finditer(tail)), self.end()
-        stops = [end for end in ends if end[0] == turn_end] or ends
+        ends, (_, eot_token) = list(self._special.finditer(tail)), self.end()
+        stops = [end for end in ends if end[0] == eot_token] or ends
         if not stops or not before.strip():  # nothing would tell a call from a text that begins with a name
             return None
         closing = tail[: stops[-1].start()]
         after_text = self._after_text(style, begin, empty, before)
-        return CallForm(before, between, self._joint(style), closing, stops[-1][0], after_text, python, style)
+        return ToolCallFormat(
+            before, between, self._joint(style), closing, stops[-1][0], after_text, python, style
+        )
 
-    def _joint(self, style: CallStyle) -> str | None:
+    def _joint(self, style: ToolCallStyle) -> str | None:
         """What stands between a call and the next one's name; None where there is one call alone."""
         try:
             parts = _cut(self._calling(style, 2), _NAMES)
@@ -172,7 +174,7 @@ class Probe:
             return None
         return None if parts is None else parts[0][1][0]
 
-    def _after_text(self, style: CallStyle, begin: str, empty: str, before: str) -> str | None:
+    def _after_text(self, style: ToolCallStyle, begin: str, empty: str, before: str) -> str | None:
         """What stands between an answer's text and its calls; None where the template has no text beside calls."""
         try:
             parts = _cut(self._calling(style, 1, _ANSWER), _NAMES[:1])
@@ -192,7 +194,7 @@ def _cut(text: str, names: Sequence[str]) -> tuple[list[tuple[str, str]], str, b
     None where they are not all found. Ids are replaced by the sign for one.
     """
     for call_id in _IDS:
-        text = text.replace(call_id, ID)
+        text = text.replace(call_id, ID_PLACEHOLDER)
     parts, python, place = [], False, 0
     for name in names:
         start = text.find(name, place)

@@ -22,9 +22,9 @@ from mm_rec.config import Section
 from mm_rec.errors import TokenizerError, VocabularyTooLarge
 from mm_rec.runs import files
 from mm_rec.tokenizers.chat_template import prepare_for_chat
-from mm_rec.tokenizers.conversion import ESCAPES, Proof, prove, to_tokenizer_json
+from mm_rec.tokenizers.conversion import ESCAPES, ConversionCheck, to_tokenizer_json, verify_conversion
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
-from mm_rec.tokenizers.special import (
+from mm_rec.tokenizers.special_tokens import (
     ENDOFTEXT,
     PAD,
     SEPARATORS,
@@ -36,7 +36,7 @@ MODEL_FILE = "tokenizer.model"
 REPORT_FILE = "training_report.json"
 
 # (stage, bytes done, bytes in all or None where it is not known); the stages are STAGES, in this order.
-Progress = Callable[[str, int, int | None], None]
+StageProgress = Callable[[str, int, int | None], None]
 STAGES = ("reading", "training", "proving")
 
 _UNIT_CHARACTERS = 8192
@@ -64,7 +64,7 @@ class TokenizerConfig(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class LineSample:
     """Lines drawn from the documents, in their order, and how much text there was (bytes of UTF-8)."""
 
     lines: list[bytes]
@@ -74,7 +74,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedReport:
+class TokenizerTrainingReport:
     """What a training gave: sizes in bytes of UTF-8, time in seconds, and what was proven."""
 
     vocab_size: int
@@ -82,7 +82,7 @@ class TrainedReport:
     documents: int
     bytes_read: int
     bytes_used: int
-    proof: Proof
+    proof: ConversionCheck
     seconds: float
 
 
@@ -90,12 +90,12 @@ def train_tokenizer(
     documents: Callable[[], Iterable[str]],
     config: TokenizerConfig,
     out: Path,
-    progress: Progress | None = None,
-) -> TrainedReport:
+    progress: StageProgress | None = None,
+) -> TokenizerTrainingReport:
     """Train a tokenizer on the documents and write it to the folder `out`, whole or not at all.
 
     `documents` is called once and read once. Raises TokenizerError where the text is empty, the vocabulary
-    does not suit it, or `out` holds something else; ProofError where the conversion is not exact.
+    does not suit it, or `out` holds something else; MismatchError where the conversion is not exact.
     """
     started = time.monotonic()
     require_replaceable(out)
@@ -107,8 +107,8 @@ def train_tokenizer(
     with files.atomic_path(out) as folder:
         folder.mkdir()
         (folder / MODEL_FILE).write_bytes(model)
-        _with_specials(to_tokenizer_json(folder / MODEL_FILE)).save_pretrained(folder)
-        report = _prove_folder(folder, sample, started, notify)
+        _to_transformers(to_tokenizer_json(folder / MODEL_FILE)).save_pretrained(folder)
+        report = _verify_folder(folder, sample, started, notify)
         files.write_json(
             folder / REPORT_FILE,
             {"config": config.model_dump(), "sentencepiece": sentencepiece.__version__, **asdict(report)},
@@ -126,7 +126,9 @@ def require_replaceable(out: Path) -> None:
     )
 
 
-def draw_sample(documents: Iterable[str], config: TokenizerConfig, advance: Callable[[int], None]) -> Sample:
+def draw_sample(
+    documents: Iterable[str], config: TokenizerConfig, advance: Callable[[int], None]
+) -> LineSample:
     """Draw lines up to `sample_bytes` from all documents, each with the same chance, in one pass.
 
     Every line gets a random key, and the lines with the smallest keys are kept: the result depends on the
@@ -153,7 +155,7 @@ def draw_sample(documents: Iterable[str], config: TokenizerConfig, advance: Call
                 threshold = -dropped
                 used -= len(line_dropped)
     kept.sort(key=lambda item: item[1])
-    return Sample(lines=[line for _, _, line in kept], documents=count, bytes_read=read, bytes_used=used)
+    return LineSample(lines=[line for _, _, line in kept], documents=count, bytes_read=read, bytes_used=used)
 
 
 def _ignore(_stage: str, _done: int, _total: int | None) -> None:
@@ -183,7 +185,7 @@ def _lines(document: str) -> Iterator[str]:
             yield line[start:]
 
 
-def _train_sentencepiece(sample: Sample, config: TokenizerConfig) -> bytes:
+def _train_sentencepiece(sample: LineSample, config: TokenizerConfig) -> bytes:
     """The bytes of a SentencePiece model."""
     pieces = (piece for line in sample.lines for piece in _CUTS.split(line.decode()) if piece)
     if not any(piece.strip() for line in sample.lines for piece in _CUTS.split(line.decode())):
@@ -228,7 +230,7 @@ def _vocabulary_error(message: str, config: TokenizerConfig) -> TokenizerError:
     return TokenizerError(f"SentencePiece could not train a tokenizer: {message}")
 
 
-def _with_specials(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def _to_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers knows it: special tokens by role, and the chat template."""
     result = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -242,7 +244,9 @@ def _with_specials(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return result
 
 
-def _prove_folder(folder: Path, sample: Sample, started: float, notify: Progress) -> TrainedReport:
+def _verify_folder(
+    folder: Path, sample: LineSample, started: float, notify: StageProgress
+) -> TokenizerTrainingReport:
     """Prove the tokenizer as it was written: what the folder gives is compared, not what is in memory."""
     tokenizer: Any = load_tokenizer(folder)
     proven = 0
@@ -252,10 +256,10 @@ def _prove_folder(folder: Path, sample: Sample, started: float, notify: Progress
         proven += size
         notify("proving", proven, sample.bytes_used)
 
-    proof = prove(
+    proof = verify_conversion(
         folder / MODEL_FILE, tokenizer.backend_tokenizer, (line.decode() for line in sample.lines), advance
     )
-    return TrainedReport(
+    return TokenizerTrainingReport(
         vocab_size=len(tokenizer),
         fingerprint=fingerprint(tokenizer),
         documents=sample.documents,

@@ -8,8 +8,8 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 from transformers import PreTrainedModel
 
-from mm_rec.errors import shortened
-from mm_rec.models.forward import compile_layers, layers_are_compiled, leave_uncompiled
+from mm_rec.errors import truncated
+from mm_rec.models.forward import compile_layers, layers_are_compiled, uncompile_layers
 from mm_rec.runtime import choose_precision
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.objectives import next_token
@@ -27,9 +27,9 @@ def compile_for_training(model: PreTrainedModel, config: TrainingConfig, say: Ca
     try:
         _try(model, config)
     except (BackendCompilerFailed, OSError) as error:
-        leave_uncompiled(model)
+        uncompile_layers(model)
         first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
-        say(f"layers are not compiled, which is slower: the compiler failed ({shortened(first)})")
+        say(f"layers are not compiled, which is slower: the compiler failed ({truncated(first)})")
         return False
     return True
 

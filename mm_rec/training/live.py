@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mm_rec.runs.control import Change, ControlFile, Limits
-from mm_rec.runs.log import CHANGE, MetricsLog
+from mm_rec.runs.control import ControlChange, ControlFile, RunLimits
+from mm_rec.runs.metrics_log import CONTROL_EVENT, MetricsLog
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.snapshots import LOSS_STEPS, mean_loss
 
@@ -29,7 +29,7 @@ class LiveControl:
         self._own = {"stop_at_loss": config.stop_at_loss, "stop_at_epoch": config.stop_at_epoch}
         self._set: dict[str, float | None] = {}
         self._revision = 0
-        self.limits = Limits.read(self._own)
+        self.limits = RunLimits.read(self._own)
 
     def state_dict(self) -> dict[str, Any]:
         """The limits that were set, and the revision up to which the control file was obeyed."""
@@ -38,7 +38,7 @@ class LiveControl:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state: changes that the run's log has after it are made again at their steps."""
         self._revision, self._set = state["revision"], state["limits"]
-        self.limits = Limits.read({**self._own, **self._set})
+        self.limits = RunLimits.read({**self._own, **self._set})
         self._file.resume(self._run, self._revision)
 
     def take_changes(self, step: int) -> frozenset[str]:
@@ -52,7 +52,7 @@ class LiveControl:
                 self._log.write(
                     "event",
                     step,
-                    event=CHANGE,
+                    event=CONTROL_EVENT,
                     revision=change.revision,
                     limits=change.limits,
                     asked=sorted(change.asked),
@@ -61,10 +61,10 @@ class LiveControl:
             asked |= change.asked
         return asked
 
-    def _set_limits(self, step: int, change: Change) -> None:
+    def _set_limits(self, step: int, change: ControlChange) -> None:
         before = self.limits.model_dump()
         self._revision, self._set = change.revision, change.limits
-        self.limits = Limits.read({**self._own, **self._set})
+        self.limits = RunLimits.read({**self._own, **self._set})
         changed = [
             f"{name.replace('_', '-')} = {'none' if value is None else value}"
             for name, value in self.limits.model_dump().items()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mm_rec.models.cross_entropy import IGNORED, chunked_cross_entropy
-from mm_rec.models.forward import Batch, carried_states, document_lengths, head_of, hidden_states
+from mm_rec.models.cross_entropy import IGNORE_INDEX, chunked_cross_entropy
+from mm_rec.models.forward import Batch, document_lengths, hidden_states, lm_head_of, stateful_hidden_states
 from mm_rec.models.mmrec.state import MemoryState
 
 Objective = Callable[[PreTrainedModel, Batch], tuple[Tensor, int, dict[str, float]]]
@@ -23,8 +23,8 @@ def next_token(dtype: torch.dtype) -> Objective:
         with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             hidden = hidden_states(model, batch)
         # Outside autocast: the loss chooses its own dtypes.
-        total = chunked_cross_entropy(hidden, head_of(model), batch["labels"], dtype)
-        return total, int((batch["labels"][:, 1:] != IGNORED).sum()), {}
+        total = chunked_cross_entropy(hidden, lm_head_of(model), batch["labels"], dtype)
+        return total, int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()), {}
 
     return objective
 
@@ -62,8 +62,8 @@ def carried_next_token(dtype: torch.dtype) -> Objective:
         nonlocal state
         before = state if bool(batch["carried"]) else None
         with torch.autocast(batch["input_ids"].device.type, dtype=dtype, enabled=dtype != torch.float32):
-            hidden, state = carried_states(model, batch, before)
-        total = chunked_cross_entropy(hidden, head_of(model), batch["labels"], dtype)
-        return total, int((batch["labels"][:, 1:] != IGNORED).sum()), {}
+            hidden, state = stateful_hidden_states(model, batch, before)
+        total = chunked_cross_entropy(hidden, lm_head_of(model), batch["labels"], dtype)
+        return total, int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()), {}
 
     return objective

@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.chat_format import Messages, read_messages
-from mm_rec.data.conversations.checks import check
+from mm_rec.data.chat_format import Messages, to_chat_messages
 from mm_rec.data.conversations.conversation import Conversation
-from mm_rec.data.conversations.issues import FaultError
+from mm_rec.data.conversations.issues import IssueError
 from mm_rec.data.conversations.preflight import preflight
-from mm_rec.data.conversations.rendering import prompt_text, require_plain
+from mm_rec.data.conversations.rendering import prompt_text, reject_special_tokens
+from mm_rec.data.conversations.validation import check_conversation
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.text_stream import encode, stop_ids
-from mm_rec.models.cross_entropy import IGNORED
-from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
+from mm_rec.inference.generate import encode_rendered, stop_ids
+from mm_rec.inference.sampler import SamplingParams
+from mm_rec.models.cross_entropy import IGNORE_INDEX
+from mm_rec.models.resize import align_special_tokens, resize_token_embeddings
 from mm_rec.runtime import PrecisionName, choose_precision
-from mm_rec.tokenizers.answer_form import Reply, answer_form
+from mm_rec.tokenizers.assistant_format import AssistantReply, assistant_format
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.training.objectives import next_token
 
@@ -62,8 +62,8 @@ class SFTTrainer:
         self.model, self.tokenizer, self.config = model, tokenizer, config or SFTConfig()
         if not tokenizer.chat_template:
             prepare_for_chat(tokenizer)
-        enlarge_vocabulary(model, tokenizer, _log.warning)
-        adopt_tokenizer(model, tokenizer)
+        resize_token_embeddings(model, tokenizer, _log.warning)
+        align_special_tokens(model, tokenizer)
 
     def train_step(
         self,
@@ -78,7 +78,7 @@ class SFTTrainer:
         """
         place = torch.device(device) if device is not None else self.model.device
         self.model.to(place)  # type: ignore[arg-type]
-        batch = self._batch(Conversation(tuple(read_messages(messages)), tuple(tools)))
+        batch = self._batch(Conversation(tuple(to_chat_messages(messages)), tuple(tools)))
         precision = choose_precision(self.config.precision, place)
         self.model.train()
         optimizer.zero_grad(set_to_none=True)
@@ -91,19 +91,19 @@ class SFTTrainer:
 
     def _batch(self, conversation: Conversation) -> dict[str, torch.Tensor]:
         """The conversation as one row: `input_ids` and `labels` (1, T) int64."""
-        if faults := check(conversation, self.tokenizer.all_special_tokens):
-            raise FaultError(faults)
+        if issues := check_conversation(conversation, self.tokenizer.all_special_tokens):
+            raise IssueError(issues)
         limit = getattr(self.model.config, "max_position_embeddings", None) or self.config.max_length
         most = min(limit, self.config.max_length)
         checked = preflight(self.tokenizer, [conversation], max_length=most, too_long="turns")
-        if checked.faults:
-            raise FaultError(checked.faults)
+        if checked.issues:
+            raise IssueError(checked.issues)
         (rendered,) = checked.rendered
         ids = torch.from_numpy(rendered.ids.astype("int64"))[None]
         labels = ids.clone()
         if self.config.only_predict_assistant:
-            labels[0, ~torch.from_numpy(rendered.learnt)] = IGNORED
-        labels[0, 0] = IGNORED
+            labels[0, ~torch.from_numpy(rendered.loss_mask)] = IGNORE_INDEX
+        labels[0, 0] = IGNORE_INDEX
         return {"input_ids": ids, "labels": labels}
 
 
@@ -132,14 +132,14 @@ class ChatCompletionAPI:
         """
         engine = Engine(self.model, self.model.device if device is None else device)
         session = engine.session()
-        given = read_messages(messages)
-        require_plain(
+        given = to_chat_messages(messages)
+        reject_special_tokens(
             self.tokenizer, [*(message.content for message in given), json.dumps(list(tools), default=dict)]
         )
         prompt = prompt_text(self.tokenizer, given, tools)
-        session.feed(encode(self.tokenizer, prompt))
+        session.prefill(encode_rendered(self.tokenizer, prompt))
         prompt_tokens = session.length
-        sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
+        sampling = SamplingParams(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
         ids = list(session.generate(sampling, stop_ids(self.tokenizer, self.model)))
         message = self._message(str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)), prompt)
         reason = "tool_calls" if "tool_calls" in message else "stop" if session.ended else "length"
@@ -158,9 +158,9 @@ class ChatCompletionAPI:
 
     def _message(self, text: str, prompt: str) -> dict[str, Any]:
         try:
-            reply = answer_form(self.tokenizer).read(text, prompt)
+            reply = assistant_format(self.tokenizer).parse(text, prompt)
         except ValueError:
-            reply = Reply(text.strip())
+            reply = AssistantReply(text.strip())
         content, calls = reply.content, reply.calls
         message: dict[str, Any] = {"role": "assistant", "content": content or None if calls else content}
         if reply.reasoning:

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.models.loading import save_model
 from mm_rec.runs.files import atomic_path
-from mm_rec.runs.log import MetricsLog
+from mm_rec.runs.metrics_log import MetricsLog
 from mm_rec.training.config import TrainingConfig
 
 LOSS_STEPS = 3  # a mean over more would come late in a run of a hundred steps

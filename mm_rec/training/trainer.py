@@ -17,8 +17,8 @@ from mm_rec.errors import TrainingStopped
 from mm_rec.models.forward import Batch
 from mm_rec.models.loading import save_model
 from mm_rec.runs.files import atomic_path
-from mm_rec.runs.log import METRICS, PLAN, MetricsLog, read_metrics
-from mm_rec.runtime import keep_freed_memory, random_state, restore_random_state
+from mm_rec.runs.metrics_log import METRICS_FILE, PLAN_EVENT, MetricsLog, read_metrics
+from mm_rec.runtime import disable_malloc_trim, get_rng_state, set_rng_state
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
 from mm_rec.training.compilation import compile_for_training
 from mm_rec.training.config import TrainingConfig
@@ -99,7 +99,7 @@ class Training:
         on_event: Callable[[str, int], None] | None = None,
         time_limit: TimeLimit | None = None,
     ) -> None:
-        keep_freed_memory()
+        disable_malloc_trim()
         self.model, self.tokenizer = model, tokenizer
         self.batches, self.objective, self.config = batches, objective, config
         self.run, self.reporter, self.validate = run, reporter, validate
@@ -108,7 +108,7 @@ class Training:
         self.clock = time.perf_counter
         self.optimizer = OptimizerSet(model, config)
         self.checkpoints = Checkpoints(run / "checkpoints", config.keep_last)
-        self.log = MetricsLog(run / METRICS, run / "tensorboard" if config.tensorboard else None)
+        self.log = MetricsLog(run / METRICS_FILE, run / "tensorboard" if config.tensorboard else None)
         self.state = LoopState()
         self.control = LiveControl(run, config, self.log, reporter.say)
         self.snapshots = Snapshots(run, config, self.log, reporter.say)
@@ -129,7 +129,7 @@ class Training:
         if "control" in checkpoint.state:  # not in those of older versions
             self.control.load_state_dict(checkpoint.state["control"])
             self.snapshots.load_state_dict(checkpoint.state["snapshots"])
-        restore_random_state(checkpoint.state["random"])
+        set_rng_state(checkpoint.state["random"])
         self._resume_plan(checkpoint.state.get("plan"))
         self.log.rewind(self.state.step)
         self._saved_step = self.state.step
@@ -141,7 +141,9 @@ class Training:
         self._plan(plan["steps"])
         step, records = self.state.step, read_metrics(self.log.path)
         made = {
-            one["step"]: one["steps"] for one in records if one.get("event") == PLAN and one["step"] > step
+            one["step"]: one["steps"]
+            for one in records
+            if one.get("event") == PLAN_EVENT and one["step"] > step
         }
         self.time_limit = TimeLimit(**plan["time"])
         self.time_limit.resume(step, self.state.seconds, made)
@@ -162,7 +164,7 @@ class Training:
             return
         self._plan(steps)
         if not again:
-            self.log.write("event", state.step, event=PLAN, steps=steps)
+            self.log.write("event", state.step, event=PLAN_EVENT, steps=steps)
         self.reporter.say(
             f"step {state.step}: {steps:,} steps instead of {planned:,} fit into the time asked for"
         )
@@ -375,7 +377,7 @@ class Training:
         state = {
             "loop": asdict(self.state),
             "data": self.batches.state_dict(),
-            "random": random_state(),
+            "random": get_rng_state(),
             "control": self.control.state_dict(),
             "snapshots": self.snapshots.state_dict(),
         }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mm_rec.cleaning.contamination import EvaluationIndex, Item, evaluation_items
+from mm_rec.cleaning.contamination import EvaluationIndex, EvaluationItem, evaluation_items
 from mm_rec.errors import DataError
 
 QUESTION = "Işık hızının yaklaşık üç yüz bin kilometre olduğunu ilk kez hangi bilim insanı hesapladı?"
@@ -13,11 +13,13 @@ SHORT = "İzmir'de bugün hava çok güzel olacak."
 
 
 def index(*texts: str, n: int = 13) -> EvaluationIndex:
-    return EvaluationIndex.build([Item(text, f"set:{number}") for number, text in enumerate(texts)], "tr", n)
+    return EvaluationIndex.build(
+        [EvaluationItem(text, f"set:{number}") for number, text in enumerate(texts)], "tr", n
+    )
 
 
 def found(text: str, *items: str, n: int = 13) -> list[str]:
-    return [item.place for item in index(*items, n=n).find(text)]
+    return [item.location for item in index(*items, n=n).find(text)]
 
 
 def test_an_item_is_found_through_case_punctuation_and_unicode_form():
@@ -62,7 +64,7 @@ def test_items_are_all_strings_of_the_usual_kinds_of_file(tmp_path: Path):
     (tmp_path / "d.csv").write_text('x,"y\nz"\n')
     (tmp_path / "e.txt").write_text("satır\n")
     (tmp_path / "f.png").write_bytes(b"\x89PNG")
-    items = [(Path(item.place).name, item.text.strip()) for item in evaluation_items([tmp_path])]
+    items = [(Path(item.location).name, item.text.strip()) for item in evaluation_items([tmp_path])]
     assert items == [
         ("a.jsonl:1", "soru"), ("a.jsonl:1", "a"), ("a.jsonl:1", "b"), ("b.json:1", "derin"), ("c.json:1", "bir"),
         ("c.json:2", "iki"), ("d.csv:1", "x"), ("d.csv:1", "y\nz"), ("e.txt:1", "satır"),
@@ -86,6 +88,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
 def test_the_share_of_an_item_that_stands_in_the_text_is_that_of_its_runs():
     words = [f"söz{number}" for number in range(40)]  # 28 runs of 13 words
     made = index(" ".join(words), SHORT, QUESTION)
-    shares = made.shares([" ".join(words[:20]), f"x {SHORT} y", " ".join(words[10:23])])
+    shares = made.found_shares([" ".join(words[:20]), f"x {SHORT} y", " ".join(words[10:23])])
     assert shares.tolist() == [pytest.approx(9 / 28), 1.0, 0.0]
-    assert made.shares([]).tolist() == [0, 0, 0]
+    assert made.found_shares([]).tolist() == [0, 0, 0]

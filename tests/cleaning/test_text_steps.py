@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 from waiting import little_work
 
-from mm_rec.cleaning.document import Page
+from mm_rec.cleaning.document import CleaningDocument
 from mm_rec.cleaning.lines import LineConfig, cut_lines
 from mm_rec.cleaning.markup import strip_markup
-from mm_rec.cleaning.pii import is_card, is_iban, is_turkish_identity, mask_personal
-from mm_rec.text.languages import language
+from mm_rec.cleaning.pii import is_card, is_iban, is_turkish_identity, mask_pii
+from mm_rec.text.languages import get_language
 
-TURKISH = language("tr")
+TURKISH = get_language("tr")
 
 
-def page(text: str) -> Page:
-    return Page(text, TURKISH)
+def page(text: str) -> CleaningDocument:
+    return CleaningDocument(text, TURKISH)
 
 
 def stripped(text: str) -> str:
@@ -151,7 +151,7 @@ IDENTITY, IBAN, CARD = "10000000146", "TR330006100519786457841326", "4111 1111 1
     ],
 )
 def test_personal_data_is_masked(found, label):
-    masked = mask_personal(page(f"Bana yazın: {found} (gece de olur)."))
+    masked = mask_pii(page(f"Bana yazın: {found} (gece de olur)."))
     assert masked.text == f"Bana yazın: {label} (gece de olur)."
     assert [piece.text for piece in masked.cuts] == [found]
 
@@ -200,7 +200,7 @@ AROUND = [
     ],
 )
 def test_personal_data_is_masked_whatever_mark_stands_around_it(found, label, around):
-    masked = mask_personal(page(f"Bilgi için {around.format(found)} yazılıdır."))
+    masked = mask_pii(page(f"Bilgi için {around.format(found)} yazılıdır."))
     assert masked.text == f"Bilgi için {around.format(label)} yazılıdır."
     assert [piece.text for piece in masked.cuts] == [found]
 
@@ -208,7 +208,7 @@ def test_personal_data_is_masked_whatever_mark_stands_around_it(found, label, ar
 @pytest.mark.parametrize("word", ["KBC bankasında", "ABCD", "2024 yılında", "TR", f"ve {IBAN}"])
 def test_an_account_number_ends_where_its_country_says(word):
     for number in ("BE68 5390 0754 7034", IBAN, "TR33 0006 1005 1978 6457 8413 26"):
-        masked = mask_personal(page(f"Hesap {number} {word}."))
+        masked = mask_pii(page(f"Hesap {number} {word}."))
         assert masked.text == f"Hesap [IBAN] {word.replace(IBAN, '[IBAN]')}."
 
 
@@ -236,7 +236,7 @@ def test_an_account_number_ends_where_its_country_says(word):
     ],
 )
 def test_other_numbers_stay(text):
-    assert mask_personal(page(text)).text == text
+    assert mask_pii(page(text)).text == text
 
 
 def test_check_digits_find_every_single_wrong_digit():

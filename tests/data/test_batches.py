@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mm_rec.data.batches import IGNORED, BatchOrder, PackedBatches, PackedSequences
+from mm_rec.data.batches import IGNORE_INDEX, PackedBatches, PackedSequences, SeededSampler
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.errors import CheckpointError, ConfigError, DataError
 
@@ -36,14 +36,14 @@ def test_packing_loses_nothing(corpus: Corpus, seq_len: int | str) -> None:
         size = min(length, corpus.tokens - first)
         ids, labels, documents = (row[name][0].numpy() for name in ("input_ids", "labels", "document_ids"))
         assert (ids[:size] == everything[first : first + size]).all()
-        labelled[first : first + size] += labels[:size] != IGNORED
-        assert ((labels[:size] == IGNORED) | (labels[:size] == ids[:size])).all()
+        labelled[first : first + size] += labels[:size] != IGNORE_INDEX
+        assert ((labels[:size] == IGNORE_INDEX) | (labels[:size] == ids[:size])).all()
         expected = [sum(1 for p in range(first + 1, first + t + 1) if p in starts) for t in range(size)]
         assert documents[:size].tolist() == expected
         assert ("attention_mask" in row) == (size < length)
         if size < length:
             assert index == len(sequences) - 1 and size >= 2
-            assert (ids[size:] == corpus.header.pad_id).all() and (labels[size:] == IGNORED).all()
+            assert (ids[size:] == corpus.header.pad_id).all() and (labels[size:] == IGNORE_INDEX).all()
             assert (documents[size:] == -1).all()
             assert row["attention_mask"][0].tolist() == [1] * size + [0] * (length - size)
     expected_labels = np.ones(corpus.tokens, dtype=int)
@@ -72,26 +72,26 @@ def test_a_sequence_longer_than_the_corpus(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
 def test_every_epoch_takes_each_sequence_once(batch_size: int) -> None:
-    order = BatchOrder(10, batch_size, seed=7)
-    stream = np.concatenate([order.indices(step) for step in range(60)])[: 60 * batch_size // 10 * 10]
+    sampler = SeededSampler(10, batch_size, seed=7)
+    stream = np.concatenate([sampler.indices(step) for step in range(60)])[: 60 * batch_size // 10 * 10]
     epochs = stream.reshape(-1, 10)
     assert (np.sort(epochs, axis=1) == np.arange(10)).all()
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == len(epochs)
-    assert order.epoch(0) == 0 and order.epoch(10) == batch_size
+    assert sampler.epoch(0) == 0 and sampler.epoch(10) == batch_size
 
 
 def test_the_order_depends_on_nothing_but_seed_and_step() -> None:
     steps = [5, 0, 31, 5, 2, 0]
-    fresh = [BatchOrder(13, 4, seed=1).indices(step).tolist() for step in steps]
-    order = BatchOrder(13, 4, seed=1)
-    assert [order.indices(step).tolist() for step in steps] == fresh
-    assert BatchOrder(13, 4, seed=2).indices(5).tolist() != fresh[0]
-    assert BatchOrder(10, 10, seed=2**64 - 1).indices(0).tolist() == [8, 9, 0, 7, 4, 2, 6, 3, 1, 5]
+    fresh = [SeededSampler(13, 4, seed=1).indices(step).tolist() for step in steps]
+    sampler = SeededSampler(13, 4, seed=1)
+    assert [sampler.indices(step).tolist() for step in steps] == fresh
+    assert SeededSampler(13, 4, seed=2).indices(5).tolist() != fresh[0]
+    assert SeededSampler(10, 10, seed=2**64 - 1).indices(0).tolist() == [8, 9, 0, 7, 4, 2, 6, 3, 1, 5]
 
 
 def test_ranks_share_the_batch_of_one_process() -> None:
-    whole = BatchOrder(17, 12, seed=3)
-    ranks = [BatchOrder(17, 3, seed=3, rank=rank, world_size=4) for rank in range(4)]
+    whole = SeededSampler(17, 12, seed=3)
+    ranks = [SeededSampler(17, 3, seed=3, rank=rank, world_size=4) for rank in range(4)]
     for step in range(20):
         assert np.concatenate([rank.indices(step) for rank in ranks]).tolist() == whole.indices(step).tolist()
         assert {rank.epoch(step) for rank in ranks} == {whole.epoch(step)}
@@ -100,7 +100,7 @@ def test_ranks_share_the_batch_of_one_process() -> None:
 @pytest.mark.parametrize("options", [(0, 1, 0), (5, 0, 0), (5, 1, -1), (5, 1, 2**64)])
 def test_orders_that_cannot_be(options: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigError):
-        BatchOrder(*options)
+        SeededSampler(*options)
 
 
 def test_accumulation_gives_the_same_sequences_as_one_batch(corpus: Corpus) -> None:
@@ -116,7 +116,8 @@ def test_accumulation_gives_the_same_sequences_as_one_batch(corpus: Corpus) -> N
 def test_an_epoch_of_batches_has_each_label_once(corpus: Corpus) -> None:
     batches = PackedBatches(corpus, 32, micro_batch=1, seed=5)
     count = sum(
-        int((batches.batch_at(step)["labels"] != IGNORED).sum()) for step in range(len(batches.sequences))
+        int((batches.batch_at(step)["labels"] != IGNORE_INDEX).sum())
+        for step in range(len(batches.sequences))
     )
     assert count == corpus.tokens - corpus.documents
     assert batches.steps_per_epoch == len(batches.sequences) and batches.epoch(len(batches.sequences)) == 1
@@ -139,13 +140,13 @@ def test_a_state_is_taken_back_only_by_the_same_batches(
 
 def test_an_order_by_kinds_keeps_groups_of_one_kind_and_every_sequence() -> None:
     kinds = np.arange(47) % 5 == 0
-    order = BatchOrder(47, 1, seed=3, kinds=kinds, group=4)
+    sampler = SeededSampler(47, 1, seed=3, kinds=kinds, group_size=4)
     for epoch in range(3):
-        drawn = order.at(np.arange(47 * epoch, 47 * (epoch + 1)))
+        drawn = sampler.sequences_at(np.arange(47 * epoch, 47 * (epoch + 1)))
         assert sorted(drawn.tolist()) == list(range(47))
         groups = kinds[drawn[:44]].reshape(11, 4)
         assert (groups.all(axis=1) | ~groups.any(axis=1)).sum() >= 10  # one may hold the last of both kinds
-    plain = BatchOrder(47, 1, seed=3)
-    same = BatchOrder(47, 1, seed=3, kinds=np.ones(47, dtype=bool), group=4)
-    assert same.at(np.arange(47)).tolist() == plain.at(np.arange(47)).tolist()
-    assert order.at(np.arange(47)).tolist() != plain.at(np.arange(47)).tolist()
+    plain = SeededSampler(47, 1, seed=3)
+    same = SeededSampler(47, 1, seed=3, kinds=np.ones(47, dtype=bool), group_size=4)
+    assert same.sequences_at(np.arange(47)).tolist() == plain.sequences_at(np.arange(47)).tolist()
+    assert sampler.sequences_at(np.arange(47)).tolist() != plain.sequences_at(np.arange(47)).tolist()

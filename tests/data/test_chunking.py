@@ -11,8 +11,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from mm_rec.data import sentence_tokens
-from mm_rec.data.chunking import Slices, Slicing, read_text_files, slice_documents, slice_text
-from mm_rec.data.conversations.rendering import Rendered
+from mm_rec.data.chunking import ChunkedText, ChunkingSection, chunk_documents, chunk_text, read_text_files
+from mm_rec.data.conversations.rendering import TokenizedExample
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.text.sentences import split_sentences
 
@@ -31,20 +31,21 @@ def word_tokenizer(*texts: str, **specials: str) -> PreTrainedTokenizerFast:
     )
 
 
-def sliced(text: str, **settings: object) -> Slices:
+def sliced(text: str, **settings: object) -> ChunkedText:
     tokenizer = word_tokenizer(text, bos_token=BOS, eos_token=EOS)
-    return slice_text(text, tokenizer, Slicing.read(settings))
+    return chunk_text(text, tokenizer, ChunkingSection.read(settings))
 
 
-def texts(slices: Slices) -> list[str]:
-    return [block.text for block in slices.blocks]
+def texts(chunks: ChunkedText) -> list[str]:
+    return [block.text for block in chunks.blocks]
 
 
 def ids_as_text(text: str, **settings: object) -> list[str]:
     """The blocks' ids, decoded: with BOS and EOS."""
     tokenizer = word_tokenizer(text, bos_token=BOS, eos_token=EOS)
     return [
-        tokenizer.decode(block.ids) for block in slice_text(text, tokenizer, Slicing.read(settings)).blocks
+        tokenizer.decode(block.ids)
+        for block in chunk_text(text, tokenizer, ChunkingSection.read(settings)).blocks
     ]
 
 
@@ -53,10 +54,10 @@ SEVEN = "A b. C d. E f. G h. I j. K l. M n."
 
 
 def test_a_block_takes_whole_sentences_until_its_chunk_is_full() -> None:
-    slices = sliced(SEVEN, chunk_length=8, overlap=False)
-    assert texts(slices) == ["A b. C d. E f.", " G h. I j. K l.", " M n."]
-    assert slices.lengths == [8, 8, 4] and slices.tokens == 20 and slices.parts == 1 and slices.notes() == []
-    assert texts(sliced(SEVEN, chunk_length=9, overlap=False)) == texts(slices)
+    chunks = sliced(SEVEN, chunk_length=8, overlap=False)
+    assert texts(chunks) == ["A b. C d. E f.", " G h. I j. K l.", " M n."]
+    assert chunks.lengths == [8, 8, 4] and chunks.tokens == 20 and chunks.parts == 1 and chunks.notes() == []
+    assert texts(sliced(SEVEN, chunk_length=9, overlap=False)) == texts(chunks)
     assert texts(sliced(SEVEN, chunk_length=8, overlap=False, add_bos=False, add_eos=False)) == [
         "A b. C d. E f. G h.",
         " I j. K l. M n.",
@@ -64,15 +65,15 @@ def test_a_block_takes_whole_sentences_until_its_chunk_is_full() -> None:
 
 
 def test_an_overlapping_block_joins_neighbours_and_starts_in_the_middle_of_the_first() -> None:
-    slices = sliced(SEVEN, chunk_length=8)
-    assert texts(slices) == [
+    chunks = sliced(SEVEN, chunk_length=8)
+    assert texts(chunks) == [
         "A b. C d. E f.",
         " C d. E f. G h.",
         " G h. I j. K l.",
         " I j. K l. M n.",
         " M n.",
     ]
-    assert slices.overlapping == 2
+    assert chunks.overlapping == 2
 
 
 def test_an_overlapping_block_starts_at_the_sentence_that_holds_the_middle_token() -> None:
@@ -96,37 +97,39 @@ def test_no_block_crosses_a_hard_cut() -> None:
 
 
 def test_line_ends_may_be_typed_as_backslash_n() -> None:
-    assert Slicing(hard_cut=r"\n\n\n", train_only_after=r"Answer:\n") == Slicing(train_only_after="Answer:\n")
+    assert ChunkingSection(hard_cut=r"\n\n\n", train_only_after=r"Answer:\n") == ChunkingSection(
+        train_only_after="Answer:\n"
+    )
 
 
 def test_white_space_within_a_block_is_kept_and_around_it_is_not() -> None:
     text = "\n A  b.\n\n C d.\n\n\t E f. G h. \n"
-    slices = sliced(text, chunk_length=10, overlap=False)
-    assert texts(slices) == ["A  b.\n\n C d.", " E f. G h."]
-    assert all(block in text for block in texts(slices))
+    chunks = sliced(text, chunk_length=10, overlap=False)
+    assert texts(chunks) == ["A  b.\n\n C d.", " E f. G h."]
+    assert all(block in text for block in texts(chunks))
     assert ids_as_text(text, chunk_length=10, overlap=False)[0] == f"{BOS}A  b.\n\n C d.{EOS}"
 
 
 def test_with_a_sliding_window_a_block_starts_at_every_sentence() -> None:
-    slices = sliced(SEVEN, chunk_length=8, sliding_window=True)
+    chunks = sliced(SEVEN, chunk_length=8, sliding_window=True)
     # What would start at the last two is only the end of " I j. K l. M n.".
-    assert texts(slices) == [
+    assert texts(chunks) == [
         "A b. C d. E f.",
         " C d. E f. G h.",
         " E f. G h. I j.",
         " G h. I j. K l.",
         " I j. K l. M n.",
     ]
-    assert slices.overlapping == 0
+    assert chunks.overlapping == 0
 
 
 LONG = "A b. C d e f g h i j k l. M n."
 
 
 def test_a_long_sentence_is_split_so_that_nothing_is_lost() -> None:
-    slices = sliced(LONG, chunk_length=8, overlap=False)
-    assert texts(slices) == ["A b.", " C d e f g h", " i j k l. M n."]
-    assert slices.notes() == ["sentences longer than 8 tokens, split: 1"]
+    chunks = sliced(LONG, chunk_length=8, overlap=False)
+    assert texts(chunks) == ["A b.", " C d e f g h", " i j k l. M n."]
+    assert chunks.notes() == ["sentences longer than 8 tokens, split: 1"]
 
 
 def test_a_long_sentence_is_trimmed_or_dropped_where_that_is_asked_for() -> None:
@@ -142,17 +145,17 @@ def test_a_long_sentence_is_trimmed_or_dropped_where_that_is_asked_for() -> None
 def test_a_long_sentence_is_cut_between_words_and_never_in_a_character(
     byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    settings = Slicing(chunk_length=10, overlap=False, language="tr")
-    slices = slice_text("Ilık ışıl ışı ğğğğğğğğğ.", byte_tokenizer, settings)
-    assert texts(slices) == ["Ilık", " ışıl", " ışı", " ğğğ", "ğğğğ", "ğğ."]
-    for block in slices.blocks:
+    settings = ChunkingSection(chunk_length=10, overlap=False, language="tr")
+    chunks = chunk_text("Ilık ışıl ışı ğğğğğğğğğ.", byte_tokenizer, settings)
+    assert texts(chunks) == ["Ilık", " ışıl", " ışı", " ğğğ", "ğğğğ", "ğğ."]
+    for block in chunks.blocks:
         assert byte_tokenizer.decode(block.ids[1:-1]) == block.text
 
 
 def test_small_blocks_are_left_out_and_counted() -> None:
-    slices = sliced(SEVEN, chunk_length=8, overlap=False, min_chars=6)
-    assert texts(slices) == ["A b. C d. E f.", " G h. I j. K l."]
-    assert slices.small_blocks == 1 and slices.notes() == ["blocks under 6 characters, left out: 1"]
+    chunks = sliced(SEVEN, chunk_length=8, overlap=False, min_chars=6)
+    assert texts(chunks) == ["A b. C d. E f.", " G h. I j. K l."]
+    assert chunks.small_blocks == 1 and chunks.notes() == ["blocks under 6 characters, left out: 1"]
 
 
 def test_bos_begins_and_eos_ends_every_block() -> None:
@@ -185,51 +188,53 @@ def test_bos_and_eos_of_the_text_are_not_doubled() -> None:
 
 
 def test_a_tokenizer_without_bos_gives_a_note() -> None:
-    slices = slice_text("A b.", word_tokenizer("A b.", eos_token=EOS), Slicing())
-    assert slices.notes() == ["the tokenizer puts no BOS before a text, so none is added"]
-    assert len(slices.blocks[0].ids) == 3 and slices.blocks[0].learnt.all()
+    chunks = chunk_text("A b.", word_tokenizer("A b.", eos_token=EOS), ChunkingSection())
+    assert chunks.notes() == ["the tokenizer puts no BOS before a text, so none is added"]
+    assert len(chunks.blocks[0].ids) == 3 and chunks.blocks[0].loss_mask.all()
 
 
 def test_a_special_token_within_the_text_is_text_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"A b.\n\n\nC d.\nE {EOS} f {BOS}{EOS}.\n")
     tokenizer = word_tokenizer("A b. C d. E f.", bos_token=BOS, eos_token=EOS)
-    slices = slice_documents(read_text_files([tmp_path]), tokenizer, Slicing(add_bos=False, add_eos=False))
+    chunks = chunk_documents(
+        read_text_files([tmp_path]), tokenizer, ChunkingSection(add_bos=False, add_eos=False)
+    )
     specials = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    assert not specials & {token for block in slices.blocks for token in block.ids.tolist()}
-    assert f"E {EOS} f" in "".join(texts(slices))
-    assert slices.notes()[0].endswith(f"are read as plain text: {EOS} 2 times, {BOS} 1 times")
-    assert texts(slice_text("A <unk> b.", tokenizer, Slicing())) == ["A <unk> b."]  # as in WikiText
+    assert not specials & {token for block in chunks.blocks for token in block.ids.tolist()}
+    assert f"E {EOS} f" in "".join(texts(chunks))
+    assert chunks.notes()[0].endswith(f"are read as plain text: {EOS} 2 times, {BOS} 1 times")
+    assert texts(chunk_text("A <unk> b.", tokenizer, ChunkingSection())) == ["A <unk> b."]  # as in WikiText
 
 
-def learnt_text(block: Rendered, tokenizer: PreTrainedTokenizerFast) -> str:
-    return str(tokenizer.decode(block.ids[block.learnt]))
+def loss_text(block: TokenizedExample, tokenizer: PreTrainedTokenizerFast) -> str:
+    return str(tokenizer.decode(block.ids[block.loss_mask]))
 
 
 def test_everything_but_bos_is_learnt() -> None:
     tokenizer = word_tokenizer("A b.", bos_token=BOS, eos_token=EOS)
-    (block,) = slice_text("A b.", tokenizer, Slicing()).blocks
-    assert block.ids.dtype == np.int32 and block.learnt.tolist() == [False, True, True, True]
+    (block,) = chunk_text("A b.", tokenizer, ChunkingSection()).blocks
+    assert block.ids.dtype == np.int32 and block.loss_mask.tolist() == [False, True, True, True]
 
 
 def test_only_what_follows_the_marker_is_learnt(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     text = "Which one?\n\nAnswer:\nBlue. Answer:\nRed."
     for marker, learnt in (("Answer:\\n", "Blue. Answer:\nRed."), ("Answer:", "\nBlue. Answer:\nRed.")):
-        (block,) = slice_text(text, byte_tokenizer, Slicing(train_only_after=marker)).blocks
-        assert block.text == text and learnt_text(block, byte_tokenizer) == learnt + EOS
+        (block,) = chunk_text(text, byte_tokenizer, ChunkingSection(train_only_after=marker)).blocks
+        assert block.text == text and loss_text(block, byte_tokenizer) == learnt + EOS
 
 
 def test_the_space_that_ends_a_marker_is_learnt_with_the_word_after_it() -> None:
     text = "Q: Which one? A: Blue it is."
     tokenizer = word_tokenizer(text, bos_token=BOS, eos_token=EOS)
-    (block,) = slice_text(text, tokenizer, Slicing(train_only_after="A: ")).blocks
-    assert learnt_text(block, tokenizer) == f" Blue it is.{EOS}"
+    (block,) = chunk_text(text, tokenizer, ChunkingSection(train_only_after="A: ")).blocks
+    assert loss_text(block, tokenizer) == f" Blue it is.{EOS}"
 
 
 def test_blocks_without_the_marker_are_left_out_and_counted() -> None:
     text = "Q A: yes.\n\n\nQ no.\n\n\nQ A:"
-    slices = sliced(text, chunk_length=16, train_only_after="A:")
-    assert texts(slices) == ["Q A: yes."] and slices.unmarked_blocks == 2
-    assert slices.notes() == ["blocks with nothing after 'A:', left out: 2"]
+    chunks = sliced(text, chunk_length=16, train_only_after="A:")
+    assert texts(chunks) == ["Q A: yes."] and chunks.unmarked_blocks == 2
+    assert chunks.notes() == ["blocks with nothing after 'A:', left out: 2"]
 
 
 @pytest.mark.parametrize(
@@ -259,15 +264,15 @@ def test_a_slice_without_blocks_says_what_to_change(
 
 def test_a_wrong_setting_names_the_right_ones() -> None:
     with pytest.raises(ConfigError, match="'xx' is not known; known are: tr, en"):
-        Slicing.read({"language": "xx"})
+        ChunkingSection.read({"language": "xx"})
     with pytest.raises(ConfigError, match="did you mean 'hard_cut'"):
-        Slicing.read({"hardcut": "|"})
+        ChunkingSection.read({"hardcut": "|"})
 
 
 def test_abbreviations_and_ordinals_end_no_block() -> None:
     text = "Prof. Dr. Ayşe 19. yüzyılı anlattı. Elma, armut vb. meyveler var. T.C. Cumhurbaşkanı geldi."
-    slices = sliced(text, chunk_length=9, overlap=False, language="tr")
-    assert [block.strip() for block in texts(slices)] == split_sentences(text, "tr")
+    chunks = sliced(text, chunk_length=9, overlap=False, language="tr")
+    assert [block.strip() for block in texts(chunks)] == split_sentences(text, "tr")
 
 
 def test_the_suggested_chunk_holds_the_longest_example() -> None:
@@ -341,10 +346,10 @@ def test_blocks_are_those_of_training_pro(seed: int) -> None:
     def sizes(sentence: str) -> int:
         return len(sentence.split())
 
-    plain = slice_text(text, tokenizer, Slicing(chunk_length=24, overlap=False))
+    plain = chunk_text(text, tokenizer, ChunkingSection(chunk_length=24, overlap=False))
     assert [block.strip() for block in texts(plain)] == training_pro(text, sizes, 24)
     one = text.split("\n\n\n")[0]
-    windows = slice_text(one, tokenizer, Slicing(chunk_length=25, sliding_window=True))
+    windows = chunk_text(one, tokenizer, ChunkingSection(chunk_length=25, sliding_window=True))
     theirs = training_pro_windows(split_sentences(one, "en"), sizes, 24)  # theirs has no room for EOS
     assert [block.strip() for block in texts(windows)] == theirs
 
@@ -378,11 +383,11 @@ def prose_tokenizer(prose: dict[str, str]) -> PreTrainedTokenizerFast:
 def test_blocks_of_real_text_are_its_letters_and_their_own_tokens(
     prose: dict[str, str], prose_tokenizer: PreTrainedTokenizerFast, language: str, way: dict[str, bool]
 ) -> None:
-    settings = Slicing(chunk_length=128, language=language, **way)
-    slices = slice_text(prose[language], prose_tokenizer, settings)
-    encoded = prose_tokenizer([block.text for block in slices.blocks], add_special_tokens=False)["input_ids"]
+    settings = ChunkingSection(chunk_length=128, language=language, **way)
+    chunks = chunk_text(prose[language], prose_tokenizer, settings)
+    encoded = prose_tokenizer([block.text for block in chunks.blocks], add_special_tokens=False)["input_ids"]
     place = 0
-    for block, alone in zip(slices.blocks, encoded, strict=True):
+    for block, alone in zip(chunks.blocks, encoded, strict=True):
         assert len(block.ids) <= 128 and "\n\n\n" not in block.text
         inner = block.ids[1:-1].tolist()
         assert inner == alone and prose_tokenizer.decode(inner) == block.text
@@ -395,7 +400,9 @@ def test_every_letter_of_real_text_is_in_one_block_and_with_overlap_in_more(
 ) -> None:
     plain, more, windows = (
         texts(
-            slice_text(prose[language], prose_tokenizer, Slicing(chunk_length=128, language=language, **way))
+            chunk_text(
+                prose[language], prose_tokenizer, ChunkingSection(chunk_length=128, language=language, **way)
+            )
         )
         for way in ({"overlap": False}, {"overlap": True}, {"sliding_window": True})
     )
@@ -416,11 +423,11 @@ def test_encoding_in_runs_gives_the_tokens_of_the_whole_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = prose[language][:40_000]
-    settings = Slicing(chunk_length=64, language=language)
-    whole = slice_text(text, prose_tokenizer, settings)
-    monkeypatch.setattr(sentence_tokens, "_RUN", 300)
-    monkeypatch.setattr(sentence_tokens, "_BATCH", 2000)
-    in_runs = slice_text(text, prose_tokenizer, settings)
+    settings = ChunkingSection(chunk_length=64, language=language)
+    whole = chunk_text(text, prose_tokenizer, settings)
+    monkeypatch.setattr(sentence_tokens, "_WINDOW_CHARACTERS", 300)
+    monkeypatch.setattr(sentence_tokens, "_BATCH_CHARACTERS", 2000)
+    in_runs = chunk_text(text, prose_tokenizer, settings)
     assert len(whole.blocks) > 150
     assert texts(in_runs) == texts(whole)
     for one, other in zip(in_runs.blocks, whole.blocks, strict=True):
@@ -433,7 +440,7 @@ def test_a_token_that_stands_before_every_text_is_kept() -> None:
     backend = Tokenizer(models.WordLevel({"▁": 0, "A": 1, "▁b": 2}, "A"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("▁b|A|▁"), "isolated")
-    (block,) = slice_text("A b", PreTrainedTokenizerFast(tokenizer_object=backend), Slicing()).blocks
+    (block,) = chunk_text("A b", PreTrainedTokenizerFast(tokenizer_object=backend), ChunkingSection()).blocks
     assert block.ids.tolist() == [0, 1, 2] and block.text == "A b"
 
 
@@ -445,7 +452,7 @@ def test_sentences_that_share_a_token_are_not_cut_apart() -> None:
     backend.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     text = "A b. C d. E f."
-    part = sentence_tokens.Part(text, sentence_tokens.sentence_spans(text, "en"))
+    part = sentence_tokens.SegmentedText(text, sentence_tokens.sentence_spans(text, "en"))
     assert len(part.sentences) == 3
-    (tokens,) = sentence_tokens.tokenized([part], tokenizer)
-    assert tokens.begins.tolist() == [0, 4] and tokens.stops.tolist() == [4, 5]
+    (tokens,) = sentence_tokens.tokenize_texts([part], tokenizer)
+    assert tokens.sentence_starts.tolist() == [0, 4] and tokens.sentence_stops.tolist() == [4, 5]

@@ -14,10 +14,10 @@ from mm_rec.data.batches import PackedSequences
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.mixture import (
     CYCLE,
-    MixedBatches,
+    DataSource,
     Mixture,
-    Source,
-    Stage,
+    MixtureBatches,
+    MixtureStage,
     check_mixture,
     describe_mixture,
     group_sources,
@@ -34,7 +34,7 @@ WEIGHTS = [[1.0], [1, 2], [1, 1, 1], [5, 3, 1, 0.01], [0, 3, 1], [1, 1e-9], list
 def test_after_every_row_each_source_has_its_share_rounded_down_or_up(weights: list[float]) -> None:
     mixture = Mixture([str(number) for number in range(len(weights))], [(0, weights)])
     rows = CYCLE + 1000
-    sources, places = mixture.take(0, rows)
+    sources, places = mixture.assign(0, rows)
     wanted = np.array(weights) / sum(weights)
     shares = mixture.counts(CYCLE) / CYCLE
     assert np.abs(shares - wanted).max() <= 1 / CYCLE and ((shares > 0) == (wanted > 0)).all()
@@ -48,11 +48,11 @@ def test_after_every_row_each_source_has_its_share_rounded_down_or_up(weights: l
 def test_any_window_is_that_of_the_whole_run_across_cycles_and_stages() -> None:
     mixture = Mixture(["a", "b", "c"], [(0, [1, 2, 0]), (70, [1, 0, 5]), (CYCLE + 200, [2, 2, 1])])
     length = 3 * CYCLE
-    whole = mixture.take(0, length)
+    whole = mixture.assign(0, length)
     chance = random.Random(0)
     for first in [0, 69, 70, CYCLE + 199, *(chance.randrange(length - 100) for _ in range(50))]:
         count = chance.randint(1, 100)
-        for part, all_of_it in zip(mixture.take(first, count), whole, strict=True):
+        for part, all_of_it in zip(mixture.assign(first, count), whole, strict=True):
             assert (part == all_of_it[first : first + count]).all()
         assert (mixture.counts(first) == np.bincount(whole[0][:first], minlength=3)).all()
     for source in range(3):
@@ -60,8 +60,8 @@ def test_any_window_is_that_of_the_whole_run_across_cycles_and_stages() -> None:
     assert not (whole[0][:70] == 2).any() and not (whole[0][70 : CYCLE + 200] == 1).any()
 
 
-def sources(**weights: float) -> list[Source]:
-    return [Source(path=f"{name}/", name=name, weight=weight) for name, weight in weights.items()]
+def sources(**weights: float) -> list[DataSource]:
+    return [DataSource(path=f"{name}/", name=name, weight=weight) for name, weight in weights.items()]
 
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1, [0.9, 0.1]), (2, [0.75, 0.25]), (1e9, [0.5, 0.5])])
@@ -75,10 +75,10 @@ def test_temperature_flattens_sizes_and_weights_multiply(temperature: float, exp
 
 
 def test_stages_change_weights_at_a_step() -> None:
-    stages = [Stage(until=0.55, weights={"books": 0}), Stage(until=1.0, weights={"web": 0})]
+    stages = [MixtureStage(until=0.55, weights={"books": 0}), MixtureStage(until=1.0, weights={"web": 0})]
     mixture = plan_mixture({"web": 100, "books": 100}, sources(web=1, books=3), 1, stages, 10, 4)
     first = round(0.55 * 10) * 4
-    chosen, _ = mixture.take(0, 40)
+    chosen, _ = mixture.assign(0, 40)
     assert (chosen[:first] == 0).all() and (chosen[first:] == 1).all()
     lines = describe_mixture(mixture, 40, 16, {"web": 500, "books": 20})
     assert lines[0] == "stage 1, from 0% of the run on: web 100.0%, books 0.0%"
@@ -96,8 +96,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Any) -> di
     return found
 
 
-def batches(corpora: dict[str, Corpus], micro: int, times: int = 1, **options: int) -> MixedBatches:
-    return MixedBatches(
+def batches(corpora: dict[str, Corpus], micro: int, times: int = 1, **options: int) -> MixtureBatches:
+    return MixtureBatches(
         corpora, Mixture(list(corpora), [(0, [2, 1])]), 32, micro, times, **{"seed": 5, **options}
     )
 
@@ -107,7 +107,7 @@ def test_each_source_is_read_whole_once_an_epoch_in_an_order_of_its_own(corpora:
     lengths = [len(PackedSequences(corpus, 32)) for corpus in corpora.values()]
     steps = 3 * max(lengths)
     ids = torch.cat([run.batch_at(step)["input_ids"] for step in range(steps)]).numpy()
-    chosen, _ = run.mixture.take(0, 3 * steps)
+    chosen, _ = run.mixture.assign(0, 3 * steps)
     for source, (corpus, length) in enumerate(zip(corpora.values(), lengths, strict=True)):
         rows = PackedSequences(corpus, 32).batch(np.arange(length))["input_ids"].numpy()
         expected = sorted(map(tuple, rows.tolist()))
@@ -140,24 +140,24 @@ def test_a_state_is_taken_back_only_by_the_same_mixture(corpora: dict[str, Corpu
     state = batches(corpora, 8).state_dict()
     batches(corpora, 2, 4).load_state_dict(state, {})
     batches(corpora, 2, 2, rank=1, world_size=2).load_state_dict(state)
-    other = MixedBatches(corpora, Mixture(list(corpora), [(0, [1, 1])]), 32, 8, seed=5)
+    other = MixtureBatches(corpora, Mixture(list(corpora), [(0, [1, 1])]), 32, 8, seed=5)
     with pytest.raises(CheckpointError, match="mixture was"):
         other.load_state_dict(state)
 
 
 def test_a_source_is_a_path_or_a_path_with_name_and_weight() -> None:
-    plain = Source.model_validate("a/b.txt")
-    named = Source.read({"path": "data/web/*.jsonl.gz", "weight": 2})
+    plain = DataSource.model_validate("a/b.txt")
+    named = DataSource.read({"path": "data/web/*.jsonl.gz", "weight": 2})
     assert (plain.name, plain.weight, named.name) == ("text", 1.0, "web")
-    assert Source.read({"path": "s3://bucket/x/books.parquet"}).name == "books"
+    assert DataSource.read({"path": "s3://bucket/x/books.parquet"}).name == "books"
     assert plain.model_dump() == "a/b.txt"
     for source in (plain, named):
-        assert Source.model_validate(source.model_dump(mode="json")) == source
-    assert group_sources([plain, named, Source.model_validate("c/")]) == {
+        assert DataSource.model_validate(source.model_dump(mode="json")) == source
+    assert group_sources([plain, named, DataSource.model_validate("c/")]) == {
         "text": ["a/b.txt", "c/"], "web": ["data/web/*.jsonl.gz"],
     }  # fmt: skip
     with pytest.raises(ConfigError, match="needs a name"):
-        Source.read({"path": "*.txt"})
+        DataSource.read({"path": "*.txt"})
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_source_is_a_path_or_a_path_with_name_and_weight() -> None:
 def test_mixtures_that_cannot_be_meant(
     weights: dict[str, float], temperature: float, stages: list[tuple[float, dict[str, float]]], message: str
 ) -> None:
-    planned = [Stage(until=until, weights=changed) for until, changed in stages]
+    planned = [MixtureStage(until=until, weights=changed) for until, changed in stages]
     with pytest.raises(ConfigError, match=message):
         check_mixture(sources(**weights), temperature, planned)
 
@@ -209,4 +209,4 @@ def test_no_source_trains_on_what_another_holds_out(tmp_path: Path) -> None:
 
 def test_a_source_shorter_than_a_row_is_named(corpora: dict[str, Corpus]) -> None:
     with pytest.raises(DataError, match="books"):
-        MixedBatches(corpora, Mixture(list(corpora), [(0, [1, 1])]), corpora["books"].tokens + 1, 1)
+        MixtureBatches(corpora, Mixture(list(corpora), [(0, [1, 1])]), corpora["books"].tokens + 1, 1)

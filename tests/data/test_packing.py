@@ -14,31 +14,31 @@ from conversations_made import made
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.batches import PackedSequences
+from mm_rec.data.conversations.dataset_reader import read_conversations
 from mm_rec.data.conversations.preflight import preflight
-from mm_rec.data.conversations.reading import read_conversations
-from mm_rec.data.conversations.rendering import Rendered, render_many
+from mm_rec.data.conversations.rendering import TokenizedExample, render_batch
 from mm_rec.data.corpus import write_corpus
 from mm_rec.data.mixture import Mixture
 from mm_rec.data.packing import (
     PADDING,
-    ConversationBatches,
+    CorpusRows,
+    FinetuneBatches,
     PackedConversations,
-    TextRows,
-    pack,
-    row_length,
-    rows_needed,
+    choose_seq_len,
+    count_rows,
+    pack_best_fit,
 )
 from mm_rec.errors import CheckpointError, ConfigError, DataError
-from mm_rec.models.cross_entropy import IGNORED
-from mm_rec.models.forward import head_of, hidden_states
+from mm_rec.models.cross_entropy import IGNORE_INDEX
+from mm_rec.models.forward import hidden_states, lm_head_of
 from mm_rec.training.objectives import carried_next_token, next_token
 
 ONE = Mixture(["all"], [(0, [1.0])])
 
 
 @pytest.fixture
-def rendered(tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
-    return list(render_many(tokenizer, made(60, seed=1)))
+def rendered(tokenizer: PreTrainedTokenizerBase) -> list[TokenizedExample]:
+    return list(render_batch(tokenizer, made(60, seed=1)))
 
 
 def test_bins_hold_everything_once_and_never_too_much() -> None:
@@ -47,7 +47,7 @@ def test_bins_hold_everything_once_and_never_too_much() -> None:
         capacity = chance.randint(5, 300)
         lengths = [chance.randint(1, capacity) for _ in range(chance.randint(1, 400))]
         begun = [chance.randint(1, capacity) for _ in range(chance.randint(0, 20))]
-        bins = pack(lengths, capacity, begun)
+        bins = pack_best_fit(lengths, capacity, begun)
         assert sorted(item for items in bins for item in items) == list(range(len(lengths)))
         used = [sum(lengths[item] for item in items) for items in bins]
         assert all(space <= capacity for space in used)
@@ -56,7 +56,7 @@ def test_bins_hold_everything_once_and_never_too_much() -> None:
         new = sorted(used[len(begun) :])
         assert len(new) < 2 or new[0] + new[1] > capacity
     with pytest.raises(ValueError, match="length 6"):
-        pack([6], 5)
+        pack_best_fit([6], 5)
 
 
 def test_real_conversations_waste_less_than_two_percent(
@@ -67,21 +67,19 @@ def test_real_conversations_waste_less_than_two_percent(
         conversations = read_conversations([real_data(f"instruct/{name}")]).conversations
         checked = preflight(tokenizer, conversations)
         lengths = [len(one.ids) for one in checked.rendered]
-        for carries in (False, True):
-            seq_len = row_length(lengths, carries)
+        for carry_state in (False, True):
+            seq_len = choose_seq_len(lengths, carry_state)
             packed = PackedConversations(checked.rendered, seq_len, -(-max(lengths) // seq_len))
-            assert packed.waste < 0.02, name
+            assert packed.padding_share < 0.02, name
 
 
-def batches(
-    packed: PackedConversations, rows: int, accumulation: int = 1, seed: int = 0
-) -> ConversationBatches:
-    return ConversationBatches(
-        {"all": packed}, ONE, packed.seq_len, rows, accumulation, seed, 2, carries=packed.carries
+def batches(packed: PackedConversations, rows: int, accumulation: int = 1, seed: int = 0) -> FinetuneBatches:
+    return FinetuneBatches(
+        {"all": packed}, ONE, packed.seq_len, rows, accumulation, seed, 2, carry_state=packed.carry_state
     )
 
 
-def test_an_epoch_has_every_conversation_whole_with_its_mask(rendered: list[Rendered]) -> None:
+def test_an_epoch_has_every_conversation_whole_with_its_mask(rendered: list[TokenizedExample]) -> None:
     packed = PackedConversations(rendered, 2048)
     seen = set()
     for step in range(len(packed)):
@@ -89,19 +87,19 @@ def test_an_epoch_has_every_conversation_whole_with_its_mask(rendered: list[Rend
         for number in batch["document_ids"].unique().tolist():
             here = batch["document_ids"] == number
             if number == PADDING:
-                assert (batch["labels"][here] == IGNORED).all() and (batch["input_ids"][here] == 2).all()
+                assert (batch["labels"][here] == IGNORE_INDEX).all() and (batch["input_ids"][here] == 2).all()
                 continue
             one = rendered[number]
             assert batch["input_ids"][here].tolist() == one.ids.tolist()
-            labels = np.where(one.learnt, one.ids, IGNORED)
-            labels[0] = IGNORED
+            labels = np.where(one.loss_mask, one.ids, IGNORE_INDEX)
+            labels[0] = IGNORE_INDEX
             assert batch["labels"][here].tolist() == labels.tolist()
             seen.add(number)
     assert seen == set(range(len(rendered)))
 
 
 def test_packed_logits_and_loss_are_those_of_each_conversation_alone(
-    model: PreTrainedModel, rendered: list[Rendered]
+    model: PreTrainedModel, rendered: list[TokenizedExample]
 ) -> None:
     packed = PackedConversations(rendered, 2048)
     batch = batches(packed, 3).batch_at(0)
@@ -114,9 +112,9 @@ def test_packed_logits_and_loss_are_those_of_each_conversation_alone(
             one = rendered[number]
             ids = torch.from_numpy(one.ids.astype("int64"))[None]
             alone = model(input_ids=ids).logits[0]
-            here = head_of(model).logits(hidden[row, batch["document_ids"][row] == number])
+            here = lm_head_of(model).logits(hidden[row, batch["document_ids"][row] == number])
             assert relative(here, alone) < 1e-9
-            for place in np.flatnonzero(one.learnt):
+            for place in np.flatnonzero(one.loss_mask):
                 nats -= float(alone[place - 1].log_softmax(-1)[ids[0, place]])
                 tokens += 1
     assert tokens == count
@@ -124,15 +122,15 @@ def test_packed_logits_and_loss_are_those_of_each_conversation_alone(
 
 
 def test_rows_of_short_conversations_are_folded_and_nothing_is_lost_or_read_twice(
-    rendered: list[Rendered],
+    rendered: list[TokenizedExample],
 ) -> None:
     longest = max(len(one.ids) for one in rendered)
     length = 1 << (longest - 1).bit_length()
-    packed = PackedConversations(rendered, length, halves=True)
+    packed = PackedConversations(rendered, length, fold_rows=True)
     plain = PackedConversations(rendered, length)
     long = sum(len(one.ids) > length // 2 for one in rendered)
-    assert 0 < packed.crossing().sum() <= long and plain.crossing().all()
-    assert packed.waste < plain.waste + 0.05
+    assert 0 < packed.crosses_fold().sum() <= long and plain.crosses_fold().all()
+    assert packed.padding_share < plain.padding_share + 0.05
     data = batches(packed, 2)
     shapes, seen = [], []
     for step in range(len(packed) // 2):
@@ -145,8 +143,8 @@ def test_rows_of_short_conversations_are_folded_and_nothing_is_lost_or_read_twic
                 here = batch["document_ids"][row] == number
                 one = rendered[number]
                 assert batch["input_ids"][row][here].tolist() == one.ids.tolist()
-                labels = np.where(one.learnt, one.ids, IGNORED)
-                labels[0] = IGNORED
+                labels = np.where(one.loss_mask, one.ids, IGNORE_INDEX)
+                labels[0] = IGNORE_INDEX
                 assert batch["labels"][row][here].tolist() == labels.tolist()
                 seen.append(number)
     assert set(shapes) == {(2, length), (4, length // 2)}
@@ -154,11 +152,11 @@ def test_rows_of_short_conversations_are_folded_and_nothing_is_lost_or_read_twic
 
 
 def test_a_folded_batch_has_the_loss_of_one_that_is_not(
-    build_model: Callable[[str], PreTrainedModel], rendered: list[Rendered]
+    build_model: Callable[[str], PreTrainedModel], rendered: list[TokenizedExample]
 ) -> None:
     model = build_model("llama")
     length = 1 << (max(len(one.ids) for one in rendered) - 1).bit_length()
-    data = batches(PackedConversations(rendered, length, halves=True), 2)
+    data = batches(PackedConversations(rendered, length, fold_rows=True), 2)
     folded = next(batch for step in range(20) if (batch := data.batch_at(step))["input_ids"].shape[0] == 4)
     whole = {name: tensor.view(2, length) for name, tensor in folded.items()}
     with torch.no_grad():
@@ -168,7 +166,7 @@ def test_a_folded_batch_has_the_loss_of_one_that_is_not(
 
 
 def test_what_one_conversation_says_changes_no_other(
-    model: PreTrainedModel, rendered: list[Rendered]
+    model: PreTrainedModel, rendered: list[TokenizedExample]
 ) -> None:
     packed = PackedConversations(rendered, 2048)
     batch = batches(packed, 1).batch_at(0)
@@ -185,12 +183,12 @@ def test_what_one_conversation_says_changes_no_other(
 
 
 def test_a_conversation_longer_than_a_row_is_carried_on(
-    build_model: Callable[[str], PreTrainedModel], rendered: list[Rendered]
+    build_model: Callable[[str], PreTrainedModel], rendered: list[TokenizedExample]
 ) -> None:
     model = build_model("mmrec")
     length, rows = 128, 14
     packed = PackedConversations(rendered, length, rows)
-    assert packed.carries
+    assert packed.carry_state
     objective = carried_next_token(torch.float32)
     data = batches(packed, 2, rows)
     nats, tokens, seen = 0.0, 0, []
@@ -201,16 +199,16 @@ def test_a_conversation_longer_than_a_row_is_carried_on(
                 assert bool(batch["carried"]) == (micro > 0)
                 loss, count, _ = objective(model, batch)
                 nats, tokens = nats + float(loss), tokens + count
-            columns = data.orders[0].at(data.mixture.take(2 * step, 2)[1])
-            seen += [piece.conversation for c in columns for row in packed.columns[c] for piece in row]
+            columns = data.samplers[0].sequences_at(data.mixture.assign(2 * step, 2)[1])
+            seen += [segment.conversation for c in columns for row in packed.row_groups[c] for segment in row]
         expected, learnt = 0.0, 0
         for number in set(seen):
             one = rendered[number]
             ids = torch.from_numpy(one.ids.astype("int64"))[None]
             scores = model(input_ids=ids).logits[0].log_softmax(-1)
-            starts = {piece.start for c in range(len(packed)) for row in packed.columns[c] for piece in row
-                      if piece.conversation == number}  # fmt: skip
-            for place in np.flatnonzero(one.learnt):
+            starts = {segment.start for c in range(len(packed)) for row in packed.row_groups[c] for segment in row
+                      if segment.conversation == number}  # fmt: skip
+            for place in np.flatnonzero(one.loss_mask):
                 if place not in starts:  # the first token of a row has none before it there
                     expected -= float(scores[place - 1, ids[0, place]])
                     learnt += 1
@@ -218,7 +216,7 @@ def test_a_conversation_longer_than_a_row_is_carried_on(
 
 
 def test_gradients_of_a_carried_conversation_end_at_its_rows(
-    build_model: Callable[[str], PreTrainedModel], rendered: list[Rendered]
+    build_model: Callable[[str], PreTrainedModel], rendered: list[TokenizedExample]
 ) -> None:
     model = build_model("mmrec").train()
     longest = max(rendered, key=lambda one: len(one.ids))
@@ -231,14 +229,14 @@ def test_gradients_of_a_carried_conversation_end_at_its_rows(
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_a_long_conversation_that_no_step_can_hold_is_refused(rendered: list[Rendered]) -> None:
+def test_a_long_conversation_that_no_step_can_hold_is_refused(rendered: list[TokenizedExample]) -> None:
     with pytest.raises(DataError, match=r"a step reads 1 rows of 64 .*truncation by turns"):
         PackedConversations(rendered, 64)
     with pytest.raises(DataError, match="no conversation"):
         PackedConversations([], 64)
 
 
-def test_batches_are_a_function_of_the_step_and_know_their_data(rendered: list[Rendered]) -> None:
+def test_batches_are_a_function_of_the_step_and_know_their_data(rendered: list[TokenizedExample]) -> None:
     packed = PackedConversations(rendered, 2048)
     one, other = batches(packed, 2), batches(packed, 2)
     for step in (5, 0, 11):
@@ -251,24 +249,24 @@ def test_batches_are_a_function_of_the_step_and_know_their_data(rendered: list[R
         with pytest.raises(CheckpointError, match="trained on other batches"):
             changed.load_state_dict(one.state_dict())
     with pytest.raises(ConfigError, match="mixture"):
-        ConversationBatches({"b": packed}, ONE, 2048, 1, 1, 0, 2)
+        FinetuneBatches({"b": packed}, ONE, 2048, 1, 1, 0, 2)
 
 
 def test_text_beside_conversations_has_its_share_and_is_all_learnt(
-    tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered], tmp_path: Path
+    tokenizer: PreTrainedTokenizerBase, rendered: list[TokenizedExample], tmp_path: Path
 ) -> None:
     corpus = write_corpus((f"She sang old songs {i}. " * 30 for i in range(40)), tokenizer, tmp_path / "text")
     sequences = PackedSequences(corpus, 256)
     packed = PackedConversations(rendered, 256, 7)
-    sources = {"all": packed, "text of the base": TextRows(sequences, 7)}
+    sources = {"all": packed, "text of the base": CorpusRows(sequences, 7)}
     mixture = Mixture(list(sources), [(0, [0.75, 0.25])])
-    data = ConversationBatches(sources, mixture, 256, 8, 7, 0, 2, packed.carries)
+    data = FinetuneBatches(sources, mixture, 256, 8, 7, 0, 2, packed.carry_state)
     of_text = 0
     for step in range(6):
         both = [data.batch_at(step, micro) for micro in range(2)]
         for row in range(8):
             first, second = (batch["document_ids"][row] for batch in both)
-            learnt = (both[0]["labels"][row] != IGNORED).float().mean()
+            learnt = (both[0]["labels"][row] != IGNORE_INDEX).float().mean()
             if learnt > 0.95:
                 of_text += 1
                 assert second[0] != first[-1]  # no row of text goes on in the next micro-batch
@@ -276,18 +274,18 @@ def test_text_beside_conversations_has_its_share_and_is_all_learnt(
 
 
 def test_an_end_of_turn_is_learnt_wherever_a_row_ends(
-    tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
+    tokenizer: PreTrainedTokenizerBase, rendered: list[TokenizedExample]
 ) -> None:
     for length in (64, 100, 128, 256):
-        packed = PackedConversations(rendered, length, max(rows_needed(one, length) for one in rendered))
+        packed = PackedConversations(rendered, length, max(count_rows(one, length) for one in rendered))
         data = batches(packed, 1, packed.accumulation)
-        ends = learnt_ends = learnt = 0
+        ends = loss_ends = learnt = 0
         for step in range(len(packed)):
             for micro in range(packed.accumulation):
                 labels = data.batch_at(step, micro)["labels"]
-                learnt_ends += int((labels == tokenizer.eos_token_id).sum())
-                learnt += int((labels != IGNORED).sum())
+                loss_ends += int((labels == tokenizer.eos_token_id).sum())
+                learnt += int((labels != IGNORE_INDEX).sum())
         for one in rendered:
-            ends += int((one.ids[one.learnt] == tokenizer.eos_token_id).sum())
-        assert learnt_ends == ends
-        assert learnt >= 0.99 * sum(int(one.learnt.sum()) for one in rendered)
+            ends += int((one.ids[one.loss_mask] == tokenizer.eos_token_id).sum())
+        assert loss_ends == ends
+        assert learnt >= 0.99 * sum(int(one.loss_mask.sum()) for one in rendered)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mm_rec.data.split import document_hash, plan_end, plan_split
+from mm_rec.data.split import document_hash, plan_end_split, plan_split
 from mm_rec.errors import ConfigError, DataError
 
 MANY = [f"document number {i}, with some words" for i in range(5000)]
@@ -78,14 +78,14 @@ def test_nothing_to_hold_out(documents: list[str]) -> None:
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("text", ["bir iki üç " * 50, "x" * 100, "上" * 3000, "word " * 100_000])
 def test_the_end_of_one_document(text: str, copies: int) -> None:
-    split = plan_end([text] * copies)
-    kept, held = split.divided(text)
+    split = plan_end_split([text] * copies)
+    kept, held = split.split_text(text)
     assert kept and held and kept + held == text
     assert split.rule == "end" and split.validation_bytes == copies * len(held.encode())
     assert 0.01 <= split.validation_bytes / split.bytes < 0.12
     assert not held.startswith(" ") and (kept.endswith(" ") or " " not in text)
     with pytest.raises(DataError, match="too few to hold out"):
-        plan_end(["two words"])
+        plan_end_split(["two words"])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 7.0])

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mm_rec.data.batches import IGNORED
+from mm_rec.data.batches import IGNORE_INDEX
 from mm_rec.data.mixture import Mixture
-from mm_rec.data.streaming import StreamedBatches, StreamSource, first_held_out, plan_streams
+from mm_rec.data.streaming import StreamingBatches, StreamSource, first_held_out, plan_streams
 from mm_rec.errors import CheckpointError, DataError
 from mm_rec.tokenizers.loading import encode_documents
 
@@ -60,16 +60,16 @@ def batches(
     micro: int = 2,
     times: int = 2,
     **options: Any,
-) -> StreamedBatches:
+) -> StreamingBatches:
     weights = options.pop("weights", [1.0] * len(sources))
     mixture = Mixture(list(sources), [(0, weights)])
-    return StreamedBatches(
+    return StreamingBatches(
         sources, mixture, tokenizer, options.pop("seq_len", 20), micro, times, seed=options.pop("seed", 3),
         shuffle_rows=rows,
     )  # fmt: skip
 
 
-def steps(run: StreamedBatches, first: int, count: int) -> Iterator[dict[str, torch.Tensor]]:
+def steps(run: StreamingBatches, first: int, count: int) -> Iterator[dict[str, torch.Tensor]]:
     for step in range(first, first + count):
         for micro in range(run.accumulation):
             yield run.batch_at(step, micro)
@@ -83,7 +83,9 @@ def test_special_tokens_in_a_stream_are_text_and_said_once(tmp_path: Path, byte_
     (tmp_path / "a.txt").write_text("\n\n".join(f"document {i} <s> or </s>" for i in range(30)))
     sources, said = stream(tmp_path), list[str]()
     mixture = Mixture(list(sources), [(0, [1.0])])
-    run = StreamedBatches(sources, mixture, byte_tokenizer, 20, 2, 1, seed=3, shuffle_rows=1, say=said.append)
+    run = StreamingBatches(
+        sources, mixture, byte_tokenizer, 20, 2, 1, seed=3, shuffle_rows=1, say=said.append
+    )
     ids = rows_of(steps(run, 0, 30))
     assert len(said) == 1 and said[0].endswith("are read as plain text: </s>, <s>")
     text = byte_tokenizer.decode([*ids[0], *itertools.chain.from_iterable(row[1:] for row in ids[1:])])
@@ -111,7 +113,7 @@ def test_unshuffled_rows_are_the_training_documents_one_after_the_other(
     for epoch in (decoded[: len(trained)], decoded[len(trained) :]):
         assert sorted(epoch) == sorted(trained)
     # A new document and the first place of a row are no labels, everything else is.
-    flags = [[IGNORED if i == 0 or token == byte_tokenizer.bos_token_id else token for i, token in enumerate(row)]
+    flags = [[IGNORE_INDEX if i == 0 or token == byte_tokenizer.bos_token_id else token for i, token in enumerate(row)]
              for row in ids]  # fmt: skip
     assert labels == flags
     documents = rows_of(iter(found), "document_ids")
@@ -176,7 +178,7 @@ def test_several_sources_keep_their_shares_and_their_states(
     source = stream(folder, other)
     run = batches(source, byte_tokenizer, weights=[3, 1])
     found = rows_of(steps(run, 0, 20))
-    chosen, _ = run.mixture.take(0, 80)
+    chosen, _ = run.mixture.assign(0, 80)
     capitals = [sum(65 <= ord(letter) <= 90 for letter in byte_tokenizer.decode(row)) > 3 for row in found]
     assert capitals == (chosen == 1).tolist() and sum(capitals) == 20
     again = batches(source, byte_tokenizer, weights=[3, 1])

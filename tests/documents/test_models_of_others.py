@@ -35,9 +35,9 @@ from typer.testing import CliRunner
 from mm_rec.cli.main import app
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.fingerprints import adapter_digests
-from mm_rec.inference.scheduler import Batcher
+from mm_rec.inference.scheduler import Scheduler
 from mm_rec.models.adapted import load_with_adapters
-from mm_rec.serving.models import ServedModel
+from mm_rec.serving.model_registry import ServedModel
 
 WORDS = ("cat", "dog", "tree", "house", "river", "song", "bread", "snow", "boat", "lamp", "door", "star")
 WINDOW = 16
@@ -229,10 +229,10 @@ def test_learn_from_conversations_with_its_own_template(model: Path, tmp_path: P
 @pytest.fixture(scope="module")
 def client(model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     """The official client of a server of the model and its adapter."""
-    loaded, tokenizer = load_with_adapters(model, [str(adapter)], apart=True)
+    loaded, tokenizer = load_with_adapters(model, [str(adapter)], inactive=True)
     served = ServedModel(
-        "other", Engine(loaded), tokenizer, Batcher(), adapters=adapter_digests(loaded, [str(adapter)]),
-        kept_bytes=2**24,
+        "other", Engine(loaded), tokenizer, Scheduler(), adapters=adapter_digests(loaded, [str(adapter)]),
+        prefix_cache_bytes=2**24,
     )  # fmt: skip
     running = Server([served], tmp_path_factory.mktemp("server"))
     yield OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)

@@ -14,18 +14,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.errors import ConfigError
-from mm_rec.evaluation.chat import evaluate_chat
+from mm_rec.evaluation.chat_eval import evaluate_chat
 from mm_rec.evaluation.judge import (
-    Case,
+    JudgeCase,
     JudgeConfig,
     Verdict,
+    check_judge,
     judge_answers,
-    read_verdict,
-    require_judge,
-    summary,
+    judge_summary,
+    parse_verdict,
 )
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.sampler import SamplingParams
 
 KEY = "sk-gizli"
 
@@ -89,7 +89,7 @@ def config(endpoint: Endpoint, **changes: Any) -> JudgeConfig:
 
 def test_each_answer_gets_its_verdict_in_order(endpoint: Endpoint) -> None:
     endpoint.answer = lambda messages: (200, good(int(messages[1]["content"].split("sayı ")[1].split()[0])))
-    cases = [Case("user: ?", "given", f"sayı {number} .") for number in range(1, 11)]
+    cases = [JudgeCase("user: ?", "given", f"sayı {number} .") for number in range(1, 11)]
     verdicts = judge_answers(config(endpoint), cases)
     assert verdicts == [Verdict(number, "Doğru.") for number in range(1, 11)]
     assert endpoint.keys == {f"Bearer {KEY}"}
@@ -105,12 +105,12 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again_and_then_counted(endpo
         return 200, good(3) if mended else "I would say 7."
 
     endpoint.answer = answer
-    cases = [Case("user: ?", "x", name) for name in ("mends", "never")]
+    cases = [JudgeCase("user: ?", "x", name) for name in ("mends", "never")]
     verdicts = judge_answers(config(endpoint, attempts=3), cases)
     assert verdicts[0] == Verdict(3, "Doğru.")
     assert verdicts[1].score is None and "in 3 attempts" in verdicts[1].reason
     assert len(endpoint.asked) == 2 + 3
-    told = summary(config(endpoint), verdicts)
+    told = judge_summary(config(endpoint), verdicts)
     assert (told["score"], told["scored"], told["without"]) == (3, 1, 1)
 
 
@@ -118,9 +118,9 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again_and_then_counted(endpo
 def test_a_request_that_fails_is_repeated_and_then_counted(endpoint: Endpoint, status: int) -> None:
     answers = iter([(status, ""), (status, ""), (200, good(9))])
     endpoint.answer = lambda messages: next(answers)
-    assert judge_answers(config(endpoint, retries=2), [Case("?", "x", "y")]) == [Verdict(9, "Doğru.")]
+    assert judge_answers(config(endpoint, retries=2), [JudgeCase("?", "x", "y")]) == [Verdict(9, "Doğru.")]
     endpoint.answer = lambda messages: (status, "")
-    (verdict,) = judge_answers(config(endpoint, retries=1), [Case("?", "x", "y")])
+    (verdict,) = judge_answers(config(endpoint, retries=1), [JudgeCase("?", "x", "y")])
     assert verdict.score is None and "no answer" in verdict.reason and KEY not in verdict.reason
     assert len(endpoint.asked) == 3 + 2
 
@@ -144,24 +144,24 @@ def test_a_request_that_fails_is_repeated_and_then_counted(endpoint: Endpoint, s
 )
 def test_only_the_object_asked_for_is_a_verdict(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
-        read_verdict(text)
-    assert read_verdict(' {"reason": "x", "score": 10}\n') == Verdict(10, "x")
+        parse_verdict(text)
+    assert parse_verdict(' {"reason": "x", "score": 10}\n') == Verdict(10, "x")
 
 
 @pytest.mark.parametrize(
     ("status", "remedy"), [(401, "JUDGE_KEY"), (403, "may not use"), (404, "/v1"), (400, "status 400")]
 )
 def test_a_judge_that_refuses_is_known_before_the_work(endpoint: Endpoint, status: int, remedy: str) -> None:
-    require_judge(config(endpoint))
+    check_judge(config(endpoint))
     endpoint.answer = lambda messages: (status, "")
     with pytest.raises(ConfigError, match=remedy) as raised:
-        require_judge(config(endpoint))
+        check_judge(config(endpoint))
     assert KEY not in str(raised.value)
 
 
 def test_a_judge_that_is_not_there_is_known_before_the_work(endpoint: Endpoint) -> None:
     with pytest.raises(ConfigError, match=r"127.0.0.1:9/v1 cannot be reached"):
-        require_judge(config(endpoint, retries=0).changed(base_url="http://127.0.0.1:9/v1"))
+        check_judge(config(endpoint, retries=0).changed(base_url="http://127.0.0.1:9/v1"))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_the_report_has_the_verdicts_and_never_the_key(
         Conversation((ChatMessage("user", question), ChatMessage("assistant", "Bir kız.")))
         for question in ("Ayşe kim?", "Who?")
     ]
-    sampling = Sampling(temperature=0, max_new_tokens=3)
+    sampling = SamplingParams(temperature=0, max_new_tokens=3)
     endpoint_config = config(endpoint, attempts=1)
     first = endpoint.answer
     endpoint.answer = lambda messages: (

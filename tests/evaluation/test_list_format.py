@@ -12,11 +12,11 @@ from mm_rec.errors import ConfigError, DataError
 from mm_rec.evaluation.list_format import (
     RULES,
     ListPrompt,
-    Rules,
+    ListRules,
     evaluate_list_format,
     list_prompts,
-    make_rules,
-    normalised,
+    make_list_rules,
+    normalise_sentence,
     score_answer,
 )
 from mm_rec.stories.wordlists.entries import fit_entries, read_entries, read_levels
@@ -36,9 +36,9 @@ WORDS = ("dog", "cat", "go")
 GOOD = "1. I see the dogs.\n2. A cat sleeps.\n3. You went at 7."
 
 
-def broken(answer: str, words: Sequence[str] = WORDS, rules: Rules | None = None) -> set[str]:
+def broken(answer: str, words: Sequence[str] = WORDS, rules: ListRules | None = None) -> set[str]:
     """The rules that an answer breaks."""
-    score = score_answer(answer, words, rules or make_rules(levels=LEVELS, training=["The dog runs."]))
+    score = score_answer(answer, words, rules or make_list_rules(levels=LEVELS, training=["The dog runs."]))
     assert set(score.rules) == set(RULES)
     return {rule for rule, holds in score.rules.items() if not holds}
 
@@ -78,7 +78,7 @@ def test_each_rule_is_broken_by_itself(answer: str, rules: set[str]) -> None:
 def test_a_sentence_without_its_number_is_missing_and_breaks_every_rule(number: str) -> None:
     answer = GOOD.replace("2.", f"{number}.")
     assert broken(answer) == set(RULES)
-    score = score_answer(answer, WORDS, make_rules())
+    score = score_answer(answer, WORDS, make_list_rules())
     assert [item.obedient for item in score.items] == [True, False, True]
 
 
@@ -91,41 +91,46 @@ def test_the_asked_word_itself_may_be_above_the_level() -> None:
     assert broken("1. I see a ubiquitous dog.", ["ubiquitous"]) == set()
     assert broken("1. I like gardens.", ["garden"]) == set()
     assert broken("1. The dogs jump.", ["dog"]) == {"level"}
-    assert broken("1. The dogs jump.", ["dog"], make_rules("A2", levels=LEVELS, training=["x"])) == set()
+    assert broken("1. The dogs jump.", ["dog"], make_list_rules("A2", levels=LEVELS, training=["x"])) == set()
 
 
 def test_what_was_found_is_kept_for_each_word() -> None:
-    score = score_answer("1. Dogs jump blurrily.\n3. I went.", WORDS, make_rules(levels=LEVELS))
+    score = score_answer("1. Dogs jump blurrily.\n3. I went.", WORDS, make_list_rules(levels=LEVELS))
     assert [item.sentence for item in score.items] == ["Dogs jump blurrily.", "", "I went."]
     assert (score.items[0].check.above, score.items[0].check.unknown) == (("jump",), ("blurrily",))
     assert [item.obedient for item in score.items] == [True, False, True] and not score.obedient
 
 
 def test_only_what_can_be_scored_is() -> None:
-    assert set(score_answer(GOOD, WORDS, make_rules()).rules) == {"numbered", "counted", "used", "length"}
-    assert "original" in score_answer(GOOD, WORDS, make_rules(training=["A."])).rules
-    assert "level" in score_answer(GOOD, WORDS, make_rules(levels=LEVELS)).rules
+    assert set(score_answer(GOOD, WORDS, make_list_rules()).rules) == {
+        "numbered",
+        "counted",
+        "used",
+        "length",
+    }
+    assert "original" in score_answer(GOOD, WORDS, make_list_rules(training=["A."])).rules
+    assert "level" in score_answer(GOOD, WORDS, make_list_rules(levels=LEVELS)).rules
 
 
 def test_turkish_answers() -> None:
-    rules = make_rules("A1", "tr", training=["Işık söndü."])
+    rules = make_list_rules("A1", "tr", training=["Işık söndü."])
     words = ["kitap", "gitmek", "ışık"]
     assert score_answer("1. Kitabım nerede?\n2. Gidiyoruz.\n3. Işığı aç.", words, rules).obedient
     score = score_answer("1. Kitapçı geldi.\n2. Gitar çal.\n3. IŞIK SÖNDÜ!", words, rules)
     assert [item.rules["used"] for item in score.items] == [False, False, True]
     assert [item.rules["original"] for item in score.items] == [True, True, False]
-    assert normalised("Işık SÖNDÜ…", "tr") == "ışık söndü"
+    assert normalise_sentence("Işık SÖNDÜ…", "tr") == "ışık söndü"
 
 
 def test_lengths_by_level() -> None:
     sentence = "1. The dog" + " runs and runs" * 4 + "."
     assert broken(sentence, ["dog"]) == {"length"}
-    assert broken(sentence, ["dog"], make_rules("A2", levels=LEVELS, training=["x"])) == set()
-    assert broken("1. The dog runs.", ["dog"], make_rules(levels=LEVELS, training=["x"], lengths=(4, 9))) == {
-        "length"
-    }
+    assert broken(sentence, ["dog"], make_list_rules("A2", levels=LEVELS, training=["x"])) == set()
+    assert broken(
+        "1. The dog runs.", ["dog"], make_list_rules(levels=LEVELS, training=["x"], lengths=(4, 9))
+    ) == {"length"}
     with pytest.raises(ConfigError, match="'X' is not known"):
-        make_rules("X")
+        make_list_rules("X")
 
 
 def test_prompts_are_drawn_as_the_examples_are() -> None:
@@ -162,7 +167,7 @@ def test_the_report_counts_answers_and_sentences() -> None:
     prompts = list_prompts(words, 20, shares={(10,): 1})
     told: list[tuple[int, int]] = []
     report = evaluate_list_format(
-        answers(prompts, 5), prompts, make_rules(), batch=8, progress=lambda *counts: told.append(counts)
+        answers(prompts, 5), prompts, make_list_rules(), batch=8, progress=lambda *counts: told.append(counts)
     )
     assert told == [(8, 20), (16, 20), (20, 20)]
     figures = report.to_dict()
@@ -183,17 +188,17 @@ def test_the_report_counts_answers_and_sentences() -> None:
 
 def test_a_report_of_no_good_answer_and_one_of_none() -> None:
     prompts = list_prompts(["dog", "cat"], 2, shares={(2,): 1})
-    report = evaluate_list_format(lambda texts: [""] * len(texts), prompts, make_rules(levels=LEVELS))
+    report = evaluate_list_format(lambda texts: [""] * len(texts), prompts, make_list_rules(levels=LEVELS))
     assert report.to_dict()["rules"]["level"] == {"answers": 0.0, "sentences": 0.0}
     assert "(nothing)" in "\n".join(report.lines())
-    assert evaluate_list_format(lambda texts: [], [], make_rules()).to_dict()["answers"] == 0
+    assert evaluate_list_format(lambda texts: [], [], make_list_rules()).to_dict()["answers"] == 0
 
 
 def test_words_above_the_level_and_unknown_ones_are_named() -> None:
     prompts = [ListPrompt(("dog",), "?"), ListPrompt(("cat",), "??")]
     given = {"?": "1. The dog jumps blurrily.", "??": "1. My cat jumps."}
     report = evaluate_list_format(
-        lambda texts: [given[text] for text in texts], prompts, make_rules(levels=LEVELS)
+        lambda texts: [given[text] for text in texts], prompts, make_list_rules(levels=LEVELS)
     )
     figures = report.to_dict()
     assert figures["words_above"] == {"jumps": 2} and figures["unknown_words"] == {"blurrily": 1}
@@ -212,7 +217,7 @@ def test_the_answer_of_the_user_s_document_has_two_flaws(real_data: Callable[[st
         "10. That movie was very funny."
     )
     words = ["age", "animal", "ask", "computer", "eat", "car", "but", "drive", "amazing", "funny"]
-    score = score_answer(answer, words, make_rules(levels=levels))
+    score = score_answer(answer, words, make_list_rules(levels=levels))
     flaws = {item.word: [rule for rule, holds in item.rules.items() if not holds] for item in score.items}
     assert {word: rules for word, rules in flaws.items() if rules} == {"age": ["used"], "amazing": ["level"]}
 
@@ -224,7 +229,7 @@ def test_real_sentences_score_as_they_should(real_data: Callable[[str], Path]) -
     examples = make_examples(split_entries(entries, 0.1)[1], 50)
     given = {prompt(one.words): response(one.sentences) for one in examples}
     prompts = [ListPrompt(one.words, prompt(one.words)) for one in examples]
-    rules = make_rules(levels=levels, training=[entry.sentence for entry in entries])
+    rules = make_list_rules(levels=levels, training=[entry.sentence for entry in entries])
     figures = evaluate_list_format(lambda texts: [given[text] for text in texts], prompts, rules).to_dict()
     assert figures["obedience"] == {"answers": 1.0, "sentences": 1.0}
     assert min(figures["rules"][rule]["sentences"] for rule in ("level", "known", "length")) > 0.98

@@ -26,7 +26,7 @@ from transformers import (
 from mm_rec.cli.evaluate_tasks import evaluate_tasks
 from mm_rec.errors import ConfigError, DataError, TokenizerError
 from mm_rec.evaluation.lm_eval_adapter import MMRecLM, _known_tasks, run_tasks
-from mm_rec.inference.text_stream import prompt_ids
+from mm_rec.inference.generate import encode_prompt
 from mm_rec.models.loading import load_model_and_tokenizer, save_model
 from mm_rec.tokenizers.loading import byte_fallback_ids
 
@@ -175,8 +175,8 @@ def test_likelihoods_of_mm_rec_are_those_of_a_plain_forward(
     given = MMRecLM(model, tokenizer).loglikelihood(instances("loglikelihood", *PAIRS))
     for (context, continuation), (nats, greedy) in zip(PAIRS, given, strict=True):
         head, tail = context.rstrip(), context[len(context.rstrip()) :] + continuation
-        whole = torch.tensor([prompt_ids(tokenizer, head + tail)])
-        first = len(prompt_ids(tokenizer, head))
+        whole = torch.tensor([encode_prompt(tokenizer, head + tail)])
+        first = len(encode_prompt(tokenizer, head))
         table = model(input_ids=whole, use_cache=False).logits[0, first - 1 : -1].log_softmax(-1)
         chosen = whole[0, first:]
         assert nats == pytest.approx(float(table.gather(1, chosen[:, None]).sum()), rel=1e-9)
@@ -262,7 +262,7 @@ def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     nats, size = 0.0, 0
     for row in QUESTIONS:
         text = f"{row['question']} {' '.join(row['choices'])}"  # type: ignore[arg-type]
-        ids = torch.tensor([prompt_ids(tokenizer, text)])
+        ids = torch.tensor([encode_prompt(tokenizer, text)])
         with torch.no_grad():
             table = model(input_ids=ids, use_cache=False).logits[0, :-1].log_softmax(-1)
         nats -= float(table.gather(1, ids[0, 1:, None]).sum())

@@ -108,7 +108,7 @@ def test_broken_rows_are_reported_with_their_place(tmp_path: Path) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
     problems: list[Problem] = []
     assert len(read_pairs([path], problems.append)) == 2
-    assert [problem.place for problem in problems] == [f"{path}:{line}" for line in (1, 3, 4)]
+    assert [problem.location for problem in problems] == [f"{path}:{line}" for line in (1, 3, 4)]
     assert "'sentence_bad' is None" in problems[1].message
     with pytest.raises(DataError, match=r"broken\.jsonl:1: this row is not JSON"):
         read_pairs([path])

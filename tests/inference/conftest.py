@@ -6,7 +6,7 @@ import pytest
 from small_models import BuildModel, build_model, tokenizer, tokenizer_folder  # noqa: F401
 from transformers import PreTrainedModel
 
-from mm_rec import processor
+from mm_rec import cpu
 from mm_rec.inference.engine import Session
 from mm_rec.inference.native.library import library
 
@@ -33,17 +33,17 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
-@pytest.fixture(params=["x86-64-v2", "x86-64-v3", processor.NATIVE], scope="module")
+@pytest.fixture(params=["x86-64-v2", "x86-64-v3", cpu.NATIVE], scope="module")
 def isa(request: pytest.FixtureRequest, compiler: str) -> Iterator[str]:
     """A test runs with the kernels compiled for older processors too, and for this one."""
     name: str = request.param
-    own = processor.vector_isa()
-    if name != processor.NATIVE and own == "neon":
+    own = cpu.vector_isa()
+    if name != cpu.NATIVE and own == "neon":
         pytest.skip(f"{name} is a level of x86-64")
     if name == "x86-64-v3" and own == "sse4_2":
         pytest.skip("this processor has no AVX2")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(processor.VARIABLE, name)
+        patch.setenv(cpu.ISA_VARIABLE, name)
         library.cache_clear()
         yield name
     library.cache_clear()

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference import engine as engine_module
-from mm_rec.inference.engine import Continuation, Engine, Session
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.engine import Engine, Generation, Session
+from mm_rec.inference.sampler import SamplingParams
 
-GREEDY = Sampling(temperature=0, max_new_tokens=24)
+GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
 PROMPT = [7, 30, 121, 45, 9, 300, 12, 12, 8, 77, 201]
 
 
@@ -36,7 +36,7 @@ def assert_equal_logits(ours: Tensor, theirs: Tensor, model: PreTrainedModel) ->
 
 def fed(engine: Engine, ids: list[int]) -> Session:
     session = engine.session()
-    session.feed(ids)
+    session.prefill(ids)
     return session
 
 
@@ -47,11 +47,11 @@ def test_cached_tokens_are_the_uncached(model: PreTrainedModel) -> None:
 def test_segments_of_a_prompt_change_nothing(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(model)
     whole = fed(engine, PROMPT * 4).next_logits()
-    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 5)
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 5)
     assert_equal_logits(fed(engine, PROMPT * 4).next_logits(), whole, model)
     session = engine.session()
     for token in PROMPT * 4:
-        session.feed([token])
+        session.prefill([token])
     assert_equal_logits(session.next_logits(), whole, model)
 
 
@@ -60,7 +60,7 @@ def test_state_kept_between_turns_is_re_reading_everything(model: PreTrainedMode
     session, said = engine.session(), []
     for turn in range(3):
         new = [token + turn for token in PROMPT]
-        session.feed(new)
+        session.prefill(new)
         said += new
         reply = list(session.generate(GREEDY))
         assert reply == list(fed(engine, said).generate(GREEDY))
@@ -73,7 +73,7 @@ def test_forks_do_not_touch_each_other(model: PreTrainedModel) -> None:
     session = fed(Engine(model), PROMPT)
     expected = list(session.fork().generate(GREEDY))
     other = session.fork()
-    other.feed([1, 2, 3])
+    other.prefill([1, 2, 3])
     list(other.generate(GREEDY))
     assert session.length == len(PROMPT)
     assert list(session.generate(GREEDY)) == expected
@@ -86,7 +86,11 @@ def test_a_saved_session_goes_on_as_if_it_had_not_been(model: PreTrainedModel, t
     list(session.generate(GREEDY.changed(max_new_tokens=4)))
     session.save(path, {"model": "m", "template": "t"})
     loaded = Engine(model).load_session(path, {"model": "m", "template": "t"})
-    assert (loaded.length, loaded.unread, loaded.recent) == (session.length, session.unread, session.recent)
+    assert (loaded.length, loaded.pending_ids, loaded.recent) == (
+        session.length,
+        session.pending_ids,
+        session.recent,
+    )
     assert loaded.length == 30 * len(PROMPT) + 4
     assert torch.equal(loaded.next_logits(), session.next_logits())
     assert list(loaded.generate(GREEDY)) == list(session.generate(GREEDY))
@@ -107,8 +111,8 @@ def test_a_file_of_mmrec_has_one_size(build_model: Callable[..., PreTrainedModel
 def test_ids_that_are_no_tokens_are_refused(model: PreTrainedModel, ids: list[int]) -> None:
     session = fed(Engine(model), PROMPT)
     with pytest.raises(ConfigError, match="this model's go from 0 to 399"):
-        session.feed(ids)
-    assert (session.length, session.unread) == (len(PROMPT), [])
+        session.prefill(ids)
+    assert (session.length, session.pending_ids) == (len(PROMPT), [])
 
 
 def test_a_stop_token_is_neither_yielded_nor_read(model: PreTrainedModel) -> None:
@@ -120,7 +124,7 @@ def test_a_stop_token_is_neither_yielded_nor_read(model: PreTrainedModel) -> Non
     assert list(session.generate(GREEDY, {stop})) == tokens[:place]
     assert session.ended
     assert session.length == len(PROMPT) + place
-    session.feed([3])
+    session.prefill([3])
     expected = fed(engine, [*PROMPT, *tokens[:place], 3]).next_logits()
     assert_equal_logits(session.next_logits(), expected, model)
 
@@ -143,12 +147,12 @@ def test_the_last_token_is_read_only_when_something_follows(
     engine, calls = Engine(model), []
     model.register_forward_hook(lambda *_: calls.append(1))
     if engine._decoder is not None:
-        by_kernels = engine._decoder.read
-        monkeypatch.setattr(engine._decoder, "read", lambda *args: (calls.append(1), by_kernels(*args))[1])
+        by_kernels = engine._decoder.forward
+        monkeypatch.setattr(engine._decoder, "forward", lambda *args: (calls.append(1), by_kernels(*args))[1])
     session = fed(engine, PROMPT)
     list(session.generate(GREEDY.changed(max_new_tokens=3)))
     assert len(calls) == 3
-    session.feed([5])
+    session.prefill([5])
     assert len(calls) == 4
 
 
@@ -160,60 +164,60 @@ class Evens:
         self.left: list[int] = []
 
     @property
-    def ended(self) -> bool:
+    def is_stopped(self) -> bool:
         return len(self.taken) == 5
 
     @property
-    def complete(self) -> bool:
+    def is_accepting(self) -> bool:
         return len(self.taken) >= 3
 
-    def choose(self, logits: Tensor, left: int, draw: Callable[[Tensor], int]) -> int:
+    def sample(self, logits: Tensor, left: int, draw: Callable[[Tensor], int]) -> int:
         self.left.append(left)
         return draw(logits.masked_fill(torch.arange(400) % 2 == 1, -torch.inf))
 
-    def take(self, token: int) -> None:
+    def accept_token(self, token: int) -> None:
         self.taken.append(token)
 
 
 def test_a_constraint_is_kept_and_ends_the_continuation(model: PreTrainedModel) -> None:
     session, constraint = fed(Engine(model), PROMPT), Evens()
-    hot = Sampling(temperature=3.0, top_p=1.0, seed=1, max_new_tokens=50)
-    continuation, tokens = Continuation(session, hot, constraint=constraint), []
-    while not continuation.ended_by:
-        chosen = continuation.advance()
+    hot = SamplingParams(temperature=3.0, top_p=1.0, seed=1, max_new_tokens=50)
+    generation, tokens = Generation(session, hot, constraint=constraint), []
+    while not generation.finish_reason:
+        chosen = generation.step()
         tokens += [] if chosen is None else [chosen.token]
     assert tokens == constraint.taken and len(tokens) == 5
     assert not any(token % 2 for token in tokens)
-    assert continuation.ended_by == "stop" and session.ended
+    assert generation.finish_reason == "stop" and session.ended
     assert constraint.left == [50, 49, 48, 47, 46]
 
 
-@pytest.mark.parametrize(("tokens", "ended_by"), [(2, "length"), (3, "stop"), (4, "stop")])
+@pytest.mark.parametrize(("tokens", "finish_reason"), [(2, "length"), (3, "stop"), (4, "stop")])
 def test_a_constraint_says_whether_the_last_token_ends_it(
-    build_model: Callable[..., PreTrainedModel], tokens: int, ended_by: str
+    build_model: Callable[..., PreTrainedModel], tokens: int, finish_reason: str
 ) -> None:
     session = fed(Engine(build_model("mmrec")), PROMPT)
-    continuation = Continuation(session, GREEDY.changed(max_new_tokens=tokens), constraint=Evens())
-    while not continuation.ended_by:
-        continuation.advance()
-    assert continuation.ended_by == ended_by
+    generation = Generation(session, GREEDY.changed(max_new_tokens=tokens), constraint=Evens())
+    while not generation.finish_reason:
+        generation.step()
+    assert generation.finish_reason == finish_reason
 
 
 def test_a_text_is_scored_as_one_forward_pass_scores_it(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 7)
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 7)
     engine, ids = Engine(model), PROMPT * 3
     session, scored = engine.session(), []
     session.append(ids)
-    while session.unread:
-        scored += engine.score_segment(session, likeliest=2)
+    while session.pending_ids:
+        scored += engine.score_chunk(session, top_logprobs=2)
     expected = model(input_ids=torch.tensor([ids])).logits[0].detach().double().log_softmax(-1)
     assert scored[0] is None and len(scored) == len(ids)
     for place, one in enumerate(scored[1:], start=1):
         assert one is not None and one.token == ids[place]
         assert one.logprob == pytest.approx(float(expected[place - 1, ids[place]]), rel=1e-4)
-        assert [token for token, _ in one.likeliest] == expected[place - 1].topk(2).indices.tolist()
+        assert [token for token, _ in one.top_logprobs] == expected[place - 1].topk(2).indices.tolist()
     following = fed(engine, ids)
     torch.testing.assert_close(session.next_logits(), following.next_logits(), rtol=1e-4, atol=1e-4)
 
@@ -221,12 +225,12 @@ def test_a_text_is_scored_as_one_forward_pass_scores_it(
 def test_hidden_states_are_summed_over_segments(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "SEGMENT_TOKENS", 7)
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 7)
     engine, ids = Engine(model), PROMPT * 3
     session, total = engine.session(), torch.zeros(())
     session.append(ids)
-    while session.unread:
-        total = total + engine.embed_segment(session)
+    while session.pending_ids:
+        total = total + engine.embed_chunk(session)
     whole = model.get_decoder()(input_ids=torch.tensor([ids])).last_hidden_state[0].detach()
     torch.testing.assert_close(total, whole.float().sum(0), rtol=1e-4, atol=1e-4)
 
@@ -234,19 +238,19 @@ def test_hidden_states_are_summed_over_segments(
 def test_probabilities_are_the_models_own(model: PreTrainedModel) -> None:
     session = fed(Engine(model), PROMPT)
     expected = session.next_logits().log_softmax(0)
-    bent = Sampling(temperature=0, logit_bias={9: 100.0}, max_new_tokens=1)
-    chosen = Continuation(session, bent, constraint=None, logprobs=3).advance()
+    bent = SamplingParams(temperature=0, logit_bias={9: 100.0}, max_new_tokens=1)
+    chosen = Generation(session, bent, constraint=None, logprobs=3).step()
     assert chosen is not None and chosen.token == 9
     assert chosen.logprob == pytest.approx(float(expected[9]))
     best = expected.topk(3)
-    assert [token for token, _ in chosen.likeliest] == best.indices.tolist()
-    assert [value for _, value in chosen.likeliest] == pytest.approx(best.values.tolist())
-    plain = Continuation(session, bent.changed(max_new_tokens=2)).advance()
-    assert plain is not None and (plain.logprob, plain.likeliest) == (None, ())
+    assert [token for token, _ in chosen.top_logprobs] == best.indices.tolist()
+    assert [value for _, value in chosen.top_logprobs] == pytest.approx(best.values.tolist())
+    plain = Generation(session, bent.changed(max_new_tokens=2)).step()
+    assert plain is not None and (plain.logprob, plain.top_logprobs) == (None, ())
 
 
 def test_sampling_repeats_with_its_seed(model: PreTrainedModel) -> None:
-    engine, sampling = Engine(model), Sampling(temperature=1.5, seed=11, max_new_tokens=20)
+    engine, sampling = Engine(model), SamplingParams(temperature=1.5, seed=11, max_new_tokens=20)
     first, again, other = (
         list(fed(engine, PROMPT).generate(sampling.changed(seed=seed))) for seed in (11, 11, 12)
     )
@@ -264,17 +268,17 @@ def test_context_limit_is_kept(build_model: Callable[..., PreTrainedModel]) -> N
     engine = Engine(build_model("llama", context_limit=20))
     session = engine.session()
     with pytest.raises(UserError, match=r"at most 20 tokens, and 21"):
-        session.feed([5] * 21)
+        session.prefill([5] * 21)
     assert session.length == 0
-    session.feed(PROMPT)
+    session.prefill(PROMPT)
     assert len(list(session.generate(GREEDY))) == 20 - len(PROMPT)
     assert not session.ended
     with pytest.raises(UserError, match="start anew"):
         next(session.generate(GREEDY))
     with pytest.raises(UserError):
-        session.feed([1])
+        session.prefill([1])
     with pytest.raises(UserError):
-        engine.continue_greedily([PROMPT], 10, {1})
+        engine.generate_greedy([PROMPT], 10, {1})
 
 
 def test_mmrec_has_no_limit_and_a_constant_state(build_model: Callable[..., PreTrainedModel]) -> None:
@@ -282,13 +286,13 @@ def test_mmrec_has_no_limit_and_a_constant_state(build_model: Callable[..., PreT
     assert engine.context_limit is None
     session = fed(engine, PROMPT)
     before = session.state.nbytes
-    session.feed(PROMPT * 100)
+    session.prefill(PROMPT * 100)
     assert session.state.nbytes == before
 
 
 def test_nothing_read_yet(model: PreTrainedModel) -> None:
     session = Engine(model).session()
-    session.feed([])
+    session.prefill([])
     with pytest.raises(ValueError, match="nothing has been read"):
         next(session.generate(GREEDY))
 
@@ -297,10 +301,10 @@ def test_together_is_one_by_one(model: PreTrainedModel) -> None:
     engine = Engine(model)
     prompts = [PROMPT, PROMPT[:3], [4], PROMPT * 2, PROMPT[2:9]]
     alone = [list(fed(engine, prompt).generate(GREEDY)) for prompt in prompts]
-    assert engine.continue_greedily(prompts, 24, {VOCABULARY_END}) == alone
+    assert engine.generate_greedy(prompts, 24, {VOCABULARY_END}) == alone
     stop = alone[0][7]
     expected = [list(fed(engine, prompt).generate(GREEDY, {stop})) for prompt in prompts]
-    assert engine.continue_greedily(prompts, 24, {stop}) == expected
+    assert engine.generate_greedy(prompts, 24, {stop}) == expected
 
 
 VOCABULARY_END = 10**6  # no token has this id

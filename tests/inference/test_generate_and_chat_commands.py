@@ -17,14 +17,14 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
-from mm_rec import processor
+from mm_rec import cpu
 from mm_rec.cli import chat, evaluate, generate
-from mm_rec.cli.conversation import turn
+from mm_rec.cli.chat_loop import chat_turn
 from mm_rec.errors import CheckpointError, ConfigError, TokenizerError
-from mm_rec.inference.chat import ChatSession
+from mm_rec.inference.chat_session import ChatSession
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.native.library import library
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.loading import save_model, save_portable
 
 app = typer.Typer()
@@ -74,10 +74,10 @@ def test_generate_continues_each_prompt(folder: Path) -> None:
 
 def test_what_is_written_is_exactly_the_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = "def f():\n\treturn [red] :smile: " + "uzun " * 60
-    monkeypatch.setattr("mm_rec.inference.text_stream.stream_text", lambda *_: iter(["\t", written]))
+    monkeypatch.setattr("mm_rec.inference.generate.generate_text", lambda *_: iter(["\t", written]))
     assert run("generate", folder, "--prompt", "a\tb :smile:") == f"a\tb :smile:\t{written}\n\n"
     monkeypatch.setattr(
-        "mm_rec.inference.chat.ChatSession.say", lambda *_: (piece for piece in ["\t", written])
+        "mm_rec.inference.chat_session.ChatSession.send", lambda *_: (piece for piece in ["\t", written])
     )
     assert f"\t{written}\n" in run("chat", folder, typed="Hi\n")
 
@@ -98,7 +98,7 @@ def test_without_the_kernels_float32_writes_and_says_so(
     monkeypatch.setenv("CXX", "false")
     library.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(cpu, "has_native_bfloat16", lambda: False)
     try:
         assert "several times slower" in run_both(*options)
         expected = run(*options)
@@ -158,7 +158,7 @@ def test_ctrl_c_ends_the_reply_between_tokens_and_not_the_conversation(
     build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     model = build_model("mmrec")
-    conversation = ChatSession(Engine(model), tokenizer, Sampling(temperature=0, max_new_tokens=40))
+    conversation = ChatSession(Engine(model), tokenizer, SamplingParams(temperature=0, max_new_tokens=40))
     handler, passes = signal.getsignal(signal.SIGINT), []
 
     def press(*_: object) -> None:
@@ -167,13 +167,13 @@ def test_ctrl_c_ends_the_reply_between_tokens_and_not_the_conversation(
             os.kill(os.getpid(), signal.SIGINT)
 
     hook = model.model.layers[0].register_forward_hook(press)
-    turn("Ayşe kim?", conversation, Console(quiet=True))
+    chat_turn("Ayşe kim?", conversation, Console(quiet=True))
     hook.remove()
     assert 6 <= len(passes) < 40
     assert [message.role for message in conversation.messages] == ["user", "assistant"]
     assert signal.getsignal(signal.SIGINT) is handler
     length = conversation.session.length
-    "".join(conversation.say("Ne?"))
+    "".join(conversation.send("Ne?"))
     assert conversation.session.length > length
 
 

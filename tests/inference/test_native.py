@@ -28,11 +28,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mm_rec import processor
-from mm_rec.inference.engine import FEW_TOKENS, Engine
-from mm_rec.inference.native.decoder import MAX_ROWS, Decoder, decoder_for
+from mm_rec import cpu
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine
+from mm_rec.inference.native.decoder import MAX_ROWS, KernelDecoder, decoder_for
 from mm_rec.inference.native.library import library
-from mm_rec.inference.native.program import GROUP, Activation, Program, StatePointers, quantised
+from mm_rec.inference.native.program import GROUP, Activation, Program, StatePointers, quantize_int8
 from mm_rec.models import attention
 from mm_rec.models.adapters import Adapters
 from mm_rec.models.lora import LoraConfig, lora_layers
@@ -147,9 +147,9 @@ def whole(model: PreTrainedModel, ids: list[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def one_by_one(decoder: Decoder, model: PreTrainedModel, ids: list[int], place: int = -1) -> Tensor:
+def one_by_one(decoder: KernelDecoder, model: PreTrainedModel, ids: list[int], place: int = -1) -> Tensor:
     state = new_state(model, model.dtype, "cpu")
-    return torch.cat([decoder.read([state], [[token]], [place]) for token in ids])
+    return torch.cat([decoder.forward([state], [[token]], [place]) for token in ids])
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -158,13 +158,13 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 def test_the_kernels_say_what_the_model_says(family: PreTrainedModel) -> None:
     ids = tokens(150)  # beyond the windows
-    assert relative(one_by_one(Decoder(family, THREADS), family, ids), whole(family, ids)) < 1e-5
+    assert relative(one_by_one(KernelDecoder(family, THREADS), family, ids), whole(family, ids)) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["llama", "mmrec", *KIN])
 def test_in_bfloat16_they_are_nearer_to_the_exact_ones_than_the_model_is(name: str) -> None:
     model, ids = make(name).to(torch.bfloat16), tokens(60)
-    ours, theirs = one_by_one(Decoder(model, THREADS), model, ids), whole(model, ids)
+    ours, theirs = one_by_one(KernelDecoder(model, THREADS), model, ids), whole(model, ids)
     exact = whole(model.float(), ids)
     assert relative(ours, exact) < min(relative(theirs, exact), 0.02)
 
@@ -176,18 +176,18 @@ def test_huge_numbers_are_no_trap() -> None:
         for layer in model.model.layers:
             layer.mlp.gate_proj.weight *= 1e20
             layer.mlp.up_proj.weight *= 1e-20
-    assert relative(one_by_one(Decoder(model, THREADS), model, ids), whole(model, ids)) < 1e-5
+    assert relative(one_by_one(KernelDecoder(model, THREADS), model, ids), whole(model, ids)) < 1e-5
 
 
 def test_what_the_model_has_read_the_kernels_go_on_with(family: PreTrainedModel) -> None:
     """And the other way round, past the first room of a growing state."""
     ids = tokens(600)
-    decoder, state = Decoder(family, THREADS), new_state(family, family.dtype, "cpu")
+    decoder, state = KernelDecoder(family, THREADS), new_state(family, family.dtype, "cpu")
     expected = whole(family, ids)
     with torch.inference_mode():
         family(input_ids=torch.tensor([ids[:250]]), past_key_values=state, use_cache=True)
         for token in ids[250:270]:
-            logits = decoder.read([state], [[token]], [-1])
+            logits = decoder.forward([state], [[token]], [-1])
         assert relative(logits[0], expected[269]) < 1e-5
         out = family(input_ids=torch.tensor([ids[270:]]), past_key_values=state, use_cache=True)
     assert relative(out.logits[0, -1], expected[-1]) < 1e-5
@@ -195,27 +195,27 @@ def test_what_the_model_has_read_the_kernels_go_on_with(family: PreTrainedModel)
 
 
 def test_others_in_the_batch_change_no_bit(family: PreTrainedModel) -> None:
-    decoder = Decoder(family, THREADS)
+    decoder = KernelDecoder(family, THREADS)
     sequences = [tokens(count, seed=count) for count in (1, 3, 40, 7, 64, 2, 11, 5, 9, 20, 31, 8)]
     alone = [one_by_one(decoder, family, ids)[-1] for ids in sequences]
     states = [new_state(family, family.dtype, "cpu") for _ in sequences]
     with torch.inference_mode():
         for state, ids in zip(states, sequences, strict=True):
             if len(ids) > 1:
-                decoder.read(
+                decoder.forward(
                     [state], [ids[:-1]], [-1]
                 )  # several tokens at a time, over several calls of the kernels
-        together = decoder.read(states, [ids[-1:] for ids in sequences], [-1] * len(sequences))
+        together = decoder.forward(states, [ids[-1:] for ids in sequences], [-1] * len(sequences))
     for row, lone in zip(together, alone, strict=True):
         assert torch.equal(row, lone)
 
 
 def test_several_tokens_of_several_sequences_in_one_call(family: PreTrainedModel) -> None:
-    decoder = Decoder(family, THREADS)
+    decoder = KernelDecoder(family, THREADS)
     sequences = [tokens(count, seed=count) for count in (2 * MAX_ROWS + 3, 1, 5)]
     states = [new_state(family, family.dtype, "cpu") for _ in sequences]
     with torch.inference_mode():
-        together = decoder.read(states, sequences, [-1] * 3)
+        together = decoder.forward(states, sequences, [-1] * 3)
     for row, ids in zip(together, sequences, strict=True):
         assert torch.equal(row, one_by_one(decoder, family, ids)[-1])
 
@@ -223,9 +223,9 @@ def test_several_tokens_of_several_sequences_in_one_call(family: PreTrainedModel
 @pytest.mark.parametrize("name", ["odd", "small window"])
 def test_the_number_of_threads_changes_no_bit(name: str) -> None:
     model, ids = make(name), tokens(20)
-    expected = one_by_one(Decoder(model, 1), model, ids)
+    expected = one_by_one(KernelDecoder(model, 1), model, ids)
     for threads in (2, 3, 8):
-        assert torch.equal(one_by_one(Decoder(model, threads), model, ids), expected)
+        assert torch.equal(one_by_one(KernelDecoder(model, threads), model, ids), expected)
 
 
 def dequantised(values: Tensor, scales: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def test_a_product_of_bytes_with_inputs_that_16_bits_hold_is_exact() -> None:
     groups[:, 0] = 0
     groups[3:, 1] *= 2.0**-100
     groups[5:, 2] *= 2.0**60
-    values, scales = quantised(torch.randn(30, 4 * GROUP))
+    values, scales = quantize_int8(torch.randn(30, 4 * GROUP))
     expected = groups.flatten(1).double() @ dequantised(values, scales.double()).T
     program = Program(MAX_ROWS, THREADS)
     x, out = program.buffer(4 * GROUP), program.buffer(30)
@@ -265,12 +265,12 @@ def test_bytes_are_the_model_with_rounded_matrices(name: str) -> None:
         model = build(preset("tiny").config(VOCABULARY, **changes), seed=1)
     model.eval()
     ids = tokens(30)
-    exact, ours = whole(model, ids), one_by_one(Decoder(model, THREADS, int8=True), model, ids)
+    exact, ours = whole(model, ids), one_by_one(KernelDecoder(model, THREADS, int8=True), model, ids)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Linear):
                 # Of a tied head too, and not of its embedding.
-                module.weight = torch.nn.Parameter(dequantised(*quantised(module.weight)))
+                module.weight = torch.nn.Parameter(dequantised(*quantize_int8(module.weight)))
     # An input is off by at most half of 1 / 32767 of the largest of its group, so a group by √64 / 65534 of its norm.
     assert relative(ours, whole(model, ids)) < GROUP**0.5 / 65534
     assert 1e-3 < relative(ours, exact) < 0.05
@@ -279,7 +279,7 @@ def test_bytes_are_the_model_with_rounded_matrices(name: str) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bytes_hide_no_number_that_is_none(bad: float) -> None:
     model, ids = make("mmrec"), tokens(2)
-    decoder = Decoder(model, THREADS, int8=True)
+    decoder = KernelDecoder(model, THREADS, int8=True)
     with torch.no_grad():
         model.get_input_embeddings().weight[ids[-1], 3] = bad
     assert not one_by_one(decoder, model, ids)[-1].isfinite().any()
@@ -305,12 +305,12 @@ def test_caps_and_activations_are_right_to_the_last_digits_near_0_and_far_from_i
 
 
 def test_where_the_model_would_be_slower_the_kernels_read_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: False)
-    model, ids = make("mmrec").to(torch.bfloat16), tokens(3 * FEW_TOKENS)
-    engine, decoder = Engine(model), Decoder(model, THREADS)
+    monkeypatch.setattr(cpu, "has_native_bfloat16", lambda: False)
+    model, ids = make("mmrec").to(torch.bfloat16), tokens(3 * MAX_KERNEL_TOKENS)
+    engine, decoder = Engine(model), KernelDecoder(model, THREADS)
     monkeypatch.setattr(model, "forward", None)
     session = engine.session()
-    session.feed(ids)
+    session.prefill(ids)
     assert torch.equal(session.next_logits(), one_by_one(decoder, model, ids)[-1])
 
 
@@ -324,11 +324,11 @@ def test_others_in_the_batch_change_no_bit_of_bytes_and_bfloat16(name: str) -> N
     ).to(torch.bfloat16)  # fmt: skip
     ids = tokens(15)
     for int8 in (False, True):
-        decoder = Decoder(model, THREADS, int8=int8)
+        decoder = KernelDecoder(model, THREADS, int8=int8)
         alone = one_by_one(decoder, model, ids)
         for count in range(1, len(ids) + 1):
             state = new_state(model, model.dtype, "cpu")
-            assert torch.equal(decoder.read([state], [ids[:count]], [-1])[0], alone[count - 1])
+            assert torch.equal(decoder.forward([state], [ids[:count]], [-1])[0], alone[count - 1])
 
 
 def with_adapters(
@@ -357,13 +357,13 @@ def test_each_session_of_a_batch_has_its_own_adapters(name: str, tmp_path: Path)
     model, ids = make(name), tokens(20)
     adapters = with_adapters(model, tmp_path, first="qkv" if name == "phi3" else "q+v")
     engine = Engine(model)
-    assert not engine.slow
+    assert not engine.fallback_reason
     choices: list[dict[str, float]] = [{}, {"a": 1.0}, {"b": 1.0}, {"a": 0.5, "b": -2.0}, {"a": 1.0}]
     sessions = [engine.session(choice) for choice in choices]
     for token in ids:
         for session in sessions:
-            session.unread.append(token)
-        engine.read(sessions)
+            session.pending_ids.append(token)
+        engine.forward(sessions)
     for session, choice in zip(sessions, choices, strict=True):
         adapters.apply(choice)
         assert session.logits is not None
@@ -379,7 +379,7 @@ def test_adapters_that_are_no_sum_are_read_by_the_model_itself(tmp_path: Path) -
     assert adapters.weights == {"a": 1.0}
     engine = Engine(model)
     session = engine.session()
-    session.feed(ids)
+    session.prefill(ids)
     assert relative(session.next_logits(), whole(model, ids)[-1]) < 1e-5
 
 
@@ -388,13 +388,13 @@ def test_an_adapter_that_is_being_trained_is_read_by_the_model_itself() -> None:
     model, ids = make("tied"), tokens(20)
     Adapters(model, "base").train(LoraConfig(rank=4, dropout=0.0), seed=0)
     engine = Engine(model)
-    assert "being trained" in engine.slow
+    assert "being trained" in engine.fallback_reason
     with torch.no_grad():
         for _, layer in lora_layers(model):
             for matrix in layer.lora_B.values():
                 matrix.weight.add_(0.2 * torch.randn_like(matrix.weight))
     session = engine.session()
-    session.feed(ids)
+    session.prefill(ids)
     assert relative(session.next_logits(), whole(model, ids)[-1]) < 1e-5
 
 
@@ -403,7 +403,7 @@ def test_adapters_that_come_later_are_seen(tmp_path: Path) -> None:
     engine = Engine(model)
     with_adapters(model, tmp_path).apply({"b": 1.0})
     session = engine.session()
-    session.feed(ids)
+    session.prefill(ids)
     assert relative(session.next_logits(), whole(model, ids)[-1]) < 1e-5
 
 
@@ -430,16 +430,16 @@ def test_kernels_that_are_held_use_no_newer_instruction(isa: str) -> None:
     listing = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", library()._name], capture_output=True, text=True, check=True
     ).stdout
-    if isa != processor.NATIVE:
+    if isa != cpu.NATIVE:
         assert "%zmm" not in listing
         assert ("%ymm" in listing) == (isa == "x86-64-v3")
 
 
 def test_short_and_long_prompts_are_read_alike() -> None:
-    model, ids = make("mmrec"), tokens(2 * FEW_TOKENS)
+    model, ids = make("mmrec"), tokens(2 * MAX_KERNEL_TOKENS)
     engine = Engine(model)
     in_parts, at_once = engine.session(), engine.session()
-    for start in range(0, len(ids), FEW_TOKENS):
-        in_parts.feed(ids[start : start + FEW_TOKENS])
-    at_once.feed(ids)
+    for start in range(0, len(ids), MAX_KERNEL_TOKENS):
+        in_parts.prefill(ids[start : start + MAX_KERNEL_TOKENS])
+    at_once.prefill(ids)
     assert relative(in_parts.next_logits(), at_once.next_logits()) < 1e-5

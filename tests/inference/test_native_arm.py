@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from mm_rec.inference.native import library as library_module
-from mm_rec.inference.native.decoder import Decoder
+from mm_rec.inference.native.decoder import KernelDecoder
 from mm_rec.inference.native.library import compiler_flags
 from mm_rec.inference.native.program import GROUP, StatePointers
 from mm_rec.models import attention
@@ -63,11 +63,11 @@ def make(name: str) -> PreTrainedModel:
     return model
 
 
-def write(path: Path, model: PreTrainedModel, decoder: Decoder, calls: Sequence[Sequence[int]]) -> None:
+def write(path: Path, model: PreTrainedModel, decoder: KernelDecoder, calls: Sequence[Sequence[int]]) -> None:
     """A decoder's program and the tokens of one sequence, some in each call, as replay.cpp reads them."""
-    description = decoder._description
+    description = decoder._graph
     program, logits = description.program, description.logits
-    state = StatePointers(new_state(model, model.dtype, "cpu").tensors_for(sum(map(len, calls))))
+    state = StatePointers(new_state(model, model.dtype, "cpu").kernel_tensors(sum(map(len, calls))))
     kept = [one for one in program._kept if isinstance(one, Tensor)]
     storages = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in [*kept, *state.tensors]}
     numbers = lambda *values: struct.pack(f"<{len(values)}q", *values)  # noqa: E731
@@ -86,7 +86,7 @@ def write(path: Path, model: PreTrainedModel, decoder: Decoder, calls: Sequence[
 
 @torch.inference_mode()
 def on_arm(
-    replay: Path, folder: Path, model: PreTrainedModel, decoder: Decoder, calls: Sequence[Sequence[int]]
+    replay: Path, folder: Path, model: PreTrainedModel, decoder: KernelDecoder, calls: Sequence[Sequence[int]]
 ) -> Tensor:
     """The logits (T, V) of a sequence."""
     write(folder / "program", model, decoder, calls)
@@ -114,7 +114,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("name", ["llama", "odd", "gemma2", "mmrec"])
 def test_arm_says_what_the_model_says(name: str, replay: Path, tmp_path: Path) -> None:
     model, ids = make(name), ids_of(TOKENS)
-    ours = on_arm(replay, tmp_path, model, Decoder(model, 1), [[one] for one in ids])
+    ours = on_arm(replay, tmp_path, model, KernelDecoder(model, 1), [[one] for one in ids])
     assert relative(ours, whole(model, ids)) < 1e-5
 
 
@@ -123,7 +123,7 @@ def test_arm_in_bfloat16_is_nearer_to_the_exact_ones_than_the_model_is(
     name: str, replay: Path, tmp_path: Path
 ) -> None:
     model, ids = make(name).to(torch.bfloat16), ids_of(TOKENS)
-    ours = on_arm(replay, tmp_path, model, Decoder(model, 1), [[one] for one in ids])
+    ours = on_arm(replay, tmp_path, model, KernelDecoder(model, 1), [[one] for one in ids])
     theirs = whole(model, ids)
     exact = whole(model.float(), ids)
     assert relative(ours, exact) < min(relative(theirs, exact), 0.02)
@@ -132,10 +132,10 @@ def test_arm_in_bfloat16_is_nearer_to_the_exact_ones_than_the_model_is(
 @pytest.mark.parametrize("name", ["llama", "mmrec"])
 def test_arm_multiplies_bytes_as_this_machine_does(name: str, replay: Path, tmp_path: Path) -> None:
     model, ids = make(name), ids_of(TOKENS)
-    decoder, state = Decoder(model, 1, int8=True), new_state(model, model.dtype, "cpu")
+    decoder, state = KernelDecoder(model, 1, int8=True), new_state(model, model.dtype, "cpu")
     ours = on_arm(replay, tmp_path, model, decoder, [[one] for one in ids])
     with torch.inference_mode():
-        here = torch.cat([decoder.read([state], [[one]], [-1]) for one in ids])
+        here = torch.cat([decoder.forward([state], [[one]], [-1]) for one in ids])
     # Each rounds the inputs of a product to 16 bits, from numbers that differ in their last: see test_native.py.
     assert relative(ours, here) < GROUP**0.5 / 65534
 
@@ -145,7 +145,7 @@ def test_rows_that_share_a_call_change_no_bit_on_arm(form: str, replay: Path, tm
     model, ids = make("mmrec"), ids_of(31)
     if form == "bfloat16":
         model.to(torch.bfloat16)
-    decoder = Decoder(model, 1, int8=form == "int8")
+    decoder = KernelDecoder(model, 1, int8=form == "int8")
     alone = on_arm(replay, tmp_path, model, decoder, [[one] for one in ids])
     together = on_arm(replay, tmp_path, model, decoder, [ids[:1], ids[1:16], ids[16:]])
     assert torch.equal(together, alone)

@@ -12,10 +12,10 @@ from tiny_families import VOCABULARY, WINDOW, tiny_config, tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from mm_rec.inference.engine import FEW_TOKENS, Engine
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine
 from mm_rec.inference.native.decoder import decoder_for
-from mm_rec.inference.sampling import Sampling
-from mm_rec.models.families import NotDescribedError, traits_of
+from mm_rec.inference.sampler import SamplingParams
+from mm_rec.models.families import UnsupportedModelError, traits_of
 from mm_rec.models.loading import load_model
 
 NEW = 60  # tokens
@@ -61,15 +61,15 @@ def test_sessions_of_a_batch_write_what_transformers_writes_for_each_alone(
 ) -> None:
     theirs = saved(family, seed, tmp_path)
     engine = Engine(load_model(tmp_path))
-    assert not engine.slow
+    assert not engine.fallback_reason
     prompts = [tokens(count, seed) for count in (100, 5, WINDOW)]
-    assert len(prompts[0]) > FEW_TOKENS > WINDOW  # read by the model itself, and beyond the window
+    assert len(prompts[0]) > MAX_KERNEL_TOKENS > WINDOW  # read by the model itself, and beyond the window
     expected = [written(theirs, prompt) for prompt in prompts]
     sessions = [engine.session() for _ in prompts]
     for session, prompt in zip(sessions, prompts, strict=True):
         session.append(prompt)
     for place in range(NEW):
-        engine.read(sessions)
+        engine.forward(sessions)
         for session, (ids, logits) in zip(sessions, expected, strict=True):
             ours = session.next_logits()
             assert largest(ours, logits[place]) < 1e-4
@@ -84,10 +84,10 @@ def test_a_session_that_the_kernels_read_alone_is_one_that_the_model_began(
     saved(family, 0, tmp_path)
     engine, prompt = Engine(load_model(tmp_path)), tokens(100, 1)
     begun, alone = engine.session(), engine.session()
-    begun.feed(prompt)
+    begun.prefill(prompt)
     for token in prompt:
-        alone.feed([token])
-    sampling = Sampling(temperature=0, max_new_tokens=NEW)
+        alone.prefill([token])
+    sampling = SamplingParams(temperature=0, max_new_tokens=NEW)
     assert list(begun.generate(sampling)) == list(alone.generate(sampling))
 
 
@@ -118,7 +118,7 @@ def test_a_setting_that_the_kernels_do_not_know_is_named(
 ) -> None:
     config = tiny_config(family)
     fresh = type(config)(**{**config.to_dict(), **changes})
-    with pytest.raises(NotDescribedError) as refusal:
+    with pytest.raises(UnsupportedModelError) as refusal:
         traits_of(fresh)
     assert str(refusal.value) == what
 
@@ -145,6 +145,6 @@ def test_a_window_that_the_family_does_not_have_is_none(tmp_path: Path) -> None:
     assert loaded.config.sliding_window == WINDOW
     session = Engine(loaded).session()
     for token in ids:
-        session.feed([token])
+        session.prefill([token])
     expected = loaded(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
     assert largest(session.next_logits(), expected) < 1e-5

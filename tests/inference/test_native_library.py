@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mm_rec import processor
+from mm_rec import cpu
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.native.decoder import Decoder
+from mm_rec.inference.native.decoder import KernelDecoder
 from mm_rec.inference.native.library import compiler_flags, library
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.presets import build, preset
 from mm_rec.models.states import new_state
 
@@ -36,9 +36,9 @@ def make() -> PreTrainedModel:
 
 
 @torch.inference_mode()
-def logits_of(decoder: Decoder, model: PreTrainedModel) -> Tensor:
+def logits_of(decoder: KernelDecoder, model: PreTrainedModel) -> Tensor:
     state = new_state(model, model.dtype, "cpu")
-    return torch.cat([decoder.read([state], [[token]], [-1]) for token in IDS])
+    return torch.cat([decoder.forward([state], [[token]], [-1]) for token in IDS])
 
 
 @torch.inference_mode()
@@ -47,10 +47,10 @@ def test_without_a_compiler_the_model_decodes(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shutil, "which", lambda name: None)
     model = make()
     engine = Engine(model)
-    assert "C++ compiler" in engine.slow
+    assert "C++ compiler" in engine.fallback_reason
     session = engine.session()
-    session.feed(IDS)
-    reply = list(session.generate(Sampling(temperature=0, max_new_tokens=5)))
+    session.prefill(IDS)
+    reply = list(session.generate(SamplingParams(temperature=0, max_new_tokens=5)))
     for place, token in enumerate(reply):
         whole = model(input_ids=torch.tensor([IDS + reply[:place]]), use_cache=False).logits
         assert int(whole[0, -1].argmax()) == token
@@ -86,13 +86,13 @@ def test_a_compiler_that_fails_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path, script: str, said: str
 ) -> None:
     monkeypatch.setenv("CXX", compiler(tmp_path / "c++", script))
-    assert said in Engine(make()).slow
+    assert said in Engine(make()).fallback_reason
     assert not list(cache.iterdir())
 
 
 def test_a_compiler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setenv("CXX", "/no/such/compiler")
-    assert "/no/such/compiler cannot be used" in Engine(make()).slow
+    assert "/no/such/compiler cannot be used" in Engine(make()).fallback_reason
 
 
 @pytest.mark.usefixtures("compiler")
@@ -100,13 +100,13 @@ def test_a_cache_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch,
     """A folder that root cannot write either."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert "cannot be kept" in Engine(make()).slow
+    assert "cannot be kept" in Engine(make()).fallback_reason
 
 
 def test_a_processor_that_the_kernels_do_not_know_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "vector_isa", lambda: "unknown")
-    monkeypatch.setattr(processor, "model_name", lambda: "a RISC-V")
-    assert "do not know this processor (a RISC-V)" in Engine(make()).slow
+    monkeypatch.setattr(cpu, "vector_isa", lambda: "unknown")
+    monkeypatch.setattr(cpu, "model_name", lambda: "a RISC-V")
+    assert "do not know this processor (a RISC-V)" in Engine(make()).fallback_reason
 
 
 @pytest.mark.usefixtures("compiler")
@@ -121,7 +121,7 @@ def test_compiled_kernels_are_those_of_this_processor_and_compiler(
     monkeypatch.setenv("CXX", compiler(tmp_path / "c++", script))
     for count, (version, fingerprint) in enumerate([("1", "a"), ("2", "a"), ("1", "b")], 1):
         monkeypatch.setenv("V", version)
-        monkeypatch.setattr(processor, "fingerprint", lambda key=fingerprint: key)
+        monkeypatch.setattr(cpu, "fingerprint", lambda key=fingerprint: key)
         for _ in range(2):
             library.cache_clear()
             library()
@@ -146,8 +146,8 @@ def test_flags_for_each_kind_of_machine() -> None:
 def test_programs_are_run_one_after_the_other_by_any_number_of_threads() -> None:
     """Several callers at once, each with another number of threads: every one gets what one thread computes."""
     model = make()
-    expected = logits_of(Decoder(model, 1), model)
-    decoders = [Decoder(model, threads) for threads in (1, 2, 3, 5)]
+    expected = logits_of(KernelDecoder(model, 1), model)
+    decoders = [KernelDecoder(model, threads) for threads in (1, 2, 3, 5)]
     with ThreadPoolExecutor(len(decoders)) as pool:
         for _ in range(20):
             for logits in pool.map(lambda decoder: logits_of(decoder, model), decoders):

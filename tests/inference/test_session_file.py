@@ -17,23 +17,23 @@ from typer.testing import CliRunner
 
 from mm_rec.cli import chat
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.data.conversations.rendering import rendered_text
+from mm_rec.data.conversations.rendering import conversation_text
 from mm_rec.errors import CheckpointError, ConfigError, DataError, TokenizerError
-from mm_rec.inference.chat import ChatSession
+from mm_rec.inference.chat_session import ChatSession
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.fingerprints import adapter_digests
-from mm_rec.inference.sampling import Sampler, Sampling
+from mm_rec.inference.generate import encode_rendered
+from mm_rec.inference.sampler import Sampler, SamplingParams
 from mm_rec.inference.session_file import SessionFile
-from mm_rec.inference.text_stream import encode
 from mm_rec.models.adapted import load_with_adapters
 from mm_rec.models.adapters import Adapters
 from mm_rec.models.loading import save_model
 from mm_rec.models.lora import LoraConfig
-from mm_rec.models.resize import enlarge_vocabulary
-from mm_rec.tokenizers.chat_template import LAYOUTS, prepare_for_chat
+from mm_rec.models.resize import resize_token_embeddings
+from mm_rec.tokenizers.chat_template import TEMPLATES, prepare_for_chat
 from mm_rec.tokenizers.loading import load_tokenizer
 
-SAMPLING = Sampling(temperature=0, max_new_tokens=12)
+SAMPLING = SamplingParams(temperature=0, max_new_tokens=12)
 SYSTEM = "Kısa yanıt ver."
 SAID = ("Ayşe kim?", "What does she see?", "🌟", "Ne görüyor?")
 
@@ -52,7 +52,7 @@ def begin(
 
 
 def drain(conversation: ChatSession, said: str) -> str:
-    return "".join(conversation.say(said))
+    return "".join(conversation.send(said))
 
 
 @pytest.mark.parametrize("layout", ["default", "chatml", "llama3"])
@@ -61,7 +61,7 @@ def test_a_restart_before_every_turn_changes_no_reply_and_reads_nothing_again(
 ) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
     prepare_for_chat(tokenizer, layout)
-    enlarge_vocabulary(model, tokenizer, lambda line: None)
+    resize_token_embeddings(model, tokenizer, lambda line: None)
     unbroken = begin(None, model, tokenizer, SYSTEM)
     replies = [drain(unbroken, said) for said in SAID]
     expected, read[:] = list(read), []
@@ -111,18 +111,18 @@ def test_a_reply_broken_off_is_kept_and_closed(
     build_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path,
     read: list[int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    words = encode(tokenizer, "bir iki üç dört beş altı")
-    monkeypatch.setattr(Sampler, "choose", lambda *_: words.pop(0))
+    words = encode_rendered(tokenizer, "bir iki üç dört beş altı")
+    monkeypatch.setattr(Sampler, "sample", lambda *_: words.pop(0))
     first = begin(tmp_path / "talk", build_model("mmrec"), tokenizer)
-    reply = first.say("Say")
+    reply = first.send("Say")
     taken = next(reply) + next(reply)
     reply.close()
     second = begin(tmp_path / "talk", build_model("mmrec"), tokenizer)
-    words[:] = encode(tokenizer, "Yedi.<|endoftext|>")
+    words[:] = encode_rendered(tokenizer, "Yedi.<|endoftext|>")
     drain(second, "Devam")
     whole = Conversation((*first.messages, *second.messages))
     assert [message.content for message in whole.messages] == ["Say", taken, "Devam", "Yedi."]
-    assert read == encode(tokenizer, rendered_text(tokenizer, whole))
+    assert read == encode_rendered(tokenizer, conversation_text(tokenizer, whole))
 
 
 def test_reset_removes_the_file_and_keeps_the_system_message(
@@ -131,9 +131,9 @@ def test_reset_removes_the_file_and_keeps_the_system_message(
     path = tmp_path / "new" / "talk"
     first = drain(begin(path, build_model("mmrec"), tokenizer, "Be kind."), "Selam")
     again = begin(path, build_model("mmrec"), tokenizer)
-    assert again.tokens_before and again.messages == []
+    assert again.restored_tokens and again.messages == []
     again.reset()
-    assert not path.exists() and not again.tokens_before
+    assert not path.exists() and not again.restored_tokens
     assert again.messages == [ChatMessage("system", "Be kind.")]
     assert drain(again, "Selam") == first and path.exists()
 
@@ -158,10 +158,10 @@ def test_what_reads_on_must_be_what_read_before(
     tokenizer.chat_template = tokenizer.chat_template.replace("add_generation_prompt", "true")
     with pytest.raises(TokenizerError, match=r"not one of MM-Rec's layouts.*Leave --session out"):
         begin(path, model, tokenizer)
-    tokenizer.chat_template = LAYOUTS["chatml"].template
+    tokenizer.chat_template = TEMPLATES["chatml"].template
     with pytest.raises(CheckpointError, match="in another chat template"):
         begin(path, model, tokenizer)
-    tokenizer.chat_template = LAYOUTS["default"].template
+    tokenizer.chat_template = TEMPLATES["default"].template
     with torch.no_grad():
         next(iter(model.parameters())).mul_(1.5)
     with pytest.raises(CheckpointError, match=r"with other weights. Name that model.*another --session FILE"):
@@ -243,7 +243,7 @@ def test_a_file_that_can_no_longer_be_written_is_told_and_the_conversation_goes_
     (tmp_path / "new").unlink()
     drain(conversation, SAID[1])
     assert len(conversation.messages) == 4
-    assert begin(tmp_path / "new" / "talk", build_model("mmrec"), tokenizer).tokens_before
+    assert begin(tmp_path / "new" / "talk", build_model("mmrec"), tokenizer).restored_tokens
 
 
 def run(*arguments: object, typed: str = "") -> str:

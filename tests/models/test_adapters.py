@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.models.adapted import load_with_adapters, parse_adapter
 from mm_rec.models.adapters import Adapters, adapters_of, find_adapter, fingerprint
-from mm_rec.models.forward import head_of, hidden_states
+from mm_rec.models.forward import hidden_states, lm_head_of
 from mm_rec.models.loading import find_model, load_model, save_model
 from mm_rec.models.lora import LoraConfig, find_targets
 from mm_rec.models.presets import build, preset
@@ -79,7 +79,7 @@ def learn(model: PreTrainedModel, steps: int = 3, rate: float = 1e-2, **changes:
     model.train()
     for _ in range(steps):
         hidden = hidden_states(model, {"input_ids": ids(), "document_ids": torch.zeros_like(ids())})
-        scores = head_of(model).logits(hidden[0, :-1])
+        scores = lm_head_of(model).logits(hidden[0, :-1])
         torch.nn.functional.cross_entropy(scores, ids()[0, 1:]).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -8,8 +8,8 @@ from comparing import relative
 from torch.nn.functional import scaled_dot_product_attention
 
 from mm_rec.models.attention import _document_attention_loop, blockwise_attention, document_attention
-from mm_rec.models.cross_entropy import Head, chunked_cross_entropy, token_losses
-from mm_rec.models.forward import document_positions, head_of, hidden_states
+from mm_rec.models.cross_entropy import LMHead, chunked_cross_entropy, token_losses
+from mm_rec.models.forward import document_positions, hidden_states, lm_head_of
 from mm_rec.models.presets import build, preset
 
 DOCUMENTS = torch.tensor([[0] * 5 + [1] * 1 + [2] * 14, [0] * 20])
@@ -114,7 +114,7 @@ def test_chunked_cross_entropy_equals_the_plain_one(
     weight = torch.randn(30, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 30, (2, 20), generator=generator)
     labels[0, 3:9] = -100
-    loss = chunked_cross_entropy(hidden, Head(weight, factor, cap), labels)
+    loss = chunked_cross_entropy(hidden, LMHead(weight, factor, cap), labels)
     (0.5 * loss).backward()
     got = [loss.detach(), hidden.grad, weight.grad]
     hidden.grad = weight.grad = None
@@ -124,7 +124,7 @@ def test_chunked_cross_entropy_equals_the_plain_one(
     (0.5 * plain).backward()
     for a, b in zip(got, [plain.detach(), hidden.grad, weight.grad], strict=True):
         assert a is not None and b is not None and relative(a, b) < 1e-9
-    losses, right = token_losses(hidden, Head(weight, factor, cap), labels)
+    losses, right = token_losses(hidden, LMHead(weight, factor, cap), labels)
     assert relative(losses.sum(), plain.detach()) < 1e-9
     assert len(right) == int((labels[:, 1:] != -100).sum())
 
@@ -135,7 +135,7 @@ def test_chunked_cross_entropy_of_a_frozen_head_gives_the_states_the_same_gradie
     gradients = []
     for trained in (True, False):
         states, head = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trained)
-        (2 * chunked_cross_entropy(states, Head(head), labels)).backward()
+        (2 * chunked_cross_entropy(states, LMHead(head), labels)).backward()
         gradients.append(states.grad)
         assert (head.grad is not None) == trained
     assert torch.equal(*gradients)
@@ -144,6 +144,6 @@ def test_chunked_cross_entropy_of_a_frozen_head_gives_the_states_the_same_gradie
 def test_a_batch_without_a_label_costs_nothing() -> None:
     model = build(preset("tiny").config(60, num_hidden_layers=2), seed=0)
     ids = torch.zeros(1, 8, dtype=torch.int64)
-    loss = chunked_cross_entropy(hidden_states(model, {"input_ids": ids}), head_of(model), ids - 100)
+    loss = chunked_cross_entropy(hidden_states(model, {"input_ids": ids}), lm_head_of(model), ids - 100)
     loss.backward()
     assert loss.item() == 0

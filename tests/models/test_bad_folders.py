@@ -130,6 +130,6 @@ def test_a_special_token_past_the_vocabulary_is_refused_where_it_comes(folder: P
     token = tokenizer.convert_tokens_to_ids("<image_soft_token>")
     assert token == model.config.vocab_size
     session = Engine(model).session()
-    session.feed(tokenizer("Ayşe").input_ids)
+    session.prefill(tokenizer("Ayşe").input_ids)
     with pytest.raises(MMRecError, match=f"there is no token {token}: this model's go from 0 to"):
-        session.feed([token])
+        session.prefill([token])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mm_rec.models.dropout import Dropout
+from mm_rec.models.dropout import FastDropout
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
 def test_a_share_p_is_dropped_and_the_mean_stays(p: float) -> None:
     torch.manual_seed(1)
     count = 400_001  # not a multiple of the four elements that a word decides
-    out = Dropout(p)(torch.ones(count))
+    out = FastDropout(p)(torch.ones(count))
     kept = out != 0
     error = (p * (1 - p) / count) ** 0.5
     assert abs(float((~kept).float().mean()) - p) < 4 * error
@@ -25,7 +25,7 @@ def test_a_share_p_is_dropped_and_the_mean_stays(p: float) -> None:
 def test_the_gradient_goes_where_the_values_went(dtype: torch.dtype) -> None:
     torch.manual_seed(2)
     values = torch.randn(3, 7, 5, dtype=dtype, requires_grad=True)
-    out = Dropout(0.25)(values)
+    out = FastDropout(0.25)(values)
     assert out.dtype is dtype and out.shape == values.shape
     out.sum().backward()
     assert values.grad is not None
@@ -35,12 +35,12 @@ def test_the_gradient_goes_where_the_values_went(dtype: torch.dtype) -> None:
 
 def test_without_training_or_at_zero_nothing_changes() -> None:
     values = torch.randn(10)
-    assert Dropout(0.5).eval()(values) is values
-    assert Dropout(0.0)(values) is values
+    assert FastDropout(0.5).eval()(values) is values
+    assert FastDropout(0.0)(values) is values
 
 
 def test_the_seed_decides() -> None:
-    values, dropout = torch.ones(1000), Dropout(0.5)
+    values, dropout = torch.ones(1000), FastDropout(0.5)
     drawn = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
@@ -50,7 +50,7 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.usefixtures("compiler")
 def test_compiled_it_drops_as_much() -> None:
-    dropout = torch.compile(Dropout(0.05), dynamic=False)
+    dropout = torch.compile(FastDropout(0.05), dynamic=False)
     torch.manual_seed(5)
     values = torch.ones(64, 1024, requires_grad=True)
     out = dropout(values)

@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.sampling import Sampling
+from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models import attention
 from mm_rec.models.adapters import Adapters
-from mm_rec.models.forward import require_documents_apart
+from mm_rec.models.forward import require_packing_support
 from mm_rec.models.loading import load_model
 from mm_rec.models.lora import LoraConfig, lora_layers
 from mm_rec.pipeline.merge import MOST_DIFFERENCE
@@ -103,7 +103,7 @@ def test_a_family_does_here_what_it_does_in_transformers_or_is_refused(
         with row.noting("writes"):
             writes(family, ours, theirs, row)
         with row.noting("packed"):
-            require_documents_apart(ours)
+            require_packing_support(ours)
             packs(ours, row)
         with row.noting("LoRA"):
             adapts(tmp_path, row)
@@ -153,16 +153,16 @@ def writes(family: str, ours: PreTrainedModel, theirs: PreTrainedModel, row: Row
     written, other = (write(engine, prompt) for prompt in (first, second))
     assert written == (generated if family == "hy_v4" else likeliest)(theirs, written)
     if family not in UNLIKE_WITH_CACHE:
-        assert engine.continue_greedily([first, second], NEW, ()) == [written, other]
+        assert engine.generate_greedy([first, second], NEW, ()) == [written, other]
         row["many at once"] = YES
-    row["by the kernels"] = NO if engine.slow else YES
+    row["by the kernels"] = NO if engine.fallback_reason else YES
 
 
 def write(engine: Engine, prompt: list[int]) -> list[int]:
     """Greedy text of a session."""
     session = engine.session()
-    session.feed(prompt)
-    written = list(session.generate(Sampling(temperature=0, max_new_tokens=NEW)))
+    session.prefill(prompt)
+    written = list(session.generate(SamplingParams(temperature=0, max_new_tokens=NEW)))
     assert len(written) == NEW
     return written
 
@@ -242,13 +242,13 @@ def test_what_was_read_is_copied_saved_and_gone_on_with(family: str, tmp_path: P
     tiny_model(family).save_pretrained(tmp_path)
     engine = Engine(load_model(tmp_path))
     session = engine.session()
-    session.feed(IDS[0, :PROMPT].tolist())
+    session.prefill(IDS[0, :PROMPT].tolist())
     session.save(tmp_path / "state", {"model": "tiny"})
     fork, loaded = session.fork(), engine.load_session(tmp_path / "state", {"model": "tiny"})
-    expected = list(session.generate(Sampling(temperature=0, max_new_tokens=10)))
+    expected = list(session.generate(SamplingParams(temperature=0, max_new_tokens=10)))
     assert session.state.nbytes > 0
     for one in (fork, loaded):
-        assert list(one.generate(Sampling(temperature=0, max_new_tokens=10))) == expected
+        assert list(one.generate(SamplingParams(temperature=0, max_new_tokens=10))) == expected
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.modeling_mmrec import MMRecForCausalLM
 from mm_rec.models.mmrec.state import MemoryState
 from mm_rec.models.presets import build
-from mm_rec.models.states import read_state, write_state
+from mm_rec.models.states import load_state, save_state
 
 VOCABULARY, LENGTH = 97, 45
 
@@ -222,20 +222,20 @@ def test_state_survives_a_file_and_is_bound_to_its_model(tmp_path: Path) -> None
     path = tmp_path / "state.safetensors"
     with torch.no_grad():
         state = model(tokens(), use_cache=True).past_key_values
-        write_state(path, state, {"model": "a", "tokenizer": "b"}, {"more": torch.ones(2)})
+        save_state(path, state, {"model": "a", "tokenizer": "b"}, {"more": torch.ones(2)})
         loaded = MemoryState(model.config, state.batch_size, torch.float64, "cpu")
-        notes, more = read_state(path, loaded, {"model": "a", "tokenizer": "b"})
+        notes, more = load_state(path, loaded, {"model": "a", "tokenizer": "b"})
         assert notes == {"model": "a", "tokenizer": "b"} and more["more"].tolist() == [1, 1]
         assert torch.equal(
             model(following, past_key_values=loaded).logits, model(following, past_key_values=state).logits
         )
     with pytest.raises(CheckpointError, match="another model"):
-        read_state(path, loaded, {"model": "other"})
+        load_state(path, loaded, {"model": "other"})
     with pytest.raises(CheckpointError, match="other shapes"):
-        read_state(path, MemoryState(make(window=8).config, state.batch_size, torch.float64, "cpu"), {})
+        load_state(path, MemoryState(make(window=8).config, state.batch_size, torch.float64, "cpu"), {})
     path.write_bytes(b"no such thing")
     with pytest.raises(CheckpointError, match="no saved state"):
-        read_state(path, loaded, {})
+        load_state(path, loaded, {})
 
 
 def test_positions_far_away_are_exact() -> None:

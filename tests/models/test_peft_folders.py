@@ -134,7 +134,7 @@ def by_engine(engine: Engine, choices: list[dict[str, float]]) -> list[list[int]
     for session in sessions:
         session.append(IDS[0].tolist())
     for _ in range(NEW):
-        engine.read(sessions)
+        engine.forward(sessions)
         for session in sessions:
             session.append([int(session.next_logits().argmax())])
     return [list(session.recent)[-NEW:] for session in sessions]
@@ -175,8 +175,8 @@ def test_a_folder_says_what_it_says_by_peft_alone_beside_others_and_merged(
     assert largest(logits(model), wanted[0]) < 1e-5
     engine = Engine(model)
     assert by_engine(engine, [{}, {"one": 1.0}, {"two": 1.0}, {"one": 1.0}]) == [*texts, texts[1]]
-    assert (engine.slow == "") == (family not in ("gpt2", "mixtral"))
-    assert (engine._place(engine.session({"one": 1.0})) is not None) == (setting in MATRICES)
+    assert (engine.fallback_reason == "") == (family not in ("gpt2", "mixtral"))
+    assert (engine._adapter_slot(engine.session({"one": 1.0})) is not None) == (setting in MATRICES)
     adapters.remove("two")
     adapters.apply({"one": 1.0})
     assert largest(logits(model), wanted[1]) < 1e-5

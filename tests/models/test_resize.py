@@ -21,7 +21,7 @@ from mm_rec.errors import TokenizerError
 from mm_rec.models.loading import load_model, save_model
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import build
-from mm_rec.models.resize import adopt_tokenizer, enlarge_vocabulary
+from mm_rec.models.resize import align_special_tokens, resize_token_embeddings
 
 ROWS, NEEDED = 50, 57
 IDS = torch.randint(0, ROWS, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -77,7 +77,7 @@ def test_old_rows_and_old_logits_stay_bit_for_bit(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     logits = model(IDS).logits
     said: list[str] = []
-    assert enlarge_vocabulary(model, tokenizer, said.append) == NEEDED - ROWS
+    assert resize_token_embeddings(model, tokenizer, said.append) == NEEDED - ROWS
     for name, value in model.state_dict().items():
         assert torch.equal(value[: len(before[name])], before[name]), name
     # The product of a larger matrix may be summed in another order, so the logits are held by size.
@@ -92,7 +92,7 @@ def test_new_rows_are_the_mean_of_the_old(
     family: str, tied: bool, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = make(family, tied)
-    enlarge_vocabulary(model, tokenizer, lambda _: None)
+    resize_token_embeddings(model, tokenizer, lambda _: None)
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     assert (head.weight is table) == tied
     for values in (table, head.weight, *([] if head.bias is None else [head.bias])):
@@ -109,8 +109,8 @@ def test_an_enlarged_model_learns_and_is_saved_as_it_is(
     family: str, tied: bool, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     model = make(family, tied)
-    enlarge_vocabulary(model, tokenizer, lambda _: None)
-    adopt_tokenizer(model, tokenizer)
+    resize_token_embeddings(model, tokenizer, lambda _: None)
+    align_special_tokens(model, tokenizer)
     ids = torch.full((1, 4), NEEDED - 2)
     model(ids, labels=ids).loss.backward()
     head = model.get_output_embeddings().weight
@@ -123,10 +123,10 @@ def test_an_enlarged_model_learns_and_is_saved_as_it_is(
 
 def test_a_model_that_fits_is_left_alone(tokenizer: PreTrainedTokenizerFast) -> None:
     model = make("mmrec", True)
-    enlarge_vocabulary(model, tokenizer, lambda _: None)
+    resize_token_embeddings(model, tokenizer, lambda _: None)
     table = model.get_input_embeddings().weight
     said: list[str] = []
-    assert enlarge_vocabulary(model, tokenizer, said.append) == 0
+    assert resize_token_embeddings(model, tokenizer, said.append) == 0
     assert model.get_input_embeddings().weight is table and not said
 
 
@@ -136,17 +136,17 @@ def test_enlarging_is_deterministic_and_leaves_the_generator_alone(
     one = make("llama", False)
     two = copy.deepcopy(one)
     before = torch.get_rng_state()
-    enlarge_vocabulary(one, tokenizer, lambda _: None)
+    resize_token_embeddings(one, tokenizer, lambda _: None)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    enlarge_vocabulary(two, tokenizer, lambda _: None)
+    resize_token_embeddings(two, tokenizer, lambda _: None)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
 def test_bfloat16_and_frozen_rows_stay_what_they_are(tokenizer: PreTrainedTokenizerFast) -> None:
     model = make("llama", False).to(torch.bfloat16)
     model.get_input_embeddings().requires_grad_(False)
-    enlarge_vocabulary(model, tokenizer, lambda _: None)
+    resize_token_embeddings(model, tokenizer, lambda _: None)
     table = model.get_input_embeddings().weight
     assert table.dtype == torch.bfloat16 and not table.requires_grad
     expected = table[:ROWS].float().mean(0).bfloat16()
@@ -156,8 +156,8 @@ def test_bfloat16_and_frozen_rows_stay_what_they_are(tokenizer: PreTrainedTokeni
 @pytest.mark.parametrize("family", ["mmrec", "llama"])
 def test_the_model_stops_as_the_tokenizer_says(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = make(family, True)
-    enlarge_vocabulary(model, tokenizer, lambda _: None)
-    adopt_tokenizer(model, tokenizer)
+    resize_token_embeddings(model, tokenizer, lambda _: None)
+    align_special_tokens(model, tokenizer)
     for holder in (model.config, model.generation_config):
         assert (holder.bos_token_id, holder.eos_token_id, holder.pad_token_id) == (55, 55, 56)
     written = model.generate(IDS[:1], max_new_tokens=5, do_sample=False, suppress_tokens=[*range(55), 56])
@@ -167,5 +167,5 @@ def test_the_model_stops_as_the_tokenizer_says(family: str, tokenizer: PreTraine
 def test_a_tokenizer_that_does_not_fit_is_not_adopted(tokenizer: PreTrainedTokenizerFast) -> None:
     model = make("mmrec", True)
     with pytest.raises(TokenizerError, match="vocab_size=57 or more"):
-        adopt_tokenizer(model, tokenizer)
+        align_special_tokens(model, tokenizer)
     assert model.config.eos_token_id is None

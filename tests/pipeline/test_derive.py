@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from mm_rec.models.presets import Size, preset
+from mm_rec.models.presets import ModelSize, preset
 from mm_rec.pipeline.derive import Derived, Pace, derive
 from mm_rec.pipeline.recipe import PretrainSection
 
-SIZE = Size(parameters=1_900_000, flops_per_token=4_000_000, state_bytes=1, cache_bytes_per_token=0)
+SIZE = ModelSize(parameters=1_900_000, flops_per_token=4_000_000, state_bytes=1, cache_bytes_per_token=0)
 
 
 def derived(pace: Pace | None = None, **section: object) -> Derived:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST
 
 from mm_rec.cli.main import run as command
-from mm_rec.data.prompt_lines import common_lines, differing_format
+from mm_rec.data.prompt_lines import common_lines, prompt_mismatch_warning
 from mm_rec.errors import CheckpointError, ConfigError, DataError
 from mm_rec.models.adapted import load_with_adapters
 from mm_rec.models.adapters import Adapters
@@ -33,7 +33,7 @@ from mm_rec.pipeline.lora_examples import read_lora_examples
 from mm_rec.pipeline.lora_names import NAMES, names_table, read_parameters, translate
 from mm_rec.pipeline.recipe import LoraSection, Recipe, read_recipe
 from mm_rec.pipeline.run import run_recipe
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.tokenizers.loading import load_tokenizer
 from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
 from mm_rec.training.objectives import next_token, with_embedding_noise
@@ -399,7 +399,7 @@ def test_generating_with_an_adapter_warns_of_a_prompt_in_another_format(
         and "--- trained on:" in warned
         and "--- given:\n1. cat" in warned
     )
-    assert differing_format(run / "best", "### Instruction:") is not None
+    assert prompt_mismatch_warning(run / "best", "### Instruction:") is not None
     assert common_lines(["a\nb\nc", "a\nx\nc", "a\ny\nc"]) == ["a", "c"]
 
 
@@ -669,15 +669,15 @@ def test_the_conversation_in_the_terminal_switches_adapters(
 def test_adapters_are_switched_in_a_conversation(
     loud: Path, rows: Path, listener: Any, tmp_path: Path
 ) -> None:
-    from mm_rec.inference.chat import ChatSession
+    from mm_rec.inference.chat_session import ChatSession
     from mm_rec.inference.engine import Engine
-    from mm_rec.inference.sampling import Sampling
+    from mm_rec.inference.sampler import SamplingParams
 
     run = tmp_path / "run"
     lora(recipe(loud, rows, learning_rate=2e-2), run, listener)
     model, tokenizer = load_with_adapters(loud, [f"{run}=1.0"])
     session = ChatSession(
-        Engine(model, torch.device("cpu")), tokenizer, Sampling(temperature=0, max_new_tokens=8)
+        Engine(model, torch.device("cpu")), tokenizer, SamplingParams(temperature=0, max_new_tokens=8)
     )
     with_adapter = "".join(session.say("Say cat 1."))
     adapters = model.adapters

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from mm_rec.cli.main import run as run_command
 from mm_rec.config import dump_yaml
-from mm_rec.errors import CheckpointError, ConfigError, DataError, ProofError
+from mm_rec.errors import CheckpointError, ConfigError, DataError, MismatchError
 from mm_rec.models.loading import load_model
 from mm_rec.pipeline.pretrain import pretrain
 from mm_rec.pipeline.recipe import Recipe, read_recipe
 from mm_rec.pipeline.verify_resume import compare_runs, verify_resume
 from mm_rec.runs.files import hash_file, read_json, write_json
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.stories.generator import stories
 
 
@@ -170,7 +170,7 @@ def test_a_killed_stream_of_two_sources_is_identical_across_epochs(
     save_file(tensors, folder / "data.safetensors")
     files = read_json(folder / "files.json")
     write_json(folder / "files.json", {**files, "data.safetensors": hash_file(folder / "data.safetensors")})
-    with pytest.raises(ProofError, match=r"data\.safetensors"):
+    with pytest.raises(MismatchError, match=r"data\.safetensors"):
         compare_runs(tmp_path / "trial" / "unbroken", tmp_path / "trial" / "killed")
 
 

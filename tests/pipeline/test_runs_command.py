@@ -17,8 +17,8 @@ from mm_rec.config import dump_yaml
 from mm_rec.models.loading import load_model
 from mm_rec.pipeline.pretrain import pretrain
 from mm_rec.pipeline.recipe import Recipe, read_recipe
-from mm_rec.runs.control import change_control
-from mm_rec.runs.log import CHANGE, MetricsLog, read_metrics
+from mm_rec.runs.control import update_control
+from mm_rec.runs.metrics_log import CONTROL_EVENT, MetricsLog, read_metrics
 
 _TRAIN = "from mm_rec.cli.main import main; main()"
 
@@ -28,7 +28,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def changes(folder: Path) -> list[dict[str, Any]]:
-    return [record for record in records(folder) if record.get("event") == CHANGE]
+    return [record for record in records(folder) if record.get("event") == CONTROL_EVENT]
 
 
 def last_step(folder: Path) -> int:
@@ -74,7 +74,7 @@ def test_a_live_training_obeys_and_killed_and_resumed_equals_the_unbroken_one(
 
     def steer_and_end(moment: str, step: int) -> None:
         if (moment, step) == ("step", change["step"] - 1):
-            change_control(whole, {"max_learning_rate": 1e-5})
+            update_control(whole, {"max_learning_rate": 1e-5})
         end(moment, step)
 
     resumed = pretrain(read_recipe(killed / "recipe.yaml"), killed, listener, end)

@@ -15,18 +15,18 @@ import pytest
 import typer
 
 from mm_rec.cli.data_self_instruct import self_instruct
-from mm_rec.data.conversations.reading import read_conversations
+from mm_rec.data.conversations.dataset_reader import read_conversations
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.pipeline.self_instruct.endpoint import ChatEndpoint
-from mm_rec.pipeline.self_instruct.filters import Novelty, answer_fault, task_fault
-from mm_rec.pipeline.self_instruct.grow import Growth, Outcome, grow
+from mm_rec.pipeline.self_instruct.filters import SimilarityFilter, reject_answer, reject_task
+from mm_rec.pipeline.self_instruct.generate import SelfInstructConfig, SelfInstructStats, run_self_instruct
 from mm_rec.pipeline.self_instruct.prompts import answer_prompt, read_answer, read_tasks, tasks_prompt
-from mm_rec.pipeline.self_instruct.rows import Example, read_kept, read_seeds
+from mm_rec.pipeline.self_instruct.task_pool import PoolTask, read_pool, read_seeds
 from mm_rec.terminal import run_app
 
 KEY = "sk-test-0123456789"
 SEEDS = [
-    Example(f"seed-{number}", task)
+    PoolTask(f"seed-{number}", task)
     for number, task in enumerate(
         [
             "Türkiye'nin en uzun nehri hangisidir?",
@@ -136,9 +136,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallServer]:
         thread.join()
 
 
-def grow_from(server: SmallServer, out: Path, count: int, **options: Any) -> Outcome:
+def grow_from(server: SmallServer, out: Path, count: int, **options: Any) -> SelfInstructStats:
     endpoint = ChatEndpoint(server.url, "small")
-    return grow(options.pop("seeds", SEEDS), endpoint, Growth(out=out, count=count, **options))
+    return run_self_instruct(
+        options.pop("seeds", SEEDS), endpoint, SelfInstructConfig(out=out, count=count, **options)
+    )
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -151,8 +153,8 @@ def asked(path: Path) -> list[str]:
 
 def test_good_tasks_are_kept_and_the_others_counted_by_reason(server: SmallServer, tmp_path: Path) -> None:
     out = tmp_path / "grown.jsonl"
-    outcome = grow_from(server, out, 3, keep_dropped=True)
-    assert (outcome.rows, outcome.earlier) == (3, 0)
+    stats = grow_from(server, out, 3, keep_dropped=True)
+    assert (stats.rows, stats.earlier) == (3, 0)
     assert asked(out) == [
         "Yağmurun nasıl oluştuğunu kısaca açıkla.",
         "Verilen meyveleri renklerine göre grupla.\n\nelma, muz, çilek",
@@ -166,7 +168,7 @@ def test_good_tasks_are_kept_and_the_others_counted_by_reason(server: SmallServe
         "other language": "Write a short poem about the sea and the sky.",
         "too short": "Şiir yaz.",
     }
-    assert outcome.dropped == dict.fromkeys(expected, 1)
+    assert stats.dropped == dict.fromkeys(expected, 1)
     assert {row["reason"]: row["task"] for row in rows(tmp_path / "grown.dropped.jsonl")} == expected
 
 
@@ -198,8 +200,8 @@ def test_answers_that_will_not_do_are_counted_and_a_model_without_good_ones_is_g
 def test_lists_that_cannot_be_read_are_counted(server: SmallServer, tmp_path: Path) -> None:
     cut_off = ("1. İyi bir uyku için dört öneri sırala.\n2. Kışın neden daha", "length")
     server.lists = ['{"tasks": ["Bir şiir', "", cut_off]
-    outcome = grow_from(server, tmp_path / "grown.jsonl", 1)
-    assert outcome.dropped == {"unreadable": 2, "cut off": 1}
+    stats = grow_from(server, tmp_path / "grown.jsonl", 1)
+    assert stats.dropped == {"unreadable": 2, "cut off": 1}
 
 
 def test_every_row_says_where_it_came_from_and_the_key_is_nowhere(
@@ -227,7 +229,7 @@ def test_what_is_written_is_read_as_conversations(server: SmallServer, tmp_path:
     out = tmp_path / "grown.jsonl"
     grow_from(server, out, 5)
     found = read_conversations([out])
-    assert not found.problems
+    assert not found.issues
     assert [[message.role for message in one.messages] for one in found.conversations] == [
         ["user", "assistant"]
     ] * 5
@@ -240,9 +242,9 @@ def test_a_second_call_goes_on_without_duplicates(server: SmallServer, tmp_path:
     assert grow_from(server, out, 2).rows == 2
     first = out.read_bytes()
     server.lists = [TASKS, MORE_TASKS]
-    outcome = grow_from(server, out, 5)
-    assert (outcome.rows, outcome.earlier) == (5, 2)
-    assert outcome.dropped["duplicate"] == 1 + 2  # what the first call kept is known to the second
+    stats = grow_from(server, out, 5)
+    assert (stats.rows, stats.earlier) == (5, 2)
+    assert stats.dropped["duplicate"] == 1 + 2  # what the first call kept is known to the second
     assert out.read_bytes().startswith(first)
     assert len(set(asked(out))) == 5
     assert [row["metadata"]["round"] for row in rows(out)] == [1, 1, 2, 3, 3]
@@ -256,7 +258,7 @@ def test_a_row_cut_short_by_a_kill_is_taken_off(server: SmallServer, tmp_path: P
     grow_from(server, out, 3)
     whole = out.read_bytes()
     out.write_bytes(whole[:-40])
-    assert [example.id for example in read_kept(out)[0]] == ["generated-1", "generated-2"]
+    assert [example.id for example in read_pool(out)[0]] == ["generated-1", "generated-2"]
     assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
     assert grow_from(server, out, 4).rows == 4
     assert [row["metadata"]["id"] for row in rows(out)] == [f"generated-{number}" for number in range(1, 5)]
@@ -267,7 +269,7 @@ def test_a_file_of_somebody_else_is_left_alone(text: str, tmp_path: Path) -> Non
     out = tmp_path / "mine.jsonl"
     out.write_text(text)
     with pytest.raises(DataError, match=r"mine\.jsonl:1: self-instruct did not write this row"):
-        read_kept(out)
+        read_pool(out)
     assert out.read_text() == text
 
 
@@ -383,8 +385,8 @@ def test_answers_are_read_only_in_their_form(reply: str, expected: tuple[str, st
     ],
 )
 def test_faults_of_tasks(task: str, code: str, reason: str | None) -> None:
-    fault = task_fault(task, code)
-    assert (fault.reason if fault else None) == reason
+    rejection = reject_task(task, code)
+    assert (rejection.reason if rejection else None) == reason
 
 
 LONG = "word " * 12
@@ -406,26 +408,26 @@ LONG = "word " * 12
     ],
 )
 def test_faults_of_answers(answer: str, reason: str | None) -> None:
-    fault = answer_fault("Name the capital of France.", "The given text.", answer, "en")
-    assert (fault.reason if fault else None) == reason
+    rejection = reject_answer("Name the capital of France.", "The given text.", answer, "en")
+    assert (rejection.reason if rejection else None) == reason
 
 
 def test_novelty_compares_small_letters_as_the_language_has_them() -> None:
-    novelty = Novelty("tr", 0.7)
+    novelty = SimilarityFilter("tr", 0.7)
     novelty.add("IŞIK NASIL YAYILIR, AÇIKLA")
-    duplicate = novelty.fault("Işık nasıl yayılır? Açıkla.")
+    duplicate = novelty.reject("Işık nasıl yayılır? Açıkla.")
     assert duplicate is not None and duplicate.reason == "duplicate"
-    similar = novelty.fault("Işık suda nasıl yayılır, açıkla.")
+    similar = novelty.reject("Işık suda nasıl yayılır, açıkla.")
     assert similar is not None and similar.detail == "ROUGE-L 0.89: IŞIK NASIL YAYILIR, AÇIKLA"
-    assert novelty.fault("Işık kaynaklarını say.") is None
+    assert novelty.reject("Işık kaynaklarını say.") is None
 
 
 def test_good_real_text_is_not_taken_for_another_language(real_data: Callable[[str], Path]) -> None:
     pairs = json.loads(real_data("instruct/tr_nutuk_qa_600.json").read_text(encoding="utf-8"))
     texts = [pair[field] for pair in pairs for field in ("question", "answer")]
-    faults = [task_fault(text, "tr") for text in texts]
+    faults = [reject_task(text, "tr") for text in texts]
     assert len(texts) == 1200
-    assert not [fault for fault in faults if fault and fault.reason == "other language"]
+    assert not [rejection for rejection in faults if rejection and rejection.reason == "other language"]
 
 
 def test_the_papers_own_seeds(real_data: Callable[[str], Path]) -> None:

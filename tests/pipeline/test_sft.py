@@ -22,12 +22,12 @@ from transformers import (
 
 from mm_rec.cli.main import run as command
 from mm_rec.config import dump_yaml
-from mm_rec.data.conversations.rendering import render_many
-from mm_rec.data.conversations.writing import to_rows, write_rows
+from mm_rec.data.conversations.dataset_writer import to_rows, write_rows
+from mm_rec.data.conversations.rendering import render_batch
 from mm_rec.data.corpus import Corpus
 from mm_rec.data.packing import PackedConversations
 from mm_rec.errors import CheckpointError, ConfigError, DataError, TokenizerError
-from mm_rec.evaluation.answers import score_answers
+from mm_rec.evaluation.finetune_eval import score_assistant_tokens
 from mm_rec.evaluation.perplexity import evaluate_corpus
 from mm_rec.models.loading import load_model, load_model_and_tokenizer, save_model
 from mm_rec.models.presets import build
@@ -39,7 +39,7 @@ from mm_rec.pipeline.run import run_recipe
 from mm_rec.pipeline.sft import sft
 from mm_rec.pipeline.verify_resume import verify_resume
 from mm_rec.runs.files import write_text
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 
 TINY = {
     "steps": 6,
@@ -153,14 +153,16 @@ def test_validation_is_over_learnt_tokens_alone(
     write_rows(rows, held)
     sft(recipe(base, str(chats), validation=[str(held)]), run, listener)
     model, tokenizer = load_model_and_tokenizer(run / "final")
-    rendered = list(render_many(tokenizer, made(10, seed=21)))
+    rendered = list(render_batch(tokenizer, made(10, seed=21)))
     alone = [
-        score_answers(model, PackedConversations([one], 2048), 2, 1) for one in rendered if one.learnt.any()
+        score_assistant_tokens(model, PackedConversations([one], 2048), 2, 1)
+        for one in rendered
+        if one.loss_mask.any()
     ]
     expected = sum(one.loss * one.tokens for one in alone) / sum(one.tokens for one in alone)
     measured = json.loads((run / "training_log.json").read_text())["best_validation"]
     assert measured["step"] == 6 and measured["loss"] == pytest.approx(expected, rel=1e-4)
-    assert sum(one.tokens for one in alone) == sum(int(one.learnt.sum()) for one in rendered)
+    assert sum(one.tokens for one in alone) == sum(int(one.loss_mask.sum()) for one in rendered)
 
 
 @pytest.mark.parametrize(

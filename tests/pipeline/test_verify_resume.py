@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mm_rec.config import dump_yaml
-from mm_rec.errors import ProofError
+from mm_rec.errors import MismatchError
 from mm_rec.pipeline.pretrain import pretrain
 from mm_rec.pipeline.recipe import Recipe
 from mm_rec.pipeline.verify_resume import compare_runs, verify_resume
@@ -35,7 +35,7 @@ def test_a_recipe_killed_at_every_kind_of_moment_is_identical(
     write_json(
         folder / "files.json", {**files, "optimizer.safetensors": hash_file(folder / "optimizer.safetensors")}
     )
-    with pytest.raises(ProofError, match="optimizer"):
+    with pytest.raises(MismatchError, match="optimizer"):
         compare_runs(tmp_path / "trial" / "unbroken", tmp_path / "trial" / "killed")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from waiting import LONGEST, until
 
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.stories.generator import stories
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
-from serving.asking import CLOCK, MESSAGES, WEATHER, Chat, Completions, Embeddings
+from serving.openai_requests import CLOCK, MESSAGES, WEATHER, Chat, Completions, Embeddings
 from serving.shared_proofs import CHOICES, follows, named, parallel_tool_calls, tools, truncation
 
 

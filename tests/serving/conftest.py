@@ -22,8 +22,8 @@ from small_models import tokenizer_folder  # noqa: F401
 from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST, until
 
-from mm_rec.inference.scheduler import Batcher
-from mm_rec.serving.generation import _PACE
+from mm_rec.inference.scheduler import Scheduler
+from mm_rec.serving.generation import _POLL_SECONDS
 from mm_rec.serving.store import Store
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.loading import load_tokenizer
@@ -134,9 +134,9 @@ def server(
     chat_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server of two small random models, "mmrec" and "llama" (of 512 tokens of context)."""
-    batcher = Batcher()
+    scheduler = Scheduler()
     models = [
-        small_model(family, chat_tokenizer, context=512, batcher=batcher) for family in ("mmrec", "llama")
+        small_model(family, chat_tokenizer, context=512, scheduler=scheduler) for family in ("mmrec", "llama")
     ]
     running = Server(models, tmp_path_factory.mktemp("server"))
     yield running
@@ -146,11 +146,11 @@ def server(
 @pytest.fixture
 def unhurried(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each token takes as long as the server waits before it sends on what came: a whole answer is never one piece."""
-    batcher = server.service.registry.models[0].batcher
-    write = batcher._round
+    scheduler = server.context.registry.models[0].scheduler
+    write = scheduler.step
 
     def slowly() -> None:
-        time.sleep(_PACE)
+        time.sleep(_POLL_SECONDS)
         write()
 
-    monkeypatch.setattr(batcher, "_round", slowly)
+    monkeypatch.setattr(scheduler, "step", slowly)

@@ -8,9 +8,9 @@ from typing import Any
 from openai.types import chat, responses, shared_params
 from openai.types.responses import response_input_param
 from openai.types.shared_params.response_format_json_schema import JSONSchema
-from serving.asking import CLOCK, TOOLS, WEATHER, Ask, Chat, Responses
+from serving.openai_requests import CLOCK, TOOLS, WEATHER, Ask, Chat, Responses
 
-from mm_rec.serving import response_schemas, schemas
+from mm_rec.serving.protocol import response_schemas, schemas
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Parts:
 
     ask: type[Ask]
     place: str
-    ours: type[schemas.Body]
+    ours: type[schemas.RequestModel]
     theirs: tuple[Any, ...]
 
 
@@ -32,7 +32,7 @@ ALL = (
     Parts(Chat, "messages[].content[]", schemas.TextPart, (
         chat.ChatCompletionContentPartTextParam, chat.ChatCompletionContentPartRefusalParam,
     )),
-    Parts(Chat, "messages[].tool_calls[]", schemas.ToolCall, (chat.ChatCompletionMessageFunctionToolCallParam,)),
+    Parts(Chat, "messages[].tool_calls[]", schemas.MessageToolCall, (chat.ChatCompletionMessageFunctionToolCallParam,)),
     Parts(Chat, "tools[].function", schemas.Function, (shared_params.FunctionDefinition,)),
     Parts(Chat, "tool_choice.allowed_tools", schemas.AllowedTools, (chat.ChatCompletionAllowedToolsParam,)),
     Parts(Chat, "response_format.json_schema", schemas.JsonSchema, (JSONSchema,)),

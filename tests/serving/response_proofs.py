@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-from serving.asking import WEATHER, Responses
+from serving.openai_requests import WEATHER, Responses
 from serving.shared_proofs import SAMPLING, follows, named, parallel_tool_calls, tools, truncation
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import openai
 import pydantic
 import pytest
-from serving.asking import MESSAGES, TOOLS, Chat, Completions, Embeddings, Responses
+from serving.openai_requests import MESSAGES, TOOLS, Chat, Completions, Embeddings, Responses
 
 Client = openai.OpenAI
 Call = Callable[[Client], None]

@@ -12,14 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from waiting import LONGEST, until
 
 from mm_rec.inference.engine import Engine
-from mm_rec.inference.scheduler import Batcher
-from mm_rec.serving.access import Rules
+from mm_rec.inference.scheduler import Scheduler
+from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.app import create_app
-from mm_rec.serving.models import Registry, ServedModel
-from mm_rec.serving.requests import Limits
-from mm_rec.serving.run import GracefulServer
-from mm_rec.serving.service import Service
-from mm_rec.serving.sessions import Sessions
+from mm_rec.serving.context import ServerContext
+from mm_rec.serving.model_registry import ModelRegistry, ServedModel
+from mm_rec.serving.protocol.preprocessing import RequestLimits
+from mm_rec.serving.server import GracefulServer
+from mm_rec.serving.sessions import SessionManager
 from mm_rec.serving.store import Store
 
 MIB = 2**20
@@ -27,31 +27,31 @@ MIB = 2**20
 
 def small_model(
     family: str, tokenizer: PreTrainedTokenizerBase, *, name: str = "", context: int = 4096,
-    batcher: Batcher | None = None, model: PreTrainedModel | None = None,
+    scheduler: Scheduler | None = None, model: PreTrainedModel | None = None,
     adapters: Mapping[str, str] | None = None,
 ) -> ServedModel:  # fmt: skip
     """A random model in float32, at work by the kernels."""
     model = model or build_small(family, context, len(tokenizer)).float()
     return ServedModel(
-        name or family, Engine(model), tokenizer, batcher or Batcher(), adapters=adapters or {},
-        kept_bytes=64 * MIB,
+        name or family, Engine(model), tokenizer, scheduler or Scheduler(), adapters=adapters or {},
+        prefix_cache_bytes=64 * MIB,
     )  # fmt: skip
 
 
 class Server:
-    """Serves from a thread until `stop`; `url` is its address, `service` what it works with."""
+    """Serves from a thread until `stop`; `url` is its address, `context` what it works with."""
 
     def __init__(
-        self, models: Sequence[ServedModel], folder: Path, *, store: str = "", rules: Rules | None = None,
-        limits: Limits | None = None, shorten: bool = False, finish_seconds: float = 0.5,
+        self, models: Sequence[ServedModel], folder: Path, *, store: str = "", policy: AccessPolicy | None = None,
+        limits: RequestLimits | None = None, truncate: bool = False, grace_seconds: float = 0.5,
     ) -> None:  # fmt: skip
         self.folder = folder
         opened = Store(store or f"sqlite:///{folder}/store.db")
-        sessions = Sessions(opened, folder / "sessions", 64 * MIB)
-        limits = limits or Limits(answer_tokens=256)
-        self.service = Service(Registry(list(models)), opened, sessions, limits, shorten=shorten)
-        app = create_app(self.service, rules or Rules())
-        self._server = GracefulServer(app, finish_seconds)
+        sessions = SessionManager(opened, folder / "sessions", 64 * MIB)
+        limits = limits or RequestLimits(max_tokens=256)
+        self.context = ServerContext(ModelRegistry(list(models)), opened, sessions, limits, truncate=truncate)
+        app = create_app(self.context, policy or AccessPolicy())
+        self._server = GracefulServer(app, grace_seconds)
         listening = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()

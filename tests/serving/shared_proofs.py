@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-from serving.asking import SCHEMAS, Chat, Choices, Responses, Texts
+from serving.openai_requests import SCHEMAS, Chat, Choices, Responses, Texts
 
 COLON = "70"  # the id of a token that is one sign alone
 

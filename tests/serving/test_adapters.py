@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST
 
 from mm_rec.cli.sampling_options import PrecisionChoice
-from mm_rec.cli.serve import _open
+from mm_rec.cli.serve import _load_model
 from mm_rec.data.conversations.conversation import ChatMessage
-from mm_rec.data.conversations.rendering import prompt_ids
-from mm_rec.inference.scheduler import Batcher
-from mm_rec.inference.text_stream import TextStream
+from mm_rec.data.conversations.rendering import chat_prompt_ids
+from mm_rec.inference.generate import IncrementalDetokenizer
+from mm_rec.inference.scheduler import Scheduler
 from mm_rec.models.loading import save_model
 
 QV = ["q_proj", "v_proj"]
@@ -39,13 +39,17 @@ KINDS: dict[str, dict[str, Any]] = {
 def written_by(model: Any, tokenizer: PreTrainedTokenizerBase, stop_ids: set[int]) -> str:
     """The text that transformers and PEFT write in the conversation."""
     ids = torch.tensor(
-        [prompt_ids(tokenizer, [ChatMessage("system", SYSTEM["content"]), ChatMessage("user", "Hello!")])]
+        [
+            chat_prompt_ids(
+                tokenizer, [ChatMessage("system", SYSTEM["content"]), ChatMessage("user", "Hello!")]
+            )
+        ]
     )
     new = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False,
         eos_token_id=sorted(stop_ids) or None, pad_token_id=0,
     )[0, ids.shape[1] :].tolist()  # fmt: skip
-    stream = TextStream(tokenizer)
+    stream = IncrementalDetokenizer(tokenizer)
     text = [stream.push(token) for token in new if token not in stop_ids]
     return ("".join(text) + stream.finish()).rstrip("\n")
 
@@ -58,11 +62,11 @@ def test_folders_of_peft_are_served_by_name_beside_each_other(
     save_model(build_small("llama", vocabulary=len(chat_tokenizer)).float(), chat_tokenizer, base)
     for seed, name in enumerate(kinds):
         write_adapter(base, tmp_path / name, seed, target_modules=QV, **KINDS[name])
-    model = _open(
+    model = _load_model(
         f"base={base}", [str(tmp_path / name) for name in kinds], "cpu", PrecisionChoice.FLOAT32,
-        Console(quiet=True), Batcher(), MIB,
+        Console(quiet=True), Scheduler(), MIB,
     )  # fmt: skip
-    assert not model.engine.slow
+    assert not model.engine.fallback_reason
     stop_ids = set(model.stop_ids)
     texts = [written_by(plain(base), chat_tokenizer, stop_ids)]
     texts += [written_by(read_by_peft(base, tmp_path / name), chat_tokenizer, stop_ids) for name in kinds]

@@ -24,14 +24,14 @@ from typer.testing import CliRunner
 from waiting import LONGEST, until
 
 from mm_rec.cli import chat
-from mm_rec.cli.conversation import turn
+from mm_rec.cli.chat_loop import chat_turn
 from mm_rec.errors import ConfigError, MissingExtraError, UserError
 from mm_rec.inference.remote_chat import RemoteChat
-from mm_rec.inference.sampling import Sampling
-from mm_rec.serving.access import Rules
-from mm_rec.serving.keys import create_key
+from mm_rec.inference.sampler import SamplingParams
+from mm_rec.serving.access import AccessPolicy
+from mm_rec.serving.api_keys import create_key
 
-SAMPLING = Sampling(temperature=0, top_p=1.0, max_new_tokens=200)
+SAMPLING = SamplingParams(temperature=0, top_p=1.0, max_new_tokens=200)
 
 app = typer.Typer()
 app.command()(chat.chat)
@@ -173,15 +173,15 @@ class PressesCtrlC:
 def test_ctrl_c_ends_the_answer_and_keeps_what_came(server: Server, talk: Talk, unhurried: None) -> None:
     conversation, terminal = talk(f"{server.url}/v1"), PressesCtrlC(after=3)
     handler = signal.getsignal(signal.SIGINT)
-    turn("Ayşe kim?", conversation, Console(file=terminal))  # type: ignore[arg-type]
+    chat_turn("Ayşe kim?", conversation, Console(file=terminal))  # type: ignore[arg-type]
     assert signal.getsignal(signal.SIGINT) is handler
     assert [message.role for message in conversation.messages] == ["user", "assistant"]
     kept = conversation.messages[1].content
-    whole = "".join(talk(f"{server.url}/v1").say("Ayşe kim?"))
+    whole = "".join(talk(f"{server.url}/v1").send("Ayşe kim?"))
     assert whole.startswith(kept) and len(kept) < len(whole)
-    batcher = server.service.registry.models[0].batcher
-    until(lambda: not batcher.active)  # the server has stopped writing
-    turn("Ne?", conversation, Console(quiet=True))
+    scheduler = server.context.registry.models[0].scheduler
+    until(lambda: not scheduler.num_running)  # the server has stopped writing
+    chat_turn("Ne?", conversation, Console(quiet=True))
     assert len(conversation.messages) == 4
 
 
@@ -197,7 +197,7 @@ def test_ctrl_c_does_not_wait_for_a_server_that_says_nothing(talk: Talk) -> None
 
         over, person = threading.Event(), threading.Thread(target=press)
         person.start()
-        turn("Selam", conversation, Console(quiet=True))
+        chat_turn("Selam", conversation, Console(quiet=True))
         over.set()
         person.join()
     assert conversation.messages == []
@@ -207,7 +207,7 @@ def test_a_server_with_keys(
     chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_model("mmrec", chat_tokenizer)
-    guarded = Server([model], tmp_path, rules=Rules(keys=True))
+    guarded = Server([model], tmp_path, policy=AccessPolicy(require_keys=True))
     try:
         with pytest.raises(ConfigError, match=r"asks for a key \(401\).*OPENAI_API_KEY is not set.*export"):
             talk(f"{guarded.url}/v1")
@@ -215,8 +215,8 @@ def test_a_server_with_keys(
         with pytest.raises(ConfigError, match="holds a key that was refused") as error:
             talk(f"{guarded.url}/v1")
         assert "0123456789" not in str(error.value)
-        monkeypatch.setenv("OPENAI_API_KEY", create_key(guarded.service.store, "me")[0])
-        assert "".join(talk(f"{guarded.url}/v1").say("Selam"))
+        monkeypatch.setenv("OPENAI_API_KEY", create_key(guarded.context.store, "me")[0])
+        assert "".join(talk(f"{guarded.url}/v1").send("Selam"))
     finally:
         guarded.stop()
 
@@ -235,14 +235,14 @@ def test_wrong_addresses_and_names(server: Server, talk: Talk) -> None:
         talk(server.url)
     conversation = talk(f"{server.url}/v1", "absent")
     with pytest.raises(ConfigError, match=r"has no model 'absent'.*there are mmrec, llama"):
-        "".join(conversation.say("Selam"))
+        "".join(conversation.send("Selam"))
     assert conversation.messages == []
 
 
 def test_a_full_context_is_told_with_both_remedies(server: Server, talk: Talk) -> None:
     conversation = talk(f"{server.url}/v1", "llama")
     with pytest.raises(UserError, match=r"too long for the model: .*512.*/reset.*--when-full drop"):
-        "".join(conversation.say("uzun " * 300))
+        "".join(conversation.send("uzun " * 300))
     assert conversation.messages == []
 
 
@@ -267,10 +267,10 @@ def test_what_a_server_answers_wrongly_is_told_and_changes_nothing(
     conversation = talk(scripted.url, "m")
     scripted.say(body, status=status, end="", **headers)
     with pytest.raises(UserError, match=said):
-        "".join(conversation.say("Selam"))
+        "".join(conversation.send("Selam"))
     assert conversation.messages == []
     scripted.say(piece("Evet"), piece(None, "stop"))
-    assert "".join(conversation.say("Selam")) == "Evet"
+    assert "".join(conversation.send("Selam")) == "Evet"
 
 
 @pytest.mark.parametrize("length", [None, "100000"])
@@ -283,7 +283,7 @@ def test_an_answer_that_breaks_off_is_kept_as_far_as_it_came(
     )
     conversation, console = talk(scripted.url, "m"), Console(quiet=True)
     with pytest.raises(UserError, match=r"the answer broke off .* is kept"):
-        turn("Say", conversation, console)
+        chat_turn("Say", conversation, console)
     assert [message.content for message in conversation.messages] == ["Say", "Bir iki"]
 
 
@@ -296,7 +296,7 @@ def test_what_a_terminal_must_not_get_does_not_reach_it(scripted: Scripted, tmp_
 
 def test_a_message_that_is_no_unicode_is_refused(scripted: Scripted, talk: Talk) -> None:
     with pytest.raises(UserError, match="Set the terminal to UTF-8"):
-        "".join(talk(scripted.url, "m").say("a\udcffb"))
+        "".join(talk(scripted.url, "m").send("a\udcffb"))
     assert scripted.asked == []
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import openai
 import pytest
 from serving import part_proofs, route_proofs
-from serving.asking import Ask, Chat, Completions, Embeddings, Responses, keys
 from serving.chat_proofs import (
     CHAT,
     CHAT_EXAMPLES,
@@ -25,10 +24,11 @@ from serving.chat_proofs import (
     EMBEDDING_EXAMPLES,
     EMBEDDINGS,
 )
+from serving.openai_requests import Ask, Chat, Completions, Embeddings, Responses, keys
 from serving.response_proofs import RESPONSE_EXAMPLES, RESPONSES
 from serving.server import Server
 
-from mm_rec.serving import response_schemas, schemas
+from mm_rec.serving.protocol import response_schemas, schemas
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/openai.md"
 BEGIN, END = "<!-- The tables begin: tests write them. -->", "<!-- The tables end. -->"
@@ -41,7 +41,7 @@ class Table:
     """One route: who asks it, its schema, the proofs of its fields, and examples of those that do nothing."""
 
     ask: type[Ask]
-    schema: type[schemas.Body]
+    schema: type[schemas.RequestModel]
     proofs: dict[str, Callable[[Any], None]]
     examples: dict[str, Any]
 
@@ -64,7 +64,7 @@ TABLES = (
 )
 
 
-def status_of(schema: type[schemas.Body], name: str) -> tuple[str, str]:
+def status_of(schema: type[schemas.RequestModel], name: str) -> tuple[str, str]:
     """Whether a field is honoured, has no effect or is refused, and the words of its description."""
     named = {field.alias or own: field for own, field in schema.model_fields.items()}
     if name not in named:

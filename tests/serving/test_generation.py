@@ -18,12 +18,12 @@ from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST, until
 
 from mm_rec.data.conversations.conversation import ChatMessage
-from mm_rec.data.conversations.rendering import prompt_ids
+from mm_rec.data.conversations.rendering import chat_prompt_ids
 from mm_rec.inference.fingerprints import adapter_digests
-from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.scheduler import Batcher
-from mm_rec.inference.text_stream import TextStream
-from mm_rec.serving.requests import Limits
+from mm_rec.inference.generate import IncrementalDetokenizer
+from mm_rec.inference.sampler import SamplingParams
+from mm_rec.inference.scheduler import Scheduler
+from mm_rec.serving.protocol.preprocessing import RequestLimits
 
 SYSTEM = {"role": "system", "content": "You are helpful, and answer in a few words."}
 
@@ -46,11 +46,13 @@ def said(answer: dict[str, Any]) -> str:
 
 def alone(server: Server, name: str, messages: list[dict[str, str]], tokens: int = 24) -> str:
     """What the engine writes where nobody else does and nothing was read before."""
-    served = server.service.registry.find(name)
-    model, session = served.model, served.session()
-    session.feed(prompt_ids(model.tokenizer, [ChatMessage(one["role"], one["content"]) for one in messages]))
-    stream = TextStream(model.tokenizer)
-    ids = session.generate(Sampling(temperature=0, max_new_tokens=tokens), model.stop_ids)
+    variant = server.context.registry.find(name)
+    model, session = variant.model, variant.session()
+    session.prefill(
+        chat_prompt_ids(model.tokenizer, [ChatMessage(one["role"], one["content"]) for one in messages])
+    )
+    stream = IncrementalDetokenizer(model.tokenizer)
+    ids = session.generate(SamplingParams(temperature=0, max_new_tokens=tokens), model.stop_ids)
     return ("".join(map(stream.push, ids)) + stream.finish()).rstrip("\n")
 
 
@@ -136,12 +138,14 @@ def test_a_full_context_is_refused_or_loses_its_oldest_turns(server: Server) -> 
     kept = next(
         start
         for start in range(1, len(messages), 2)
-        if len(prompt_ids(*_chat(server, [SYSTEM, *messages[start:]]))) + 24 <= 512
+        if len(chat_prompt_ids(*_chat(server, [SYSTEM, *messages[start:]]))) + 24 <= 512
     )
     assert said(answer) == alone(server, "llama", [SYSTEM, *messages[kept:]])
-    assert answer["usage"]["prompt_tokens"] == len(prompt_ids(*_chat(server, [SYSTEM, *messages[kept:]])))
+    assert answer["usage"]["prompt_tokens"] == len(
+        chat_prompt_ids(*_chat(server, [SYSTEM, *messages[kept:]]))
+    )
     whole = ask(server, "mmrec", messages)  # MM-Rec's is never full
-    assert whole["usage"]["prompt_tokens"] == len(prompt_ids(*_chat(server, messages)))
+    assert whole["usage"]["prompt_tokens"] == len(chat_prompt_ids(*_chat(server, messages)))
 
 
 def test_dropping_turns_leaves_room_for_an_answer(server: Server) -> None:
@@ -158,7 +162,7 @@ def test_dropping_turns_leaves_room_for_an_answer(server: Server) -> None:
 def _chat(
     server: Server, messages: list[dict[str, Any]]
 ) -> tuple[PreTrainedTokenizerBase, list[ChatMessage]]:
-    tokenizer = server.service.registry.find("llama").model.tokenizer
+    tokenizer = server.context.registry.find("llama").model.tokenizer
     return tokenizer, [ChatMessage(one["role"], one["content"]) for one in messages]
 
 
@@ -177,15 +181,15 @@ def test_without_a_limit_an_answer_fills_the_context_or_the_servers_limit(server
 
 
 def _endless(server: Server) -> dict[str, int]:
-    [stop] = server.service.registry.find("llama").model.stop_ids
+    [stop] = server.context.registry.find("llama").model.stop_ids
     return {str(stop): -100}
 
 
 @pytest.fixture
 def slow(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[Server]:
     """A server whose answers may take very long, with little room."""
-    model = small_model("mmrec", chat_tokenizer, batcher=Batcher(most=1, queue=1))
-    running = Server([model], tmp_path, limits=Limits(answer_tokens=10**9, seconds=LONGEST))
+    model = small_model("mmrec", chat_tokenizer, scheduler=Scheduler(max_running=1, max_waiting=1))
+    running = Server([model], tmp_path, limits=RequestLimits(max_tokens=10**9, timeout_seconds=LONGEST))
     yield running
     running.stop()
 
@@ -195,24 +199,24 @@ def endless(server: Server, stream: bool) -> dict[str, Any]:
 
 
 def _bias(server: Server) -> dict[str, int]:
-    [stop] = server.service.registry.find("mmrec").model.stop_ids
+    [stop] = server.context.registry.find("mmrec").model.stop_ids
     return {str(stop): -100}
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_nobody_waits_for_ends(slow: Server, stream: bool) -> None:
-    batcher = slow.service.registry.models[0].batcher
+    scheduler = slow.context.registry.models[0].scheduler
     with httpx.Client(base_url=slow.url, timeout=LONGEST) as client:
         if stream:
             with client.stream("POST", "/v1/chat/completions", json=endless(slow, True)) as answer:
                 lines = answer.iter_lines()  # kept: httpx ends the answer where its iterator is dropped
                 assert "assistant" in next(lines)
-                until(lambda: batcher.active == 1)
+                until(lambda: scheduler.num_running == 1)
         else:
             patience = httpx.Timeout(LONGEST, read=0.3)
             with pytest.raises(httpx.ReadTimeout):
                 client.post("/v1/chat/completions", json=endless(slow, False), timeout=patience)
-    until(lambda: batcher.active == batcher.waiting == 0)
+    until(lambda: scheduler.num_running == scheduler.num_waiting == 0)
 
 
 def post_endless(server: Server) -> httpx.Response:
@@ -221,16 +225,16 @@ def post_endless(server: Server) -> httpx.Response:
 
 def limit(server: Server, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let the answers to what is asked from now on take that long."""
-    monkeypatch.setattr(server.service, "limits", replace(server.service.limits, seconds=seconds))
+    monkeypatch.setattr(server.context, "limits", replace(server.context.limits, timeout_seconds=seconds))
 
 
 def test_a_full_queue_answers_429(slow: Server) -> None:
-    batcher = slow.service.registry.models[0].batcher
+    scheduler = slow.context.registry.models[0].scheduler
     with ThreadPoolExecutor(2) as pool:
         writes = pool.submit(post_endless, slow)
-        until(lambda: batcher.active == 1)
+        until(lambda: scheduler.num_running == 1)
         waits = pool.submit(post_endless, slow)
-        until(lambda: batcher.waiting == 1)
+        until(lambda: scheduler.num_waiting == 1)
         refused = post_endless(slow)
         slow.stop()
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
@@ -241,13 +245,13 @@ def test_a_full_queue_answers_429(slow: Server) -> None:
 def test_an_answer_that_takes_too_long_is_ended_with_408_also_in_the_queue(
     slow: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batcher = slow.service.registry.models[0].batcher
+    scheduler = slow.context.registry.models[0].scheduler
     limit(slow, monkeypatch, 1)
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(post_endless, [slow] * 2))
     statuses = [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
     assert statuses == [(408, "timeout")] * 2
-    until(lambda: batcher.active == batcher.waiting == 0)
+    until(lambda: scheduler.num_running == scheduler.num_waiting == 0)
 
 
 def test_a_stream_that_fails_ends_with_an_error_of_openais_shape(
@@ -267,7 +271,9 @@ def test_a_server_that_stops_tells_its_streams(
     chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     running = Server(
-        [small_model("mmrec", chat_tokenizer)], tmp_path, limits=Limits(answer_tokens=10**9, seconds=60)
+        [small_model("mmrec", chat_tokenizer)],
+        tmp_path,
+        limits=RequestLimits(max_tokens=10**9, timeout_seconds=60),
     )
     url = f"{running.url}/v1/chat/completions"
     with httpx.stream("POST", url, json=endless(running, True), timeout=LONGEST) as answer:
@@ -283,7 +289,7 @@ def test_a_server_that_stops_tells_its_streams(
 def test_a_server_that_writes_nothing_stops_without_waiting(
     chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    running = Server([small_model("mmrec", chat_tokenizer)], tmp_path, finish_seconds=10 * LONGEST)
+    running = Server([small_model("mmrec", chat_tokenizer)], tmp_path, grace_seconds=10 * LONGEST)
     assert said(ask(running, "mmrec", [user("Hello!")], max_tokens=3))
     running.stop()
 

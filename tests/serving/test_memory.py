@@ -11,8 +11,8 @@ from serving.server import Server
 from waiting import LONGEST, until
 
 from mm_rec.inference.engine import Session
-from mm_rec.inference.prefix_cache import Prefixes
-from mm_rec.inference.scheduler import Work
+from mm_rec.inference.prefix_cache import PrefixCache
+from mm_rec.inference.scheduler import RequestState
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 12}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -32,7 +32,7 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def living() -> dict[type, int]:
     found = gc.get_objects()
-    return {kind: sum(type(one) is kind for one in found) for kind in (Session, Work)}
+    return {kind: sum(type(one) is kind for one in found) for kind in (Session, RequestState)}
 
 
 async def ask_all(url: str, rounds: int) -> None:
@@ -46,12 +46,12 @@ async def ask_all(url: str, rounds: int) -> None:
 
 
 def test_no_state_outlives_its_request(server: Server) -> None:
-    model = server.service.registry.find("llama").model
+    model = server.context.registry.find("llama").model
     asyncio.run(ask_all(server.url, 1))
     gc.collect()
     gc.disable()
     try:
-        model.prefixes = Prefixes(0)  # keeps nothing
+        model.prefix_cache = PrefixCache(0)  # keeps nothing
         before = living()
         asyncio.run(ask_all(server.url, 4))
         # The last answer of all may be held by the connection that it went over.

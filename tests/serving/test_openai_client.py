@@ -18,13 +18,13 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response as ModelResponse
 from openai.types.responses import ResponseStreamEvent
-from serving.asking import CLOCK, MESSAGES, RESPONSE_TOOLS, TOOLS, Chat, Embeddings, Responses
+from serving.openai_requests import CLOCK, MESSAGES, RESPONSE_TOOLS, TOOLS, Chat, Embeddings, Responses
 from serving.server import Server, small_model
 from serving.shared_proofs import follows
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.serving.access import Rules
-from mm_rec.serving.keys import create_key
+from mm_rec.serving.access import AccessPolicy
+from mm_rec.serving.api_keys import create_key
 
 REQUIRED = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 250}
 
@@ -369,8 +369,8 @@ def test_the_items_of_several_calls_are_numbered_and_end_before_the_next_begins(
 def test_a_response_that_fails_says_so_in_its_last_event(
     server: Server, responses: Responses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = server.service.limits
-    monkeypatch.setattr(server.service, "limits", replace(limits, seconds=0.0))
+    limits = server.context.limits
+    monkeypatch.setattr(server.context, "limits", replace(limits, timeout_seconds=0.0))
     *_, last = responses(stream=True)
     assert (last.type, last.response.status, last.response.error.code) == (
         "response.failed",
@@ -402,9 +402,9 @@ def test_a_client_that_leaves_a_stream_leaves_nothing_behind(server: Server, cha
     stream = chat(stream=True, max_tokens=250, temperature=1)
     next(iter(stream))
     stream.close()
-    batcher = server.service.registry.find("mmrec").model.batcher
+    scheduler = server.context.registry.find("mmrec").model.scheduler
     waited = threading.Event()
-    assert any(batcher.active == 0 or waited.wait(0.05) for _ in range(100))
+    assert any(scheduler.num_running == 0 or waited.wait(0.05) for _ in range(100))
 
 
 @pytest.mark.parametrize(
@@ -433,13 +433,13 @@ def closed(
 ) -> Iterator[Server]:
     """A server that asks for keys."""
     model = small_model("mmrec", chat_tokenizer)
-    running = Server([model], tmp_path_factory.mktemp("closed"), rules=Rules(keys=True))
+    running = Server([model], tmp_path_factory.mktemp("closed"), policy=AccessPolicy(require_keys=True))
     yield running
     running.stop()
 
 
 def test_a_key_lets_in_and_has_its_limit(closed: Server) -> None:
-    text, _ = create_key(closed.service.store, "Ayşe", requests_per_minute=2)
+    text, _ = create_key(closed.context.store, "Ayşe", requests_per_minute=2)
     with OpenAI(base_url=f"{closed.url}/v1", api_key="none", max_retries=0) as stranger:
         with pytest.raises(
             openai.AuthenticationError, match=r"unknown, revoked.*mmrec keys create"

@@ -18,10 +18,10 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from serving.server import Server, small_model
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.conversations.reading import read_conversations
-from mm_rec.serving.access import Rules
-from mm_rec.serving.keys import create_key
-from mm_rec.serving.requests import Limits
+from mm_rec.data.conversations.dataset_reader import read_conversations
+from mm_rec.serving.access import AccessPolicy
+from mm_rec.serving.api_keys import create_key
+from mm_rec.serving.protocol.preprocessing import RequestLimits
 
 FILE = Path(__file__).parents[2] / "mm_rec" / "serving" / "page.html"
 CHAT = "**/v1/chat/completions"
@@ -74,7 +74,7 @@ def endless(
     """A server whose answers never end by themselves."""
     model = small_model("mmrec", chat_tokenizer)
     model.stop_ids = frozenset()
-    running = Server([model], tmp_path_factory.mktemp("endless"), limits=Limits(answer_tokens=1_000_000))
+    running = Server([model], tmp_path_factory.mktemp("endless"), limits=RequestLimits(max_tokens=1_000_000))
     yield running
     running.stop()
 
@@ -220,8 +220,8 @@ def test_stop_keeps_what_came_and_ends_the_work(endless: Server, visit: Callable
     assert len(said) > length
     at.page.reload()
     assert at.answers.inner_text() == said
-    batcher = endless.service.registry.models[0].batcher
-    waiting.until(lambda: batcher.active == 0)
+    scheduler = endless.context.registry.models[0].scheduler
+    waiting.until(lambda: scheduler.num_running == 0)
     assert at.faults == []
 
 
@@ -310,7 +310,7 @@ def test_conversations_are_listed_exported_and_deleted(
         page.get_by_role("button", name="Export (JSONL)").click()
     download.value.save_as(tmp_path / "chats.jsonl")
     found = read_conversations([str(tmp_path / "chats.jsonl")])
-    assert found.problems == [] and len(found.conversations) == 2
+    assert found.issues == [] and len(found.conversations) == 2
     second, first = found.conversations
     assert (
         [one.role for one in second.messages]
@@ -432,9 +432,9 @@ def test_a_full_storage_is_said(server: Server, visit: Callable[..., Visit]) -> 
 def test_a_key_is_asked_for_and_kept_for_this_visit_alone(
     chat_tokenizer: PreTrainedTokenizerBase, visit: Callable[..., Visit], tmp_path: Path
 ) -> None:
-    server = Server([small_model("mmrec", chat_tokenizer)], tmp_path, rules=Rules(keys=True))
+    server = Server([small_model("mmrec", chat_tokenizer)], tmp_path, policy=AccessPolicy(require_keys=True))
     try:
-        text, _ = create_key(server.service.store, "page")
+        text, _ = create_key(server.context.store, "page")
         at = visit(server.url)
         field = at.page.get_by_label("API key")
         expect(field).to_be_focused()

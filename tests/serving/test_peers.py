@@ -37,7 +37,7 @@ def test_lm_eval_measures_through_completions_as_the_model_itself(
     lm = LocalCompletionsAPI(base_url=f"{server.url}/v1/completions", model=family, batch_size=batch_size)
     assert lm.tokenizer_backend == "remote"
     found = lm.loglikelihood(instances("loglikelihood", *PAIRS), disable_tqdm=True)
-    served = server.service.registry.find(family).model
+    served = server.context.registry.find(family).model
     for (context, text), (value, greedy) in zip(PAIRS, found, strict=True):
         before, whole = (
             served.tokenizer.encode(one, add_special_tokens=False) for one in (context, context + text)
@@ -92,5 +92,5 @@ def test_whatever_the_document_allows_or_forbids_has_an_answer(server: Server) -
             with contextlib.suppress(Unsatisfiable):  # there is nothing to be wrong where nothing is sent
                 try_out(result.ok(), mode)
     assert len(statuses) >= 18
-    for model in server.service.registry.models:
-        assert model.batcher.active == model.batcher.waiting == 0
+    for model in server.context.registry.models:
+        assert model.scheduler.num_running == model.scheduler.num_waiting == 0

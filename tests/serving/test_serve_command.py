@@ -22,7 +22,7 @@ from waiting import LONGEST
 from mm_rec.cli import serve
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.models.loading import save_model
-from mm_rec.serving.keys import create_key
+from mm_rec.serving.api_keys import create_key
 from mm_rec.serving.store import Store
 
 HI = {"model": "mm-rec-100m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}

@@ -14,14 +14,14 @@ from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST
 
 from mm_rec.data.conversations.conversation import ChatMessage
+from mm_rec.data.conversations.prompt_parts import continuation_text, turn_end_text
 from mm_rec.data.conversations.rendering import prompt_text
-from mm_rec.data.conversations.turns import closing_text, following_text
-from mm_rec.inference.sampling import Sampling
-from mm_rec.inference.scheduler import Batcher
-from mm_rec.inference.text_stream import TextStream, encode
-from mm_rec.serving.access import Rules
-from mm_rec.serving.keys import create_key
-from mm_rec.serving.requests import Limits
+from mm_rec.inference.generate import IncrementalDetokenizer, encode_rendered
+from mm_rec.inference.sampler import SamplingParams
+from mm_rec.inference.scheduler import Scheduler
+from mm_rec.serving.access import AccessPolicy
+from mm_rec.serving.api_keys import create_key
+from mm_rec.serving.protocol.preprocessing import RequestLimits
 
 SYSTEM = {"role": "system", "content": "Answer in a word."}
 QUESTIONS = ("What is red?", "And what is blue?", "Neither?")
@@ -37,9 +37,10 @@ def start(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[S
         for server in running:
             server.stop()
         running[:] = []
-        batcher = Batcher()
+        scheduler = Scheduler()
         models = changes.pop("models", None) or [
-            small_model(family, chat_tokenizer, context=512, batcher=batcher) for family in ("mmrec", "llama")
+            small_model(family, chat_tokenizer, context=512, scheduler=scheduler)
+            for family in ("mmrec", "llama")
         ]
         running.append(Server(models, tmp_path, **changes))
         return running[0]
@@ -105,7 +106,7 @@ class Unbroken:
     """The same conversation on a session of the engine that is never saved."""
 
     def __init__(self, server: Server, family: str) -> None:
-        model = server.service.registry.find(family).model
+        model = server.context.registry.find(family).model
         self.tokenizer, self.stop_ids, self.session = (
             model.tokenizer,
             model.stop_ids,
@@ -117,12 +118,12 @@ class Unbroken:
         if not self.session.length:
             text = prompt_text(self.tokenizer, [ChatMessage(**SYSTEM), ChatMessage("user", question)])
         else:
-            text = following_text(self.tokenizer, [ChatMessage("user", question)])
-        self.session.feed(encode(self.tokenizer, text))
-        ids = list(self.session.generate(Sampling(temperature=0, max_new_tokens=16), self.stop_ids))
+            text = continuation_text(self.tokenizer, [ChatMessage("user", question)])
+        self.session.prefill(encode_rendered(self.tokenizer, text))
+        ids = list(self.session.generate(SamplingParams(temperature=0, max_new_tokens=16), self.stop_ids))
         reply = self.tokenizer.decode(ids, skip_special_tokens=False)
-        self.session.append(encode(self.tokenizer, closing_text(self.tokenizer, reply)))
-        stream = TextStream(self.tokenizer)
+        self.session.append(encode_rendered(self.tokenizer, turn_end_text(self.tokenizer, reply)))
+        stream = IncrementalDetokenizer(self.tokenizer)
         return ("".join(map(stream.push, ids)) + stream.finish()).rstrip("\n")
 
 
@@ -132,14 +133,14 @@ def test_a_state_from_its_file_is_the_unbroken_one_bit_for_bit(start: Start, fam
     with client(server) as http:
         session = begin(http, family, [SYSTEM])
         ask(http, family, session["id"], turn(QUESTIONS[0]))
-    served = server.service.registry.find(family)
-    with server.service.sessions.turn(None, session["id"], served) as unbroken:
+    variant = server.context.registry.find(family)
+    with server.context.sessions.turn(None, session["id"], variant) as unbroken:
         kept = unbroken.session
-    server.service.sessions._live.clear()
-    with server.service.sessions.turn(None, session["id"], served) as from_file:
+    server.context.sessions._in_memory.clear()
+    with server.context.sessions.turn(None, session["id"], variant) as from_file:
         loaded = from_file.session
     for one in (kept, loaded):
-        one.feed(list(range(5, 45)))
+        one.prefill(list(range(5, 45)))
     assert torch.equal(kept.next_logits(), loaded.next_logits())
 
 
@@ -181,8 +182,8 @@ def test_an_empty_session_reads_its_first_turn_with_tools(start: Start) -> None:
 
 
 def test_a_turn_that_is_not_finished_changes_nothing(start: Start) -> None:
-    server = start(limits=Limits(answer_tokens=10**9, seconds=60))
-    [stop] = server.service.registry.find("mmrec").model.stop_ids
+    server = start(limits=RequestLimits(max_tokens=10**9, timeout_seconds=60))
+    [stop] = server.context.registry.find("mmrec").model.stop_ids
     with client(server) as http:
         session = begin(http, "mmrec", [SYSTEM])
         body = {"model": "mmrec", "messages": [turn("Go on")], "session": session["id"], "stream": True}
@@ -210,7 +211,7 @@ def test_a_session_belongs_to_its_model_and_the_same_weights(
     other = small_model("mmrec", chat_tokenizer)
     with torch.no_grad():
         other.engine.model.get_input_embeddings().weight.mul_(1.01)
-    changed = small_model("mmrec", chat_tokenizer, model=other.engine.model, batcher=other.batcher)
+    changed = small_model("mmrec", chat_tokenizer, model=other.engine.model, scheduler=other.scheduler)
     with client(start(models=[changed])) as http:
         body = {"model": "mmrec", "messages": [turn("Hi")], "session": session["id"]}
         refused = http.post("/v1/chat/completions", json=body)
@@ -220,8 +221,8 @@ def test_a_session_belongs_to_its_model_and_the_same_weights(
 
 
 def test_sessions_and_responses_of_others_do_not_exist(start: Start) -> None:
-    server = start(rules=Rules(keys=True))
-    mine, theirs = (create_key(server.service.store, name)[0] for name in ("mine", "theirs"))
+    server = start(policy=AccessPolicy(require_keys=True))
+    mine, theirs = (create_key(server.context.store, name)[0] for name in ("mine", "theirs"))
     with client(server, mine) as http:
         session = begin(http, "mmrec", [SYSTEM])
         response = http.post(

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 from waiting import LONGEST
 
 from mm_rec.errors import ConfigError, MissingExtraError
-from mm_rec.serving.keys import create_key
+from mm_rec.serving.api_keys import create_key
 from mm_rec.serving.store import Store, today
 from mm_rec.serving.tables import SCHEMA_VERSION, SavedSession, StoredResponse, new_id, new_session_file
 

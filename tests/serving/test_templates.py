@@ -12,20 +12,20 @@ import pytest
 import torch
 from openai import OpenAI
 from published_templates import CALLING, PUBLISHED, REASONING, wear
-from serving.pieces import in_pieces
+from serving.parsing import parse_in_pieces
 from serving.server import Server, small_model
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
-from mm_rec.data.conversations.rendering import prompt_text, rendered_text
+from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.errors import ConfigError
-from mm_rec.inference.constrained import Constraint, Grammars
-from mm_rec.inference.grammars import functions_of
-from mm_rec.inference.sampling import Sampler, Sampling
-from mm_rec.inference.scheduler import Batcher
-from mm_rec.serving.tool_calls import reader_for
-from mm_rec.tokenizers.answer_form import answer_form
+from mm_rec.inference.grammar.constraint import GrammarCompiler, GrammarConstraint
+from mm_rec.inference.grammar.lark_grammar import callable_functions
+from mm_rec.inference.sampler import Sampler, SamplingParams
+from mm_rec.inference.scheduler import Scheduler
+from mm_rec.serving.protocol.tool_calls import make_parser
+from mm_rec.tokenizers.assistant_format import assistant_format
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
 
 TOOLS: list[dict[str, Any]] = [
@@ -63,21 +63,23 @@ CALLS = (
 ASKED = [ChatMessage("user", "Hava?")]
 
 
-def write(constraint: Constraint, grammars: Grammars, seed: int, budget: int = 300) -> list[int]:
+def write(
+    constraint: GrammarConstraint, grammars: GrammarCompiler, seed: int, budget: int = 300
+) -> list[int]:
     """What a model of random logits writes."""
     sampler, generator = (
-        Sampler(Sampling(seed=seed, temperature=1.0, top_p=1.0)),
+        Sampler(SamplingParams(seed=seed, temperature=1.0, top_p=1.0)),
         torch.Generator().manual_seed(seed),
     )
     ids: list[int] = []
-    while not constraint.ended and len(ids) < budget:
-        logits = torch.randn(grammars.rows, generator=generator) * 3
-        token = constraint.choose(logits, budget - len(ids), sampler.choose)
+    while not constraint.is_stopped and len(ids) < budget:
+        logits = torch.randn(grammars.vocab_size, generator=generator) * 3
+        token = constraint.sample(logits, budget - len(ids), sampler.sample)
         if token in grammars.stop_ids:
             break
-        constraint.take(token)
+        constraint.accept_token(token)
         ids.append(token)
-    assert constraint.complete
+    assert constraint.is_accepting
     return ids
 
 
@@ -85,7 +87,7 @@ def read(
     tokenizer: PreTrainedTokenizerBase, text: str, prompt: str, seed: int
 ) -> tuple[str, str, list[tuple[str, Any]]]:
     """Reasoning, text and calls of an answer, as the server reads it in random pieces."""
-    parts = in_pieces(reader_for(answer_form(tokenizer), prompt, True), text, seed)
+    parts = parse_in_pieces(make_parser(assistant_format(tokenizer), prompt, True), text, seed)
     told = ["".join(part.text for part in parts if part.kind == kind) for kind in ("reasoning", "text")]
     names = [part.text for part in parts if part.kind == "call"]
     given = [
@@ -108,22 +110,22 @@ def test_random_logits_make_calls_in_the_form_of_the_template(
     chat_tokenizer: PreTrainedTokenizerBase, name: str
 ) -> None:
     tokenizer = dressed(name, chat_tokenizer)
-    grammars, form = Grammars(tokenizer), answer_form(tokenizer)
+    grammars, form = GrammarCompiler(tokenizer), assistant_format(tokenizer)
     prompt = prompt_text(tokenizer, ASKED, TOOLS)
     made = 0
     for seed in range(6):
         for choice, parallel in (("required", True), ("required", False), ("saat", True), ("auto", True)):
             ids = write(grammars.tool_calls(TOOLS, choice, parallel, prompt), grammars, seed)
             text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-            reply = form.read(text, prompt)
+            reply = form.parse(text, prompt)
             calls = [(call["name"], call["arguments"]) for call in reply.calls]
             thought, said, told = read(tokenizer, text, prompt, seed)
             assert told == calls and (thought, said.strip()) == (reply.reasoning, reply.content)
             assert choice == "auto" or (calls and not said)
             assert choice != "saat" or {called for called, _ in calls} == {"saat"}
-            assert len(calls) <= 1 or (parallel and form.require_calls().joint is not None)
+            assert len(calls) <= 1 or (parallel and form.require_calls().call_separator is not None)
             for called, arguments in calls:
-                schema = functions_of(TOOLS, called)[called]
+                schema = callable_functions(TOOLS, called)[called]
                 jsonschema.validate(arguments, schema, cls=jsonschema.Draft202012Validator)
             made += len(calls)
     assert made >= 18
@@ -142,7 +144,7 @@ def test_random_logits_make_calls_in_the_form_of_the_template(
 def test_what_keywords_cannot_say_is_refused(
     chat_tokenizer: PreTrainedTokenizerBase, parameters: dict[str, Any]
 ) -> None:
-    grammars = Grammars(dressed("olmo3", chat_tokenizer))
+    grammars = GrammarCompiler(dressed("olmo3", chat_tokenizer))
     with pytest.raises(ConfigError, match=r"'f' (cannot be called in this model's form|has a parameter)"):
         grammars.tool_calls([{"name": "f", "parameters": parameters}], "required")
     fine = {
@@ -150,7 +152,7 @@ def test_what_keywords_cannot_say_is_refused(
         "required": ["y"],
         "additionalProperties": True,
     }
-    assert not grammars.tool_calls([{"name": "f", "parameters": fine}], "required").complete
+    assert not grammars.tool_calls([{"name": "f", "parameters": fine}], "required").is_accepting
 
 
 @pytest.mark.parametrize("name", CALLING)
@@ -159,9 +161,9 @@ def test_what_the_template_writes_is_allowed(
     chat_tokenizer: PreTrainedTokenizerBase, name: str, said: str
 ) -> None:
     tokenizer = dressed(name, chat_tokenizer)
-    grammars, form = Grammars(tokenizer), answer_form(tokenizer).require_calls()
+    grammars, form = GrammarCompiler(tokenizer), assistant_format(tokenizer).require_calls()
     prompt = prompt_text(tokenizer, ASKED, TOOLS)
-    calls = CALLS if form.joint is not None else CALLS[:1]
+    calls = CALLS if form.call_separator is not None else CALLS[:1]
     for made in (calls, ()):
         if (
             (said and made and form.after_text is None)
@@ -170,7 +172,7 @@ def test_what_the_template_writes_is_allowed(
         ):
             continue  # the last two write texts otherwise than JSON does
         answer = ChatMessage("assistant", said, made)
-        whole = rendered_text(tokenizer, Conversation((*ASKED, answer), tuple(TOOLS)))
+        whole = conversation_text(tokenizer, Conversation((*ASKED, answer), tuple(TOOLS)))
         text = whole[whole.rindex("Hava?") :]
         start = len(text) - len(
             text.partition(form.opening.partition("\x00")[0] if made and not said else said)[2]
@@ -178,20 +180,20 @@ def test_what_the_template_writes_is_allowed(
         first = form.opening if made and not said else said
         text = text[start - len(first) :]
         text = text[: text.rindex(str(tokenizer.eos_token))]
-        reasoning = answer_form(tokenizer).reasoning
-        opened = reasoning is not None and bool(reasoning.opened_by(prompt))
+        reasoning = assistant_format(tokenizer).reasoning
+        opened = reasoning is not None and bool(reasoning.opening_in(prompt))
         constraint = grammars.tool_calls(TOOLS, "auto", True, prompt)
         for token in tokenizer.encode(("</think>" if opened else "") + text, add_special_tokens=False):
-            assert constraint.allowed()[token], (text, tokenizer.decode([token]))
-            constraint.take(token)
-        assert constraint.complete
+            assert constraint.token_mask()[token], (text, tokenizer.decode([token]))
+            constraint.accept_token(token)
+        assert constraint.is_accepting
 
 
 @pytest.mark.parametrize("name", REASONING)
 def test_json_follows_reasoning(chat_tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     tokenizer, published = dressed(name, chat_tokenizer), PUBLISHED[name]
     assert published.thought is not None
-    grammars, form = Grammars(tokenizer), answer_form(tokenizer)
+    grammars, form = GrammarCompiler(tokenizer), assistant_format(tokenizer)
     prompt = prompt_text(tokenizer, ASKED)
     schema = {
         "type": "object",
@@ -201,15 +203,15 @@ def test_json_follows_reasoning(chat_tokenizer: PreTrainedTokenizerBase, name: s
     }
     for seed in range(6):
         ids = write(grammars.json_schema(schema, prompt), grammars, seed)
-        reply = form.read(str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)), prompt)
+        reply = form.parse(str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)), prompt)
         jsonschema.validate(json.loads(reply.content), schema)
     begin, end = published.thought
     thought = ("" if form.opens_reasoning(prompt) else begin) + f"Kış { {'a': 1} } geldi.{end}" + '{"a": 7}'
     constraint = grammars.json_schema(schema, prompt)
     for token in tokenizer.encode(thought, add_special_tokens=False):
-        assert constraint.allowed()[token]
-        constraint.take(token)
-    assert constraint.complete
+        assert constraint.token_mask()[token]
+        constraint.accept_token(token)
+    assert constraint.is_accepting
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +219,11 @@ def families(
     chat_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """One server of a small random model for each published template; the models' own ends stop them."""
-    batcher, models = Batcher(), []
+    scheduler, models = Scheduler(), []
     for name in PUBLISHED:
         tokenizer = dressed(name, chat_tokenizer)
         model = build_small("llama", 4096, len(tokenizer)).float()
-        models.append(small_model("llama", tokenizer, name=name, batcher=batcher, model=model))
+        models.append(small_model("llama", tokenizer, name=name, scheduler=scheduler, model=model))
     running = Server(models, tmp_path_factory.mktemp("families"))
     yield running
     running.stop()
@@ -262,7 +264,7 @@ def test_calls_over_the_official_client(client: OpenAI, name: str) -> None:
     functions = [one.function for one in whole.message.tool_calls if one.type == "function"]
     assert [[one.name, one.arguments] for one in functions] == list(streamed.values())
     for one in functions:
-        schema = functions_of(TOOLS, one.name)[one.name]
+        schema = callable_functions(TOOLS, one.name)[one.name]
         jsonschema.validate(json.loads(one.arguments), schema, cls=jsonschema.Draft202012Validator)
     asked.append(whole.message.to_dict())
     asked += [{"role": "tool", "tool_call_id": call.id, "content": "3"} for call in whole.message.tool_calls]
@@ -280,7 +282,7 @@ def test_tools_are_refused_where_the_template_has_none(client: OpenAI, name: str
 @pytest.mark.parametrize("name", REASONING)
 def test_reasoning_over_the_official_client(client: OpenAI, families: Server, name: str) -> None:
     """What comes before the end of reasoning is told apart from the answer, in chat completions and in responses."""
-    tokenizer = families.service.registry.find(name).model.tokenizer
+    tokenizer = families.context.registry.find(name).model.tokenizer
     fields: dict[str, Any] = {"model": name, "max_tokens": 60, "temperature": 1.0}
     schema = {
         "type": "object",
@@ -311,7 +313,7 @@ def test_reasoning_over_the_official_client(client: OpenAI, families: Server, na
         model=name, input="Hava?", max_output_tokens=40, text={"format": {"type": "json_object"}}
     )
     assert kept.output[-1].type == "message" and "think>" not in kept.output_text
-    if answer_form(tokenizer).opens_reasoning(prompt_text(tokenizer, ASKED)):
+    if assistant_format(tokenizer).opens_reasoning(prompt_text(tokenizer, ASKED)):
         assert thought
         assert kept.output[0].type == "reasoning" and kept.output[0].content
     more = client.responses.create(

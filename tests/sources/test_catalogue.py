@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mm_rec.errors import ConfigError
-from mm_rec.sources.catalogue import Source, find_source, list_sources, load_catalogue
+from mm_rec.sources.catalogue import CatalogueEntry, find_source, list_sources, load_catalogue
 
 MINIMAL = {
     "name": "small",
@@ -24,7 +24,7 @@ def test_every_corpus_that_the_documents_name_is_there() -> None:
 
 
 @pytest.mark.parametrize("source", load_catalogue().values(), ids=lambda source: source.name)
-def test_an_entry_can_be_downloaded_and_says_whose_it_is(source: Source) -> None:
+def test_an_entry_can_be_downloaded_and_says_whose_it_is(source: CatalogueEntry) -> None:
     language = source.choose_language("tr" if source.has_language("tr") else None)
     assert "{" not in (source.fill(source.config, language) or "")
     assert "{" not in (source.fill(source.files, language) or "")
@@ -76,6 +76,6 @@ def test_a_language_that_a_set_has_not_or_must_be_told() -> None:
     ],
 )
 def test_an_entry_that_cannot_be_right_is_refused(change: dict[str, object], message: str) -> None:
-    assert Source.read(MINIMAL).page == "https://huggingface.co/datasets/some/set"
+    assert CatalogueEntry.read(MINIMAL).page == "https://huggingface.co/datasets/some/set"
     with pytest.raises(ConfigError, match=message):
-        Source.read({**MINIMAL, **change})
+        CatalogueEntry.read({**MINIMAL, **change})

@@ -21,8 +21,8 @@ import pytest
 import zstandard
 
 from mm_rec.errors import DataError, MissingExtraError
-from mm_rec.sources.blocks import lines
-from mm_rec.sources.documents import ReadCounts, documents_rule, find_files, read_documents
+from mm_rec.sources.documents import ReadCounts, default_documents_rule, find_files, read_documents
+from mm_rec.sources.line_reader import read_lines
 from mm_rec.sources.problems import Problem
 
 
@@ -94,10 +94,10 @@ def test_no_arguments_at_all() -> None:
 
 
 def test_the_default_rule() -> None:
-    assert documents_rule([Path("a.txt")]) == "blank-line"
-    assert documents_rule([Path("a.txt"), Path("b.jsonl")]) == "blank-line"
-    assert documents_rule([Path("a.txt"), Path("b.txt.gz")]) == "file"
-    assert documents_rule([Path("a.txt")], "line") == "line"
+    assert default_documents_rule([Path("a.txt")]) == "blank-line"
+    assert default_documents_rule([Path("a.txt"), Path("b.jsonl")]) == "blank-line"
+    assert default_documents_rule([Path("a.txt"), Path("b.txt.gz")]) == "file"
+    assert default_documents_rule([Path("a.txt")], "line") == "line"
 
 
 def test_the_three_rules_with_their_lines(tmp_path: Path) -> None:
@@ -556,7 +556,7 @@ def test_line_ends_are_found_wherever_a_piece_ends(tmp_path: Path) -> None:
         path.write_bytes("".join(parts).encode())
         with path.open(encoding="utf-8") as file:  # Python's own universal line ends
             expected = [(number, line.rstrip("\n")) for number, line in enumerate(file, start=1)]
-        assert list(lines(path, 70)) == [
+        assert list(read_lines(path, 70)) == [
             (number, line if len(line.encode()) < 70 else None) for number, line in expected
         ]
 

@@ -20,7 +20,7 @@ from mm_rec.errors import ConfigError, DataError, UserError
 from mm_rec.sources import download as downloading
 from mm_rec.sources.catalogue import find_source, load_catalogue
 from mm_rec.sources.documents import read_documents
-from mm_rec.sources.download import Record, Request, download, parse_size
+from mm_rec.sources.download import DownloadRecord, DownloadRequest, download, parse_size
 
 CARD = """---
 configs:
@@ -97,9 +97,9 @@ COPIES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def request(name: str, folder: Path, out: Path, **options: Any) -> Request:
+def request(name: str, folder: Path, out: Path, **options: Any) -> DownloadRequest:
     language = "tr" if name == "wikipedia" else None
-    return Request(
+    return DownloadRequest(
         **{"source": find_source(name), "local": folder, "out": out, "language": language, **options}
     )
 
@@ -193,10 +193,10 @@ def test_killed_between_a_shard_and_its_record(
 ) -> None:
     copy = COPIES[name](tmp_path / "copy")
     download(request(name, copy, tmp_path / "whole"))
-    saved: list[Record] = []
+    saved: list[DownloadRecord] = []
     save = downloading._save
 
-    def dying(wanted: Request, record: Record, stream: Any) -> None:
+    def dying(wanted: DownloadRequest, record: DownloadRecord, stream: Any) -> None:
         if len(saved) == 2:
             raise KeyboardInterrupt
         saved.append(record)
@@ -251,7 +251,7 @@ def test_a_json_array_of_conversations(tmp_path: Path) -> None:
     assert download(request("sharegpt", tmp_path / "copy", tmp_path / "out")).documents == 1
 
 
-def _refused(message: str, wanted: Request) -> str:
+def _refused(message: str, wanted: DownloadRequest) -> str:
     with pytest.raises(UserError, match=message) as caught:
         download(wanted)
     return str(caught.value)
@@ -319,7 +319,7 @@ def test_a_folder_that_holds_another_download(tmp_path: Path) -> None:
 
 def test_offline_without_a_copy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be reached.*HF_HUB_OFFLINE.*--local PATH.*HF_ENDPOINT"):
-        download(Request(find_source("wikitext-2"), tmp_path / "out"))
+        download(DownloadRequest(find_source("wikitext-2"), tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_the_commands(tmp_path: Path, run: Callable[..., Any]) -> None:
 def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*arguments: Any) -> Record:
+    def stopped(*arguments: Any) -> DownloadRecord:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(downloading, "download", stopped)

@@ -34,14 +34,14 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from mm_rec.sources.catalogue import find_source
-from mm_rec.sources.download import Request, download
+from mm_rec.sources.download import DownloadRequest, download
 from mm_rec.errors import UserError
 
 answers = {}
 for case in json.loads(sys.argv[1]):
     wanted = {**case["wanted"], "source": find_source(case["wanted"]["source"]), "out": Path(case["wanted"]["out"])}
     try:
-        record = download(Request(**wanted))
+        record = download(DownloadRequest(**wanted))
         answers[case["name"]] = f"{record.documents} documents of commit {record.commit}"
     except UserError as error:
         answers[case["name"]] = f"{type(error).__name__}: {error}"

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from mm_rec.data.conversations.checks import check
+from mm_rec.data.conversations.validation import check_conversation
 from mm_rec.stories.english_words import with_article
 from mm_rec.stories.generator import (
     LANGUAGES,
@@ -13,7 +13,7 @@ from mm_rec.stories.generator import (
     held_out_questions,
     stories,
 )
-from mm_rec.stories.patterns import Language
+from mm_rec.stories.patterns import StoryLanguage
 from mm_rec.stories.turkish import capitalise
 from mm_rec.stories.turkish_words import name, noun
 
@@ -64,7 +64,7 @@ def test_no_held_out_question_occurs_in_training_text() -> None:
 
 
 @each_language
-def test_a_fact_and_a_phrasing_held_out_together_are_each_seen_with_others(language: Language) -> None:
+def test_a_fact_and_a_phrasing_held_out_together_are_each_seen_with_others(language: StoryLanguage) -> None:
     for group in language.fact_groups:
         count = len(group.ask.phrasings)
         assert count >= 4
@@ -92,7 +92,7 @@ def test_a_question_has_one_answer_wherever_it_is_asked() -> None:
 
 
 @each_language
-def test_answers_about_a_passage_are_copied_from_it(language: Language) -> None:
+def test_answers_about_a_passage_are_copied_from_it(language: StoryLanguage) -> None:
     for family in language.families:
         cast = {
             role: language.pools[pool][number] for number, (role, pool) in enumerate(family.roles.items())
@@ -106,7 +106,7 @@ def test_answers_about_a_passage_are_copied_from_it(language: Language) -> None:
 
 
 @each_language
-def test_every_pattern_renders_as_clean_sentences(language: Language) -> None:
+def test_every_pattern_renders_as_clean_sentences(language: StoryLanguage) -> None:
     patterns = [(plot.roles, sentence) for plot in language.plots for step in plot.steps for sentence in step]
     patterns += [(tale.roles, text) for tale in language.tales for text in (*tale.requests, *tale.replies)]
     patterns += [(family.roles, text) for family in language.families for text in family.passages]
@@ -128,7 +128,7 @@ def test_every_pattern_renders_as_clean_sentences(language: Language) -> None:
 
 
 @each_language
-def test_stories_have_four_to_eight_sentences_and_use_every_role(language: Language) -> None:
+def test_stories_have_four_to_eight_sentences_and_use_every_role(language: StoryLanguage) -> None:
     for plot in language.plots:
         assert sum("" not in step for step in plot.steps) >= 4
         assert len(plot.steps) <= 8
@@ -137,7 +137,7 @@ def test_stories_have_four_to_eight_sentences_and_use_every_role(language: Langu
 
 
 @each_language
-def test_variety(language: Language) -> None:
+def test_variety(language: StoryLanguage) -> None:
     assert len(set(language.pools["child"])) >= 30
     assert len(set(language.pools["thing"])) >= 30
     assert len(set(language.pools["place"])) >= 15
@@ -250,7 +250,7 @@ def test_turkish_copula_and_capitals() -> None:
 def test_conversations_are_made_as_the_text_is_and_hold_no_held_out_question() -> None:
     made = list(conversations(0, 4000))
     assert made == list(conversations(0, 4000)) and made[:50] == list(conversations(0, 50))
-    assert not any(check(conversation) for conversation in made)
+    assert not any(check_conversation(conversation) for conversation in made)
     languages = Counter(conversation.metadata["language"] for conversation in made)
     assert languages["tr"] == pytest.approx(2000, abs=120)
     asked = {message.content for one in made for message in one.messages if message.role == "user"}

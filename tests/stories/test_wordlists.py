@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from mm_rec.cli.main import run
-from mm_rec.data.conversations.reading import read_conversations
+from mm_rec.data.conversations.dataset_reader import read_conversations
 from mm_rec.errors import ConfigError, DataError
-from mm_rec.stories.wordlists.entries import Entry, fit_entries, read_entries, read_levels, read_word_list
+from mm_rec.stories.wordlists.entries import WordEntry, fit_entries, read_entries, read_levels, read_word_list
 from mm_rec.stories.wordlists.examples import (
     ListExample,
     draw_words,
-    is_held_out,
+    is_held_out_word,
     make_examples,
     parse_shares,
     split_entries,
 )
+from mm_rec.stories.wordlists.export import write_list_format
 from mm_rec.stories.wordlists.prompts import instruction_text, load_template, prompt, response
-from mm_rec.stories.wordlists.writing import write_list_format
 from mm_rec.text.inflection import contains_word
 
 CEFR = """\
@@ -53,11 +53,11 @@ def write(path: Path, content: object) -> Path:
     return path
 
 
-def made_entries(count: int, sentences: int = 3) -> list[Entry]:
+def made_entries(count: int, sentences: int = 3) -> list[WordEntry]:
     names = [f"{first}{second}" for first in string.ascii_lowercase for second in string.ascii_lowercase][
         :count
     ]
-    return [Entry(name, f"{name} number {number}.") for name in names for number in range(sentences)]
+    return [WordEntry(name, f"{name} number {number}.") for name in names for number in range(sentences)]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_level_keeps_its_words_and_those_without_one(tmp_path: Path) -> None:
 
 def test_a_column_can_be_chosen(tmp_path: Path) -> None:
     path = write(tmp_path / "both.tsv", "headword\tenglish\tturkish\ndog\tA dog.\tBir köpek.\n")
-    assert read_entries(path) == [Entry("dog", "A dog.")]
-    assert read_entries(path, sentence_column="turkish") == [Entry("dog", "Bir köpek.")]
+    assert read_entries(path) == [WordEntry("dog", "A dog.")]
+    assert read_entries(path, sentence_column="turkish") == [WordEntry("dog", "Bir köpek.")]
 
 
 def test_a_list_takes_sentences_by_headword(tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_a_list_takes_sentences_by_headword(tmp_path: Path) -> None:
     )
     messages: list[str] = []
     assert read_entries(words, sentences, "A1", report=messages.append) == [
-        Entry("dog", "My dog sleeps.", "A1"),
-        Entry("colour", "I like the colour.", "A1"),
+        WordEntry("dog", "My dog sleeps.", "A1"),
+        WordEntry("colour", "I like the colour.", "A1"),
     ]
     assert messages == [
         f"{words}:{row}: there is no sentence for {word!r}"
@@ -139,14 +139,14 @@ def test_a_list_is_searched_in_plain_sentences_that_have_no_word_above_the_level
     ]
     sentences = write(tmp_path / "plain.tsv", "\n".join(lines) + "\n")
     assert read_entries(words, sentences, "A1") == [
-        Entry(word, "Tom saw the dogs.", "A1") for word in ("see", "dog", "the")
+        WordEntry(word, "Tom saw the dogs.", "A1") for word in ("see", "dog", "the")
     ]
     assert [entry.sentence for entry in read_entries(words, sentences, "B1")] == ["The bear saw Tom."]
     turkish = write(tmp_path / "kelimeler.txt", "köpek\n\ngörmek\n")
     assert read_entries(turkish, sentences, sentence_column="2", language="tr") == [
-        Entry("köpek", "Tom köpekleri gördü."),
-        Entry("görmek", "Tom köpekleri gördü."),
-        Entry("görmek", "Ayı Tom'u gördü."),
+        WordEntry("köpek", "Tom köpekleri gördü."),
+        WordEntry("görmek", "Tom köpekleri gördü."),
+        WordEntry("görmek", "Ayı Tom'u gördü."),
     ]
 
 
@@ -224,10 +224,10 @@ def test_a_missing_column_is_named_with_those_that_exist(tmp_path: Path) -> None
 
 def test_only_single_sentences_with_their_word_are_fit() -> None:
     entries = [
-        Entry("agree", "I agreed."),
-        Entry("agree", "OK. I agree."),
-        Entry("bank", "Tom is a banker."),
-        Entry("ev", "Evdeyim."),
+        WordEntry("agree", "I agreed."),
+        WordEntry("agree", "OK. I agree."),
+        WordEntry("bank", "Tom is a banker."),
+        WordEntry("ev", "Evdeyim."),
     ]
     messages: list[str] = []
     assert fit_entries(entries[:3], "en", messages.append) == entries[:1]
@@ -272,7 +272,7 @@ def test_no_word_comes_twice_in_an_example(words: int) -> None:
 
 
 def test_capitals_make_no_other_word() -> None:
-    entries = [Entry(word, f"{word}!") for word in ("Mum", "mum", "IŞIK", "ışık", "işik")]
+    entries = [WordEntry(word, f"{word}!") for word in ("Mum", "mum", "IŞIK", "ışık", "işik")]
     assert {len(example.words) for example in make_examples(entries, 5, shares={(3,): 1}, language="tr")} == {
         3
     }
@@ -291,14 +291,14 @@ def test_the_choice_is_the_seed_s_alone() -> None:
 
 
 def test_held_out_words_are_a_function_of_their_letters() -> None:
-    assert [letter for letter in string.ascii_lowercase if is_held_out(letter, 0.2)] == HELD
+    assert [letter for letter in string.ascii_lowercase if is_held_out_word(letter, 0.2)] == HELD
     words = [f"word{number}" for number in range(3000)]
-    held = {word for word in words if is_held_out(word, 0.1)}
+    held = {word for word in words if is_held_out_word(word, 0.1)}
     assert 0.08 < len(held) / len(words) < 0.12
-    assert held < {word for word in words if is_held_out(word, 0.2)}
-    assert all(is_held_out(word.upper(), 0.1) for word in held)
-    assert is_held_out("IŞIK", 0.5) == is_held_out("ışık", 0.5)
-    entries = [Entry(word, f"A {word}.") for word in words]
+    assert held < {word for word in words if is_held_out_word(word, 0.2)}
+    assert all(is_held_out_word(word.upper(), 0.1) for word in held)
+    assert is_held_out_word("IŞIK", 0.5) == is_held_out_word("ışık", 0.5)
+    entries = [WordEntry(word, f"A {word}.") for word in words]
     learnt, kept = split_entries(entries, 0.1)
     assert {entry.word for entry in kept} == held and len(learnt) + len(kept) == 3000
     assert split_entries(entries, 0) == (entries, [])
@@ -366,7 +366,7 @@ def test_all_files_hold_the_same_examples(tmp_path: Path) -> None:
     assert paths[1].read_text() == "\n\n\n".join(instruction_text(*pair) for pair in pairs)
     for path in (paths[0], paths[2]):
         found = read_conversations([path])
-        assert not found.problems
+        assert not found.issues
         assert [tuple(message.content for message in one.messages) for one in found.conversations] == pairs
     assert paths[3].read_text() == "word\nbird\n"
     write_list_format(examples, tmp_path, "A1", load_template("en"))
@@ -395,7 +395,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "there is no sentence for 'bare'" in printed and "bank: the word is not in the sentence" in printed
     assert len((out / "training_data_a2_list_format.txt").read_text().split("\n===\n")) == 50
     held = (out / "held_out_words.csv").read_text().split()[1:]
-    assert held == [entry.word for entry in made_entries(60, 1) if is_held_out(entry.word, 0.1)]
+    assert held == [entry.word for entry in made_entries(60, 1) if is_held_out_word(entry.word, 0.1)]
     learnt = json.loads((out / "training_data_a2_list_format.json").read_text())
     asked = {line.split(". ")[1] for row in learnt for line in row["instruction"].split("\n")[1:-2]}
     assert len(asked) == 60 - len(held) and not asked & set(held)

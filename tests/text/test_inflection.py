@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mm_rec.errors import ConfigError
-from mm_rec.text.english_forms import forms
+from mm_rec.text.cefr import LevelCheck, WordLevels, require_cefr_level
+from mm_rec.text.english_inflection import inflections
 from mm_rec.text.inflection import WordIndex, contains_word
-from mm_rec.text.levels import LevelCheck, WordLevels, require_level
 from mm_rec.text.words import words
 
 
@@ -49,7 +49,7 @@ from mm_rec.text.words import words
     ],
 )
 def test_english_forms(word: str, others: str) -> None:
-    assert {word, *others.split()} <= forms(word)
+    assert {word, *others.split()} <= inflections(word)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_english_forms(word: str, others: str) -> None:
     ],
 )
 def test_other_english_words_are_no_forms(word: str, other: str) -> None:
-    assert other not in forms(word)
+    assert other not in inflections(word)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_another_language_is_searched_as_written() -> None:
 
 def test_the_words_of_a_sentence_are_covered_by_what_they_are_forms_of() -> None:
     index = WordIndex(["bus stop", "stop", "of course"])
-    assert index.cover("Of course, two bus stops!") == [
+    assert index.match_tokens("Of course, two bus stops!") == [
         ("Of", {"of course"}),
         ("course", {"of course"}),
         ("two", set()),
@@ -191,9 +191,9 @@ def test_levels_of_words() -> None:
     assert levels.check("The course", "A1") == LevelCheck(("course",), ())
     assert levels.check("The course", "A1", allowed={"course"}) == LevelCheck((), ())
     assert levels.check("The course", "B1") == LevelCheck((), ())
-    assert require_level("b2") == "B2"
+    assert require_cefr_level("b2") == "B2"
     with pytest.raises(ConfigError, match="'D1' is not known; choose one of A1"):
-        require_level("D1")
+        require_cefr_level("D1")
 
 
 def test_real_sentences_hold_their_headwords(real_data: Callable[[str], Path]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mm_rec.errors import ConfigError
-from mm_rec.text.languages import language
+from mm_rec.text.languages import get_language
 from mm_rec.text.words import lower
 
 
 @pytest.mark.parametrize("code", ["tr", "en"])
 def test_lists_are_long_enough_and_in_small_letters_of_the_language(code):
-    known = language(code)
+    known = get_language(code)
     assert len(known.stop_words) >= 100 and len(known.abbreviations) >= 60
     for word in known.stop_words | known.abbreviations:
         assert word == lower(word, code)
@@ -20,12 +20,12 @@ def test_lists_are_long_enough_and_in_small_letters_of_the_language(code):
 
 @pytest.mark.parametrize("code", ["tr", "en"])
 def test_what_may_close_a_sentence_is_an_abbreviation(code):
-    known = language(code)
+    known = get_language(code)
     assert known.closing_abbreviations < known.abbreviations
 
 
 def test_turkish_lists_hold_words_that_only_turkish_casing_finds():
-    turkish = language("tr")
+    turkish = get_language("tr")
     assert lower("İÇİN", "tr") in turkish.stop_words
     assert lower("ARTIK", "tr") in turkish.stop_words
     assert lower("FIK", "tr") in turkish.abbreviations
@@ -33,4 +33,4 @@ def test_turkish_lists_hold_words_that_only_turkish_casing_finds():
 
 def test_an_unknown_language_is_an_error_that_names_those_that_are_known():
     with pytest.raises(ConfigError, match="'xx' is not known; known are: tr, en"):
-        language("xx")
+        get_language("xx")

@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from mm_rec.errors import MissingExtraError
-from mm_rec.text.normalise import dedup_key, mend_dotted_i, normalise, repair_mojibake
+from mm_rec.text.normalise import dedup_key, normalise, repair_dotted_i, repair_mojibake
 
 TURKISH = (
     "Işıklar söndüğünde şehrin öğretmenleri İzmir’e doğru yola çıkmıştı; “bir ağaç – bir çınar” dediler."
@@ -61,12 +61,12 @@ def test_what_is_normal_stays_the_same():
     ],
 )
 def test_the_second_dot_that_wrong_small_letters_leave_is_taken_off(text, mended, count):
-    assert mend_dotted_i(normalise(text)) == (mended, count)
+    assert repair_dotted_i(normalise(text)) == (mended, count)
 
 
 def test_small_letters_made_without_a_language_are_mended_to_those_of_turkish():
     wrong = "İstanbul'da İki İYİ gün".lower()
-    assert mend_dotted_i(normalise(wrong))[0] == "istanbul'da iki iyi gün"
+    assert repair_dotted_i(normalise(wrong))[0] == "istanbul'da iki iyi gün"
 
 
 def test_normalising_twice_is_normalising_once():

@@ -7,7 +7,7 @@ import random
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from mm_rec.text.rouge import closest, lcs_length, rouge_l
+from mm_rec.text.rouge import lcs_length, most_similar, rouge_l
 from mm_rec.text.words import lower, words
 
 
@@ -75,7 +75,7 @@ def test_the_closest_is_the_first_of_the_highest() -> None:
         text = random_words(random.randrange(12), 8)
         others = [random_words(random.randrange(12), 8) for _ in range(30)]
         scores = [rouge_l(text, other) for other in others]
-        best, index = closest(text, others)
+        best, index = most_similar(text, others)
         assert best == max(scores)
         assert index == (scores.index(best) if best else -1)
-    assert closest(["a"], []) == closest([], [["a"], []]) == (0, -1)
+    assert most_similar(["a"], []) == most_similar([], [["a"], []]) == (0, -1)

@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.tokenizers.loading import load_tokenizer
-from mm_rec.tokenizers.training import TokenizerConfig, TrainedReport, train_tokenizer
+from mm_rec.tokenizers.training import TokenizerConfig, TokenizerTrainingReport, train_tokenizer
 
 _SUBJECTS = ("The old captain", "My neighbour", "Ayşe", "Küçük çocuk", "İhtiyar balıkçı", "A quiet girl")
 _PLACES = ("by the river", "in the garden", "ırmağın kıyısında", "in İstanbul", "ığdır yolunda", "at home")
@@ -36,13 +36,13 @@ def corpus() -> Callable[[], list[str]]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainedReport]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TokenizerTrainingReport]:
     folder = tmp_path_factory.mktemp("tokenizer") / "small"
     return folder, train_tokenizer(_documents, TokenizerConfig(vocab_size=480, threads=1), folder)
 
 
 @pytest.fixture(scope="session")
-def folder(trained: tuple[Path, TrainedReport]) -> Path:
+def folder(trained: tuple[Path, TokenizerTrainingReport]) -> Path:
     return trained[0]
 
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mm_rec.errors import MissingExtraError, TokenizerError
 from mm_rec.tokenizers.loading import encode_document, fingerprint, load_tokenizer, vocabulary_size
-from mm_rec.tokenizers.openai_tokenizer import convert, get_tokenizer, simple_tokenizer
-from mm_rec.tokenizers.special import CHAT_TOKENS, SPECIAL_TOKENS
+from mm_rec.tokenizers.openai_tokenizer import convert_encoding, get_tokenizer, simple_tokenizer
+from mm_rec.tokenizers.special_tokens import CHAT_TOKENS, SPECIAL_TOKENS
 
 ENCODINGS = {  # model: (encoding, ids before ours)
     "gpt-4": ("cl100k_base", 100_277),
@@ -145,7 +145,7 @@ def test_converted_ranks_give_tiktokens_ids(
     monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: small_ranks)
     pattern = openai_public.ENCODING_CONSTRUCTORS[name]()["pat_str"]
     special = {"<|endoftext|>": len(small_ranks) + 3}
-    ours = convert(pattern, small_ranks, special)
+    ours = convert_encoding(pattern, small_ranks, special)
     theirs = tiktoken.Encoding("small", pat_str=pattern, mergeable_ranks=small_ranks, special_tokens=special)
     texts = [*TEXTS.values(), *random_texts(3000, seed=1)]
     for text, encoding in zip(texts, ours.encode_batch_fast(texts), strict=True):
@@ -157,7 +157,7 @@ def test_converted_ranks_give_tiktokens_ids(
 
 def test_a_token_that_no_join_makes_is_still_found_whole() -> None:
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"abcd": 256}
-    ours = convert(r"\w+|\W", ranks, {})
+    ours = convert_encoding(r"\w+|\W", ranks, {})
     theirs = tiktoken.Encoding("gap", pat_str=r"\w+|\W", mergeable_ranks=ranks, special_tokens={})
     assert ours.encode("abcd abcde").ids == theirs.encode_ordinary("abcd abcde") == [256, 32, *b"abcde"]
 

@@ -16,14 +16,14 @@ from mm_rec.tokenizers import loading
 from mm_rec.tokenizers.conversion import to_tokenizer_json
 from mm_rec.tokenizers.loading import (
     byte_fallback_ids,
-    count_specials,
-    describe_specials,
+    count_special_tokens,
+    describe_special_tokens,
     encode_document,
     encode_documents,
     encoder,
     fingerprint,
     load_tokenizer,
-    require_fit,
+    require_vocab_fits,
     token_byte_lengths,
     vocabulary_size,
 )
@@ -87,14 +87,14 @@ def test_fingerprint_follows_what_decides_ids(
 
 
 def test_fit(tokenizer: PreTrainedTokenizerBase) -> None:
-    require_fit(tokenizer, 480)
-    require_fit(tokenizer, 512)
+    require_vocab_fits(tokenizer, 480)
+    require_vocab_fits(tokenizer, 512)
     with pytest.raises(TokenizerError, match=r"ids up to 479.*vocabulary of 479.*vocab_size=480"):
-        require_fit(tokenizer, 479)
+        require_vocab_fits(tokenizer, 479)
     tokenizer.add_tokens(["yeni"])
     assert vocabulary_size(tokenizer) == 481
     with pytest.raises(TokenizerError):
-        require_fit(tokenizer, 480)
+        require_vocab_fits(tokenizer, 480)
 
 
 def test_byte_lengths_add_up_to_the_text(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -119,8 +119,8 @@ def test_special_tokens_in_a_text_are_text(folder: Path, tokenizer: PreTrainedTo
     assert not set(specials.values()) & set(plain[1:-1].tolist())
     assert tokenizer.decode(plain[1:-1]) == text and lengths[plain].sum() == len(text.encode())
     assert other.tolist() == encode_documents(tokenizer, ["Ayşe"])[0].tolist()
-    assert count_specials(tokenizer, [text]) == {"<|user|>": 2, "<|endoftext|>": 1, "<|pad|>": 1}
-    assert describe_specials(count_specials(tokenizer, ["Ayşe"])) == []
+    assert count_special_tokens(tokenizer, [text]) == {"<|user|>": 2, "<|endoftext|>": 1, "<|pad|>": 1}
+    assert describe_special_tokens(count_special_tokens(tokenizer, ["Ayşe"])) == []
     ids = encoder(tokenizer).encode(text, add_special_tokens=False).ids
     assert specials["<|user|>"] in ids and specials["<|endoftext|>"] in ids
     assert fingerprint(tokenizer) == fingerprint(load_tokenizer(folder))
@@ -132,7 +132,7 @@ def test_a_special_token_that_was_added_later_is_text_too(tokenizer: PreTrainedT
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|later|>"]})
     (ids,) = encode_documents(tokenizer, [text])
     assert tokenizer.convert_tokens_to_ids("<|later|>") not in ids
-    assert count_specials(tokenizer, [text]) == {"<|user|>": 1, "<|later|>": 1}
+    assert count_special_tokens(tokenizer, [text]) == {"<|user|>": 1, "<|later|>": 1}
 
 
 def test_chats_and_texts_are_encoded_at_the_same_time(tokenizer: PreTrainedTokenizerBase) -> None:

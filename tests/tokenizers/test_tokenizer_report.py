@@ -8,13 +8,13 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.errors import TokenizerError
 from mm_rec.tokenizers.loading import fingerprint
-from mm_rec.tokenizers.report import report
+from mm_rec.tokenizers.tokenizer_report import measure_tokenizer
 
 Corpus = Callable[[], list[str]]
 
 
 def test_figures_of_a_text_counted_by_hand(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
-    figures = report(tokenizer, {"tr": ["şarkı ☂", "şarkı\n"], "all": iter(corpus())})
+    figures = measure_tokenizer(tokenizer, {"tr": ["şarkı ☂", "şarkı\n"], "all": iter(corpus())})
     row = figures["languages"]["tr"]
     tokens = [
         *tokenizer.tokenize("şarkı"),
@@ -39,7 +39,7 @@ def test_figures_of_a_text_counted_by_hand(corpus: Corpus, tokenizer: PreTrained
 
 
 def test_figures_of_the_whole(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
-    figures = report(tokenizer, {"all": corpus()})
+    figures = measure_tokenizer(tokenizer, {"all": corpus()})
     assert figures["fingerprint"] == fingerprint(tokenizer)
     assert figures["vocab_size"] == 480
     assert figures["ordinary_pieces"] == 480 - 10 - 256
@@ -49,7 +49,7 @@ def test_figures_of_the_whole(corpus: Corpus, tokenizer: PreTrainedTokenizerBase
 
 
 def test_special_tokens_in_the_text_are_not_lost_from_the_count(tokenizer: PreTrainedTokenizerBase) -> None:
-    row = report(tokenizer, {"x": ["a<|endoftext|>a"]})["languages"]["x"]
+    row = measure_tokenizer(tokenizer, {"x": ["a<|endoftext|>a"]})["languages"]["x"]
     assert row["tokens"] > 3  # it is read as text: many pieces
     assert row["bytes"] == len("a<|endoftext|>a")
 
@@ -57,4 +57,4 @@ def test_special_tokens_in_the_text_are_not_lost_from_the_count(tokenizer: PreTr
 @pytest.mark.parametrize("texts", [[], [""]])
 def test_a_language_without_text_is_named(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
     with pytest.raises(TokenizerError, match="deneme"):
-        report(tokenizer, {"deneme": texts})
+        measure_tokenizer(tokenizer, {"deneme": texts})

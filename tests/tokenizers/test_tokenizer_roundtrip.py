@@ -12,7 +12,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mm_rec.tokenizers.conversion import escape, prove, to_tokenizer_json, unescape
+from mm_rec.tokenizers.conversion import escape, to_tokenizer_json, unescape, verify_conversion
 from mm_rec.tokenizers.loading import encode_document, encode_documents, load_tokenizer
 from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
 
@@ -79,7 +79,7 @@ def test_text_comes_back_from_its_ids(tokenizer: PreTrainedTokenizerBase, folder
 def test_random_texts_come_back_and_agree_with_sentencepiece(folder: Path) -> None:
     texts = random_texts(4000, seed=7)
     tokenizer = load_tokenizer(folder)
-    proof = prove(folder / "tokenizer.model", tokenizer.backend_tokenizer, texts)
+    proof = verify_conversion(folder / "tokenizer.model", tokenizer.backend_tokenizer, texts)
     assert (proof.lines, proof.lines_with_unknown) == (4000, 0)
 
 
@@ -95,7 +95,7 @@ def test_random_texts_that_repeat_few_letters_agree_with_sentencepiece(tmp_path:
     train_tokenizer(words, TokenizerConfig(vocab_size=500, threads=1), tmp_path / "ab")
     texts = ["".join(draw.choices("aaab ", k=80)) for _ in range(3000)]
     tokenizer = to_tokenizer_json(tmp_path / "ab" / "tokenizer.model")
-    assert prove(tmp_path / "ab" / "tokenizer.model", tokenizer, texts).lines == 3000
+    assert verify_conversion(tmp_path / "ab" / "tokenizer.model", tokenizer, texts).lines == 3000
 
 
 def test_escape_is_one_to_one() -> None:
@@ -153,7 +153,7 @@ def test_real_text_agrees_with_sentencepiece(real_data: Callable[[str], Path], t
     assert report.proof.lines == sum(line != "" for lines in samples.values() for line in lines[:2500])
     unseen = [line for lines in samples.values() for line in lines[2500:]]
     backend = load_tokenizer(tmp_path / "real").backend_tokenizer
-    assert prove(tmp_path / "real" / "tokenizer.model", backend, unseen).lines == len(unseen)
+    assert verify_conversion(tmp_path / "real" / "tokenizer.model", backend, unseen).lines == len(unseen)
 
 
 def test_a_real_book_is_its_lines(real_data: Callable[[str], Path], folder: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer
 
-from mm_rec.errors import ConfigError, ProofError, TokenizerError
+from mm_rec.errors import ConfigError, MismatchError, TokenizerError
 from mm_rec.runs.files import hash_file
 from mm_rec.tokenizers import training
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
-from mm_rec.tokenizers.training import TokenizerConfig, TrainedReport, draw_sample, train_tokenizer
+from mm_rec.tokenizers.training import TokenizerConfig, TokenizerTrainingReport, draw_sample, train_tokenizer
 
 Corpus = Callable[[], list[str]]
 
@@ -29,7 +29,7 @@ def refused(documents: list[str], config: TokenizerConfig, out: Path) -> str:
     return str(caught.value)
 
 
-def test_folder_is_complete(corpus: Corpus, trained: tuple[Path, TrainedReport]) -> None:
+def test_folder_is_complete(corpus: Corpus, trained: tuple[Path, TokenizerTrainingReport]) -> None:
     folder, report = trained
     assert sorted(path.name for path in folder.iterdir()) == [
         "chat_template.jinja",
@@ -48,7 +48,7 @@ def test_folder_is_complete(corpus: Corpus, trained: tuple[Path, TrainedReport])
     assert written["fingerprint"] == report.fingerprint == fingerprint(load_tokenizer(folder))
 
 
-def test_ids_and_roles_of_the_special_tokens(trained: tuple[Path, TrainedReport]) -> None:
+def test_ids_and_roles_of_the_special_tokens(trained: tuple[Path, TokenizerTrainingReport]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained[0])
     assert len(tokenizer) == 480
     assert tokenizer.convert_ids_to_tokens(list(range(13))) == [
@@ -75,7 +75,7 @@ def test_ids_and_roles_of_the_special_tokens(trained: tuple[Path, TrainedReport]
 
 
 def test_training_is_deterministic_whatever_the_threads(
-    corpus: Corpus, trained: tuple[Path, TrainedReport], tmp_path: Path
+    corpus: Corpus, trained: tuple[Path, TokenizerTrainingReport], tmp_path: Path
 ) -> None:
     train_tokenizer(corpus, SMALL.changed(threads=2), tmp_path / "again")
     assert hash_file(tmp_path / "again" / "tokenizer.json") == hash_file(trained[0] / "tokenizer.json")
@@ -152,7 +152,7 @@ def test_a_failed_proof_writes_nothing(
         return tokenizer
 
     monkeypatch.setattr(training, "to_tokenizer_json", spoilt)
-    with pytest.raises(ProofError, match=r"180 of 180 lines.*The old captain by the river"):
+    with pytest.raises(MismatchError, match=r"180 of 180 lines.*The old captain by the river"):
         train_tokenizer(corpus, SMALL, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

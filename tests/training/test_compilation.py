@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-from mm_rec import processor
-processor.prepare()
+from mm_rec import cpu
+cpu.configure_libraries()
 import torch
 from mm_rec.models.forward import layers_are_compiled
 from mm_rec.models.presets import build, preset

@@ -14,8 +14,8 @@ from waiting import until
 
 from mm_rec.data.corpus import Corpus
 from mm_rec.models.loading import load_model
-from mm_rec.runs.control import change_control
-from mm_rec.runs.log import CHANGE, read_metrics
+from mm_rec.runs.control import update_control
+from mm_rec.runs.metrics_log import CONTROL_EVENT, read_metrics
 from mm_rec.training.checkpoint import Checkpoints
 from mm_rec.training.trainer import Training
 
@@ -55,11 +55,11 @@ def said(training: Training) -> str:
 def test_a_cap_of_the_learning_rate_holds_from_the_next_step_and_is_an_event(
     trainings: SmallTrainings, run: Path
 ) -> None:
-    cap = at("step", 3, lambda: change_control(run, {"max_learning_rate": 0.001}))
+    cap = at("step", 3, lambda: update_control(run, {"max_learning_rate": 0.001}))
     training = trainings.new(run, on_event=cap, schedule="constant")
     assert fit(training) == "finished"
     assert [rate for _, rate in sorted(rates(run).items())] == [0.003] * 4 + [0.001] * 8
-    (event,) = [record for record in records(run, "event") if record["event"] == CHANGE]
+    (event,) = [record for record in records(run, "event") if record["event"] == CONTROL_EVENT]
     assert (event["step"], event["revision"], event["limits"]) == (4, 1, {"max_learning_rate": 0.001})
     assert "step 4: from now on max-learning-rate = 0.001" in said(training)
 
@@ -67,7 +67,7 @@ def test_a_cap_of_the_learning_rate_holds_from_the_next_step_and_is_an_event(
 def test_a_cap_above_the_schedule_changes_nothing(
     trainings: SmallTrainings, run: Path, tmp_path: Path
 ) -> None:
-    change_control(run, {"max_learning_rate": 1.0})
+    update_control(run, {"max_learning_rate": 1.0})
     capped, plain = trainings.new(run), trainings.new(tmp_path / "plain")
     fit(capped)
     fit(plain)
@@ -77,7 +77,7 @@ def test_a_cap_above_the_schedule_changes_nothing(
 def test_a_run_stops_at_the_mean_loss_of_three_steps_and_not_at_a_lucky_batch(
     trainings: SmallTrainings, run: Path
 ) -> None:
-    change_control(run, {"stop_at_loss": 1.0})
+    update_control(run, {"stop_at_loss": 1.0})
     measured: list[int] = []
     training = trainings.new(
         run, objective=dictated([2.0, 2.0, 0.1, 2.0, 1.0, 0.9, 1.0, 0.5]), optimizer="adamw",
@@ -89,22 +89,22 @@ def test_a_run_stops_at_the_mean_loss_of_three_steps_and_not_at_a_lucky_batch(
     checkpoint = Checkpoints(run / "checkpoints", 2).load_newest(print)
     assert checkpoint is not None and checkpoint.step == 7
     assert fit(trainings.resumed(run)) == "at the loss asked for"  # and it takes no step more
-    change_control(run, {"stop_at_loss": None})
+    update_control(run, {"stop_at_loss": None})
     again = trainings.resumed(run)
     assert fit(again) == "finished" and again.state.step == 12
 
 
 def test_a_limit_of_the_recipe_holds_until_it_is_taken_back(trainings: SmallTrainings, run: Path) -> None:
     assert fit(trainings.new(run, stop_at_loss=100.0)) == "at the loss asked for"
-    change_control(run, {"max_learning_rate": 0.001})
+    update_control(run, {"max_learning_rate": 0.001})
     assert fit(trainings.resumed(run, stop_at_loss=100.0)) == "at the loss asked for"
-    change_control(run, {"stop_at_loss": None})
+    update_control(run, {"stop_at_loss": None})
     assert fit(trainings.resumed(run, stop_at_loss=100.0)) == "finished"
 
 
 def test_a_run_stops_when_the_epochs_asked_for_were_read(trainings: SmallTrainings, run: Path) -> None:
     training = trainings.new(run, steps=100)
-    change_control(run, {"stop_at_epoch": 1})
+    update_control(run, {"stop_at_epoch": 1})
     assert fit(training) == "at the epoch asked for"
     step = training.state.step
     assert training.batches.epoch(step) == 1 and training.batches.epoch(step - 1) == 0
@@ -117,7 +117,7 @@ def steered(run: Path, killed_at: int | None) -> Any:
 
     def on_event(moment: str, step: int) -> None:
         if moment == "step" and step in caps:
-            change_control(run, {"max_learning_rate": caps.pop(step)})
+            update_control(run, {"max_learning_rate": caps.pop(step)})
         if (moment, step) == ("micro", killed_at):
             kill()
 
@@ -141,7 +141,11 @@ def test_a_run_killed_after_changes_equals_the_unbroken_one_bit_for_bit(
     assert same_weights(whole.model, again.model)
     assert rates(run) == rates(tmp_path / "whole")
     changes = [
-        [(r["step"], r["revision"], r["limits"]) for r in records(folder, "event") if r["event"] == CHANGE]
+        [
+            (r["step"], r["revision"], r["limits"])
+            for r in records(folder, "event")
+            if r["event"] == CONTROL_EVENT
+        ]
         for folder in (run, tmp_path / "whole")
     ]
     assert changes[0] == changes[1] and len(changes[0]) == 2
@@ -153,20 +157,20 @@ def test_a_change_made_while_the_run_was_dead_waits_for_those_of_before(
 ) -> None:
     with pytest.raises(Killed):
         fit(trainings.new(run, on_event=steered(run, killed_at=9), schedule="constant"))
-    change_control(run, {"max_learning_rate": 0.0001})
+    update_control(run, {"max_learning_rate": 0.0001})
     fit(trainings.resumed(run, schedule="constant"))
     assert list(rates(run).values()) == [0.003] * 5 + [0.002] * 3 + [0.0001] * 4
 
 
 def test_a_pause_saves_first_waits_and_is_no_training_time(trainings: SmallTrainings, run: Path) -> None:
-    pauses = at("step", 2, lambda: change_control(run, {}, ["pause"]))
+    pauses = at("step", 2, lambda: update_control(run, {}, ["pause"]))
     training, seen = trainings.new(run, on_event=pauses), {}
 
     def resume() -> None:
         until(lambda: "paused" in events(run))
         time.sleep(1.0)
         seen["step"], seen["saved"] = training.state.step, training.checkpoints.steps()[-1].name
-        change_control(run, {"max_learning_rate": 0.001}, ["resume"])
+        update_control(run, {"max_learning_rate": 0.001}, ["resume"])
 
     person = threading.Thread(target=resume)
     person.start()
@@ -182,7 +186,7 @@ def test_a_pause_saves_first_waits_and_is_no_training_time(trainings: SmallTrain
 def test_ctrl_c_ends_a_pause_and_the_run_goes_on_when_it_is_resumed(
     trainings: SmallTrainings, run: Path
 ) -> None:
-    training = trainings.new(run, on_event=at("step", 2, lambda: change_control(run, {}, ["pause"])))
+    training = trainings.new(run, on_event=at("step", 2, lambda: update_control(run, {}, ["pause"])))
 
     def press() -> None:
         until(lambda: "paused" in events(run))
@@ -196,7 +200,7 @@ def test_ctrl_c_ends_a_pause_and_the_run_goes_on_when_it_is_resumed(
 
 
 def test_save_leaves_a_snapshot_and_a_checkpoint(trainings: SmallTrainings, run: Path) -> None:
-    saves = at("step", 4, lambda: change_control(run, {}, ["save"]))
+    saves = at("step", 4, lambda: update_control(run, {}, ["save"]))
     with pytest.raises(Killed):
         fit(trainings.new(run, on_event=lambda *event: (saves(*event), at("step", 6, kill)(*event))))
     again = trainings.resumed(run)

@@ -21,7 +21,7 @@ from mm_rec.models.mmrec import modeling_mmrec
 from mm_rec.models.mmrec.recurrence import step_recurrence
 from mm_rec.models.mmrec.window import rotary
 from mm_rec.models.presets import build, preset
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.training.checkpoint import Checkpoints
 from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
@@ -100,10 +100,10 @@ def test_accumulation_equals_one_batch(
 
 def float64_objective():
     from mm_rec.models.cross_entropy import chunked_cross_entropy
-    from mm_rec.models.forward import head_of, hidden_states
+    from mm_rec.models.forward import hidden_states, lm_head_of
 
     def objective(model, batch):
-        total = chunked_cross_entropy(hidden_states(model, batch), head_of(model), batch["labels"])
+        total = chunked_cross_entropy(hidden_states(model, batch), lm_head_of(model), batch["labels"])
         return total, int((batch["labels"][:, 1:] != -100).sum()), {}
 
     return objective

@@ -14,7 +14,7 @@ from mm_rec.data.chat_format import ChatDataset, ChatFormatter, ChatMessage, cre
 from mm_rec.data.conversations.rendering import render
 from mm_rec.errors import ConfigError, DataError, UserError
 from mm_rec.inference.engine import Session
-from mm_rec.models.cross_entropy import IGNORED
+from mm_rec.models.cross_entropy import IGNORE_INDEX
 from mm_rec.models.mmrec_100m import MMRec100M
 from mm_rec.models.presets import build
 from mm_rec.tokenizers.openai_tokenizer import get_tokenizer
@@ -56,11 +56,11 @@ def test_the_loss_is_that_of_the_answer_alone(
         trainer = SFTTrainer(model, tokenizer, SFTConfig(precision="float32"))
         batch = trainer._batch(_conversation())
         rendered = render(tokenizer, _conversation())
-        assert (batch["labels"][0] != IGNORED).tolist() == rendered.learnt.tolist()
+        assert (batch["labels"][0] != IGNORE_INDEX).tolist() == rendered.loss_mask.tolist()
         expected = model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
         step = trainer.train_step(MESSAGES, torch.optim.SGD(model.parameters(), lr=0.0))
         assert step["loss"] == pytest.approx(expected.item(), rel=1e-6)
-        assert step["tokens"] == rendered.learnt.sum()
+        assert step["tokens"] == rendered.loss_mask.sum()
         every = SFTTrainer(model, tokenizer, SFTConfig(precision="float32", only_predict_assistant=False))
         whole = every.train_step(MESSAGES, torch.optim.SGD(model.parameters(), lr=0.0))
         assert whole["tokens"] == len(rendered.ids) - 1
@@ -97,10 +97,10 @@ def test_a_long_conversation_loses_its_oldest_turns(tokenizer: PreTrainedTokeniz
 
 
 def _of(messages: list[dict[str, str]]) -> object:
-    from mm_rec.data.chat_format import read_messages
+    from mm_rec.data.chat_format import to_chat_messages
     from mm_rec.data.conversations.conversation import Conversation
 
-    return Conversation(tuple(read_messages(messages)))
+    return Conversation(tuple(to_chat_messages(messages)))
 
 
 def test_the_formatter_and_the_dataset(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mm_rec.data.corpus import Corpus
 from mm_rec.models.loading import find_model, load_model
-from mm_rec.runs.log import read_metrics
+from mm_rec.runs.metrics_log import read_metrics
 
 
 @pytest.fixture

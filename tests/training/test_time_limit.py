@@ -8,8 +8,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.corpus import Corpus
-from mm_rec.runs.log import PLAN, read_metrics
-from mm_rec.runs.status import status
+from mm_rec.runs.metrics_log import PLAN_EVENT, read_metrics
+from mm_rec.runs.status import read_status
 from mm_rec.training.time_limit import TimeLimit
 from mm_rec.training.trainer import Training
 from tests.small_trainings import Killed, SmallTrainings, at, fit, kill
@@ -96,9 +96,9 @@ def test_a_slow_run_ends_in_time_with_the_rate_of_the_end(trainings: SmallTraini
     assert fit(clock.drive(training)) == "finished"
     assert clock.now == pytest.approx(66.0, rel=0.1)
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    planned = [record["steps"] for record in records if record.get("event") == PLAN]
+    planned = [record["steps"] for record in records if record.get("event") == PLAN_EVENT]
     assert planned and planned[-1] == training.state.step == training.config.steps < 32
-    assert status(tmp_path / "run").steps == training.state.step
+    assert read_status(tmp_path / "run").steps == training.state.step
     rates = [record["lr"] for record in records if record["kind"] == "train"]
     assert rates[-1] == pytest.approx(0.1 * training.config.learning_rate)
     validations = [record for record in records if record["kind"] == "validation"]
@@ -129,7 +129,9 @@ def test_a_killed_run_takes_the_steps_of_before_whatever_the_clock_says(
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     fit(lived(whole, 1.0))
-    changes = [record for record in read_metrics(whole / "metrics.jsonl") if record.get("event") == PLAN]
+    changes = [
+        record for record in read_metrics(whole / "metrics.jsonl") if record.get("event") == PLAN_EVENT
+    ]
     last = changes[-1]["step"]
     assert len(changes) > 1 and changes[0]["step"] > 1
     with pytest.raises(Killed):
@@ -140,5 +142,5 @@ def test_a_killed_run_takes_the_steps_of_before_whatever_the_clock_says(
     assert records(killed, "train")[: last + 1] == records(whole, "train")[: last + 1]
     assert again.state.step > last  # on its own from there on, and it still had time
     # What was said again is written once.
-    made = [record for record in read_metrics(killed / "metrics.jsonl") if record.get("event") == PLAN]
+    made = [record for record in read_metrics(killed / "metrics.jsonl") if record.get("event") == PLAN_EVENT]
     assert [one["step"] for one in made][: len(changes)] == [one["step"] for one in changes]

@@ -57,14 +57,14 @@ class ChatMessage:
 class Conversation:
     """Messages in order, the tools that may be called (OpenAI's definitions), and what else is known of them.
 
-    `place` is the file and line that it was read from; `metadata` goes along wherever it is written.
+    `location` is the file and line that it was read from; `metadata` goes along wherever it is written.
     """
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    place: str = ""
+    location: str = ""
 
     def with_messages(self, messages: Sequence[ChatMessage]) -> Self:
         """The same with other messages."""
-        return type(self)(tuple(messages), self.tools, self.metadata, self.place)
+        return type(self)(tuple(messages), self.tools, self.metadata, self.location)

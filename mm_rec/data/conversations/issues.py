@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mm_rec.errors import DataError
 
-_SHOWN = 3  # messages of a kind, and places of a message, that are printed
+_SHOWN = 3  # messages of a kind, and locations of a message, that are printed
 _PLACES = 50  # lines that are named at once
 
 # What to do about each kind. Problems of reading (a damaged file …) say so themselves.
@@ -57,50 +57,50 @@ REMEDIES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Issue:
     """One problem: its kind (the keys of REMEDIES), the file and line of its row, and what is wrong there."""
 
     kind: str
-    place: str
+    location: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}" if self.place else self.message
+        return f"{self.location}: {self.message}" if self.location else self.message
 
 
-class FaultError(DataError):
-    """A row that cannot be used, with all its `faults`."""
+class IssueError(DataError):
+    """A row that cannot be used, with all its `issues`."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("; ".join(map(str, faults)))
-        self.faults = tuple(faults)
+    def __init__(self, issues: Sequence[Issue]) -> None:
+        super().__init__("; ".join(map(str, issues)))
+        self.issues = tuple(issues)
 
-    def __reduce__(self) -> tuple[type[FaultError], tuple[tuple[Fault, ...]]]:
-        return type(self), (self.faults,)
+    def __reduce__(self) -> tuple[type[IssueError], tuple[tuple[Issue, ...]]]:
+        return type(self), (self.issues,)
 
 
 @dataclass(frozen=True, slots=True)
 class Fix:
     """What was mended in a row on request, or that it was left out."""
 
-    place: str
+    location: str
     message: str
 
 
-def describe(problems: Iterable[Fault]) -> str:
-    """Each kind of problem once, the most frequent first: how often, the first messages and places, what to do."""
-    kinds: dict[str, list[Fault]] = {}
+def format_issues(problems: Iterable[Issue]) -> str:
+    """Each kind of problem once, the most frequent first: how often, the first messages and locations, what to do."""
+    kinds: dict[str, list[Issue]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
     lines: list[str] = []
     for kind, found in sorted(kinds.items(), key=lambda item: -len(item[1])):
         lines.append(f"{kind}: {_times(len(found))}")
         messages: dict[str, list[str]] = {}
-        for fault in found:
-            messages.setdefault(fault.message, []).append(fault.place)
+        for issue in found:
+            messages.setdefault(issue.message, []).append(issue.location)
         shown = list(messages.items())[:_SHOWN]
-        lines += [f"    {message} ({_places(places)})" for message, places in shown]
-        rest = [place for places in list(messages.values())[_SHOWN:] for place in places]
+        lines += [f"    {message} ({_places(locations)})" for message, locations in shown]
+        rest = [location for locations in list(messages.values())[_SHOWN:] for location in locations]
         if rest:
             lines.append(f"    … and {len(rest):,} more ({_places(rest)})")
         if kind in REMEDIES:
@@ -108,28 +108,30 @@ def describe(problems: Iterable[Fault]) -> str:
     return "\n".join(lines)
 
 
-def describe_fixes(fixes: Iterable[Fix]) -> str:
-    """Each kind of fix once, the most frequent first, with the first places."""
+def format_fixes(fixes: Iterable[Fix]) -> str:
+    """Each kind of fix once, the most frequent first, with the first locations."""
     kinds: dict[str, list[str]] = {}
     for fix in fixes:
-        kinds.setdefault(fix.message, []).append(fix.place)
+        kinds.setdefault(fix.message, []).append(fix.location)
     ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
-    return "\n".join(f"{message}: {_times(len(places))} ({_places(places)})" for message, places in ordered)
+    return "\n".join(
+        f"{message}: {_times(len(locations))} ({_places(locations)})" for message, locations in ordered
+    )
 
 
-def _places(places: Sequence[str]) -> str:
-    """The first places, with the file's name where it changes: a.jsonl:7, 12, 30 …"""
+def _places(locations: Sequence[str]) -> str:
+    """The first locations, with the file's name where it changes: a.jsonl:7, 12, 30 …"""
     shown: list[str] = []
     before = ""
-    distinct = list(dict.fromkeys(places))
-    for place in distinct[:_PLACES]:
-        file, _, line = place.rpartition(":")
-        shown.append(line if file and file == before else place)
+    distinct = list(dict.fromkeys(locations))
+    for location in distinct[:_PLACES]:
+        file, _, line = location.rpartition(":")
+        shown.append(line if file and file == before else location)
         before = file
     return ", ".join(shown) + (" …" if len(distinct) > _PLACES else "")
 
 
-def nearest(name: str, known: Sequence[str], others: Sequence[str] = ()) -> str:
+def did_you_mean(name: str, known: Sequence[str], others: Sequence[str] = ()) -> str:
     """A hint in words: the name that a wrong one was probably meant to be (also one of `others`), or all known ones."""
     close = difflib.get_close_matches(name, [*known, *others], n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

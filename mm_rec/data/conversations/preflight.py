@@ -10,17 +10,17 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.data.conversations.issues import Fault, Fix
+from mm_rec.data.conversations.issues import Fix, Issue
 from mm_rec.data.conversations.rendering import (
-    Rendered,
+    TokenizedExample,
     TrainOn,
     encode_texts,
     prompt_text,
     render,
-    render_many,
+    render_batch,
 )
 from mm_rec.errors import ConfigError, DataError, TokenizerError
-from mm_rec.tokenizers.answer_form import answer_form, turn_ends
+from mm_rec.tokenizers.assistant_format import assistant_format, eot_token_ids
 
 TooLong = Literal["refuse", "turns"]
 
@@ -30,8 +30,8 @@ class Preflight:
     """Conversations that can be learnt from, as the model reads them; and what was found wrong or changed."""
 
     conversations: list[Conversation] = field(default_factory=list)
-    rendered: list[Rendered] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    rendered: list[TokenizedExample] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
     fixes: list[Fix] = field(default_factory=list)
 
 
@@ -48,17 +48,20 @@ def preflight(
     """
     result = Preflight()
     _require_fitting_layout(tokenizer)
-    ends = turn_ends(tokenizer)
-    tidied = [_tidied(conversation, result.fixes) for conversation in conversations]
-    for whole, ids in _rendered(tokenizer, tidied, train_on, result.faults):
+    ends = eot_token_ids(tokenizer)
+    tidied = [_strip_answers(conversation, result.fixes) for conversation in conversations]
+    for whole, ids in _rendered(tokenizer, tidied, train_on, result.issues):
         conversation, rendered = whole, ids
         if max_length is not None and len(ids.ids) > max_length and too_long == "turns":
-            conversation, rendered = _cut_turns(tokenizer, whole, train_on, max_length) or (whole, ids)
+            conversation, rendered = _drop_oldest_turns(tokenizer, whole, train_on, max_length) or (
+                whole,
+                ids,
+            )
             if cut := len(whole.messages) - len(conversation.messages):
-                result.fixes.append(Fix(whole.place, f"the {cut} oldest messages were cut"))
-        fault = _fault(tokenizer, conversation, rendered, max_length, ends)
-        if fault is not None:
-            result.faults.append(fault)
+                result.fixes.append(Fix(whole.location, f"the {cut} oldest messages were cut"))
+        issue = _issue(tokenizer, conversation, rendered, max_length, ends)
+        if issue is not None:
+            result.issues.append(issue)
         else:
             result.conversations.append(conversation)
             result.rendered.append(rendered)
@@ -77,8 +80,8 @@ def read_train_on(train_on: str, too_long: str) -> tuple[TrainOn, TooLong]:
 def _require_fitting_layout(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise TokenizerError where the end of a prompt would be other tokens once an answer follows it."""
     asked = ChatMessage("user", "a")
-    text, reasoning = prompt_text(tokenizer, [asked]), answer_form(tokenizer).reasoning
-    opened = "" if reasoning is None else reasoning.opened_by(text)  # which the answer is written without
+    text, reasoning = prompt_text(tokenizer, [asked]), assistant_format(tokenizer).reasoning
+    opened = "" if reasoning is None else reasoning.opening_in(text)  # which the answer is written without
     prompt = encode_texts(tokenizer, [text.removesuffix(opened)])[0].ids
     try:
         whole = render(tokenizer, Conversation((asked, ChatMessage("assistant", "b")))).ids.tolist()
@@ -91,7 +94,7 @@ def _require_fitting_layout(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _tidied(conversation: Conversation, fixes: list[Fix]) -> Conversation:
+def _strip_answers(conversation: Conversation, fixes: list[Fix]) -> Conversation:
     """Without white space before answers, which a tokenizer may join with the line end of the prompt."""
     messages = [
         replace(message, content=message.content.lstrip()) if message.role == "assistant" else message
@@ -99,7 +102,7 @@ def _tidied(conversation: Conversation, fixes: list[Fix]) -> Conversation:
     ]
     if tuple(messages) == conversation.messages:
         return conversation
-    fixes.append(Fix(conversation.place, "white space before an answer was cut"))
+    fixes.append(Fix(conversation.location, "white space before an answer was cut"))
     return conversation.with_messages(messages)
 
 
@@ -107,46 +110,50 @@ def _rendered(
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Conversation],
     train_on: TrainOn,
-    faults: list[Fault],
-) -> Iterator[tuple[Conversation, Rendered]]:
+    issues: list[Issue],
+) -> Iterator[tuple[Conversation, TokenizedExample]]:
     """All at once where the template takes them; one by one, noting those that it refuses, where it does not."""
     try:
-        yield from zip(conversations, list(render_many(tokenizer, conversations, train_on)), strict=True)
+        yield from zip(conversations, list(render_batch(tokenizer, conversations, train_on)), strict=True)
     except DataError:
         for conversation in conversations:
             try:
                 rendered = render(tokenizer, conversation, train_on)
             except DataError as error:
-                faults.append(
-                    Fault("refused", conversation.place, str(error).removeprefix(f"{conversation.place}: "))
+                issues.append(
+                    Issue(
+                        "refused",
+                        conversation.location,
+                        str(error).removeprefix(f"{conversation.location}: "),
+                    )
                 )
             else:
                 yield conversation, rendered
 
 
-def _fault(
+def _issue(
     tokenizer: PreTrainedTokenizerBase,
     conversation: Conversation,
-    rendered: Rendered,
+    rendered: TokenizedExample,
     max_length: int | None,
     ends: frozenset[int],
-) -> Fault | None:
-    length, place = len(rendered.ids), conversation.place
+) -> Issue | None:
+    length, location = len(rendered.ids), conversation.location
     if max_length is not None and length > max_length:
-        return Fault("too-long", place, f"it has {length:,} tokens, and {max_length:,} are the most")
-    if not rendered.learnt[1:].any():
-        return Fault("nothing-learnt", place, f"none of its {length:,} tokens is learnt")
+        return Issue("too-long", location, f"it has {length:,} tokens, and {max_length:,} are the most")
+    if not rendered.loss_mask[1:].any():
+        return Issue("nothing-learnt", location, f"none of its {length:,} tokens is learnt")
     # Where learning ends, the last token learnt must be one that generation stops at.
-    last = rendered.learnt.copy()
-    last[:-1] &= ~rendered.learnt[1:]
+    last = rendered.loss_mask.copy()
+    last[:-1] &= ~rendered.loss_mask[1:]
     if not np.isin(rendered.ids[last], list(ends)).all():
-        return Fault("end-not-learnt", place, f"an answer in it does not end with {tokenizer.eos_token}")
+        return Issue("end-not-learnt", location, f"an answer in it does not end with {tokenizer.eos_token}")
     return None
 
 
-def _cut_turns(
+def _drop_oldest_turns(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation, train_on: TrainOn, max_length: int
-) -> tuple[Conversation, Rendered] | None:
+) -> tuple[Conversation, TokenizedExample] | None:
     """The conversation from the earliest exchange on with which it fits, system messages kept; None where none does."""
     messages = conversation.messages
     users = [number for number, message in enumerate(messages) if message.role == "user"]

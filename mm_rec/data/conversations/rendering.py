@@ -18,50 +18,50 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.errors import DataError, TokenizerError, UserError
-from mm_rec.tokenizers.answer_form import AnswerForm, answer_form
-from mm_rec.tokenizers.call_form import CallForm
-from mm_rec.tokenizers.chat_template import LAYOUTS, marks_answers, require_template
-from mm_rec.tokenizers.loading import encoder, special_pattern
-from mm_rec.tokenizers.templating import Span, render_messages, shared_length
+from mm_rec.tokenizers.assistant_format import AssistantFormat, assistant_format
+from mm_rec.tokenizers.chat_template import TEMPLATES, has_generation_markers, require_template
+from mm_rec.tokenizers.loading import encoder, special_token_pattern
+from mm_rec.tokenizers.template_rendering import Span, common_prefix_length, render_messages
+from mm_rec.tokenizers.tool_call_format import ToolCallFormat
 
 TrainOn = Literal["all", "last"]
-_GROUP = 1024  # conversations encoded at once
+_ENCODE_BATCH = 1024  # conversations encoded at once
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class TokenizedExample:
     """A conversation as the model reads it: its text, ids (T,) int32 and which of them are learnt, (T,) bool."""
 
     text: str
     ids: NDArray[np.int32]
-    learnt: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
 
 
 def render(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation, train_on: TrainOn = "all"
-) -> Rendered:
+) -> TokenizedExample:
     """Render one conversation; raises DataError where the template refuses it."""
-    return next(render_many(tokenizer, [conversation], train_on))
+    return next(render_batch(tokenizer, [conversation], train_on))
 
 
-def render_many(
+def render_batch(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], train_on: TrainOn = "all"
-) -> Iterator[Rendered]:
+) -> Iterator[TokenizedExample]:
     """Render conversations in order, encoding on all threads.
 
     Learnt are the tokens that the assistant writes, the end of its turn with them: of all answers that have not the
     weight 0, or of the last one alone. Raises DataError naming the conversation that the template refuses.
     """
-    for first in range(0, len(conversations), _GROUP):
-        group = conversations[first : first + _GROUP]
-        texts = [text_and_spans(tokenizer, one) for one in group]
+    for first in range(0, len(conversations), _ENCODE_BATCH):
+        group = conversations[first : first + _ENCODE_BATCH]
+        texts = [render_with_spans(tokenizer, one) for one in group]
         encodings = encode_texts(tokenizer, [text for text, _ in texts])
         for conversation, (text, spans), encoding in zip(group, texts, encodings, strict=True):
-            learnt = np.zeros(len(encoding.ids), dtype=bool)
+            loss_mask = np.zeros(len(encoding.ids), dtype=bool)
             offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-            for start, stop in learnt_spans(conversation, spans, train_on):
-                learnt |= (offsets[:, 0] >= start) & (offsets[:, 0] < stop)
-            yield Rendered(text, np.array(encoding.ids, dtype=np.int32), learnt)
+            for start, stop in select_loss_spans(conversation, spans, train_on):
+                loss_mask |= (offsets[:, 0] >= start) & (offsets[:, 0] < stop)
+            yield TokenizedExample(text, np.array(encoding.ids, dtype=np.int32), loss_mask)
 
 
 def prompt_text(
@@ -73,7 +73,7 @@ def prompt_text(
     return _render(tokenizer, Conversation(tuple(messages), tuple(tools)), add_generation_prompt=True)[0]
 
 
-def prompt_ids(
+def chat_prompt_ids(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[ChatMessage],
     tools: Sequence[Mapping[str, Any]] = (),
@@ -83,9 +83,9 @@ def prompt_ids(
     return ids
 
 
-def require_plain(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
+def reject_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
     """Raise UserError where a text is no Unicode, or holds a special token, which would end or begin a message."""
-    special = special_pattern(tokenizer)
+    special = special_token_pattern(tokenizer)
     for text in texts:
         try:
             text.encode()
@@ -105,13 +105,15 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     return encodings
 
 
-def learnt_spans(conversation: Conversation, spans: Sequence[Span | None], train_on: TrainOn) -> list[Span]:
+def select_loss_spans(
+    conversation: Conversation, spans: Sequence[Span | None], train_on: TrainOn
+) -> list[Span]:
     """Those of the assistant's spans, one for each of its messages, that are learnt; None is not known exactly."""
     answers = [message for message in conversation.messages if message.role == "assistant"]
     if len(spans) != len(answers):
         raise TokenizerError(
             f"the chat template marks {len(spans)} answers where there are {len(answers)} "
-            f"({conversation.place or 'a conversation'}). It needs one {{% generation %}} for each assistant message"
+            f"({conversation.location or 'a conversation'}). It needs one {{% generation %}} for each assistant message"
         )
     chosen = [span for span, answer in zip(spans, answers, strict=True) if answer.weight != 0]
     if train_on == "last":
@@ -119,12 +121,12 @@ def learnt_spans(conversation: Conversation, spans: Sequence[Span | None], train
     return [span for span in chosen if span is not None]
 
 
-def rendered_text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> str:
+def conversation_text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> str:
     """The text of a conversation."""
     return _render(tokenizer, conversation)[0]
 
 
-def text_and_spans(
+def render_with_spans(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation
 ) -> tuple[str, Sequence[Span | None]]:
     """The text of a conversation, and the span of it that each of the assistant's messages is: as the template marks
@@ -133,45 +135,45 @@ def text_and_spans(
     None stands for an answer before the last that the template writes otherwise once more follows (without its
     thinking, for example). Raises TokenizerError where the last answer is not found either.
     """
-    if marks_answers(require_template(tokenizer, conversation.tools)):
+    if has_generation_markers(require_template(tokenizer, conversation.tools)):
         return _render(tokenizer, conversation, return_assistant_tokens_mask=True)
-    text = rendered_text(tokenizer, conversation)
+    text = conversation_text(tokenizer, conversation)
     places = [n for n, message in enumerate(conversation.messages) if message.role == "assistant"]
-    special = special_pattern(tokenizer)
-    form = answer_form(tokenizer)
-    spans = [_found_span(tokenizer, conversation, place, text, special, form) for place in places]
+    special = special_token_pattern(tokenizer)
+    form = assistant_format(tokenizer)
+    spans = [_find_answer_span(tokenizer, conversation, index, text, special, form) for index in places]
     if spans and spans[-1] is None:
         raise TokenizerError(
             "this tokenizer's chat template does not write messages one after the other, each answer ended by a "
             "special token, so it cannot be known what is to be learnt "
-            f"({conversation.place or 'a conversation'}). Choose a layout that does: --template {', '.join(LAYOUTS)}"
+            f"({conversation.location or 'a conversation'}). Choose one that does: --template {', '.join(TEMPLATES)}"
         )
     return text, spans
 
 
-def _found_span(
+def _find_answer_span(
     tokenizer: PreTrainedTokenizerBase,
     conversation: Conversation,
-    place: int,
+    index: int,
     text: str,
     special: re.Pattern[str],
-    form: AnswerForm,
+    form: AssistantFormat,
 ) -> Span | None:
-    """Where the message at `place` stands in the text of the whole conversation, with the token that ends it.
+    """Where the message at `index` stands in the text of the whole conversation, with the token that ends it.
 
     It begins where the prompt for it ends. It ends with the first special token after what it says (after its calls,
     with the last): there the model is stopped, so what the template puts after it (a line's end) is not learnt.
     """
-    message = conversation.messages[place]
+    message = conversation.messages[index]
     try:
-        before = conversation.with_messages(conversation.messages[:place])
+        before = conversation.with_messages(conversation.messages[:index])
         prompt = _render(tokenizer, before, add_generation_prompt=True)[0]
         if form.reasoning is not None:  # begun in the prompt, and left out of the message
-            prompt = prompt.removesuffix(form.reasoning.opened_by(prompt))
-        through = rendered_text(tokenizer, conversation.with_messages(conversation.messages[: place + 1]))
+            prompt = prompt.removesuffix(form.reasoning.opening_in(prompt))
+        through = conversation_text(tokenizer, conversation.with_messages(conversation.messages[: index + 1]))
     except DataError:  # it may ask for a question first
         return None
-    same = shared_length(through, text)
+    same = common_prefix_length(through, text)
     if not text.startswith(prompt) or same <= len(prompt):
         return None
     said, start = message.content.strip(), len(prompt)
@@ -183,7 +185,7 @@ def _found_span(
     if found < 0:
         return None
     specials = list(special.finditer(text, found + len(said), same))
-    ends = [one.end() for one in specials if one[0] == form.turn_end] or [one.end() for one in specials]
+    ends = [one.end() for one in specials if one[0] == form.eot_token] or [one.end() for one in specials]
     if not ends:
         return None
     return len(prompt), ends[-1] if message.tool_calls else ends[0]
@@ -194,26 +196,28 @@ def _render(
 ) -> tuple[str, list[Span]]:
     """The text, and with return_assistant_tokens_mask the spans that the assistant writes."""
     template = require_template(tokenizer, conversation.tools)
-    messages = _as_taken(tokenizer, conversation.messages)
+    messages = _template_messages(tokenizer, conversation.messages)
     try:
         return render_messages(
             template, tokenizer.special_tokens_map, messages, conversation.tools, **options
         )
     except DataError as error:
-        raise DataError(str(error), conversation.place or None) from error
+        raise DataError(str(error), conversation.location or None) from error
 
 
-def _as_taken(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+def _template_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]
+) -> list[dict[str, Any]]:
     """Messages as the template takes them: calls in its own style."""
     calls = None
     if any(message.tool_calls or message.tool_call_id for message in messages):
-        calls = answer_form(tokenizer).calls
+        calls = assistant_format(tokenizer).calls
     if calls is None:
         return [message.to_template() for message in messages]
-    return [calls.as_taken(message.to_template()) for message in _with_ids(messages, calls)]
+    return [calls.to_template_message(message.to_template()) for message in _add_call_ids(messages, calls)]
 
 
-def _with_ids(messages: Sequence[ChatMessage], form: CallForm) -> Iterator[ChatMessage]:
+def _add_call_ids(messages: Sequence[ChatMessage], form: ToolCallFormat) -> Iterator[ChatMessage]:
     """Messages whose calls and results without ids have some, in order, where the template writes ids."""
     made = itertools.count()
     waiting: list[str] = []

@@ -6,21 +6,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mm_rec.data.conversations.checks import check, is_empty, token_pattern
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
+from mm_rec.data.conversations.validation import check_conversation, is_empty, token_pattern
 
 Messages = list[ChatMessage]
 
 
-def mend(
+def repair_conversation(
     conversation: Conversation, special_tokens: Collection[str] = ()
 ) -> tuple[Conversation | None, list[str]]:
-    """A conversation that `check` has nothing against, and what was done to it; None and why where it cannot be mended.
+    """The repaired conversation and what was done to it; None and why where it cannot be repaired.
 
     A sound one is given back as it is.
     """
-    faults = check(conversation, special_tokens)
-    if not faults:
+    issues = check_conversation(conversation, special_tokens)
+    if not issues:
         return conversation, []
     steps: list[tuple[str, Callable[[Messages], Messages]]] = [
         ("special tokens taken out of messages", lambda messages: _without_tokens(messages, special_tokens)),
@@ -39,11 +39,11 @@ def mend(
     if tools != conversation.tools:
         done.append("parameters of the type 'dict' called 'object'")
     result = replace(conversation, messages=tuple(messages), tools=tools)
-    left = check(result, special_tokens)
+    left = check_conversation(result, special_tokens)
     if not left:
         return result, done
-    reasons = left if messages else faults
-    return None, [f"left out: {kind}" for kind in dict.fromkeys(fault.kind for fault in reasons)]
+    reasons = left if messages else issues
+    return None, [f"left out: {kind}" for kind in dict.fromkeys(issue.kind for issue in reasons)]
 
 
 def _object_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:

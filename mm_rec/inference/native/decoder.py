@@ -11,27 +11,27 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
-from mm_rec.inference.native.describe import Description
+from mm_rec.inference.native.graph_builder import GraphBuilder
 from mm_rec.inference.native.library import NoCompilerError
-from mm_rec.inference.native.program import MOST_ADAPTERS, MOST_RANK, LoraTable, StatePointers
+from mm_rec.inference.native.program import MAX_ADAPTER_SLOTS, MAX_RANK, LoraTable, StatePointers
 from mm_rec.models.adapters import adapters_of
-from mm_rec.models.families import NotDescribedError
+from mm_rec.models.families import UnsupportedModelError
 from mm_rec.models.lora import lora_layers
-from mm_rec.models.states import State, new_state
+from mm_rec.models.states import SequenceState, new_state
 
 MAX_ROWS = 16
 
 
-class Decoder:
+class KernelDecoder:
     """A model's program; what it computes for a sequence does not depend on the others, to the last bit."""
 
     def __init__(self, model: PreTrainedModel, threads: int, int8: bool = False) -> None:
         self._model = model
-        self._description = Description(model, MAX_ROWS, threads, int8)
-        self._choices: dict[tuple[tuple[str, float], ...], int | None] = {}
-        self._prove(int8)
+        self._graph = GraphBuilder(model, MAX_ROWS, threads, int8)
+        self._slots: dict[tuple[tuple[str, float], ...], int | None] = {}
+        self._verify(int8)
 
-    def place_of(self, choice: Mapping[str, float], apply: Callable[[], None]) -> int | None:
+    def adapter_slot(self, choice: Mapping[str, float], apply: Callable[[], None]) -> int | None:
         """What rows with this choice of adapters are marked with; `apply` puts a choice on the model that is new here.
 
         None: their effect is no sum of matrices (DoRA, trained biases, a head of its own), or there are too many; −1:
@@ -40,12 +40,14 @@ class Decoder:
         key = tuple(sorted(choice.items()))
         if not key:
             return -1
-        if key not in self._choices:
+        if key not in self._slots:
             apply()
-            self._choices[key] = self._set(len(self._choices))
-        return self._choices[key]
+            self._slots[key] = self._fill_slot(len(self._slots))
+        return self._slots[key]
 
-    def read(self, states: Sequence[State], tokens: Sequence[Sequence[int]], places: Sequence[int]) -> Tensor:
+    def forward(
+        self, states: Sequence[SequenceState], tokens: Sequence[Sequence[int]], places: Sequence[int]
+    ) -> Tensor:
         """Read one or more tokens of each sequence, with its adapters; returns the logits (N, V) after the last."""
         rows = [
             (number, token, state.length + place, place + 1 == len(new))
@@ -53,12 +55,12 @@ class Decoder:
             for place, token in enumerate(new)
         ]
         pointers = [
-            StatePointers(state.tensors_for(len(new))) for state, new in zip(states, tokens, strict=True)
+            StatePointers(state.kernel_tensors(len(new))) for state, new in zip(states, tokens, strict=True)
         ]
-        logits = torch.empty(len(states), self._description.logits.shape[1])
+        logits = torch.empty(len(states), self._graph.logits.shape[1])
         for start in range(0, len(rows), MAX_ROWS):
             part = rows[start : start + MAX_ROWS]
-            self._description.program.run(
+            self._graph.program.run(
                 [token for _, token, _, _ in part],
                 [position for _, _, position, _ in part],
                 [places[number] for number, _, _, _ in part],
@@ -66,51 +68,51 @@ class Decoder:
             )
             for row, (number, _, _, ends) in enumerate(part):
                 if ends:
-                    logits[number] = self._description.logits[row]
+                    logits[number] = self._graph.logits[row]
         for state, new in zip(states, tokens, strict=True):
             state.advance(len(new))
         return logits
 
-    def _set(self, place: int) -> int | None:
+    def _fill_slot(self, place: int) -> int | None:
         """Put the applied adapters into the tables; None where they are no sum of matrices."""
         found: list[tuple[LoraTable, Any, list[str]]] = [
-            (table, layer, _applied(layer)) for layer, table in self._description.adapted
+            (table, layer, _active_adapters(layer)) for layer, table in self._graph.adapted
         ]
-        if place >= MOST_ADAPTERS or not self._sums_of_matrices():
+        if place >= MAX_ADAPTER_SLOTS or not self._is_low_rank():
             return None
         for table, layer, names in found:
             if not names:
                 continue  # of rank 0, as every place is at first
             a = torch.cat([layer.lora_A[one].weight for one in names])
             b = torch.cat([layer.lora_B[one].weight * layer.scaling[one] for one in names], dim=1)
-            if len(a) > MOST_RANK:
+            if len(a) > MAX_RANK:
                 return None
             table.set(place, a, b)
         return place
 
-    def _sums_of_matrices(self) -> bool:
+    def _is_low_rank(self) -> bool:
         """Whether all that the applied adapters do is to add products of matrices to those of the program."""
         adapters = adapters_of(self._model)
-        described = {id(layer) for layer, _ in self._description.adapted}
-        return (adapters is None or adapters.is_sum) and all(
+        described = {id(layer) for layer, _ in self._graph.adapted}
+        return (adapters is None or adapters.is_additive) and all(
             id(layer) in described and not layer.lora_bias[name]
             for _, layer in lora_layers(self._model)
-            for name in _applied(layer)
+            for name in _active_adapters(layer)
         )
 
     @torch.inference_mode()
-    def _prove(self, int8: bool) -> None:
-        """Compare a few tokens with the model itself; raises NotDescribedError where they differ."""
+    def _verify(self, int8: bool) -> None:
+        """Compare a few tokens with the model itself; raises UnsupportedModelError where they differ."""
         model, adapters = self._model, adapters_of(self._model)
-        place = self.place_of({} if adapters is None else adapters.weights, lambda: None)
-        trained = place == -1 and any(_applied(layer) for layer, _ in self._description.adapted)
+        place = self.adapter_slot({} if adapters is None else adapters.weights, lambda: None)
+        trained = place == -1 and any(_active_adapters(layer) for layer, _ in self._graph.adapted)
         if place is None or trained:
-            raise NotDescribedError(
+            raise UnsupportedModelError(
                 "an adapter that is being trained" if trained else "an adapter of this kind"
             )
         ids = [(7 * place + 1) % model.config.vocab_size for place in range(8)]
         state = new_state(model, model.dtype, "cpu")
-        ours = torch.cat([self.read([state], [[token]], [place]) for token in ids])
+        ours = torch.cat([self.forward([state], [[token]], [place]) for token in ids])
         theirs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
         allowed = 0.2 if int8 else 0.05 if model.dtype == torch.bfloat16 else 1e-3
         if not (ours - theirs).norm() <= allowed * theirs.norm():
@@ -118,21 +120,21 @@ class Decoder:
                 raise CheckpointError(
                     "the model's predictions are not finite numbers: its weights are damaged"
                 )
-            raise NotDescribedError("a part of the model that changes its predictions")
+            raise UnsupportedModelError("a part of the model that changes its predictions")
 
 
-def _applied(layer: LoraLayer) -> list[str]:
+def _active_adapters(layer: LoraLayer) -> list[str]:
     """PEFT's names of the adapters that are applied to one of its layers."""
     return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in layer.r]
 
 
 def decoder_for(
     model: PreTrainedModel, int8: bool = False, threads: int | None = None
-) -> tuple[Decoder | None, str]:
+) -> tuple[KernelDecoder | None, str]:
     """The decoder of a model, or None and why the model decodes by itself."""
     try:
-        return Decoder(model, threads or torch.get_num_threads(), int8), ""
+        return KernelDecoder(model, threads or torch.get_num_threads(), int8), ""
     except NoCompilerError as error:
         return None, f"{error}: decoding is several times slower without it"
-    except NotDescribedError as error:
+    except UnsupportedModelError as error:
         return None, f"the fast form of decoding does not know {error}"

@@ -1,6 +1,6 @@
 // Decoding on a CPU: a list of operations over rows of float32, run by a few threads in one call.
 //
-// The kernels know nothing of models: describe.py writes a model down as such a list. A row is one token of one sequence;
+// The kernels know nothing of models: graph_builder.py writes a model down as such a list. A row is one token of one sequence;
 // `states` has, for each row, pointers to the tensors that its sequence remembers, `positions` how many tokens stand before
 // it there. Rows of one sequence stand in the order of time. What is computed for a row does not depend on the other rows,
 // to the last bit: each sum is taken in one order, however many rows share it.
@@ -53,7 +53,7 @@ typedef float Four __attribute__((vector_size(16)));
 typedef float Eight __attribute__((vector_size(32)));
 typedef float Sixteen __attribute__((vector_size(64)));
 
-enum Kind : int32_t { EMBED, NORM, LINEAR, ANGLES, ROTATE, ATTEND, GATE, CONVOLVE, RECUR, LORA_IN, LORA_OUT, SCALE };
+enum OpKind : int32_t { EMBED, NORM, LINEAR, ANGLES, ROTATE, ATTEND, GATE, CONVOLVE, RECUR, LORA_IN, LORA_OUT, SCALE };
 enum Type : int32_t { FLOAT32, BFLOAT16, INT8 };
 enum Activation : int32_t { SILU, GELU_TANH };
 

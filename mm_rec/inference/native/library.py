@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mm_rec import processor
+from mm_rec import cpu
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _OPTIONS = ("-std=c++20", "-O3", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
@@ -26,12 +26,12 @@ class NoCompilerError(Exception):
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled kernels; seconds at the first call on a machine, then at once. Raises NoCompilerError."""
-    if processor.vector_isa() == "unknown":
-        raise NoCompilerError(f"the kernels do not know this processor ({processor.model_name()})")
-    flags = compiler_flags(platform.system(), platform.machine(), processor.compiler_target())
+    if cpu.vector_isa() == "unknown":
+        raise NoCompilerError(f"the kernels do not know this processor ({cpu.model_name()})")
+    flags = compiler_flags(platform.system(), platform.machine(), cpu.march_flags())
     if not flags:
         raise NoCompilerError(f"the kernels are not built on {platform.system()}")
-    compiler = processor.compiler()
+    compiler = cpu.find_compiler()
     if compiler is None:
         raise NoCompilerError("there is no C++ compiler (g++ or clang++)")
     try:
@@ -56,7 +56,7 @@ def compiler_flags(system: str, machine: str, target: Sequence[str]) -> list[str
 def _cached(compiler: str, flags: Sequence[str]) -> Path:
     """Where the compiled kernels are kept; several machines may share a home folder, and compilers are updated."""
     key = [_SOURCE.read_text(encoding="utf-8"), compiler, _version(compiler), *flags]
-    digest = hashlib.sha256("\0".join([*key, processor.fingerprint()]).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join([*key, cpu.fingerprint()]).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"kernels-{digest[:16]}.so"

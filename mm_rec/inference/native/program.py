@@ -15,11 +15,11 @@ from torch import Tensor
 from mm_rec.inference.native.library import library
 
 GROUP = 64  # weights of a byte that share a scale, as in kernels.cpp
-MOST_ADAPTERS = 64  # choices of adapters and weights that are held at once
-MOST_RANK = 1024  # of all adapters of a choice together
+MAX_ADAPTER_SLOTS = 64  # choices of adapters and weights that are held at once
+MAX_RANK = 1024  # of all adapters of a choice together
 
 
-class Kind(IntEnum):
+class OpKind(IntEnum):
     """As in kernels.cpp."""
 
     EMBED = 0
@@ -70,7 +70,7 @@ class LoraTable:
     """The adapters of one projection: at each place the factors of one choice of adapters, summed."""
 
     def __init__(self) -> None:
-        self.array = (_Factors * MOST_ADAPTERS)()
+        self.array = (_Factors * MAX_ADAPTER_SLOTS)()
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def set(self, place: int, a: Tensor, b: Tensor) -> None:
@@ -98,56 +98,56 @@ class Program:
 
     def embed(self, table: Tensor, out: Tensor, factor: float = 1.0) -> None:
         """out = factor · the rows of a table (V, D) that the tokens name."""
-        self._op(Kind.EMBED, out=out, weight=table, n=[table.shape[1], _TYPES[table.dtype]], f=[factor])
+        self._op(OpKind.EMBED, out=out, weight=table, n=[table.shape[1], _TYPES[table.dtype]], f=[factor])
 
     def norm(
         self, x: Tensor, weight: Tensor, eps: float, out: Tensor, *, offset: float = 0.0, add: bool = False,
-        last: bool = True,
+        barrier: bool = True,
     ) -> None:  # fmt: skip
         """Root-mean-square norm of each part of a row that has the weight's size, times offset + weight."""
         size = weight.numel()
         self._op(
-            Kind.NORM, x, out, weight.float(), n=[x.shape[1] // size, size], f=[eps, offset],
-            strides=[x.stride(0), out.stride(0)], flags=_flags(add, last),
+            OpKind.NORM, x, out, weight.float(), n=[x.shape[1] // size, size], f=[eps, offset],
+            strides=[x.stride(0), out.stride(0)], flags=_flags(add, barrier),
         )  # fmt: skip
 
     def linear(
         self, x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None = None, scales: Tensor | None = None,
-        *, add: bool = False, last: bool = True,
+        *, add: bool = False, barrier: bool = True,
     ) -> None:  # fmt: skip
         """out (R, N) = x (R, K) · weight (N, K)ᵀ + bias, or out += with `add`.
 
-        A weight in int8 has scales (N, K / GROUP). `last`: what follows waits for it.
+        A weight in int8 has scales (N, K / GROUP). `barrier`: what follows waits for it.
         """
         self._op(
-            Kind.LINEAR, x, out, weight, n=[*weight.shape, _TYPES[weight.dtype]],
+            OpKind.LINEAR, x, out, weight, n=[*weight.shape, _TYPES[weight.dtype]],
             strides=[x.stride(0), out.stride(0)],
-            extra=[scales, None if bias is None else bias.float()], flags=_flags(add, last),
+            extra=[scales, None if bias is None else bias.float()], flags=_flags(add, barrier),
         )  # fmt: skip
 
     def angles(self, frequencies: Tensor, scale: float, cos: Tensor, sin: Tensor) -> None:
         """Cosines and sines (R, d / 2) of position times frequency."""
         self._op(
-            Kind.ANGLES, None, cos, frequencies.double(), n=[frequencies.numel()], f=[scale], extra=[sin]
+            OpKind.ANGLES, None, cos, frequencies.double(), n=[frequencies.numel()], f=[scale], extra=[sin]
         )
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, *, last: bool = True) -> None:
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, *, barrier: bool = True) -> None:
         """Turn the heads of x by the angles, in place."""
         self._op(
-            Kind.ROTATE, cos, x, n=[x.shape[1] // head_dim, head_dim, cos.shape[1]], strides=[0, x.stride(0)],
-            extra=[sin], flags=_flags(False, last),
+            OpKind.ROTATE, cos, x, n=[x.shape[1] // head_dim, head_dim, cos.shape[1]], strides=[0, x.stride(0)],
+            extra=[sin], flags=_flags(False, barrier),
         )  # fmt: skip
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, head_dim: int, places: int, window: int, scale: float,
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, head_dim: int, capacity: int, window: int, scale: float,
         dtype: torch.dtype, tensor: int, cap: float = 0.0,
     ) -> None:  # fmt: skip
-        """Attention over the last `window` tokens, whose keys and values have so many places: tensors `tensor` and the
-        next of the state. Scores are capped at ±`cap`, unless it is 0.
+        """Attention over the last `window` tokens with room for `capacity` of them: tensors `tensor` and the next of
+        the state. Scores are capped at ±`cap`, unless it is 0.
         """
         heads, groups = q.shape[1] // head_dim, k.shape[1] // head_dim
         self._op(
-            Kind.ATTEND, q, out, n=[heads, groups, head_dim, places, _TYPES[dtype], tensor, window],
+            OpKind.ATTEND, q, out, n=[heads, groups, head_dim, capacity, _TYPES[dtype], tensor, window],
             strides=[q.stride(0), out.stride(0), k.stride(0)], f=[scale, cap], extra=[k, v],
         )  # fmt: skip
 
@@ -155,18 +155,18 @@ class Program:
         """out = activation(x) · up."""
         assert x.stride(0) == up.stride(0)
         self._op(
-            Kind.GATE, x, out, n=[x.shape[1], activation], strides=[x.stride(0), out.stride(0)], extra=[up]
+            OpKind.GATE, x, out, n=[x.shape[1], activation], strides=[x.stride(0), out.stride(0)], extra=[up]
         )
 
     def scale(self, x: Tensor, factor: float, out: Tensor, *, cap: float = 0.0, add: bool = False) -> None:
         """out = factor · x, capped at ±`cap` unless it is 0; or out += with `add`."""
         assert x.is_contiguous() and out.is_contiguous()
-        self._op(Kind.SCALE, x, out, n=[x.shape[1]], f=[factor, cap], flags=_flags(add, True))
+        self._op(OpKind.SCALE, x, out, n=[x.shape[1]], f=[factor, cap], flags=_flags(add, True))
 
     def convolve(self, x: Tensor, weight: Tensor, out: Tensor, dtype: torch.dtype, tensor: int) -> None:
         """MM-Rec's convolution with weight (taps, C), and SiLU."""
         self._op(
-            Kind.CONVOLVE, x, out, weight.float(), n=[weight.shape[1], weight.shape[0], 0, 0, _TYPES[dtype], tensor]
+            OpKind.CONVOLVE, x, out, weight.float(), n=[weight.shape[1], weight.shape[0], 0, 0, _TYPES[dtype], tensor]
         )  # fmt: skip
 
     def recur(
@@ -175,20 +175,25 @@ class Program:
     ) -> None:  # fmt: skip
         """MM-Rec's recurrence with its norm and gate; shape: memories, key and value size; biases (3, M)."""
         self._op(
-            Kind.RECUR, x, out, weight.float(), n=[*shape, int(delta), 0, tensor], f=[eps],
+            OpKind.RECUR, x, out, weight.float(), n=[*shape, int(delta), 0, tensor], f=[eps],
             extra=[write, decay, gates, biases.float()],
         )  # fmt: skip
 
     def lora(self, x: Tensor, out: Tensor) -> LoraTable:
         """out += each row's own adapter of a projection, by its place in the table that is returned."""
-        table, inner = LoraTable(), self.buffer(MOST_RANK)
+        table, inner = LoraTable(), self.buffer(MAX_RANK)
         self._kept.append(table)
         address = ctypes.addressof(table.array)
         self._op(
-            Kind.LORA_IN, x, inner, n=[x.shape[1]], strides=[x.stride(0), inner.stride(0)], weight_at=address
+            OpKind.LORA_IN,
+            x,
+            inner,
+            n=[x.shape[1]],
+            strides=[x.stride(0), inner.stride(0)],
+            weight_at=address,
         )
         self._op(
-            Kind.LORA_OUT, inner, out, n=[out.shape[1]], strides=[inner.stride(0), out.stride(0)], weight_at=address,
+            OpKind.LORA_OUT, inner, out, n=[out.shape[1]], strides=[inner.stride(0), out.stride(0)], weight_at=address,
         )  # fmt: skip
         return table
 
@@ -223,7 +228,7 @@ class Program:
         return self._keep(tensor.detach()).data_ptr()
 
     def _op(
-        self, kind: Kind, x: Tensor | None = None, out: Tensor | None = None, weight: Tensor | None = None,
+        self, kind: OpKind, x: Tensor | None = None, out: Tensor | None = None, weight: Tensor | None = None,
         n: Sequence[int] = (), strides: Sequence[int] = (), f: Sequence[float] = (),
         extra: Sequence[Tensor | None] = (), flags: int = 0, weight_at: int | None = None,
     ) -> None:  # fmt: skip
@@ -244,11 +249,11 @@ class StatePointers:
         self.array = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-def _flags(add: bool, last: bool) -> int:
-    return _ACCUMULATE * add | _UNORDERED * (not last)
+def _flags(add: bool, barrier: bool) -> int:
+    return _ACCUMULATE * add | _UNORDERED * (not barrier)
 
 
-def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight (N, K) as int8, and its scales (N, K / GROUP): the largest of each group of GROUP becomes ±127."""
     groups = weight.float().unflatten(1, (-1, GROUP))
     scales = groups.abs().amax(-1).clamp(min=1e-12) / 127

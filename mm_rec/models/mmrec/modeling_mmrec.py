@@ -17,14 +17,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .configuration_mmrec import MMRecConfig
-from .reading import (
-    Reading,
-    begin_reading,
-    compact,
+from .forward_context import (
+    ForwardContext,
     final_lengths,
     last_columns,
-    note_reading,
+    make_context,
+    pad_right,
     take_columns,
+    update_state,
     wide_dtype,
 )
 from .recurrence import chunked_recurrence, step_recurrence
@@ -83,20 +83,20 @@ class MMRecMemory(nn.Module):
         self.decay_log_rate = nn.Parameter(torch.empty(config.num_memories))
         self.norm = MMRecRMSNorm(config.memory_value_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         """(B, T, D) → (B, T, D)."""
         config = self.config
         batch, length, _ = x.shape
         projected = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
-        mixed = silu(self._convolve(projected, reading))
+        mixed = silu(self._convolve(projected, context))
         keys = config.num_memories * config.memory_key_dim
         q, k, v = mixed.split([keys, keys, mixed.shape[-1] - 2 * keys], dim=-1)
         heads = (batch, length, config.num_memories, -1)
         q = normalize(q.view(heads), dim=-1).to(projected.dtype)
         k = normalize(k.view(heads), dim=-1).to(projected.dtype)
         v = v.view(heads).to(projected.dtype)
-        beta, log_decay = self._gates(x, reading.valid)
-        y = self._recur(q, k, v, beta, log_decay, reading)
+        beta, log_decay = self._gates(x, context.valid)
+        y = self._recur(q, k, v, beta, log_decay, context)
         y = self.norm(y) * silu(self.g_proj(x)).view(heads)
         out: Tensor = self.o_proj(y.reshape(batch, length, -1))
         return out
@@ -112,9 +112,9 @@ class MMRecMemory(nn.Module):
             beta, log_decay = beta * valid[..., None], log_decay * valid[..., None]
         return beta, log_decay
 
-    def _convolve(self, x: Tensor, reading: Reading) -> Tensor:
+    def _convolve(self, x: Tensor, context: ForwardContext) -> Tensor:
         """Causal depthwise convolution (B, T, C), in float32 at least, within each document."""
-        taps, state = self.config.conv_taps, reading.state
+        taps, state = self.config.conv_taps, context.state
         if state is None:
             history = pad(x, (0, 0, taps - 1, 0))
         else:
@@ -123,25 +123,25 @@ class MMRecMemory(nn.Module):
         length = x.shape[1]
         mixed = x.to(wide) * self.conv_weight[-1]
         for back in range(1, taps):
-            seen = (reading.positions >= back)[..., None]
+            seen = (context.positions >= back)[..., None]
             start = taps - 1 - back
             mixed = mixed + history[:, start : start + length].to(wide) * self.conv_weight[-1 - back] * seen
         if state is not None:
-            last = last_columns(history, reading.counts, taps - 1)
+            last = last_columns(history, context.counts, taps - 1)
             state[f"{self.layer_idx}.conv"] = last.to(state[f"{self.layer_idx}.conv"].dtype)
         return mixed
 
     def _recur(
-        self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, reading: Reading
+        self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, context: ForwardContext
     ) -> Tensor:
         """Run the recurrence in the form that fits the length, carrying the state where there is one."""
-        state, update = reading.state, self.config.memory_update
+        state, update = context.state, self.config.memory_update
         before = None if state is None else state[f"{self.layer_idx}.memory"]
         if q.shape[1] == 1:
-            y, after = step_recurrence(q, k, v, beta, log_decay, reading.positions, before, update)
+            y, after = step_recurrence(q, k, v, beta, log_decay, context.positions, before, update)
         else:
             y, after = chunked_recurrence(
-                q, k, v, beta, log_decay, reading.positions, before, update, self.config.chunk_size
+                q, k, v, beta, log_decay, context.positions, before, update, self.config.chunk_size
             )
         if state is not None:
             state[f"{self.layer_idx}.memory"] = after
@@ -163,34 +163,38 @@ class MMRecWindow(nn.Module):
         self.q_norm = MMRecRMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = MMRecRMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         """(B, T, D) → (B, T, D)."""
         heads = (*x.shape[:2], -1, self.config.head_dim)
         v = self.v_proj(x).view(heads)
-        q = rotate(self.q_norm(self.q_proj(x).view(heads)), reading.cos, reading.sin).to(v.dtype)
-        k = rotate(self.k_norm(self.k_proj(x).view(heads)), reading.cos, reading.sin).to(v.dtype)
-        if reading.state is None:
-            y = window_attention(q, k, v, None, None, reading.positions, self.config.window)
+        q = rotate(self.q_norm(self.q_proj(x).view(heads)), context.cos, context.sin).to(v.dtype)
+        k = rotate(self.k_norm(self.k_proj(x).view(heads)), context.cos, context.sin).to(v.dtype)
+        if context.state is None:
+            y = window_attention(q, k, v, None, None, context.positions, self.config.window)
         elif x.shape[1] == 1:
-            y = self._read_one(q, k, v, reading, reading.state)
+            y = self._decode_step(q, k, v, context, context.state)
         else:
-            y = self._read_segment(q, k, v, reading, reading.state)
+            y = self._prefill_chunk(q, k, v, context, context.state)
         out: Tensor = self.o_proj(y.flatten(2))
         return out
 
-    def _read_one(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading, state: MemoryState) -> Tensor:
+    def _decode_step(
+        self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext, state: MemoryState
+    ) -> Tensor:
         """One new token a row: write it into its slot of the ring, then attend to the ring."""
         rows = torch.arange(q.shape[0], device=q.device)
-        slot = reading.positions[:, 0] % self.config.window
+        slot = context.positions[:, 0] % self.config.window
         for name, new in ((f"{self.layer_idx}.keys", k), (f"{self.layer_idx}.values", v)):
             ring, token = state[name], new[:, 0].to(state[name].dtype)
-            if reading.valid is not None:
-                token = torch.where(reading.valid[:, :, None], token, ring[rows, slot])
+            if context.valid is not None:
+                token = torch.where(context.valid[:, :, None], token, ring[rows, slot])
             ring[rows, slot] = token
         keys, values = state[f"{self.layer_idx}.keys"], state[f"{self.layer_idx}.values"]
-        return ring_attention(q, keys.to(q.dtype), values.to(q.dtype), reading.positions[:, 0] + 1)
+        return ring_attention(q, keys.to(q.dtype), values.to(q.dtype), context.positions[:, 0] + 1)
 
-    def _read_segment(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading, state: MemoryState) -> Tensor:
+    def _prefill_chunk(
+        self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext, state: MemoryState
+    ) -> Tensor:
         """Several new tokens: attend to the ring in order of time and to each other, then write the last W."""
         window, lengths = self.config.window, state["lengths"]
         index = torch.arange(window, device=q.device)
@@ -199,12 +203,12 @@ class MMRecWindow(nn.Module):
         for name, new in ((f"{self.layer_idx}.keys", k), (f"{self.layer_idx}.values", v)):
             past.append(take_columns(state[name], order).to(new.dtype))
             timeline = torch.cat([past[-1], new], dim=1)
-            last = last_columns(timeline, reading.counts, window)
-            final = final_lengths(reading)
+            last = last_columns(timeline, context.counts, window)
+            final = final_lengths(context)
             # Slot s holds the newest position p < final with p ≡ s (mod W), which is final − 1 − p columns back.
             back = (final[:, None] - 1 - index) % window
             state[name] = take_columns(last, window - 1 - back).to(state[name].dtype)
-        return window_attention(q, k, v, past[0], past[1], reading.positions, window)
+        return window_attention(q, k, v, past[0], past[1], context.positions, window)
 
 
 class MMRecLayer(GradientCheckpointingLayer):
@@ -218,9 +222,9 @@ class MMRecLayer(GradientCheckpointingLayer):
         self.mixer_norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp_norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         """(B, T, D) → (B, T, D)."""
-        x = x + self.mixer(self.mixer_norm(x), reading)
+        x = x + self.mixer(self.mixer_norm(x), context)
         x = x + self.mlp(self.mlp_norm(x))
         return x
 
@@ -308,15 +312,15 @@ class MMRecModel(MMRecPreTrainedModel):
             state = MemoryState(self.config, x.shape[0], x.dtype, x.device)
         order = None
         if attention_mask is not None:
-            x, document_ids, valid, order = compact(x, document_ids, attention_mask[:, -x.shape[1] :] != 0)
+            x, document_ids, valid, order = pad_right(x, document_ids, attention_mask[:, -x.shape[1] :] != 0)
         else:
             valid = None
-        reading = begin_reading(self.config, x, valid, document_ids, state)
+        context = make_context(self.config, x, valid, document_ids, state)
         for layer in self.layers:
-            x = layer(x, reading)
+            x = layer(x, context)
         x = self.norm(x)
         if state is not None:
-            note_reading(state, reading, document_ids)
+            update_state(state, context, document_ids)
         if order is not None:  # back to the columns that the caller knows
             x = torch.zeros_like(x).scatter(1, order[..., None].expand_as(x), x)
         return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=state)

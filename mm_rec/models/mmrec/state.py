@@ -77,7 +77,7 @@ class MemoryState(Cache):
         """Tokens read, where the state is that of one sequence."""
         return int(self.tensors["lengths"])
 
-    def tensors_for(self, tokens: int) -> list[Tensor]:
+    def kernel_tensors(self, tokens: int) -> list[Tensor]:
         """The tensors of each layer in turn, contiguous and no part of a larger one: room for any number of tokens."""
         for name, tensor in self.tensors.items():
             if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
@@ -140,11 +140,11 @@ class MemoryState(Cache):
             "an MM-Rec state cannot forget its last tokens; keep a copy() to go back to"
         )
 
-    def saved(self) -> dict[str, Tensor]:
-        """What `restore` needs, by name."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `load_state_dict` needs, by name."""
         return {**self.tensors, "seen": torch.tensor(self.seen)}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what was saved; raises ValueError where the shapes are those of another model."""
         seen, tensors = tensors.get("seen"), {name: x for name, x in tensors.items() if name != "seen"}
         shapes = {name: tensor.shape for name, tensor in tensors.items()}

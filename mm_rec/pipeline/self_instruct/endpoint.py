@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mm_rec.errors import ConfigError, DataError, UserError
-from mm_rec.inference.client import import_openai, said, without_key
+from mm_rec.inference.client import error_detail, import_openai, redact_key
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError
@@ -21,11 +21,11 @@ _RETRIES = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What a model wrote; `cut_off` where it reached MAX_TOKENS."""
+class EndpointReply:
+    """What a model wrote; `truncated` where it reached MAX_TOKENS."""
 
     text: str
-    cut_off: bool
+    truncated: bool
 
 
 class ChatEndpoint:
@@ -49,7 +49,7 @@ class ChatEndpoint:
             base_url=self.url, api_key=self._key or "none", timeout=_TIMEOUT, max_retries=_RETRIES
         )
 
-    def ask(self, prompt: str) -> Reply:
+    def ask(self, prompt: str) -> EndpointReply:
         """The reply to one user message; raises ConfigError or DataError with the remedy where none can be had."""
         try:
             completion = self._client.chat.completions.create(
@@ -70,11 +70,11 @@ class ChatEndpoint:
         text = choices[0].message.content or ""
         text = text.rpartition("</think>")[2]  # what a reasoning model thought aloud is no part of its answer
         text = text.encode(errors="ignore").decode()  # half an emoji, which JSON can hold and a file cannot
-        return Reply(text.strip(), choices[0].finish_reason == "length")
+        return EndpointReply(text.strip(), choices[0].finish_reason == "length")
 
     def _not_openai(self, text: str) -> DataError:
         return DataError(
-            f"the answer is not a chat completion: {without_key(text, self._key)} Is this the base URL of an "
+            f"the answer is not a chat completion: {redact_key(text, self._key)} Is this the base URL of an "
             "OpenAI-compatible API? It usually ends with /v1",
             self.url,
         )
@@ -89,12 +89,12 @@ class ChatEndpoint:
                 self.url,
             )
         return ConfigError(
-            f"{self.url}: nothing answers there ({without_key(str(error.__cause__ or error), self._key)}). "
+            f"{self.url}: nothing answers there ({redact_key(str(error.__cause__ or error), self._key)}). "
             "Is the server running? Check --endpoint, and HTTPS_PROXY and NO_PROXY if there is a proxy"
         )
 
     def _explain_status(self, error: APIStatusError) -> UserError:
-        words, status = said(error, self._key), error.status_code
+        words, status = error_detail(error, self._key), error.status_code
         if status == 401:  # its text may hold the key
             known = "is not set" if not self._key else "holds a key that was refused"
             return ConfigError(

@@ -1,6 +1,6 @@
 """What a generated task and its answer must be like: the filters of Self-Instruct (Wang et al. 2023, section 2.2).
 
-A fault is a reason to count by and, where there is one, a detail for the person who looks at what was dropped.
+A rejection is a reason to count by and, where there is one, a detail for the person who looks at what was dropped.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mm_rec.text.languages import language
-from mm_rec.text.rouge import closest
+from mm_rec.text.languages import get_language
+from mm_rec.text.rouge import most_similar
 from mm_rec.text.words import guess_language, lower, words
 
-SHORTEST, LONGEST = 3, 150  # words of a task
+MIN_TASK_WORDS, MAX_TASK_WORDS = 3, 150  # words of a task
 
 # What a model that only writes cannot be given or make. Kept small: a rare good task that names one of them is lost.
 _NOT_TEXT = {
@@ -31,14 +31,14 @@ _LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,3}[.)])\s")
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Rejection:
     """Why something was dropped."""
 
     reason: str
     detail: str = ""
 
 
-class Novelty:
+class SimilarityFilter:
     """Tasks known so far, against which a new one is held by ROUGE-L (F1 over words in small letters)."""
 
     def __init__(self, code: str, limit: float) -> None:
@@ -50,44 +50,44 @@ class Novelty:
         """Remember a task."""
         self._known[self._words(task)] = task
 
-    def fault(self, task: str) -> Fault | None:
+    def reject(self, task: str) -> Rejection | None:
         """What makes a task too like a known one: the same words, or a ROUGE-L of the limit or more."""
         own = self._words(task)
         if own in self._known:
-            return Fault("duplicate", self._known[own])
-        score, index = closest(own, self._known)
+            return Rejection("duplicate", self._known[own])
+        score, index = most_similar(own, self._known)
         if score >= self._limit:
-            return Fault("similar", f"ROUGE-L {score:.2f}: {list(self._known.values())[index]}")
+            return Rejection("similar", f"ROUGE-L {score:.2f}: {list(self._known.values())[index]}")
         return None
 
     def _words(self, task: str) -> tuple[str, ...]:
         return tuple(words(lower(task, self._code)))
 
 
-def task_fault(task: str, code: str) -> Fault | None:
+def reject_task(task: str, code: str) -> Rejection | None:
     """What is wrong with a task by itself: its length, what it asks for, its language."""
     count = len(words(task))
-    if count < SHORTEST:
-        return Fault("too short", f"{count} words")
-    if count > LONGEST:
-        return Fault("too long", f"{count} words")
+    if count < MIN_TASK_WORDS:
+        return Rejection("too short", f"{count} words")
+    if count > MAX_TASK_WORDS:
+        return Rejection("too long", f"{count} words")
     if found := _NOT_TEXT[code].search(lower(task, code)):
-        return Fault("not text alone", found[0])
-    return Fault("other language", "the task") if _is_other_language(task, code) else None
+        return Rejection("not text alone", found[0])
+    return Rejection("other language", "the task") if _is_other_language(task, code) else None
 
 
-def answer_fault(task: str, given: str, answer: str, code: str) -> Fault | None:
+def reject_answer(task: str, given: str, answer: str, code: str) -> Rejection | None:
     """What is wrong with the answer to a task with an input ("" for none)."""
     own = words(lower(answer, code))
     if not own:
-        return Fault("empty answer")
+        return Rejection("empty answer")
     # Of an input, marks may be all that was to be corrected.
     if own == words(lower(task, code)) or answer.split() == given.split():
-        return Fault("answer repeats")
+        return Rejection("answer repeats")
     last = answer.rstrip().rpartition("\n")[2]
     if len(words(last)) > _SHORT_LINE and not _CLOSED.search(last) and not _LIST_ITEM.match(last):
-        return Fault("unfinished answer", f"… {last[-60:]}")
-    return Fault("other language", "the answer") if _is_other_language(answer, code) else None
+        return Rejection("unfinished answer", f"… {last[-60:]}")
+    return Rejection("other language", "the answer") if _is_other_language(answer, code) else None
 
 
 def _is_other_language(text: str, code: str) -> bool:
@@ -96,6 +96,6 @@ def _is_other_language(text: str, code: str) -> bool:
     The letters do not suffice: many a short Turkish sentence has none of them. A text without any sign is let pass.
     """
     found = words(lower(text, code))
-    signs = {known: sum(word in language(known).stop_words for word in found) for known in _NOT_TEXT}
+    signs = {known: sum(word in get_language(known).stop_words for word in found) for known in _NOT_TEXT}
     signs["tr"] += guess_language(text) == "tr"
     return any(signs[other] > signs[code] for other in signs if other != code)

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mm_rec.text.languages import language
+from mm_rec.text.languages import get_language
 
 _FOLDER = Path(__file__).parent
 _BLANK_LINE = re.compile(r"\n\s*\n")
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """The words of the prompts that replies are read by, in one language."""
+class PromptLabels:
+    """The labels of the prompts that replies are read by, in one language."""
 
     task: str
     input: str
@@ -27,9 +27,9 @@ class Words:
     no_input: frozenset[str]
 
 
-_WORDS = {
-    "tr": Words("Görev", "Girdi", "Yanıt", frozenset({"", "yok", "girdi yok", "gerekmiyor"})),
-    "en": Words("Task", "Input", "Answer", frozenset({"", "none", "no input", "n/a"})),
+_LABELS = {
+    "tr": PromptLabels("Görev", "Girdi", "Yanıt", frozenset({"", "yok", "girdi yok", "gerekmiyor"})),
+    "en": PromptLabels("Task", "Input", "Answer", frozenset({"", "none", "no input", "n/a"})),
 }
 
 
@@ -49,28 +49,28 @@ def answer_prompt(code: str, task: str) -> str:
 
 def read_tasks(code: str, reply: str) -> list[str]:
     """The tasks of a numbered list; each ends at a blank line, and none may hold one."""
-    mark = re.compile(rf"^[ \t*#]*(?:{_words(code).task}[ \t]+)?\d{{1,3}}[.):]\**[ \t]+", re.MULTILINE)
+    mark = re.compile(rf"^[ \t*#]*(?:{_labels(code).task}[ \t]+)?\d{{1,3}}[.):]\**[ \t]+", re.MULTILINE)
     items = (_BLANK_LINE.split(item.strip())[0] for item in mark.split(reply)[1:])
     return [task for item in items if (task := item.replace("**", "").strip())]
 
 
 def read_answer(code: str, reply: str) -> tuple[str, str] | None:
     """The input ("" for none) and the answer of a reply; None where it is not of the form that was asked for."""
-    words = _words(code)
-    form = rf"\W*{words.input}\**\s*:\**(.*?)^\W*{words.answer}\**\s*:\**(.*)"
+    labels = _labels(code)
+    form = rf"\W*{labels.input}\**\s*:\**(.*?)^\W*{labels.answer}\**\s*:\**(.*)"
     found = re.fullmatch(form, reply, re.MULTILINE | re.DOTALL)
     if found is None:
         return None
     given, answer = (part.strip() for part in found.groups())
-    label = rf"^\W*(?:{words.task}|{words.input}|{words.answer})\**\s*:"
+    label = rf"^\W*(?:{labels.task}|{labels.input}|{labels.answer})\**\s*:"
     if re.search(label, f"{given}\n{answer}", re.MULTILINE):  # it went on with tasks of its own
         return None
-    return "" if given.strip("<>[](). ").casefold() in words.no_input else given, answer
+    return "" if given.strip("<>[](). ").casefold() in labels.no_input else given, answer
 
 
-def _words(code: str) -> Words:
-    return _WORDS[language(code).code]
+def _labels(code: str) -> PromptLabels:
+    return _LABELS[get_language(code).code]
 
 
 def _template(code: str, name: str) -> str:
-    return (_FOLDER / f"{name}.{language(code).code}.md").read_text(encoding="utf-8")
+    return (_FOLDER / f"{name}.{get_language(code).code}.md").read_text(encoding="utf-8")

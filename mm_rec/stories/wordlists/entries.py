@@ -17,18 +17,18 @@ from mm_rec.stories.wordlists.rows import (
     read_plain_sentences,
     read_words,
 )
+from mm_rec.text.cefr import WordLevels, require_cefr_level
 from mm_rec.text.inflection import KNOWN_LANGUAGES, WordIndex, contains_word
-from mm_rec.text.levels import WordLevels, require_level
 from mm_rec.text.sentences import count_sentences
 from mm_rec.text.words import lower
 
 SENTENCES_PER_WORD = 20  # of those that a search finds; a word such as "a" is in a quarter of all sentences
 
-Report = Callable[[str], None]
+EntryReporter = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class WordEntry:
     """A word and a sentence with it; `level` is its CEFR level, "" where the file says none."""
 
     word: str
@@ -43,8 +43,8 @@ def read_entries(
     *,
     sentence_column: str | None = None,
     language: str = "en",
-    report: Report | None = None,
-) -> list[Entry]:
+    report: EntryReporter | None = None,
+) -> list[WordEntry]:
     """Read words with sentences, those of a CEFR level alone where one is given (and those that have none).
 
     `path` is .json (objects, or {word: sentences}), .jsonl, .csv or .tsv with a column for the word, the sentence and
@@ -54,7 +54,7 @@ def read_entries(
     `sentence_column` names the column of the sentences, or gives its number where there is no header. A word without a
     sentence is told to `report` and left out. Raises DataError with file and line for what cannot be used.
     """
-    wanted = None if level is None else require_level(level)
+    wanted = None if level is None else require_cefr_level(level)
     file = list_file(path)
     found = read_words(file, sentence_column if sentences is None else None)
     if sentences is not None:
@@ -70,8 +70,8 @@ def read_entries(
         if wanted is not None and word.level not in ("", wanted):
             continue
         if not word.sentences and report is not None:
-            report(f"{word.place}: there is no sentence for {word.spellings[0]!r}")
-        entries += [Entry(word.spellings[0], sentence, word.level) for sentence in word.sentences]
+            report(f"{word.location}: there is no sentence for {word.spellings[0]!r}")
+        entries += [WordEntry(word.spellings[0], sentence, word.level) for sentence in word.sentences]
     if not entries:
         of_level = "" if wanted is None else f" of level {wanted}"
         raise DataError(f"there is no word{of_level} with a sentence here", str(file))
@@ -83,7 +83,7 @@ def read_word_list(path: Path | str, level: str | None = None, language: str = "
 
     A word that stands there in several rows has the lowest of their levels. Raises DataError where there is none.
     """
-    wanted = None if level is None else require_level(level)
+    wanted = None if level is None else require_cefr_level(level)
     file = list_file(path)
     found = [word for word in _merged(read_words(file)) if wanted is None or word.level in ("", wanted)]
     if not found:
@@ -96,7 +96,9 @@ def read_word_list(path: Path | str, level: str | None = None, language: str = "
     return list(kept.values())
 
 
-def fit_entries(entries: Sequence[Entry], language: str = "en", report: Report | None = None) -> list[Entry]:
+def fit_entries(
+    entries: Sequence[WordEntry], language: str = "en", report: EntryReporter | None = None
+) -> list[WordEntry]:
     """The entries that teach what is asked for: one sentence each, which holds its word; others are told to `report`.
 
     Nothing is known of the forms and the sentences of other languages than English and Turkish: there all are kept.
@@ -140,7 +142,9 @@ def _merged(found: Sequence[WordRow]) -> list[WordRow]:
         name = word.spellings[0]
         spellings = (name, *(other for other in word.spellings[1:] if other not in first))
         level = min(word.level, merged[name].level) if name in merged else word.level
-        merged[name] = WordRow(spellings, level, (), merged[name].place if name in merged else word.place)
+        merged[name] = WordRow(
+            spellings, level, (), merged[name].location if name in merged else word.location
+        )
     return list(merged.values())
 
 
@@ -162,7 +166,7 @@ def _with_sentences(
     result = []
     for word in found:
         held = [spelling for spelling in word.spellings if by_spelling.get(spelling)] or [word.spellings[0]]
-        result += [WordRow((name,), word.level, by_spelling.get(name, ()), word.place) for name in held]
+        result += [WordRow((name,), word.level, by_spelling.get(name, ()), word.location) for name in held]
     return result
 
 

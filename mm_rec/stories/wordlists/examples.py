@@ -11,7 +11,7 @@ import numpy as np
 
 from mm_rec.data.split import document_hash
 from mm_rec.errors import ConfigError, DataError
-from mm_rec.stories.wordlists.entries import Entry
+from mm_rec.stories.wordlists.entries import WordEntry
 from mm_rec.text.words import lower
 
 HELD_OUT = 0.1  # of the words, where nothing else is asked for
@@ -30,7 +30,7 @@ class ListExample:
     sentences: tuple[str, ...]
 
 
-def is_held_out(word: str, fraction: float) -> bool:
+def is_held_out_word(word: str, fraction: float) -> bool:
     """Whether a word is kept for evaluation: a pure function of its letters, large or small, with or without dots on i.
 
     A word that is held out at a fraction is held out at every larger one.
@@ -38,17 +38,17 @@ def is_held_out(word: str, fraction: float) -> bool:
     return document_hash(lower(word).replace("ı", "i")) < fraction
 
 
-def split_entries(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:
+def split_entries(entries: Sequence[WordEntry], fraction: float) -> tuple[list[WordEntry], list[WordEntry]]:
     """The entries to learn from, and those whose words are held out; ConfigError for a fraction not in [0, 1)."""
     if not 0 <= fraction < 1:
         raise ConfigError(f"--held-out is {fraction}; it is from 0 (nothing) to below 1, for example 0.1")
-    held = [is_held_out(entry.word, fraction) for entry in entries]
+    held = [is_held_out_word(entry.word, fraction) for entry in entries]
     pairs = list(zip(entries, held, strict=True))
     return [entry for entry, out in pairs if not out], [entry for entry, out in pairs if out]
 
 
 def make_examples(
-    entries: Sequence[Entry],
+    entries: Sequence[WordEntry],
     count: int = 2000,
     seed: int = 42,
     shares: Shares = SHARES,
@@ -59,7 +59,7 @@ def make_examples(
     Entries whose words differ only by capitals (of the language) are one word. Raises DataError where there are fewer
     words than the longest example has.
     """
-    sentences: dict[str, list[Entry]] = {}
+    sentences: dict[str, list[WordEntry]] = {}
     for entry in entries:
         sentences.setdefault(lower(entry.word, language), []).append(entry)
     used = dict.fromkeys(sentences, 0)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mm_rec.errors import DataError
-from mm_rec.sources.blocks import lines
 from mm_rec.sources.documents import MAX_DOCUMENT_BYTES, find_files
-from mm_rec.sources.formats import rows
+from mm_rec.sources.formats import read_rows
+from mm_rec.sources.line_reader import read_lines
 from mm_rec.sources.locations import ROW_KINDS, SourceFile, file_kind
-from mm_rec.sources.problems import stop
-from mm_rec.text.levels import LEVELS
+from mm_rec.sources.problems import raise_problem
+from mm_rec.text.cefr import CEFR_LEVELS
 from mm_rec.text.words import lower
 
 WORD_COLUMNS = ("word", "headword", "lemma", "kelime", "sözcük")
@@ -31,7 +31,7 @@ class WordRow:
     spellings: tuple[str, ...]
     level: str
     sentences: tuple[str, ...]
-    place: str
+    location: str
 
 
 def list_file(path: Path | str) -> SourceFile:
@@ -47,12 +47,12 @@ def read_words(file: SourceFile, sentence_column: str | None = None) -> list[Wor
     if file_kind(file) == "txt":
         return [
             WordRow((line.strip(),), "", (), f"{file}:{number}")
-            for number, line in lines(file, MAX_DOCUMENT_BYTES)
+            for number, line in read_lines(file, MAX_DOCUMENT_BYTES)
             if line and line.strip()
         ]
     found: list[WordRow] = []
     columns = None
-    for number, row in rows(file, MAX_DOCUMENT_BYTES, stop):
+    for number, row in read_rows(file, MAX_DOCUMENT_BYTES, raise_problem):
         if columns is None:
             if _column(row, WORD_COLUMNS) is None and _holds_sentences(row):
                 return [_mapped_word(word, texts, file, number) for word, texts in row.items()]
@@ -112,8 +112,10 @@ def _level(value: Any, file: SourceFile, number: int) -> str:
     if value is None or not str(value).strip():
         return ""
     level = str(value).strip().upper()[:2]
-    if level not in LEVELS:
-        raise DataError(f"the level is {value!r}; it must be one of {', '.join(LEVELS)}", str(file), number)
+    if level not in CEFR_LEVELS:
+        raise DataError(
+            f"the level is {value!r}; it must be one of {', '.join(CEFR_LEVELS)}", str(file), number
+        )
     return level
 
 
@@ -144,12 +146,12 @@ def has_words(file: SourceFile) -> bool:
         return False
     if kind == "tsv":
         return _column(_header(file), WORD_COLUMNS) is not None
-    row = next((row for _, row in rows(file, MAX_DOCUMENT_BYTES, stop)), {})
+    row = next((row for _, row in read_rows(file, MAX_DOCUMENT_BYTES, raise_problem)), {})
     return _column(row, WORD_COLUMNS) is not None or _holds_sentences(row)
 
 
 def _header(file: SourceFile) -> list[str]:
-    return next(((line or "").split("\t") for _, line in lines(file, MAX_DOCUMENT_BYTES)), [])
+    return next(((line or "").split("\t") for _, line in read_lines(file, MAX_DOCUMENT_BYTES)), [])
 
 
 def read_plain_sentences(file: SourceFile, column: str | None) -> Iterator[str]:
@@ -158,14 +160,14 @@ def read_plain_sentences(file: SourceFile, column: str | None) -> Iterator[str]:
     named = column or (None if kind == "txt" else _column(_header(file), SENTENCE_COLUMNS))
     if kind in ("txt", "tsv") and (named is None or named.isdecimal()):
         place = int(named or 1)
-        for number, line in lines(file, MAX_DOCUMENT_BYTES):
+        for number, line in read_lines(file, MAX_DOCUMENT_BYTES):
             cells = (line or "").split("\t")
             if line and len(cells) < place:
                 raise DataError(f"this line has {len(cells)} columns and not {place}", str(file), number)
             if line and cells[place - 1].strip():
                 yield " ".join(cells[place - 1].split())
         return
-    for number, row in rows(file, MAX_DOCUMENT_BYTES, stop):
+    for number, row in read_rows(file, MAX_DOCUMENT_BYTES, raise_problem):
         name = named if named in row else _column(row, SENTENCE_COLUMNS)
         if name is None or (column is not None and column not in row):
             raise DataError(

@@ -15,30 +15,32 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mm_rec.cli.main import run
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.data.conversations.masks import LEARNT, REASONS, explain, masks_page
+from mm_rec.data.conversations.mask_report import REASONS, TRAINED_REASONS, explain_mask, render_mask_page
 from mm_rec.data.conversations.preflight import preflight
-from mm_rec.data.conversations.rendering import prompt_ids, render
+from mm_rec.data.conversations.rendering import chat_prompt_ids, render
 from mm_rec.errors import TokenizerError
-from mm_rec.tokenizers.chat_template import LAYOUTS, prepare_for_chat
+from mm_rec.tokenizers.chat_template import TEMPLATES, prepare_for_chat
 
 
-def talk(*contents: str, place: str = "a.jsonl:1", **last: object) -> Conversation:
+def talk(*contents: str, location: str = "a.jsonl:1", **last: object) -> Conversation:
     roles = ("user", "assistant") * len(contents)
     messages = [ChatMessage(role, text) for role, text in zip(roles, contents, strict=False)]
     messages[-1] = replace(messages[-1], **last)
-    return Conversation(tuple(messages), place=place)
+    return Conversation(tuple(messages), location=location)
 
 
 def kinds(tokenizer: PreTrainedTokenizerBase, *conversations: Conversation, **options: object) -> list[str]:
-    return [f"{fault.kind} {fault.place}" for fault in preflight(tokenizer, conversations, **options).faults]
+    return [
+        f"{issue.kind} {issue.location}" for issue in preflight(tokenizer, conversations, **options).issues
+    ]
 
 
 def test_a_conversation_that_teaches_nothing_is_found(tokenizer: PreTrainedTokenizerBase) -> None:
-    good, mute = talk("Old?", "No."), talk("Old?", "No.", place="a.jsonl:2", weight=0)
+    good, mute = talk("Old?", "No."), talk("Old?", "No.", location="a.jsonl:2", weight=0)
     assert kinds(tokenizer, good, mute) == ["nothing-learnt a.jsonl:2"]
-    both = Conversation((*mute.messages, *talk("a", "b").messages), place="a.jsonl:3")
+    both = Conversation((*mute.messages, *talk("a", "b").messages), location="a.jsonl:3")
     assert kinds(tokenizer, both) == [] and kinds(tokenizer, both, train_on="last") == []
-    turned = Conversation((*talk("a", "b").messages, *mute.messages), place="a.jsonl:4")
+    turned = Conversation((*talk("a", "b").messages, *mute.messages), location="a.jsonl:4")
     assert kinds(tokenizer, turned, train_on="last") == ["nothing-learnt a.jsonl:4"]
 
 
@@ -51,9 +53,9 @@ def test_an_end_of_turn_that_is_never_learnt_is_found(tokenizer: PreTrainedToken
 
 
 def test_one_that_the_template_refuses_does_not_hide_the_others(tokenizer: PreTrainedTokenizerBase) -> None:
-    odd = Conversation((ChatMessage("narrator", "x"), *talk("a", "b").messages), place="a.jsonl:7")
+    odd = Conversation((ChatMessage("narrator", "x"), *talk("a", "b").messages), location="a.jsonl:7")
     checked = preflight(tokenizer, [talk("Old?", "No."), odd, talk("Ne?", "O.")])
-    assert [str(fault) for fault in checked.faults] == [
+    assert [str(issue) for issue in checked.issues] == [
         "a.jsonl:7: the chat template refuses this conversation: unknown role narrator: use system, developer, user, "
         "assistant or tool"
     ]
@@ -67,7 +69,7 @@ def test_long_conversations_are_refused_or_lose_their_oldest_turns(
     turns = [
         message for number in range(9) for message in talk(f"Soru {number}?", f"Yanıt {number}.").messages
     ]
-    long = Conversation((system, *turns), place="a.jsonl:5")
+    long = Conversation((system, *turns), location="a.jsonl:5")
     limit = len(render(tokenizer, long.with_messages([system, *turns[-6:]])).ids)
     assert kinds(tokenizer, long, max_length=limit) == ["too-long a.jsonl:5"]
     checked = preflight(tokenizer, [long], max_length=limit, too_long="turns")
@@ -78,7 +80,7 @@ def test_long_conversations_are_refused_or_lose_their_oldest_turns(
     assert kinds(tokenizer, long, max_length=10, too_long="turns") == ["too-long a.jsonl:5"]
 
 
-@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize("layout", list(TEMPLATES))
 @pytest.mark.parametrize("train_on", ["all", "last"])
 def test_the_colours_are_the_mask_of_training(
     tokenizer: PreTrainedTokenizerBase, layout: str, train_on: str
@@ -88,10 +90,10 @@ def test_the_colours_are_the_mask_of_training(
     for conversation in made(80, seed=3):
         rendered, tokens = (
             render(tokenizer, conversation, train_on),
-            explain(tokenizer, conversation, train_on),
+            explain_mask(tokenizer, conversation, train_on),
         )
-        assert [token.learnt for token in tokens] == rendered.learnt.tolist()
-        assert all((token.reason in LEARNT) == token.learnt for token in tokens)
+        assert [token.trained_on for token in tokens] == rendered.loss_mask.tolist()
+        assert all((token.reason in TRAINED_REASONS) == token.trained_on for token in tokens)
         seen |= {token.reason for token in tokens}
         said = "".join(
             token.text for token in tokens if token.reason == "user" and not token.text.startswith("<0x")
@@ -109,9 +111,9 @@ def test_the_colours_are_the_mask_of_training(
 def test_the_colours_of_a_published_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     published = wear(tokenizer, name)
     conversation = Conversation(tuple(ChatMessage(role, text) for role, text in TALK))
-    tokens = explain(tokenizer, conversation)
-    assert [token.learnt for token in tokens] == render(tokenizer, conversation).learnt.tolist()
-    assert not preflight(tokenizer, [conversation]).faults
+    tokens = explain_mask(tokenizer, conversation)
+    assert [token.trained_on for token in tokens] == render(tokenizer, conversation).loss_mask.tolist()
+    assert not preflight(tokenizer, [conversation]).issues
     said = {reason: "".join(one.text for one in tokens if one.reason == reason) for reason in REASONS}
     assert said["user"].split() == ["Hava?Old?"] and "No." in said["answer"]
     ends = sum(token.reason == "end of turn" for token in tokens)
@@ -121,12 +123,12 @@ def test_the_colours_of_a_published_template(tokenizer: PreTrainedTokenizerBase,
 
 def test_the_page_in_a_browser(tokenizer: PreTrainedTokenizerBase, tmp_path: Path, browser: Browser) -> None:
     conversations = [*made(5, seed=4), talk("<script>alert(1)</script>", "No & <b>bold</b>.")]
-    pairs = [(one.place, explain(tokenizer, one)) for one in conversations]
-    (tmp_path / "masks.html").write_text(masks_page(pairs, "made", "default"), encoding="utf-8")
+    pairs = [(one.location, explain_mask(tokenizer, one)) for one in conversations]
+    (tmp_path / "masks.html").write_text(render_mask_page(pairs, "made", "default"), encoding="utf-8")
     page = browser.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: faults.append(dialog.message))
+    issues: list[str] = []
+    page.on("pageerror", lambda error: issues.append(str(error)))
+    page.on("dialog", lambda dialog: issues.append(dialog.message))
     page.goto((tmp_path / "masks.html").as_uri())
     background = "e => getComputedStyle(e).backgroundColor"
     answer, user = page.locator("pre .answer").first, page.locator("pre .user").first
@@ -136,7 +138,7 @@ def test_the_page_in_a_browser(tokenizer: PreTrainedTokenizerBase, tmp_path: Pat
     assert page.locator("pre .answer").count() == sum(
         token.reason == "answer" for _, tokens in pairs for token in tokens
     )
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and faults == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and issues == []
     page.close()
 
 
@@ -188,5 +190,5 @@ def test_a_layout_that_the_tokenizer_cannot_keep_apart_is_refused_and_white_spac
     prepare_for_chat(tokenizer, "default")
     checked = preflight(tokenizer, [talk("Old?", "\n\nNo.")])
     assert [fix.message for fix in checked.fixes] == ["white space before an answer was cut"]
-    prompt = prompt_ids(tokenizer, checked.conversations[0].messages[:1])
+    prompt = chat_prompt_ids(tokenizer, checked.conversations[0].messages[:1])
     assert checked.rendered[0].ids[: len(prompt)].tolist() == prompt

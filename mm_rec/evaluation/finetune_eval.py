@@ -1,0 +1,122 @@
+"""How well a model predicts answers: loss and accuracy over learnt tokens alone, and what it answers itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mm_rec.data.conversations.conversation import Conversation
+from mm_rec.data.conversations.rendering import TokenizedExample, chat_prompt_ids
+from mm_rec.data.packing import PADDING, PackedConversations
+from mm_rec.evaluation.perplexity import score_tokens
+from mm_rec.inference.engine import Engine
+from mm_rec.inference.generate import stop_ids
+from mm_rec.models.cross_entropy import IGNORE_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantTokenScores:
+    """`tokens` learnt; `loss` in nats a token; `token_accuracy` the share of tokens that were the likeliest."""
+
+    tokens: int
+    loss: float
+    token_accuracy: float
+
+
+def score_assistant_tokens(
+    model: PreTrainedModel,
+    packed: PackedConversations,
+    pad_id: int,
+    batch: int,
+    dtype: torch.dtype | None = None,
+    rows: int | None = None,
+) -> AssistantTokenScores:
+    """Score packed conversations (one row a column), `batch` rows at a time.
+
+    With `rows`, that many of them, spread evenly over all and the same on every call.
+    """
+    nats, right, tokens = 0.0, 0, 0
+    count = len(packed) if rows is None else min(rows, len(packed))
+    chosen = np.linspace(0, len(packed) - 1, count).round().astype(np.int64)
+    for first in range(0, count, batch):
+        shape = (min(batch, count - first), packed.seq_len)
+        ids, labels = np.full(shape, pad_id, np.int64), np.full(shape, IGNORE_INDEX, np.int64)
+        documents = np.full(shape, PADDING, np.int64)
+        for row in range(shape[0]):
+            packed.fill(int(chosen[first + row]), 0, ids[row], labels[row], documents[row])
+        arrays = {"input_ids": ids, "labels": labels, "document_ids": documents}
+        losses, correct = score_tokens(
+            model, {name: torch.from_numpy(x) for name, x in arrays.items()}, dtype
+        )
+        nats += float(losses.double().sum())
+        right += int(correct.sum())
+        tokens += len(losses)
+    return AssistantTokenScores(tokens, nats / max(1, tokens), right / max(1, tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePrompt:
+    """What a model is asked: the words that a person sees, the ids up to where it answers, the answer hoped for."""
+
+    asked: str
+    ids: list[int]
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleAnswer:
+    """What a model answered to a question."""
+
+    asked: str
+    given: str
+    expected: str
+
+
+def prompt_of_last_answer(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> SamplePrompt:
+    """The messages before a conversation's last answer."""
+    messages = conversation.messages
+    last = max(number for number, message in enumerate(messages) if message.role == "assistant")
+    ids = chat_prompt_ids(tokenizer, messages[:last], conversation.tools)
+    return SamplePrompt(messages[last - 1].content, ids, messages[last].content)
+
+
+def prompt_of_example(tokenizer: PreTrainedTokenizerBase, rendered: TokenizedExample) -> SamplePrompt:
+    """What stands before the part of an example that is learnt; its first half where all of it is."""
+    cut = prompt_length(rendered) or len(rendered.ids) // 2
+    asked, expected = (
+        tokenizer.decode(ids, skip_special_tokens=True) for ids in np.split(rendered.ids, [cut])
+    )
+    return SamplePrompt(str(asked), rendered.ids[:cut].tolist(), str(expected))
+
+
+def prompt_length(rendered: TokenizedExample) -> int:
+    """Tokens before the first that is learnt; 0 where there is at most a BOS."""
+    first = int(np.flatnonzero(rendered.loss_mask)[0])
+    return first if first > 1 else 0
+
+
+def answer_samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[SamplePrompt],
+    max_new_tokens: int = 64,
+) -> list[SampleAnswer]:
+    """Answer with the likeliest tokens what fits the context; the model is in evaluation mode meanwhile."""
+    training = model.training
+    engine = Engine(model, model.device)  # sets the model to evaluation
+    limit = engine.context_limit
+    asked = [one for one in questions if limit is None or len(one.ids) + max_new_tokens <= limit]
+    if not asked:
+        return []
+    try:
+        replies = engine.generate_greedy(
+            [one.ids for one in asked], max_new_tokens, stop_ids(tokenizer, engine.model)
+        )
+    finally:
+        model.train(training)
+    texts = [str(tokenizer.decode(reply, clean_up_tokenization_spaces=False)).strip() for reply in replies]
+    return [SampleAnswer(one.asked, text, one.expected) for one, text in zip(asked, texts, strict=True)]

@@ -1,0 +1,69 @@
+"""POST /v1/embeddings: a text as a vector, the mean of the model's last hidden states, of length 1."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Request, Response
+from torch import Tensor
+
+from mm_rec.inference.engine import Session
+from mm_rec.serving.context import ServerContext, get_context, get_owner
+from mm_rec.serving.errors import ApiError, errors_in_field
+from mm_rec.serving.generation import TokenUsage, prefill_only
+from mm_rec.serving.model_registry import ModelVariant
+from mm_rec.serving.protocol.preprocessing import FieldNames, resolve_max_tokens, tokenize_prompt
+from mm_rec.serving.protocol.schemas import EmbeddingRequest, as_list
+from mm_rec.serving.sse import SafeJSONResponse
+from mm_rec.serving.streaming import cancel_on_disconnect
+
+router = APIRouter()
+_NAMES = FieldNames("input", remedy="Send shorter texts")
+
+
+@router.post("/v1/embeddings")
+async def create_embeddings(body: EmbeddingRequest, request: Request) -> Response:
+    """Turn texts into vectors."""
+    context = get_context(request)
+    variant = context.registry.find(body.model)
+    size = variant.model.engine.model.config.get_text_config().hidden_size
+    if body.dimensions not in (None, size):
+        message = f"dimensions: this model's vectors have {size}, and cannot be shortened; leave this out"
+        raise ApiError(400, message, "dimensions", "invalid_value")
+    return SafeJSONResponse(
+        await cancel_on_disconnect(request.receive, _embed(context, get_owner(request), variant, body))
+    )
+
+
+async def _embed(
+    context: ServerContext, owner: str | None, variant: ModelVariant, body: EmbeddingRequest
+) -> dict[str, Any]:
+    rows, usage = [], TokenUsage(0)
+    for number, one in enumerate(as_list(body.input)):
+        with errors_in_field("input"):
+            ids = tokenize_prompt(variant, one) if isinstance(one, str) else one
+            variant.model.engine.require_tokens(ids, f"the text {number}: ")
+        resolve_max_tokens(variant, len(ids), None, context.limits, _NAMES, least=0)
+        vector = await _vector(context, variant, ids)
+        embedding: Any = vector.tolist()
+        if body.encoding_format == "base64":
+            embedding = base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
+        rows.append({"object": "embedding", "index": number, "embedding": embedding})
+        usage.prompt_tokens += len(ids)
+    context.record_usage(owner, variant, usage)
+    told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
+    return {"object": "list", "data": rows, "model": body.model, "usage": told}
+
+
+async def _vector(context: ServerContext, variant: ModelVariant, ids: list[int]) -> Tensor:
+    """The mean hidden state of a text's tokens, (D,) float32 of length 1."""
+    total = torch.zeros(())
+
+    def read(session: Session) -> None:
+        nonlocal total
+        total = total + variant.model.engine.embed_chunk(session)
+
+    await prefill_only(variant, variant.session(), [ids], context.limits.timeout_seconds, read)
+    return torch.nn.functional.normalize(total, dim=0)

@@ -1,0 +1,367 @@
+"""What requests ask for in the engine's terms: messages, sampling, grammars."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mm_rec.data.conversations.conversation import ChatMessage, ToolCall
+from mm_rec.data.conversations.message_formats import message_runs, order_tool_results
+from mm_rec.data.conversations.prompt_parts import prompt_parts
+from mm_rec.data.conversations.rendering import reject_special_tokens
+from mm_rec.inference.generate import encode_prompt, encode_text
+from mm_rec.inference.grammar.constraint import GrammarConstraint
+from mm_rec.inference.sampler import SamplingParams
+from mm_rec.serving.errors import ApiError, errors_in_field
+from mm_rec.serving.generation import EnginePrompt, build_prompt
+from mm_rec.serving.model_registry import ModelVariant
+from mm_rec.serving.protocol.schemas import (
+    AllowedToolsChoice,
+    CalledFunction,
+    CompletionRequestBase,
+    Message,
+    NamedTool,
+    RequestModel,
+    SamplingRequest,
+    Tool,
+    content_text,
+)
+
+_FREE_SHARE = 4  # of a context that turns are dropped from, where it is not said how much is to be written
+DROP_TURNS = 'Send less, write less, or send "truncation": "auto" to drop the oldest turns'
+SEND_LESS = "Send less, or ask for fewer tokens"
+ToolSchemas = Sequence[Mapping[str, Any]]  # of tools, as templates and grammars take them
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may take.
+
+    `max_tokens`: the most that are written, and as many where a request does not say; `max_prompt_tokens`: the most
+    that are read; `timeout_seconds`: the longest time.
+    """
+
+    max_tokens: int = 8_192
+    max_prompt_tokens: int = 262_144
+    timeout_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """What a request calls that which is read and the most that is written, and what helps where both do not fit."""
+
+    prompt: str
+    max_tokens: str = ""
+    remedy: str = SEND_LESS
+
+
+def tokenize_prompt(variant: ModelVariant, text: str, begin: bool = True) -> list[int]:
+    """The ids of a plain text, special tokens that are written out in it too, begun as the tokenizer begins one.
+
+    Raises UnicodeEncodeError for half of a surrogate pair, which no tokenizer takes.
+    """
+    text.encode()
+    return (encode_prompt if begin else encode_text)(variant.model.tokenizer, text)
+
+
+def require_fields_together(request: RequestModel, **others: str) -> None:
+    """Raise ApiError for fields that would do nothing without others: these are named by their values."""
+    for name, other in others.items():
+        if getattr(request, name) is not None and not getattr(request, other):
+            message = f"{name}: it goes with {other}, which is not here; send both, or leave this out"
+            raise ApiError(400, message, name, "invalid_value")
+
+
+def build_sampling(variant: ModelVariant, request: SamplingRequest, most_tokens: int) -> SamplingParams:
+    """How tokens are chosen; OpenAI's defaults for what is not said."""
+    values: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": most_tokens}
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+        if (value := getattr(request, name)) is not None:
+            values[name] = value
+    if values["top_p"] == 0:  # the likeliest token alone
+        values["top_p"] = 1e-9
+    if isinstance(request, CompletionRequestBase):
+        values["stop"] = tuple(_stops(request))
+        for name in ("frequency_penalty", "presence_penalty"):
+            values[name] = getattr(request, name) or 0.0
+        values["logit_bias"] = _biases(variant, request.logit_bias or {})
+        values["seed"] = None if request.seed is None else request.seed % 2**63
+    return SamplingParams.read(values, where="the request")
+
+
+def _stops(request: CompletionRequestBase) -> list[str]:
+    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    return [stop for stop in stops if stop]
+
+
+def _biases(variant: ModelVariant, biases: Mapping[str, float]) -> dict[int, float]:
+    try:
+        found = {int(token): bias for token, bias in biases.items()}
+    except ValueError as error:
+        message = "logit_bias: its keys are token ids, written as text"
+        raise ApiError(400, message, "logit_bias", "invalid_value") from error
+    with errors_in_field("logit_bias"):
+        variant.model.engine.require_tokens(found)
+    return found
+
+
+def sampling_per_choice(sampling: SamplingParams, n: int | None, most: int) -> list[SamplingParams]:
+    """One sampling for each answer: those after the first go on from its seed."""
+    if (n or 1) > most:
+        raise ApiError(
+            400, f"n: this server writes at most {most} answers at once; ask for fewer", "n", "invalid_value"
+        )
+    if sampling.seed is None:
+        return [sampling] * (n or 1)
+    return [sampling.changed(seed=(sampling.seed + number) % 2**63) for number in range(n or 1)]
+
+
+def resolve_max_tokens(
+    variant: ModelVariant,
+    prompt_tokens: int,
+    wanted: int | None,
+    limits: RequestLimits,
+    names: FieldNames,
+    least: int = 1,
+) -> int:
+    """How many tokens an answer may have; raises ApiError where the request asks for more, or there is no room.
+
+    Where the request does not say, there must be room for `least`.
+    """
+    if prompt_tokens > limits.max_prompt_tokens:
+        most = f"{limits.max_prompt_tokens:,} are the most. Send less"
+        message = f"{names.prompt}: {prompt_tokens:,} tokens are more than this server reads; {most}"
+        raise ApiError(400, message, names.prompt, "context_length_exceeded")
+    if wanted is not None and wanted > limits.max_tokens:
+        most = f"{limits.max_tokens:,} is the most"
+        message = f"{names.max_tokens}: {wanted:,} is more than this server writes at once; {most}"
+        raise ApiError(400, message, names.max_tokens, "invalid_value")
+    limit = variant.model.context_limit
+    if limit is None:
+        return wanted or limits.max_tokens
+    room = limit - prompt_tokens
+    if room < (wanted or least):
+        raise ContextLengthExceededError(variant, prompt_tokens, wanted, names)
+    return wanted or min(room, limits.max_tokens)
+
+
+class ContextLengthExceededError(ApiError):
+    """A conversation that does not fit."""
+
+    def __init__(
+        self, variant: ModelVariant, prompt_tokens: int, wanted: int | None, names: FieldNames
+    ) -> None:
+        asked = f", and {wanted:,} are to be written" if wanted else ""
+        super().__init__(
+            400,
+            f"{names.prompt}: {variant.name} holds at most {variant.model.context_limit:,} tokens; the request has "
+            f"{prompt_tokens:,}{asked}. {names.remedy}",
+            names.prompt,
+            "context_length_exceeded",
+        )
+
+
+def _in_messages(number: int, part: str) -> str:
+    return f"messages[{number}].{part}"
+
+
+def to_chat_messages(
+    variant: ModelVariant, messages: Sequence[Message], name: Callable[[int, str], str] = _in_messages
+) -> list[ChatMessage]:
+    """Messages as the templates take them; raises ApiError for what cannot be read.
+
+    `name`: what the request calls a part (content, tool_calls, …) of the message of that number.
+    """
+    found = []
+    for number, message in enumerate(messages):
+        where = name(number, "tool_calls")
+        calls = [_call(variant, call.id, call.function, where) for call in message.tool_calls or []]
+        if message.function_call is not None:
+            calls.append(_call(variant, "", message.function_call, name(number, "function_call")))
+        if message.role == "tool" and message.tool_call_id is None:
+            raise _missing(name(number, "tool_call_id"), "the result of a call says of which")
+        if message.content is None and message.role != "assistant":
+            raise _missing(name(number, "content"), "a message of this role has content")
+        text = content_text(message.content) or message.refusal or ""
+        require_no_special_tokens(variant, text, name(number, "content"))
+        role, reasoning = (
+            "tool" if message.role == "function" else message.role,
+            message.reasoning_content or "",
+        )
+        require_no_special_tokens(variant, reasoning, name(number, "reasoning_content"))
+        found.append(ChatMessage(role, text, tuple(calls), message.tool_call_id or "", reasoning=reasoning))
+    _require_calls(found, name)
+    return order_tool_results(found)
+
+
+def _missing(where: str, why: str) -> ApiError:
+    return ApiError(400, f"{where}: {why}", where, "missing_required_parameter")
+
+
+def _call(variant: ModelVariant, call_id: str, function: CalledFunction, where: str) -> ToolCall:
+    try:
+        arguments = json.loads(function.arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        message = f"{where}: the arguments are not JSON ({error})"
+        raise ApiError(400, message, where, "invalid_value") from error
+    if not isinstance(arguments, dict):
+        raise ApiError(400, f"{where}: the arguments are no JSON object", where, "invalid_value")
+    require_no_special_tokens(variant, json.dumps([function.name, arguments], ensure_ascii=False), where)
+    return ToolCall(function.name, arguments, call_id)
+
+
+def _require_calls(messages: Sequence[ChatMessage], name: Callable[[int, str], str]) -> None:
+    """Raise ApiError for the result of a call that is not in the message before; a session may have read that."""
+    for start, stop in message_runs(messages):
+        if messages[start].role == "tool":
+            continue
+        known = {call.id for call in messages[start].tool_calls}
+        for number in range(start + 1, stop):
+            call_id = messages[number].tool_call_id
+            if call_id and call_id not in known:
+                where = name(number, "tool_call_id")
+                message = (
+                    f"{where}: the message before has no call {call_id[:100]!r}; results follow their calls"
+                )
+                raise ApiError(400, message, where, "invalid_value")
+
+
+def fit_prompt(
+    variant: ModelVariant, messages: Sequence[ChatMessage], tools: ToolSchemas, wanted: int | None,
+    limits: RequestLimits, names: FieldNames, truncate: bool,
+) -> tuple[EnginePrompt, int]:  # fmt: skip
+    """The prompt of a conversation, and how many tokens may be written.
+
+    With `truncate` and a full context whole turns are dropped, the oldest first, and no more than must be: so many that
+    a quarter of the context is free where the request does not say how much it wants. The system messages that open
+    the conversation, and its last turn, stay.
+    """
+    starts = [place for place, message in enumerate(messages) if message.role == "user"]
+    truncate = truncate and len(starts) > 1
+    free = min(limits.max_tokens, (variant.model.context_limit or 0) // _FREE_SHARE)
+
+    def without(dropped: int) -> EnginePrompt:
+        kept = [*messages[: starts[0]], *messages[starts[dropped] :]] if dropped else messages
+        with errors_in_field(names.prompt):
+            return build_prompt(variant, prompt_parts(variant.model.tokenizer, kept, tools))
+
+    def room(prompt: EnginePrompt, least: int) -> int:
+        return resolve_max_tokens(variant, prompt.length, wanted, limits, names, least)
+
+    def fits(dropped: int) -> bool:
+        try:
+            return room(without(dropped), max(1, free)) > 0
+        except ContextLengthExceededError:
+            return False
+
+    prompt = without(0)
+    try:
+        return prompt, room(prompt, max(1, free) if truncate else 1)
+    except ContextLengthExceededError:
+        if not truncate:
+            raise
+    dropped = bisect.bisect_left(range(len(starts)), True, lo=1, hi=len(starts) - 1, key=fits)
+    prompt = without(dropped)
+    return prompt, room(prompt, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallOptions:
+    """What tools may be called: `choice` is "auto", "required" or the name of one; `field` is that of the tools."""
+
+    tools: ToolSchemas
+    choice: str
+    parallel: bool
+    field: str
+
+
+def template_tools(
+    variant: ModelVariant, tools: Sequence[Tool] | None, field: str = "tools"
+) -> list[dict[str, Any]]:
+    """Tools as the model sees them: without what has no effect; raises ApiError for special tokens in them."""
+    shown = [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools or []]
+    require_no_special_tokens(variant, json.dumps(shown, ensure_ascii=False), field)
+    return shown
+
+
+def require_no_special_tokens(variant: ModelVariant, text: str, where: str) -> None:
+    """Raise ApiError where a text of the request's cannot stand in a conversation."""
+    with errors_in_field(where):
+        reject_special_tokens(variant.model.tokenizer, [text])
+
+
+ToolChoice = str | NamedTool | AllowedToolsChoice | None
+
+
+def tool_call_options(
+    tools: ToolSchemas,
+    choice: ToolChoice,
+    parallel: bool,
+    field: str = "tools",
+    choice_field: str = "tool_choice",
+) -> ToolCallOptions | None:
+    """Which of the tools may be called; None where none may. Raises ApiError for a choice that is not there."""
+    if not tools and choice not in (None, "none", "auto"):
+        message = f"{choice_field}: there are no {field} to choose from"
+        raise ApiError(400, message, choice_field, "invalid_value")
+    if not tools or choice == "none":
+        return None
+    if isinstance(choice, NamedTool):
+        name = choice.function.name
+        return ToolCallOptions(_allowed(tools, {name}, choice_field), name, False, field)
+    if isinstance(choice, AllowedToolsChoice):
+        names = {tool.function.name for tool in choice.allowed_tools.tools}
+        return ToolCallOptions(
+            _allowed(tools, names, choice_field), choice.allowed_tools.mode, parallel, field
+        )
+    return ToolCallOptions(tools, choice or "auto", parallel, field)
+
+
+def _allowed(tools: ToolSchemas, names: set[str], field: str) -> ToolSchemas:
+    """The tools of these names."""
+    known = [tool["function"]["name"] for tool in tools]
+    if missing := names.difference(known):
+        message = f"{field}: there is no tool {min(missing)[:64]!r}; there are {', '.join(known)}"
+        raise ApiError(400, message, field, "invalid_value")
+    return [tool for tool in tools if tool["function"]["name"] in names]
+
+
+def output_schema(kind: str, schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What an answer must follow: of json_schema its schema, of json_object any object; None for text."""
+    return {"type": "object"} if kind == "json_object" else schema
+
+
+def constraint_factory(
+    variant: ModelVariant,
+    call_options: ToolCallOptions | None,
+    schema: Mapping[str, Any] | None,
+    field: str,
+    prompt: EnginePrompt,
+) -> Callable[[], GrammarConstraint] | None:
+    """What makes the constraint of an answer to a prompt: calls, JSON of a schema, or none; raises ApiError for both.
+
+    `field`: that of the schema.
+    """
+    if call_options is not None and schema is not None:
+        message = (
+            f'{field}: a format and tools cannot be held to together; send "tool_choice": "none", or no tools'
+        )
+        raise ApiError(400, message, field, "invalid_value")
+
+    def for_calls(call_options: ToolCallOptions) -> GrammarConstraint:
+        with errors_in_field(call_options.field):
+            return variant.model.grammars.tool_calls(
+                call_options.tools, call_options.choice, call_options.parallel, prompt.ending
+            )
+
+    def for_schema(schema: Mapping[str, Any]) -> GrammarConstraint:
+        with errors_in_field(field):
+            return variant.model.grammars.json_schema(schema, prompt.ending)
+
+    if call_options is not None:
+        return partial(for_calls, call_options)
+    return None if schema is None else partial(for_schema, schema)

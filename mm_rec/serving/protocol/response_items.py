@@ -1,0 +1,132 @@
+"""Items of the Responses API: what a request gives, and what an earlier response held, as messages and as lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mm_rec.serving.protocol.response_schemas import (
+    AllowedResponseTools,
+    ChosenTool,
+    FunctionCall,
+    FunctionCallOutput,
+    InputMessage,
+    ResponseRequest,
+)
+from mm_rec.serving.protocol.schemas import (
+    AllowedTools,
+    AllowedToolsChoice,
+    CalledFunction,
+    Function,
+    Message,
+    MessageToolCall,
+    NamedFunction,
+    NamedTool,
+    Tool,
+    content_text,
+)
+from mm_rec.serving.tables import new_id
+
+Item = dict[str, Any]
+_IDS = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_EMPTY_ASSISTANT: Item = {"type": "message", "role": "assistant", "content": ""}
+
+
+def input_items(body: ResponseRequest) -> list[Item]:
+    """What is new in a request."""
+    if isinstance(body.input, str):
+        return [{"type": "message", "role": "user", "content": body.input}]
+    return [item.model_dump(exclude_none=True) for item in body.input]
+
+
+@dataclass
+class _PendingMessage:
+    """One message to be: where it comes from, its item, and the assistant's calls that belong to it."""
+
+    place: str
+    item: Item
+    calls: list[MessageToolCall] = field(default_factory=list)
+    reasoning: str = ""
+
+    def message(self) -> Message:
+        if self.item["type"] == "function_call_output":
+            output = FunctionCallOutput.model_validate(self.item)
+            return Message(role="tool", content=content_text(output.output), tool_call_id=output.call_id)
+        pending = InputMessage.model_validate(self.item)
+        return Message(
+            role=pending.role, content=content_text(pending.content), tool_calls=self.calls or None,
+            reasoning_content=self.reasoning or None,
+        )  # fmt: skip
+
+
+def to_messages(body: ResponseRequest, earlier: Iterable[Item]) -> tuple[list[Message], list[str]]:
+    """All that a response answers as messages, and the field of the request that each of them comes from."""
+    new = input_items(body)
+    places = ["input"] if isinstance(body.input, str) else [f"input[{number}]" for number in range(len(new))]
+    pending: list[_PendingMessage] = []
+    if body.instructions:
+        pending.append(
+            _PendingMessage(
+                "instructions", {**_EMPTY_ASSISTANT, "role": "system", "content": body.instructions}
+            )
+        )
+    reasoning = ""
+    placed = [("previous_response_id", item) for item in earlier] + list(zip(places, new, strict=True))
+    for place, item in placed:
+        if item["type"] == "reasoning":  # it belongs to what was said after it
+            reasoning = "".join(part["text"] for part in item.get("content") or [])
+            continue
+        if item["type"] != "function_call":
+            is_answer = item.get("role") == "assistant"
+            pending.append(_PendingMessage(place, item, reasoning=reasoning if is_answer else ""))
+            reasoning = ""
+            continue
+        if (
+            not pending or pending[-1].item.get("role") != "assistant"
+        ):  # calls belong to what was said before them
+            pending.append(_PendingMessage(place, _EMPTY_ASSISTANT, reasoning=reasoning))
+            reasoning = ""
+        call = FunctionCall.model_validate(item)
+        function = CalledFunction(name=call.name, arguments=call.arguments)
+        pending[-1].calls.append(MessageToolCall(id=call.call_id, function=function))
+        pending[-1].place = place
+    return [one.message() for one in pending], [one.place for one in pending]
+
+
+def to_chat_tools(body: ResponseRequest) -> list[Tool]:
+    """The tools as chat completions have them."""
+    return [
+        Tool(type="function", function=Function(**tool.model_dump(exclude={"type"})))
+        for tool in body.tools or []
+    ]
+
+
+def to_tool_choice(body: ResponseRequest) -> str | NamedTool | AllowedToolsChoice | None:
+    """The choice of a tool as chat completions have it."""
+    match body.tool_choice:
+        case ChosenTool() as chosen:
+            return _named(chosen)
+        case AllowedResponseTools(mode=mode, tools=tools):
+            allowed = AllowedTools(mode=mode, tools=[_named(tool) for tool in tools])
+            return AllowedToolsChoice(type="allowed_tools", allowed_tools=allowed)
+        case choice:
+            return choice
+
+
+def _named(chosen: ChosenTool) -> NamedTool:
+    return NamedTool(type="function", function=NamedFunction(name=chosen.name))
+
+
+def to_stored_items(items: Iterable[Item]) -> list[Item]:
+    """Items as GET /v1/responses/{id}/input_items shows them: with ids, and content in parts."""
+    return [_to_stored_item(item) for item in items]
+
+
+def _to_stored_item(item: Item) -> Item:
+    if isinstance(item.get("content"), str):
+        part: Item = {"type": "input_text", "text": item["content"]}
+        if item["role"] == "assistant":
+            part = {"type": "output_text", "text": item["content"], "annotations": []}
+        item = {**item, "content": [part]}
+    return {"id": new_id(_IDS[item["type"]]), "status": "completed", **item}

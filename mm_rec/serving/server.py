@@ -1,0 +1,107 @@
+"""Running the server, and stopping it without cutting anybody off."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import os
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from mm_rec.errors import ConfigError
+from mm_rec.runtime import trim_malloc
+from mm_rec.serving.model_registry import ModelRegistry
+
+GRACE_SECONDS = 10.0  # for answers that are being written when the server is to stop
+_TRIM_TICKS = 100  # of uvicorn, ten to a second
+_CLOSE_SECONDS = 5  # for the rest to be told
+
+
+class GracefulServer(uvicorn.Server):
+    """Lets answers be finished for a while, then ends them with an error that their clients understand.
+
+    `on_stopping` is called, where there are any, with how many are being finished. Asked to stop again, it ends
+    them at once.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        grace_seconds: float = GRACE_SECONDS,
+        on_stopping: Callable[[int], None] = lambda answers: None,
+    ) -> None:
+        limit = math.ceil(grace_seconds) + _CLOSE_SECONDS
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=limit,
+            )
+        )
+        self._registry: ModelRegistry = app.state.context.registry
+        self._grace_seconds, self._on_stopping = grace_seconds, on_stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by uvicorn for a signal to stop."""
+        if self.should_exit:  # not uvicorn's way, which cuts its streams off
+            threading.Thread(target=self._registry.close, daemon=True).start()
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second: whether to stop."""
+        if counter % _TRIM_TICKS == 0:
+            asyncio.get_running_loop().run_in_executor(None, trim_malloc)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop taking requests, and wait for those that are being answered."""
+        if answers := self._registry.scheduler.num_running + self._registry.scheduler.num_waiting:
+            self._on_stopping(answers)
+        loop = asyncio.get_running_loop()
+        end = loop.call_later(self._grace_seconds, lambda: loop.run_in_executor(None, self._registry.close))
+        await super().shutdown(sockets)
+        end.cancel()
+
+
+def run(
+    app: FastAPI,
+    host: str,
+    port: int,
+    on_listening: Callable[[str], None],
+    on_stopping: Callable[[int], None],
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; raises ConfigError where the address cannot be had.
+
+    `on_listening` gets the address once it is open, `on_stopping` the number of answers that are still being
+    finished at the end.
+    """
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        opened = socket.create_server(info[4][:2], family=info[0], backlog=2048)
+    except OSError as error:
+        raise ConfigError(_bind_error(host, port, error)) from error
+    with opened:
+        shown = f"[{host}]" if ":" in host else host
+        on_listening(f"http://{shown}:{opened.getsockname()[1]}")
+        GracefulServer(app, on_stopping=on_stopping).run(sockets=[opened])
+
+
+def _bind_error(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"something listens at {host}:{port} already, perhaps another mmrec serve. Choose another port: "
+            f"--port {port + 1}, or --port 0 for any that is free"
+        )
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine. --host 127.0.0.1 is its own, 0.0.0.0 all that it has"
+    reason = os.strerror(error.errno or 0)
+    return f"the server cannot listen at {host}:{port} ({reason}). Choose another port: --port 8000"

@@ -1,0 +1,233 @@
+"""Continuous batching: each generation is what it is alone, bit for bit, whatever happens to the others."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+from waiting import LONGEST
+
+from mm_rec.errors import CheckpointError, ConfigError
+from mm_rec.inference import engine as engine_module
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine, Generation, Session
+from mm_rec.inference.sampler import SampledToken, Sampler, SamplingParams
+from mm_rec.inference.scheduler import QueueFullError, RequestState, Scheduler
+
+
+class Told:
+    """What a work's owner is told, from the engine's thread."""
+
+    def __init__(
+        self, engine: Engine, prompt: list[int], sampling: SamplingParams, stop_ids: frozenset[int] = frozenset(), *,
+        parts: list[list[int]] | None = None, on_prefilled: Callable[[int], None] | None = None,
+    ):  # fmt: skip
+        session = engine.session()
+        self.tokens: list[int] = []
+        self.times: list[float] = []
+        self._ended = threading.Event()
+        self.came: queue.SimpleQueue[SampledToken | None] = queue.SimpleQueue()
+        generation = Generation(session, sampling, stop_ids)
+        self.work = RequestState(
+            session, parts or [prompt], self._take, generation=generation, on_prefilled=on_prefilled
+        )
+
+    def _take(self, chosen: SampledToken | None) -> None:
+        if chosen is None:
+            self._ended.set()
+        else:
+            self.tokens.append(chosen.token)
+            self.times.append(time.perf_counter())
+        self.came.put(chosen)
+
+    def wait(self) -> list[int]:
+        assert self._ended.wait(LONGEST), "nothing came for a long time"
+        return self.tokens
+
+
+def prompt_of(length: int, seed: int) -> list[int]:
+    return torch.randint(400, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.fixture
+def engine(model: PreTrainedModel) -> Engine:
+    return Engine(model)
+
+
+@pytest.fixture
+def scheduler(engine: Engine) -> Iterator[Scheduler]:
+    made = Scheduler(max_running=4, max_waiting=40)
+    yield made
+    made.close()
+    assert not made._thread.is_alive()
+
+
+def alone(
+    engine: Engine, prompt: list[int], sampling: SamplingParams, stop: frozenset[int] = frozenset()
+) -> list[int]:
+    session = engine.session()
+    session.prefill(prompt)
+    return list(session.generate(sampling, stop))
+
+
+def mixed(count: int) -> list[tuple[list[int], SamplingParams, frozenset[int]]]:
+    """Prompts short and long, greedy and sampled, some with a stop token."""
+    chance = random.Random(1)
+    return [
+        (
+            prompt_of(chance.choice((1, 5, 20, MAX_KERNEL_TOKENS, MAX_KERNEL_TOKENS + 1, 90)), seed),
+            SamplingParams(
+                temperature=chance.choice((0.0, 0.9)), seed=seed, max_new_tokens=chance.randint(1, 25),
+                top_p=chance.choice((1.0, 0.8)), frequency_penalty=chance.choice((0.0, 0.5)),
+            ),
+            frozenset(chance.sample(range(400), 20)),
+        )
+        for seed in range(count)
+    ]  # fmt: skip
+
+
+def test_each_writes_what_it_writes_alone(
+    engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 30)
+    asked = mixed(24)
+    expected = [alone(engine, *one) for one in asked]
+    told = [Told(engine, *one) for one in asked]
+    for one in told:
+        scheduler.submit(one.work)
+    assert [one.wait() for one in told] == expected
+    for one, (_, sampling, _) in zip(told, asked, strict=True):
+        finish_reason = one.work.generation.finish_reason
+        assert finish_reason == ("length" if len(one.tokens) == sampling.max_new_tokens else "stop")
+        assert one.work.error is None
+    assert scheduler.num_running == scheduler.num_waiting == 0
+
+
+def test_those_that_leave_change_nothing_for_those_that_stay(engine: Engine, scheduler: Scheduler) -> None:
+    long, endless = (SamplingParams(temperature=0, max_new_tokens=most) for most in (60, 10**6))
+    expected = alone(engine, prompt_of(12, 1), long)
+    stays = Told(engine, prompt_of(12, 1), long)
+    scheduler.submit(stays.work)
+    for seed in range(2, 12):
+        leaves = Told(engine, prompt_of(10 * seed, seed), endless)
+        scheduler.submit(leaves.work)
+        if seed % 2:
+            leaves.came.get(timeout=LONGEST)  # one token was written
+        leaves.work.cancel()
+        leaves.wait()
+    assert stays.wait() == expected
+    assert scheduler.num_running == scheduler.num_waiting == 0
+
+
+def test_parts_are_read_one_after_the_other_and_told(
+    engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 30)
+    greedy, parts = (
+        SamplingParams(temperature=0, max_new_tokens=9),
+        [prompt_of(length, 5) for length in (70, 3, 40)],
+    )
+    seen: list[tuple[int, int, list[int]]] = []
+    told = Told(
+        engine, [], greedy, parts=parts,
+        on_prefilled=lambda number: seen.append((number, session.length, list(session.pending_ids))),
+    )  # fmt: skip
+    session = told.work.session
+    scheduler.submit(told.work)
+    assert told.wait() == alone(engine, [token for part in parts for token in part], greedy)
+    assert seen == [(0, 70, []), (1, 73, []), (2, 113, [])]
+    assert told.work.finished
+
+
+def test_reading_alone_ends_without_a_token(engine: Engine, scheduler: Scheduler) -> None:
+    ended, session = threading.Event(), engine.session()
+    segments: list[int] = []
+
+    def read(one: Session) -> None:
+        segments.append(len(one.pending_ids))
+        engine.prefill_chunk(one)
+
+    scheduler.submit(RequestState(session, [prompt_of(20, 1)], lambda _: ended.set(), prefill_chunk=read))
+    assert ended.wait(LONGEST)
+    assert (session.length, session.pending_ids, segments) == (20, [], [20])
+    other = engine.session()
+    other.prefill(prompt_of(20, 1))
+    torch.testing.assert_close(session.next_logits(), other.next_logits(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_error_ends_only_its_own(
+    engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose = Sampler.sample
+    damaged = SamplingParams(temperature=0, max_new_tokens=7, seed=99)
+
+    def failing(self: Sampler, logits: torch.Tensor) -> int:
+        if self._sampling is damaged:
+            raise CheckpointError("not finite numbers")
+        return choose(self, logits)
+
+    monkeypatch.setattr(Sampler, "sample", failing)
+    greedy = SamplingParams(temperature=0, max_new_tokens=20)
+    well, badly = Told(engine, prompt_of(9, 1), greedy), Told(engine, prompt_of(9, 2), damaged)
+    for one in (well, badly):
+        scheduler.submit(one.work)
+    assert badly.wait() == []
+    assert isinstance(badly.work.error, CheckpointError)
+    assert well.wait() == alone(engine, prompt_of(9, 1), greedy)
+
+
+def test_a_full_queue_refuses(engine: Engine) -> None:
+    scheduler = Scheduler(max_running=1, max_waiting=2)
+    try:
+        endless = SamplingParams(temperature=0, max_new_tokens=10**6)
+        told = [Told(engine, prompt_of(3, seed), endless) for seed in range(3)]
+        for one in told:  # at once: the first need not have its place yet
+            scheduler.submit(one.work)
+        with pytest.raises(QueueFullError, match="2 requests wait already"):
+            scheduler.submit(Told(engine, [1], endless).work)
+    finally:
+        scheduler.close()
+    for one in told:
+        one.wait()  # closing tells everyone
+    with pytest.raises(QueueFullError, match="stopping"):
+        scheduler.submit(Told(engine, [1], endless).work)
+
+
+def test_a_long_prompt_delays_the_others_by_a_segment(
+    build_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two tokens of another, at most one segment is read; of two prompts the shorter is read first."""
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 40)
+    engine, seen = Engine(build_model("mmrec").float()), []
+    prefill_chunk = engine.prefill_chunk
+    monkeypatch.setattr(
+        engine,
+        "prefill_chunk",
+        lambda session: (seen.append(len(session.pending_ids)), prefill_chunk(session)),
+    )
+    scheduler = Scheduler()
+    try:
+        writes = Told(engine, prompt_of(5, 0), SamplingParams(temperature=0, max_new_tokens=10**6))
+        scheduler.submit(writes.work)
+        writes.came.get(timeout=LONGEST)
+        one = SamplingParams(temperature=0, max_new_tokens=1)
+        long, short = Told(engine, prompt_of(1600, 1), one), Told(engine, prompt_of(100, 2), one)
+        before = len(writes.tokens)
+        for told in (long, short):
+            scheduler.submit(told.work)
+        long.wait()
+        assert len(writes.tokens) - before >= len(seen) - 1
+        assert short.times[0] < long.times[0]
+        writes.work.cancel()
+    finally:
+        scheduler.close()
+
+
+def test_biases_of_tokens_that_are_none(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="no token 400"):
+        Told(engine, [1], SamplingParams(logit_bias={400: 1.0}))
