@@ -1,4 +1,4 @@
-"""The processor: what it can do, what it is held to, and what libraries and compilers are told of that.
+"""The processor: its vector instructions, a limit on them (`MMREC_ISA`), and the settings of libraries and compilers.
 
 `MMREC_ISA=x86-64-v2|x86-64-v3|native` holds a newer machine to the form of an older one (v2: SSE4.2; v3: AVX2 and FMA):
 the choice of dtype, the decoder's flags, the code that torch generates, ATen, oneDNN and, where it obeys, MKL.
@@ -68,7 +68,7 @@ _SHOWN: dict[VectorIsa, str] = {
 
 
 def isa_limit() -> str | None:
-    """The level that this process is held to, None where it is the machine's own. Raises ConfigError for no level."""
+    """Return the level that this process is limited to; None for the machine's own. Raises ConfigError for no level."""
     name = os.environ.get(ISA_VARIABLE) or NATIVE
     if name == NATIVE:
         return None
@@ -84,7 +84,7 @@ def isa_limit() -> str | None:
 
 
 def configure_libraries() -> None:
-    """Tell the libraries what they may use; called before torch is imported, and inherited by every child process."""
+    """Set the libraries' environment variables; call it before torch is imported. Child processes inherit them."""
     name = isa_limit()
     if name is not None:
         os.environ.update(_ISA_LIMITS[name])
@@ -114,12 +114,12 @@ def configure_inductor_cache() -> None:
 
 
 def vector_isa() -> VectorIsa:
-    """The best vector instructions that this process may use."""
+    """Return the best vector instructions that this process may use."""
     return best_vector_isa(_architecture(), _features(), isa_limit())
 
 
 def best_vector_isa(architecture: str, features: Iterable[str], held: str | None) -> VectorIsa:
-    """The best vector instructions of a processor with torch's names of features, held to a level or not."""
+    """Return the best vector instructions among torch's names of features, limited to a level or not."""
     allowed = {None: None, "x86-64-v2": ("sse4_2",), "x86-64-v3": ("avx2", "sse4_2")}[held]
     there = set(features)
     for isa in _VECTORS.get(architecture, ()):
@@ -129,12 +129,12 @@ def best_vector_isa(architecture: str, features: Iterable[str], held: str | None
 
 
 def has_native_bfloat16() -> bool:
-    """Whether matrix products of bfloat16 are faster than those of float32, and not emulated by them."""
+    """Return whether bfloat16 matrix products are native, and so faster than those of float32."""
     return vector_isa() in ("amx_bf16", "avx512_bf16")
 
 
 def march_flags() -> list[str]:
-    """The flags by which g++ and clang++ compile for what this process may use."""
+    """Return the flags by which g++ and clang++ compile for what this process may use."""
     held = isa_limit()
     if held is not None:
         return [f"-march={held}"]
@@ -142,12 +142,12 @@ def march_flags() -> list[str]:
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler, for torch's generated code and for the kernels; None where there is none."""
+    """Return the C++ compiler, for torch's generated code and for the kernels; None where there is none."""
     return os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
 
 
 def describe() -> str:
-    """The processor in a few words, for people."""
+    """Describe the processor in a few words."""
     isa = _SHOWN[vector_isa()]
     held = isa_limit()
     return f"{model_name()}, {isa}" if held is None else f"{model_name()}, held to {held} ({isa})"
@@ -155,7 +155,7 @@ def describe() -> str:
 
 @functools.cache
 def model_name() -> str:
-    """The name that the system has for the processor."""
+    """Return the system's name of the processor."""
     if name := _cpuinfo("model name"):
         return name
     if platform.system() == "Darwin":
@@ -164,7 +164,7 @@ def model_name() -> str:
 
 
 def fingerprint() -> str:
-    """16 letters for the processor's instructions and what it is held to: the key of caches of compiled code."""
+    """Return 16 letters for the processor's instructions and its limit: the key of caches of compiled code."""
     return hashlib.sha256(
         "\0".join([platform.machine(), _flags(), isa_limit() or NATIVE]).encode()
     ).hexdigest()[:16]
@@ -184,12 +184,12 @@ def _features() -> frozenset[str]:
 
 @functools.cache
 def _flags() -> str:
-    """The instructions of the processor as the system lists them, without importing torch."""
+    """Return the instructions of the processor as the system lists them, without importing torch."""
     return _cpuinfo("flags") or _cpuinfo("Features") or model_name()
 
 
 def _cpuinfo(name: str) -> str | None:
-    """What Linux says of the first processor under a name; None where it says nothing."""
+    """Return a field of the first processor in /proc/cpuinfo; None where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -74,7 +74,7 @@ class MissingExtraError(UserError):
 
 
 def _pip() -> str:
-    """The pip of this Python: by its name alone only where that finds no other one."""
+    """Return the pip of this Python: by its name alone where that finds the same one."""
     found = shutil.which("pip")
     here = Path(sys.executable)
     return "pip" if found is not None and Path(found).parent == here.parent else f"{here} -m pip"
@@ -94,10 +94,10 @@ class TrainingStopped(MMRecError):
 
 
 class MismatchError(MMRecError):
-    """A proof that failed: two things that must be equal were not."""
+    """A check that failed: two things that must be equal were not."""
 
 
 def truncated(text: str, length: int = 300) -> str:
-    """Somebody else's words in a message: on one line, and of at most so many characters."""
+    """Shorten another program's message for ours: one line, of at most `length` characters."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,4 +1,4 @@
-"""Live progress in the terminal, and plain lines where there is none."""
+"""Progress callbacks for a terminal: a live bar, or plain lines in a file or pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLAIN_EVERY = 10.0  # seconds between lines when the output is a file or a pipe
 
 
 class RichReporter:
-    """A reporter of the training loop: sentences above, a live bar below with loss, speed, share of peak and ETA."""
+    """Progress callbacks of training: messages above, a live bar below with loss, speed, share of peak and ETA."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)

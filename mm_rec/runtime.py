@@ -38,7 +38,7 @@ class Precision:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device to compute on: "auto" takes a GPU where there is one. Raises ConfigError for one that is not there."""
+    """Choose the device: "auto" takes a GPU where there is one. Raises ConfigError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -50,7 +50,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
-    """bfloat16 where the hardware multiplies it natively, else float32, unless one is asked for."""
+    """Choose bfloat16 where the hardware multiplies it natively, else float32, unless one is asked for."""
     if name != "auto":
         return Precision(getattr(torch, name), "asked for")
     if device.type == "cuda":
@@ -62,7 +62,7 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
 
 
 def measure_peak_flops(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of a large matrix product, measured now (the best of several)."""
+    """Measure the floating-point operations a second of a large matrix product (the best of several)."""
     size = 4096 if device.type == "cuda" else 1024
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, end = 0.0, time.perf_counter() + seconds
@@ -87,7 +87,7 @@ def seed_everything(seed: int) -> None:
 
 
 def get_rng_state() -> dict[str, Any]:
-    """The state of every random generator: tensors for torch, plain values for python and numpy."""
+    """Return the state of every random generator: tensors for torch, plain values for python and numpy."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
@@ -101,7 +101,7 @@ def get_rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put every random generator back to a state of `get_rng_state`."""
+    """Restore every random generator to a state of `get_rng_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -112,14 +112,14 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Memory in bytes that the device has in all."""
+    """Return the device's total memory in bytes."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return int(psutil.virtual_memory().total)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """The most memory that was used so far: of the GPU, or of this process; None where the system does not say."""
+    """Return the peak memory so far in bytes: of the GPU, or of this process; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
@@ -149,12 +149,12 @@ def trim_malloc() -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's with what it can do."""
+    """Return the GPU's name, or the processor's with its instructions."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu.describe()
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a run's record says of the machine that it ran on."""
+    """Describe the machine for a run's lineage."""
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""YAML and JSON that people write: no key may stand twice, for only one of the two values would count."""
+"""Parsing of YAML and JSON that refuses a key that stands twice, since only one of the values would count."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """The plain values of YAML text; raises yaml.YAMLError, or DuplicateKey with both lines."""
+    """Parse YAML text to plain values; raises yaml.YAMLError, or DuplicateKey with both lines."""
     return yaml.load(text, _Loader)
 
 
@@ -51,7 +51,7 @@ JSON_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def parse_json(text: str) -> Any:
-    """The values of JSON text; raises ValueError, of which DuplicateKey names both lines where there are several."""
+    """Parse JSON text; raises ValueError, of which DuplicateKey names both lines where there are several."""
     try:
         return JSON_DECODER.decode(text)
     except DuplicateKey as error:
@@ -59,7 +59,7 @@ def parse_json(text: str) -> Any:
 
 
 def with_line_numbers(error: DuplicateKey, text: str) -> DuplicateKey:
-    """The error with the lines of both keys in JSON text; JSON is YAML, but for tabs, and YAML knows its lines."""
+    """Add the lines of both keys in JSON text to an error; JSON is YAML, but for tabs, and YAML knows its lines."""
     try:
         yaml.compose(text.replace("\t", " "), _Loader)
     except DuplicateKey as found:
@@ -70,7 +70,7 @@ def with_line_numbers(error: DuplicateKey, text: str) -> DuplicateKey:
 
 
 def find_invalid_number(value: Any, most: float = math.inf, place: str = "") -> str | None:
-    """What is wrong with the first number that is not finite or over `most`; None where all are sound."""
+    """Describe the first number that is not finite or over `most`; None where there is none."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{place} is {value}, and must be a finite number"
     if isinstance(value, int | float) and abs(value) > most:

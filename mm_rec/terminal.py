@@ -1,4 +1,4 @@
-"""How our programs begin and end: arguments are checked, an error becomes one clear paragraph and an exit status."""
+"""Start and end of our programs: arguments are checked, an error becomes one paragraph and an exit status."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def write_raw(console: Console, text: str, style: str = "") -> None:
 
 
 def checked_command(app: typer.Typer) -> Any:
-    """The command of a typer program, whose options refuse what is no finite number or overflows."""
+    """Return the command of a typer program, whose options refuse what is no finite number or overflows."""
     command = typer.main.get_command(app)
     _check_numbers(command)
     return command
@@ -78,7 +78,7 @@ def _check_numbers(command: Any) -> None:
 
 
 def _finite(context: object, parameter: object, value: Any) -> Any:
-    """The value of an option; raises BadParameter, which names the option, for infinity, NaN and what overflows."""
+    """Return an option's value; raises BadParameter, which names the option, for infinity, NaN and overflow."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, float) and not math.isfinite(one):
             raise typer.BadParameter(f"{one} is not a finite number.")

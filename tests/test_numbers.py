@@ -19,7 +19,7 @@ from mm_rec.cleaning.rules import Rule, RuleLimits
 from mm_rec.cli.main import app
 from mm_rec.config import Section
 from mm_rec.errors import ConfigError
-from mm_rec.models.adapted import parse_adapter
+from mm_rec.models.loading import parse_adapter
 from mm_rec.pipeline.recipe import Recipe, read_recipe
 from mm_rec.scripts.evaluate_trained_model import app as evaluation_script
 from mm_rec.scripts.pretrain import app as pretraining_script

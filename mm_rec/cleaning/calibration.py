@@ -1,4 +1,4 @@
-"""Limits for a language: how each measure is spread over text that is known to be good.
+"""Calibrate the limits of the rules for a language, on text that is known to be good.
 
 The published limits were made for English. A limit that would take away more than a hundredth of good documents is
 moved to the value that takes a hundredth; the others stay. (FineWeb2, Penedo et al. 2025,

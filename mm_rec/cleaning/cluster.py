@@ -1,4 +1,4 @@
-"""The same cleaning on many machines: our steps inside datatrove's pipelines, run by its Slurm, Ray or local executor.
+"""Clean on many machines: our steps in datatrove's pipelines, run by its Slurm, Ray or local executor.
 
     OUT/clean/        what our steps kept, one file a task; OUT/dropped/ the rest with its reason
     OUT/minhash/      signatures, buckets and removals of datatrove's MinHash on disk, over our words
@@ -38,7 +38,7 @@ ExecutorKind = Literal["local", "ray", "slurm"]
 
 
 class CleanDocuments(PipelineStep):  # type: ignore[misc]  # datatrove has no types
-    """Our cleaning as one of datatrove's steps."""
+    """The cleaning as a step of datatrove's pipeline."""
 
     type = "🧹 - CLEAN"
     name = "MM-Rec"
@@ -64,7 +64,7 @@ class CleanDocuments(PipelineStep):  # type: ignore[misc]  # datatrove has no ty
 
 
 class DedupWordTokenizer(WordTokenizer):  # type: ignore[misc]
-    """The words that two copies of one text share, for datatrove's MinHash: case as the language has it."""
+    """A word tokenizer for datatrove's MinHash, with the words of our deduplication (case by language)."""
 
     def word_tokenize(self, text: str) -> list[str]:
         """Words in order."""
@@ -91,7 +91,7 @@ class ClusterStage:
 def cluster_stages(
     source: str, out: str, cleaning: CleaningConfig, dedup: DedupConfig, tasks: int, text_field: str = "text"
 ) -> list[ClusterStage]:
-    """The stages from a folder of .jsonl files to a clean one; folders may be any fsspec URL."""
+    """Return the stages from a folder of .jsonl files to a clean one; folders may be any fsspec URL."""
     plain = TextNormConfig(**dict.fromkeys(TextNormConfig.__annotations__, False))
     minhash = MinhashConfig(
         n_grams=dedup.shingle_words, num_buckets=dedup.bands, hashes_per_bucket=dedup.rows, norm_config=plain
@@ -128,7 +128,7 @@ def cluster_stages(
 def build_executors(
     plan: Sequence[ClusterStage], out: str, kind: ExecutorKind, workers: int, options: dict[str, Any]
 ) -> list[Any]:
-    """An executor for each stage, each waiting for the one before it; running the last runs all.
+    """Build an executor for each stage, each waiting for the one before it; running the last runs all.
 
     `options` go to Slurm (time, partition, mem_per_cpu_gb, venv_path …) or Ray as datatrove names them.
     """
@@ -149,7 +149,7 @@ def build_executors(
 
 
 def slurm_script(executor: Any, tasks: int) -> str:
-    """The job file that a Slurm executor would submit, to be read before it is."""
+    """Return the job file that a Slurm executor would submit."""
     command = f"launch_pickled_pipeline {Path(executor.logging_dir.path) / 'executor.pik'}"
     text: str = executor.get_launch_file_contents(executor.get_sbatch_args(tasks), f"srun -l -n 1 {command}")
     return text

@@ -1,6 +1,6 @@
-"""Evaluation items that stand in training text, found by runs of words.
+"""Find evaluation items in training text by n-grams of words.
 
-An item counts as found where a run of `n` words of it stands in a document (13 words: Brown et al. 2020,
+An item counts as found where an n-gram of `n` words of it occurs in a document (13 words: Brown et al. 2020,
 https://arxiv.org/abs/2005.14165, appendix C); an item of fewer words must stand there whole. Words are compared as
 `text.normalise.dedup_key` gives them, so that case (of the language), punctuation and Unicode forms do not hide one.
 """
@@ -27,7 +27,7 @@ MIN_WORDS = 6  # words; a shorter item ("Evet, doğru.") stands in any text
 
 @dataclass(frozen=True, slots=True)
 class EvaluationItem:
-    """A text of an evaluation set, and where it stands."""
+    """A text of an evaluation set, with its file and line."""
 
     text: str
     location: str
@@ -35,7 +35,7 @@ class EvaluationItem:
 
 @dataclass(frozen=True, slots=True)
 class _NGrams:
-    """The runs of one length: sorted numbers (U,) uint64, and for each run of an item its place there and the item."""
+    """The n-grams of one length: sorted hashes `known` (U,) uint64, and of each n-gram its place there and its item."""
 
     known: NDArray[np.uint64]
     places: NDArray[np.int64]
@@ -44,7 +44,7 @@ class _NGrams:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationIndex:
-    """The runs of words of evaluation items, by length."""
+    """An index of the n-grams of evaluation items, by length."""
 
     language: str
     items: list[EvaluationItem]
@@ -71,7 +71,7 @@ class EvaluationIndex:
         return cls(language, kept, skipped, grams)
 
     def find(self, text: str) -> list[EvaluationItem]:
-        """The items of which a run stands in the text, in the order of the evaluation files."""
+        """Return the items that share an n-gram with the text, in the order of the evaluation files."""
         found: set[int] = set()
         for length, hits in self._hits(text):
             grams = self.n_grams_by_length[length]
@@ -80,7 +80,7 @@ class EvaluationIndex:
         return [self.items[number] for number in sorted(found)]
 
     def found_shares(self, texts: Iterable[str]) -> NDArray[np.float64]:
-        """How much of each item stands in the texts: the share of its runs, (items,)."""
+        """Return the share of each item that occurs in the texts, counted in its n-grams: (items,)."""
         seen = {
             length: np.zeros(len(grams.known), dtype=np.bool_)
             for length, grams in self.n_grams_by_length.items()
@@ -95,7 +95,7 @@ class EvaluationIndex:
         return found / np.maximum(total, 1)
 
     def _hits(self, text: str) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """For each length, the places of known runs that stand in the text."""
+        """Yield, for each length, the places of known n-grams that occur in the text."""
         words = hash_words(dedup_key(text, self.language).split())
         for length, grams in self.n_grams_by_length.items():
             own = hash_ngrams(words, length)
@@ -109,7 +109,7 @@ def _index(numbers: list[NDArray[np.uint64]], owners: list[int]) -> _NGrams:
 
 
 def evaluation_items(paths: Iterable[Path | str]) -> Iterator[EvaluationItem]:
-    """Every string of evaluation files: .jsonl and .json (at any depth), .csv and .tsv (every cell), .txt (every line).
+    """Read all strings of evaluation files: .jsonl and .json (at any depth), .csv and .tsv (cells), .txt (lines).
 
     Raises DataError where a file cannot be read.
     """
@@ -136,7 +136,7 @@ def _read(file: Path) -> Iterator[EvaluationItem]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in nested lists and objects."""
+    """Yield all strings in nested lists and objects."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

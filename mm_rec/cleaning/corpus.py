@@ -1,4 +1,4 @@
-"""From sources to a clean corpus: clean in shards, leave duplicates out, write one file and its report.
+"""Make a clean corpus of sources: clean in shards, leave duplicates out, write one file and its report.
 
 OUT                              the documents that stay, in the order of the sources
 OUT.report/report.json           all numbers; report.html: the same to read; README.md: the data card
@@ -47,7 +47,7 @@ _LEFT = 200  # characters; what is left of a document after its repeated paragra
 
 
 class CorpusConfig(Section):
-    """Everything that a clean corpus depends on, beside its sources."""
+    """All settings of a clean corpus."""
 
     cleaning: CleaningConfig = CleaningConfig()
     dedup: DedupConfig = DedupConfig()
@@ -60,7 +60,7 @@ class CorpusConfig(Section):
 
 @dataclass(slots=True)
 class CleaningProgress:
-    """Who is told how far the work is: a stage with its size in bytes, bytes done, and each problem met."""
+    """Progress callbacks: a stage begins (name, bytes), bytes are done, a problem was met."""
 
     stage: Callable[[str, int], None] = lambda name, size: None
     advance: Callable[[int], None] = lambda size: None
@@ -69,7 +69,7 @@ class CleaningProgress:
 
 @dataclass(slots=True)
 class CleanCorpus:
-    """A finished corpus: what it was made of, and what became of it."""
+    """A finished corpus: its sources, statistics, problems and duplicates."""
 
     out: Path
     config: CorpusConfig
@@ -149,7 +149,7 @@ def clean_corpus(
 
 
 def _text_bytes(files: Sequence[SourceFile]) -> int:
-    """Bytes of text in all files, about; 0 where one is compressed or its size is not known."""
+    """Estimate the bytes of text in all files; 0 where one is compressed or its size is not known."""
     sizes = [None if compression(file) else file_size(file) for file in files]
     return 0 if None in sizes else sum(size or 0 for size in sizes)
 
@@ -231,7 +231,7 @@ class _CorpusWriter:
     def _document(
         self, number: int, row: dict[str, Any], write: Callable[[str], None], drop: Callable[[Any], None]
     ) -> None:
-        """Write one document, or leave it out, and note which in the numbers."""
+        """Write one document, or leave it out, and count it."""
         location = f"{row['path']}:{row['line']}"
         if number in self.locations:
             self.locations[number] = location
@@ -246,7 +246,7 @@ class _CorpusWriter:
             stats.record_dropped(row["path"], location, row["text"], **removal)
 
     def _decide(self, number: int, text: str) -> tuple[str, dict[str, str] | None]:
-        """The text to write, or why the document is left out."""
+        """Return the text to write, and the reason where the document is left out."""
         duplicate = self.duplicates.get(number)
         if duplicate is not None:
             return text, {
@@ -262,7 +262,7 @@ class _CorpusWriter:
         return left, None
 
     def _clusters(self) -> Iterator[dict[str, Any]]:
-        """Each kept document with those that were left out for it."""
+        """Yield each kept document with its duplicates."""
         clusters: dict[int, list[Duplicate]] = {}
         for duplicate in self.corpus.duplicates:
             clusters.setdefault(duplicate.kept, []).append(duplicate)

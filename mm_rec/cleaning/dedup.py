@@ -1,4 +1,4 @@
-"""Duplicates among documents: equal ones, near ones by MinHash and LSH, and repeated paragraphs.
+"""Find duplicates among documents: exact ones, near ones by MinHash and LSH, and repeated paragraphs.
 
 MinHash: Broder 1997, "On the resemblance and containment of documents"; LSH by bands: Leskovec, Rajaraman, Ullman,
 "Mining of Massive Datasets", section 3.4. With b bands of r hashes, two documents whose shingles (runs of five words)
@@ -31,7 +31,7 @@ _PAIRS = 2**16  # held against each other at once
 
 
 class DedupConfig(Section):
-    """Which duplicates are looked for."""
+    """Settings of deduplication."""
 
     near: bool = True
     paragraphs: bool = True
@@ -56,7 +56,7 @@ class DedupConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprints:
-    """What duplicates are found by, of N documents with P paragraphs in all.
+    """Hashes and MinHash signatures of N documents with P paragraphs in all.
 
     documents: (N,) uint64, hash of the whole; sizes: (N,) int64 characters; signatures: (N, hashes) uint32 MinHashes;
     shingles: (N,) int64, how many there were (0: too short for MinHash); paragraphs: (P,) uint64, 0 where too short
@@ -109,12 +109,12 @@ class Fingerprints:
 
 
 def paragraphs(text: str) -> list[str]:
-    """The units of paragraph deduplication: blocks between blank lines, or lines where there is no blank line."""
+    """Split a text into the units of paragraph deduplication: blocks between blank lines, or else lines."""
     return text.split(_separator(text))
 
 
 def remove_paragraphs(text: str, removed: NDArray[np.bool_]) -> str:
-    """The text without those of its `paragraphs` that are marked: (paragraphs,) bool."""
+    """Return the text without the marked ones of its `paragraphs`: (paragraphs,) bool."""
     parts = zip(paragraphs(text), removed.tolist(), strict=True)
     return _separator(text).join(part for part, gone in parts if not gone)
 
@@ -124,7 +124,7 @@ def _separator(text: str) -> str:
 
 
 def compute_fingerprints(texts: Sequence[str], language: str, config: DedupConfig) -> Fingerprints:
-    """The fingerprints of some documents."""
+    """Compute the fingerprints of documents."""
     documents = np.empty(len(texts), np.uint64)
     word_rows: list[list[str]] = []
     paragraph_hashes: list[int] = []
@@ -173,7 +173,7 @@ def _signatures(rows: list[list[str]], config: DedupConfig) -> tuple[NDArray[np.
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A document that is left out: its number, that of the one kept in its place, how alike they are, and the kind."""
+    """A document that is left out: its number, that of the kept one, their similarity, and the kind."""
 
     document: int
     kept: int
@@ -182,7 +182,7 @@ class Duplicate:
 
 
 def find_duplicates(fingerprints: Fingerprints, config: DedupConfig, prior: int = 0) -> list[Duplicate]:
-    """The documents to leave out, by number; the first `prior` are an earlier corpus's and are always kept.
+    """Return the documents to leave out, by number; the first `prior` are an earlier corpus's and are always kept.
 
     Equal documents form a cluster, near ones too (through each other). Of a cluster the longest stays, or the first.
     Memory: 8 bytes a document and band at a time, beside the fingerprints.
@@ -207,7 +207,7 @@ def find_duplicates(fingerprints: Fingerprints, config: DedupConfig, prior: int 
 def repeated_paragraphs(
     fingerprints: Fingerprints, kept: NDArray[np.bool_], prior: int = 0
 ) -> NDArray[np.bool_]:
-    """Which paragraphs (P,) of the kept documents stood earlier in a kept document; the first `prior` count as kept."""
+    """Mark the paragraphs (P,) of kept documents that an earlier kept document has; the first `prior` count as kept."""
     belongs: NDArray[np.bool_] = np.repeat(kept, np.diff(fingerprints.borders)) & (
         fingerprints.paragraphs != 0
     )
@@ -251,9 +251,8 @@ def _similarity(
     result = np.empty(len(first))
     for start in range(0, len(first), _PAIRS):
         part = slice(start, start + _PAIRS)
-        result[part] = (fingerprints.signatures[first[part]] == fingerprints.signatures[other[part]]).mean(
-            axis=1
-        )
+        equal = fingerprints.signatures[first[part]] == fingerprints.signatures[other[part]]
+        result[part] = equal.mean(axis=1)
     return result
 
 
@@ -265,7 +264,7 @@ def _duplicate(fingerprints: Fingerprints, document: int, kept: int) -> Duplicat
 
 
 class _UnionFind:
-    """Sets of numbers that are joined pair by pair (union–find with path halving)."""
+    """Disjoint sets of numbers (union–find with path halving)."""
 
     def __init__(self, size: int) -> None:
         self.parent = np.arange(size)
@@ -282,7 +281,7 @@ class _UnionFind:
         return number
 
     def groups(self) -> Iterator[list[int]]:
-        """The clusters of more than one number, by their lowest, each in order."""
+        """Yield the sets of more than one number, by their lowest, each in order."""
         moved = np.flatnonzero(self.parent != np.arange(len(self.parent)))
         members: dict[int, list[int]] = {}
         for number in moved.tolist():

@@ -1,4 +1,4 @@
-"""A document on its way through the cleaning steps: its text, what was cut from it, and its words and lines."""
+"""A document in the cleaning steps: its text, the cuts so far, and its words and lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Why a whole document is left out: the rule, and what it measured beside its limit."""
+    """The reason to drop a document: the rule, and the measured value beside its limit."""
 
     reason: str
     detail: str = ""
@@ -36,20 +36,18 @@ class Dropped:
 
 @dataclass(frozen=True)
 class CleaningDocument:
-    """A text in a language. Words and lines are cut once, however many rules look at them."""
+    """A text in a language; words and lines are split once, however many rules read them."""
 
     text: str
     language: LanguageRules
     cuts: tuple[Cut, ...] = ()
 
     def with_text(self, text: str, cuts: Iterable[Cut] = ()) -> CleaningDocument:
-        """This page with another text, and what was cut out on the way."""
+        """Return the document with another text, and further cuts."""
         cuts = tuple(cuts)
-        return (
-            self
-            if text == self.text and not cuts
-            else CleaningDocument(text, self.language, self.cuts + cuts)
-        )
+        if text == self.text and not cuts:
+            return self
+        return CleaningDocument(text, self.language, self.cuts + cuts)
 
     @cached_property
     def encoded(self) -> bytes:
@@ -92,11 +90,11 @@ class CleaningDocument:
 
     @cached_property
     def _n_grams(self) -> list[NDArray[np.uint64]]:
-        """What `n_grams` has made so far, from runs of one word on."""
+        """The n-grams made so far, from n = 1 on."""
         return [hash_ngrams(self._word_numbers, 1)]
 
     def hash_ngrams(self, n: int) -> NDArray[np.uint64]:
-        """A number for each run of n words, equal where the runs are: (words − n + 1,) uint64."""
+        """Return a number for each n-gram of words, equal for equal n-grams: (words − n + 1,) uint64."""
         made = self._n_grams
         while len(made) < n:
             made.append(mix_hash(made[-1][:-1], self._word_numbers[len(made) :]))
@@ -104,12 +102,12 @@ class CleaningDocument:
 
     @cached_property
     def _repeated(self) -> list[NDArray[np.int64]]:
-        """What `repeated_n_grams` has found so far, from runs of two words on."""
+        """The repeated n-grams found so far, from n = 2 on."""
         pairs = self.hash_ngrams(2)
         return [_repeated_places(pairs, np.arange(len(pairs)))]
 
     def repeated_n_grams(self, n: int) -> NDArray[np.int64]:
-        """Where the runs of n words, two or more, begin that stand on the page twice or more, in order: int64."""
+        """Return where the n-grams (n ≥ 2) that occur twice or more begin, in order: int64."""
         found = self._repeated
         while len(found) < n - 1:
             places = found[-1]  # a longer run repeats only where two shorter ones in a row do
@@ -119,7 +117,7 @@ class CleaningDocument:
 
 
 def _repeated_places(keys: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of some places, in order, whose key another of them has too."""
+    """Return the places, in order, whose key occurs at another of them too."""
     if len(places) < 2:
         return places[:0]
     order = np.argsort(keys[places])

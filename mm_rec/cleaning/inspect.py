@@ -1,4 +1,4 @@
-"""What files of text hold, before anything is made of them: format, fields, lengths, languages, problems, samples."""
+"""Inspect text files before use: format, fields, lengths, languages, problems, samples."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class LengthStats:
 
 @dataclass(slots=True)
 class FileReport:
-    """What one file holds.
+    """The contents of one file.
 
     `complete` is false where reading stopped early: then all counts are of the part that was read. `line_ends`
     and `byte_order_mark` are of the first MiB; `languages` are of a sample of documents.
@@ -118,7 +118,7 @@ def inspect_file(
     samples: int = 3,
     limit: int = DEFAULT_LIMIT,
 ) -> FileReport:
-    """Read a file (its first `limit` characters) as a stream and say what it holds.
+    """Read a file (its first `limit` characters) as a stream and describe its contents.
 
     Without `text_field` the text is "text", or else the field with the longest strings. Problems are counted,
     never raised. Memory: about 100 bytes a document, beside one document.
@@ -137,7 +137,7 @@ def inspect_file(
 
 
 def default_detector() -> tuple[LanguageDetector, str]:
-    """Language identification and what it is called; a look at the letters where its libraries are not installed."""
+    """Return the language detector and its name; without its libraries, one that looks at the letters."""
     from mm_rec.cleaning.language import UNCLEAR, identify_language
 
     def detect(text: str) -> str | None:
@@ -218,7 +218,7 @@ def _likely_text_field(fields: dict[str, FieldReport]) -> str | None:
 
 
 def _limit_characters(texts: Iterable[str], limit: int, report: FileReport) -> Iterator[str]:
-    """The texts until `limit` characters were read."""
+    """Yield texts until `limit` characters were read."""
     for text in texts:
         if report.characters >= limit:
             report.complete = False
@@ -253,7 +253,7 @@ def _describe_texts(texts: Iterable[str], detect: LanguageDetector, samples: int
 
 
 def _excerpt(text: str) -> str:
-    """Enough to tell the language by."""
+    """Return an excerpt that is long enough to identify the language."""
     return text if len(text) <= 4 * _SAMPLE else f"{text[: 2 * _SAMPLE]} {text[-2 * _SAMPLE :]}"
 
 

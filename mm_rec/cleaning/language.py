@@ -1,4 +1,4 @@
-"""Which language a text is in, among all that there are, and which lines of it are in another one.
+"""Identify the language of a text, and of its lines, among all languages.
 
 CLD2 (https://github.com/CLD2Owners/cld2; 160 languages) is fast and nearly always right about a page. Where it is
 silent or doubted, fastText's lid.176 (Joulin et al. 2016, https://arxiv.org/abs/1607.01759) is asked too: it is right
@@ -52,7 +52,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 class LanguageConfig(Section):
-    """How a document's language is judged."""
+    """Settings of language identification."""
 
     identify: bool = True
     min_confidence: float = Field(
@@ -70,7 +70,7 @@ class LanguagePrediction(NamedTuple):
 
 
 class _Cld2Result(NamedTuple):
-    """What CLD2 says of a text: its main language, that one's share, and which bytes of it are in which language."""
+    """CLD2's answer: the main language, its share of the text, and the language of each range of bytes."""
 
     text: str  # as CLD2 accepted it
     code: str
@@ -79,7 +79,7 @@ class _Cld2Result(NamedTuple):
 
 
 def identify_language(text: str, expected: str | None = None) -> LanguagePrediction | None:
-    """The likeliest of all languages; None without letters.
+    """Return the likeliest of all languages; None without letters.
 
     Turkish and English are told apart most carefully from all others, and `expected`, one of the two, has the benefit
     of a doubt between them: a Turkish page may quote English. By default it follows from the letters.
@@ -88,7 +88,7 @@ def identify_language(text: str, expected: str | None = None) -> LanguagePredict
 
 
 def filter_language(document: CleaningDocument, config: LanguageConfig) -> CleaningDocument | Dropped:
-    """Drop a page of another language than its own; cut its lines of another language."""
+    """Drop a document of another language; cut lines of another language."""
     finding = _detect_cld2(document.text)
     guess = _identify(finding, document.language)
     if guess is None:
@@ -120,15 +120,12 @@ def _identify(finding: _Cld2Result, expected: LanguageRules) -> LanguagePredicti
         enough = _ENOUGH_ALONE.get(expected.code, _ENOUGH) if alone else _ENOUGH
     if guess.confidence >= enough:
         return guess
-    return (
-        LanguagePrediction(finding.code, finding.share)
-        if foreign
-        else LanguagePrediction(UNCLEAR, guess.confidence)
-    )
+    unclear = LanguagePrediction(UNCLEAR, guess.confidence)
+    return LanguagePrediction(finding.code, finding.share) if foreign else unclear
 
 
 def _looks_like(text: str, known: LanguageRules) -> bool:
-    """Whether neither the letters nor the function words of a text speak against a language."""
+    """Return True unless the letters or the function words of a text rule a language out."""
     if known.foreign_letters:
         found = sum(map(text.count, known.foreign_letters))
         if found > _FOREIGN_LETTERS * len(text):
@@ -142,7 +139,7 @@ def _looks_like(text: str, known: LanguageRules) -> bool:
 
 
 def _detect_cld2(text: str) -> _Cld2Result:
-    """Ask CLD2."""
+    """Detect the language with CLD2."""
     with needs_extra("data", "language identification"):
         import pycld2
     try:
@@ -155,7 +152,7 @@ def _detect_cld2(text: str) -> _Cld2Result:
 
 
 def _predict_fasttext(text: str, expected: LanguageRules) -> LanguagePrediction:
-    """fastText's likeliest language, and its confidence against the next one.
+    """Return fastText's likeliest language, and its confidence against the next one.
 
     Against the expected language English does not count: its words stand on pages of every language.
     """
@@ -182,7 +179,7 @@ def _sample(text: str) -> str:
 
 
 def _cut_foreign_lines(document: CleaningDocument, finding: _Cld2Result, least: float) -> CleaningDocument:
-    """The page without the lines that both detectors find in another language."""
+    """Cut the lines that both detectors find in another language."""
     own = (document.language.code, _UNKNOWN)
     foreign = [(start, end) for start, end, code in finding.spans if code not in own]
     if not foreign:
@@ -202,7 +199,7 @@ def _cut_foreign_lines(document: CleaningDocument, finding: _Cld2Result, least: 
 
 
 def _foreign_language(line: str, expected: LanguageRules, least: float) -> str | None:
-    """The language of a line that is surely not in the expected one, or None."""
+    """Return the language of a line that is surely not in the expected one, or None."""
     finding = _detect_cld2(line)
     if finding.code in (_UNKNOWN, expected.code) or finding.share < least:
         return None

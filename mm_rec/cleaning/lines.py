@@ -1,4 +1,4 @@
-"""Lines that are not prose: menus, cookie banners, footers, and what stands on a page a second time.
+"""Cut lines that are not prose: menus, cookie banners, footers, and repeated lines.
 
 The rules for single lines are those of C4 (Raffel et al. 2020, section 2.2), in both languages, and the signs of a
 web page's frame (phrases.yaml). C4's demand that each line end in punctuation is off unless asked for: it takes
@@ -30,7 +30,7 @@ _LONE_LINK = re.compile(r"(?:https?://|www\.)\S+")
 
 
 class LineConfig(Section):
-    """Which lines are cut."""
+    """Settings of the line filter."""
 
     terminal_punctuation: bool = False  # C4: only lines that end as a sentence does stay
     min_words: int = pydantic.Field(default=1, ge=0)  # C4: 3
@@ -42,7 +42,7 @@ class LineConfig(Section):
 
 
 def cut_lines(document: CleaningDocument, config: LineConfig) -> CleaningDocument:
-    """Take out the lines that the configuration names."""
+    """Cut the lines that the configuration names."""
     code = document.language.code
     notices, menu = _phrases(code)
     all_small = lower(document.text, code)  # at once: line by line would take several times as long
@@ -91,7 +91,7 @@ def _frame_reason(
 
 
 def _is_menu(small: str, menu: frozenset[str]) -> bool:
-    """Whether a line is navigation: entries of menus, a path that begins with one, or only a link."""
+    """Return True for navigation: entries of menus, a path that begins with one, or only a link."""
     if small.startswith(("http", "www.")) and _LONE_LINK.fullmatch(small):
         return True
     if not _SEPARATOR.search(small):  # most lines

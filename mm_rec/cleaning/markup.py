@@ -1,4 +1,4 @@
-"""From HTML and Markdown to plain text: what is markup goes, what is said stays."""
+"""Strip markup: HTML and Markdown to plain text."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+.!|<>~-])")
 
 
 def strip_markup(document: CleaningDocument) -> CleaningDocument:
-    """Front matter, code blocks and HTML elements without prose are cut; other markup gives way to its text."""
+    """Cut front matter, code blocks and HTML elements without prose; replace other markup by its text."""
     text = document.text
     cuts: list[Cut] = []
 

@@ -1,4 +1,4 @@
-"""What the quality rules measure of a page, each a number; `thresholds.yaml` says what is accepted.
+"""The measures of the quality rules, each a number of a document; `thresholds.yaml` has the accepted ranges.
 
 The measures are those of Gopher (Rae et al. 2021, https://arxiv.org/abs/2112.11446, section A.1.1 and table A1),
 C4 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 2.2) and FineWeb (Penedo et al. 2024,

@@ -1,4 +1,4 @@
-"""Personal data gives way to a label: addresses, numbers of telephones, accounts, cards and people.
+"""Mask personal data (PII) with labels: e-mail and IP addresses, numbers of telephones, accounts, cards and people.
 
 A number is masked only where its own check digits hold or its form leaves no doubt, so that years, prices and
 article numbers stay. Checks: ISO 13616 (IBAN), ISO/IEC 7812-1 annex B (cards, Luhn), Law 5490's eleven-digit
@@ -95,7 +95,7 @@ def _iban_form(length: int) -> re.Pattern[str]:
 
 
 def is_iban(text: str) -> bool:
-    """Whether an account number has its country's length, is mostly digits, and leaves 1 divided by 97 (ISO 13616)."""
+    """Return True if an account number has its country's length, is mostly digits, and is 1 modulo 97 (ISO 13616)."""
     compact = re.sub(r"[ .-]", "", text).upper()
     if len(compact) != _IBAN_LENGTHS.get(compact[:2]) or 2 * sum(map(str.isdecimal, compact)) < len(compact):
         return False
@@ -104,7 +104,7 @@ def is_iban(text: str) -> bool:
 
 
 def is_card(digits: str) -> bool:
-    """Whether 13 to 19 digits begin as cards do and satisfy Luhn's check."""
+    """Return True if 13 to 19 digits begin as cards do and satisfy Luhn's check."""
     if not 13 <= len(digits) <= 19 or digits[0] not in "3456":
         return False
     doubled = [sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2]]
@@ -112,7 +112,7 @@ def is_card(digits: str) -> bool:
 
 
 def is_turkish_identity(digits: str) -> bool:
-    """Whether eleven digits are a Turkish identity number: its tenth and eleventh digits follow from the others."""
+    """Return True if eleven digits are a Turkish identity number: its last two digits follow from the others."""
     if len(digits) != 11 or digits[0] == "0":
         return False
     d = [int(digit) for digit in digits]
@@ -120,7 +120,7 @@ def is_turkish_identity(digits: str) -> bool:
 
 
 def is_public_address(text: str) -> bool:
-    """Whether four numbers are a public network address and hardly a version: one of them is 100 or more."""
+    """Return True if four numbers are a public IP address and hardly a version: one of them is 100 or more."""
     try:
         address = ipaddress.IPv4Address(text)
     except ValueError:  # 999.1.1.1, or a version number with leading zeros

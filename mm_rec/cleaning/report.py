@@ -39,7 +39,7 @@ def write_report(corpus: CleanCorpus) -> Path:
 
 
 def report_values(corpus: CleanCorpus) -> dict[str, Any]:
-    """Everything that the report says, as plain values."""
+    """Collect the values of the report."""
     total, config = corpus.stats.total(), corpus.config
     kinds = Counter(duplicate.kind for duplicate in corpus.duplicates)
     rules = _rules(config.cleaning)
@@ -93,7 +93,7 @@ def _rules(config: CleaningConfig) -> list[dict[str, Any]]:
 
 
 def _reasons(rules: list[dict[str, Any]]) -> dict[str, str]:
-    """What the rules ask, by name, as a person says it: "Share of digits among the characters: at most 0.2"."""
+    """Describe each rule by name, in words: "Share of digits among the characters: at most 0.2"."""
     limits = (("min", "at least"), ("max", "at most"))
     return {
         rule["rule"]: rule["says"].rstrip(".")
@@ -104,7 +104,7 @@ def _reasons(rules: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _describe_measure(measure: str) -> str:
-    """What a measure is, in a sentence: the first line of its docstring."""
+    """Describe a measure in a sentence: the first line of its docstring."""
     function = MEASURES[measure]
     return (getattr(function, "func", function).__doc__ or "").splitlines()[0]
 
@@ -130,7 +130,7 @@ def _stages(corpus: CleanCorpus) -> list[dict[str, Any]]:
 
 
 def _sources(corpus: CleanCorpus) -> dict[str, Any]:
-    """The flow of each file, or of each folder where there are many files."""
+    """Return the statistics of each file, or of each folder where there are many files."""
     by_source = corpus.stats.sources
     if len(by_source) > _MANY:
         folders: dict[str, SourceStats] = {}
@@ -143,7 +143,7 @@ def _sources(corpus: CleanCorpus) -> dict[str, Any]:
 
 
 def _removals(removals: dict[str, RemovalStats]) -> dict[str, Any]:
-    """Reasons with what they took, most bytes first."""
+    """Return the removals by reason, most bytes first."""
     ordered = sorted(removals.items(), key=lambda entry: (-entry[1].bytes, entry[0]))
     return {reason: asdict(removal) for reason, removal in ordered}
 

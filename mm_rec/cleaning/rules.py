@@ -1,4 +1,4 @@
-"""Quality rules: a page is left out where a measure lies outside its limits."""
+"""Quality rules: a document is dropped where a measure lies outside its limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _THRESHOLDS = Path(__file__).with_name("thresholds.yaml")
 
 
 class RuleLimits(Section):
-    """What a rule accepts: values from `min` to `max`, both included; a limit that is None does not bind."""
+    """The accepted range of a rule: values from `min` to `max`, both included; a limit that is None does not bind."""
 
     min: float | None = None
     max: float | None = None
@@ -27,7 +27,7 @@ class RuleLimits(Section):
 
 
 class Rule(RuleLimits):
-    """One rule: its name, and the measure that it holds against its limits."""
+    """One rule: its name, and the measure that it compares with its limits."""
 
     rule: str
     measure: str
@@ -40,7 +40,7 @@ class Rule(RuleLimits):
         return name
 
     def check(self, document: CleaningDocument) -> Dropped | None:
-        """The reason to leave a page out, or None."""
+        """Return the reason to drop a document, or None."""
         value = self._measure(document)
         if self.min is not None and value < self.min:
             return Dropped(self.rule, f"{self.measure} {value:.4g} < {self.min:g}")
@@ -57,7 +57,7 @@ class Rule(RuleLimits):
 def rules_for(
     language: str, changes: Mapping[str, Mapping[str, Any]] | None = None, published: bool = False
 ) -> list[Rule]:
-    """The rules of a language, in order, with a person's changes by rule name; ConfigError for an unknown name.
+    """Return the rules of a language, in order, with a person's changes by rule name; ConfigError for an unknown name.
 
     With `published` the limits are those of the papers, made for English, in every language.
     """
@@ -76,7 +76,7 @@ def rules_for(
 
 
 def first_violation(document: CleaningDocument, rules: Iterable[Rule]) -> Dropped | None:
-    """The first rule that a page breaks, or None."""
+    """Return the first violation of the rules, or None."""
     for rule in rules:
         if drop := rule.check(document):
             return drop

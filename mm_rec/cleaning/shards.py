@@ -39,7 +39,7 @@ _LEVEL = 3  # of zstd: as fast as the disk
 
 @dataclass(frozen=True, slots=True)
 class CleanedShard:
-    """A finished shard: where its files lie, and its numbers."""
+    """A finished shard: its files and its statistics."""
 
     folder: Path
     name: str
@@ -92,7 +92,7 @@ class ShardCleaner:
         return CleanedShard(self.folder, name, stats)
 
     def key(self, documents: Sequence[Document]) -> str:
-        """What a shard of these documents depends on, as one hash."""
+        """Return a hash of everything that a shard of these documents depends on."""
         digest = hashlib.sha256(
             f"{__version__}\0{self.config.model_dump_json()}\0{self.dedup.model_dump_json()}\0".encode()
         )
@@ -108,11 +108,8 @@ class ShardCleaner:
         """The shard of this name if it is whole and has this key."""
         try:
             values = read_json(self.folder / f"{name}.json")
-            return (
-                CleanedShard(self.folder, name, CleaningStats.restore(values["tally"]))
-                if values["key"] == key
-                else None
-            )
+            stats = CleaningStats.restore(values["tally"])
+            return CleanedShard(self.folder, name, stats) if values["key"] == key else None
         except (DataError, KeyError, TypeError):
             return None
 
@@ -181,7 +178,7 @@ def _in_processes(
 def _split_into_shards(
     documents: Iterable[Document], shard_bytes: int
 ) -> Iterator[tuple[list[Document], int]]:
-    """Runs of documents of at least `shard_bytes` of text, each with its size; the last may be smaller."""
+    """Split documents into shards of at least `shard_bytes` of text, each with its size; the last may be smaller."""
     piece: list[Document] = []
     size = 0
     for document in documents:
@@ -195,7 +192,7 @@ def _split_into_shards(
 
 
 def _count(stats: CleaningStats, document: Document, cleaned: CleaningDocument, drop: Dropped | None) -> None:
-    """Note one document's way in the numbers."""
+    """Count one document in the statistics."""
     source_stats = stats.sources.setdefault(str(document.path), SourceStats())
     size, location = len(document.text.encode()), f"{document.path}:{document.line}"
     source_stats.read.add(size)
@@ -234,7 +231,7 @@ def _require_packages() -> None:
 
 
 def default_processes() -> int:
-    """One a core that this process may use."""
+    """Return the number of cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What cleaning did, in numbers and samples: kept for each shard and added up in order."""
+"""Counts and samples of what cleaning did: kept for each shard and added up in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Amount:
 
 @dataclass(slots=True)
 class RemovalStats(Amount):
-    """What was removed for one reason, with the first few samples: where it was, what was measured, how it begins."""
+    """The removals for one reason, with the first few samples: location, measured value, beginning of the text."""
 
     samples: list[dict[str, str]] = field(default_factory=list)
 
@@ -39,7 +39,7 @@ class RemovalStats(Amount):
 
 @dataclass(slots=True)
 class SourceStats:
-    """What came in from one source, and what was left of it."""
+    """The documents read from one source, and those kept."""
 
     read: Amount = field(default_factory=Amount)
     kept: Amount = field(default_factory=Amount)
@@ -115,16 +115,11 @@ class CleaningStats:
 
     @classmethod
     def restore(cls, values: dict[str, Any]) -> Self:
-        """The stats of which `record` gave the values."""
+        """Return the statistics that `record` gave as plain values."""
         return cls(
             sources={
-                name: SourceStats(
-                    Amount(**source_stats["read"]),
-                    Amount(**source_stats["kept"]),
-                    source_stats["words"],
-                    source_stats["tokens"],
-                )
-                for name, source_stats in values["sources"].items()
+                name: SourceStats(Amount(**one["read"]), Amount(**one["kept"]), one["words"], one["tokens"])
+                for name, one in values["sources"].items()
             },
             dropped={reason: RemovalStats(**removal) for reason, removal in values["dropped"].items()},
             cut={reason: RemovalStats(**removal) for reason, removal in values["cut"].items()},
@@ -133,7 +128,7 @@ class CleaningStats:
 
 
 def merge_stats(parts: Iterable[CleaningStats]) -> CleaningStats:
-    """All parts added up, in order."""
+    """Add up statistics, in order."""
     total = CleaningStats()
     for stats in parts:
         total.add(stats)

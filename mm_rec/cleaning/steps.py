@@ -1,4 +1,4 @@
-"""The cleaning of one document: pure steps in order, each a page in, and a page or the reason to drop it out."""
+"""The cleaning steps of one document, in order: each returns the document, or the reason to drop it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
 
 
 class CleaningConfig(Section):
-    """Everything that the cleaning of a document depends on."""
+    """All settings of the cleaning of a document."""
 
     language: str = "tr"
     markup: bool = True  # from HTML and Markdown to text
@@ -64,7 +64,7 @@ class Cleaner:
             self.steps["evaluation"] = partial(_drop_contaminated, index=evaluation)
 
     def clean(self, text: str) -> tuple[CleaningDocument, Dropped | None]:
-        """The page after the last step that it reached, and why it was dropped there, or None."""
+        """Return the document after the last step that it reached, and why it was dropped there, or None."""
         document = CleaningDocument(text, self.language)
         for step in self.steps.values():
             result = step(document)
@@ -84,7 +84,7 @@ def _normalise(document: CleaningDocument) -> CleaningDocument:
 
 
 def _collapse_blank_lines(document: CleaningDocument) -> CleaningDocument | Dropped:
-    """The blank lines that cut lines left are joined; an empty page is dropped."""
+    """Join the blank lines that cut lines left; drop an empty document."""
     text = _BLANK_LINES.sub("\n\n", document.text).strip()
     return document.with_text(text) if text else Dropped("empty", "nothing is left")
 

@@ -109,7 +109,7 @@ def chat(
 
 
 def _given_options(ctx: typer.Context) -> set[str]:
-    """The options that were typed, whatever their values."""
+    """Return the options given on the command line, whatever their values."""
     sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
@@ -118,7 +118,7 @@ def _chat_with_server(
     url: str, model: str | None, sampling: SamplingParams, system: str | None, given: Collection[str],
     console: Console,
 ) -> None:  # fmt: skip
-    """Talk to a server."""
+    """Chat with a model of a server."""
     from mm_rec.inference.remote_chat import RemoteChat
 
     for name, why in _NOT_WITH_URL.items():
@@ -134,7 +134,7 @@ def _chat_with_model(
     path: str, sampling: SamplingParams, system: str | None, session: Path | None, wanted: list[str], device: str,
     precision: PrecisionChoice, console: Console,
 ) -> None:  # fmt: skip
-    """Talk to a model on this machine."""
+    """Chat with a model on this machine."""
     from mm_rec.data.conversations.conversation import ChatMessage
     from mm_rec.data.conversations.rendering import prompt_text
     from mm_rec.inference.chat_session import ChatSession
@@ -160,7 +160,7 @@ def _chat_with_model(
 
 
 def _describe_session_file(path: Path, conversation: ChatSession) -> str:
-    """What is in the file of a conversation, and what it costs."""
+    """Describe the session file: the tokens it holds, and its size."""
     growth = conversation.session.state.bytes_per_token
     size = (
         f"it grows by {growth:,} bytes with each token" if growth else "it keeps one size, whatever is said"
@@ -178,7 +178,7 @@ def _switch_adapters(
     wanted: list[str], adapters: Adapters, conversation: ChatSession, console: Console
 ) -> None:
     """Apply other adapters, or show which are applied; the conversation goes on."""
-    from mm_rec.models.adapted import parse_adapter
+    from mm_rec.models.loading import parse_adapter
 
     if wanted and conversation.restored_tokens:
         raise UserError(

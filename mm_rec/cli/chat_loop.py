@@ -1,4 +1,4 @@
-"""The conversation of `mmrec chat` at the terminal, whoever answers: a model here, or a server."""
+"""The loop of `mmrec chat` at the terminal, over a local model or a server."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Command = Callable[[list[str]], None]
 
 
 class ChatBackend(Protocol):
-    """Whoever answers."""
+    """A conversation with a local model or a server."""
 
     messages: list[ChatMessage]
 
     @property
     def interruptible(self) -> bool:
-        """Whether an exception may come within a step, such as that of Ctrl-C."""
+        """Return whether Ctrl-C may raise at any time, also within a step of the model."""
 
     def send(self, content: str) -> Generator[str]:
-        """Say a line; yields the reply as it comes, and keeps of it what was taken."""
+        """Send a message; yields the reply as it comes, and keeps the part of it that was taken."""
 
     def reset(self) -> None:
         """Forget everything but the system message."""
@@ -44,7 +44,7 @@ def chat_loop(
     commands: Mapping[str, Command] | None = None,
     more: str = "",
 ) -> None:
-    """Take lines until the end of the input or /exit; further `commands` get their words, `more` is said of them."""
+    """Read lines until the end of the input or /exit; `commands` adds slash commands, and `more` their help."""
     help_line = f"{HELP} {more}".rstrip()
     console.print(help_line, style="dim")
     while (line := _read_line(console)) is not None:
@@ -61,7 +61,7 @@ def chat_loop(
 
 
 def _read_line(console: Console) -> str | None:
-    """What the person typed; None where the conversation is over."""
+    """Return the line typed; None at the end of the conversation."""
     try:
         line = console.input("[bold]> [/bold]", markup=True).strip()
     except (EOFError, KeyboardInterrupt):
@@ -73,7 +73,7 @@ def _read_line(console: Console) -> str | None:
 
 
 def _command(line: str, conversation: ChatBackend, console: Console, help_line: str) -> None:
-    """Do what a line with a slash asks for."""
+    """Run a slash command."""
     name, _, rest = line.partition(" ")
     if name == "/reset":
         conversation.reset()
@@ -96,7 +96,7 @@ def _save(conversation: ChatBackend, path: Path, console: Console) -> None:
 
 
 def chat_turn(line: str, conversation: ChatBackend, console: Console) -> None:
-    """Say a line and show the reply as it comes; Ctrl-C keeps what came so far."""
+    """Send a line and print the reply as it comes; Ctrl-C keeps what came so far."""
     written = False
     try:
         with (
@@ -119,9 +119,9 @@ def chat_turn(line: str, conversation: ChatBackend, console: Console) -> None:
 
 @contextlib.contextmanager
 def _catch_sigint(at_once: bool) -> Iterator[Callable[[], bool]]:
-    """Tell whether Ctrl-C was pressed; it is raised too, the first time, where that may be `at_once`.
+    """Yield a function that tells whether Ctrl-C was pressed; with `at_once` the first one also raises.
 
-    Raised within a step of a model it would leave half a state.
+    Raised within a step of a model it would leave a half-updated state.
     """
     pressed: list[int] = []
 

@@ -169,7 +169,7 @@ def _detection(dedup: DedupConfig) -> str:
 
 
 def _summary(corpus: CleanCorpus) -> Table:
-    """What came in, what left for which reason, and what is left."""
+    """Summarise what was read, dropped for each reason, and kept."""
     total = corpus.stats.total()
     table = Table("", show_header=True, box=None, pad_edge=False)
     for name in ("documents", "MB", "of all text"):

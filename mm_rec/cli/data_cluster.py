@@ -12,7 +12,7 @@ from mm_rec.cli.data_options import TextField
 
 
 class ExecutorChoice(StrEnum):
-    """What runs the tasks."""
+    """datatrove's executors."""
 
     local = "local"
     ray = "ray"
@@ -26,7 +26,7 @@ def cluster(
     out: Annotated[
         str, typer.Option(help="Folder to write, or its URL; running again does what is missing.")
     ],
-    executor: Annotated[ExecutorChoice, typer.Option(help="What runs the tasks.")] = ExecutorChoice.local,
+    executor: Annotated[ExecutorChoice, typer.Option(help="datatrove's executors.")] = ExecutorChoice.local,
     tasks: Annotated[int, typer.Option(min=1, help="Parts that the source's files are dealt out to.")] = 1,
     workers: Annotated[int, typer.Option(min=-1, help="Tasks at once (-1: all).")] = -1,
     language: Annotated[str, typer.Option(help="Language of the text.")] = "tr",

@@ -20,7 +20,7 @@ _INTERRUPTED = 130  # the exit status that a shell gives a program stopped by Ct
 
 
 class ShardFormatChoice(StrEnum):
-    """How documents are stored."""
+    """The formats of the shards."""
 
     jsonl = "jsonl.zst"
     text = "txt.gz"
@@ -124,7 +124,7 @@ def download(
 
 
 def _summary(record: DownloadRecord, source: CatalogueEntry, out: Path) -> str:
-    """What is in the folder now, in a few lines."""
+    """Summarise the folder in a few lines."""
     lines = [
         f"{out}: {record.documents:,} documents, {record.text_bytes / 1e6:,.1f} MB, {len(record.shards)} shards",
         f"licence: {record.licence} ({out / 'LICENCE.md'})",

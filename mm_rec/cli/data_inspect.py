@@ -80,7 +80,7 @@ def _print_report(report: FileReport, detector: str, console: Console) -> None:
 
 
 def _facts(report: FileReport, detector: str) -> list[tuple[str, str]]:
-    """What there is to say in a line each."""
+    """List the facts of a report, a line each."""
     packed = {"gz": ", gzip", "zst": ", zstd", None: ""}[report.compression]
     size = "size unknown" if report.bytes is None else f"{report.bytes:,} bytes"
     rule = f", each {_RULES[report.documents_rule]}" if report.documents_rule else ""

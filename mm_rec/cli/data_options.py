@@ -9,7 +9,7 @@ import typer
 
 
 class DocumentsChoice(StrEnum):
-    """What a document is in a .txt file."""
+    """The units that a .txt file is cut into."""
 
     file = "file"
     blank_line = "blank-line"

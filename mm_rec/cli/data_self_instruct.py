@@ -98,7 +98,7 @@ def _grow(
 
 
 def _summary(stats: SelfInstructStats, config: SelfInstructConfig) -> str:
-    """What is in the file now, and what was not kept and why."""
+    """Summarise the file, and what was dropped and why."""
     lines = [f"{config.out}: {stats.rows:,} rows, {stats.rows - stats.earlier:,} of them new"]
     if stats.dropped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in stats.dropped.most_common())

@@ -155,8 +155,8 @@ def evaluate(
     )
     if max_mb is not None and max_mb <= 0:
         raise ConfigError(f"--max-mb {max_mb}: give more than 0, or leave it out to read everything")
-    from mm_rec.models.adapted import load_with_adapters
     from mm_rec.models.forward import require_packing_support
+    from mm_rec.models.loading import load_with_adapters
     from mm_rec.runtime import choose_device
 
     console, place = Console(), choose_device(device)

@@ -81,8 +81,8 @@ def evaluate_list(
 def _instruction(adapter: str | None, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether prompts are to be in the format of the user's documents."""
     from mm_rec.data.prompt_lines import read_prompt_lines
-    from mm_rec.models.adapted import parse_adapter
     from mm_rec.models.adapters import find_adapter
+    from mm_rec.models.loading import parse_adapter
 
     lines = [] if adapter is None else read_prompt_lines(find_adapter(parse_adapter(adapter)[0]))[0]
     return _INSTRUCTION in lines if lines else not tokenizer.chat_template

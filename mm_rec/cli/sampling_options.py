@@ -1,4 +1,4 @@
-"""The options of commands that write text, in one place so that they are the same everywhere."""
+"""The options of all commands that generate text, and the opening of their model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 class PrecisionChoice(StrEnum):
-    """In what numbers the weights are held while text is written."""
+    """The data type of the weights during generation."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -95,7 +95,7 @@ def open_engine(
     from mm_rec import cpu
     from mm_rec.errors import ConfigError
     from mm_rec.inference.engine import Engine
-    from mm_rec.models.adapted import load_with_adapters
+    from mm_rec.models.loading import load_with_adapters
     from mm_rec.runtime import choose_device
 
     place, int8 = choose_device(device), precision is PrecisionChoice.INT8
@@ -115,10 +115,10 @@ def open_engine(
 
 
 def warn_prompt_format(adapters: list[str], prompt: str, console: Console) -> None:
-    """Warn where a prompt is not written as those that an adapter was trained on."""
+    """Warn where a prompt has another format than those that an adapter was trained on."""
     from mm_rec.data.prompt_lines import prompt_mismatch_warning
-    from mm_rec.models.adapted import parse_adapter
     from mm_rec.models.adapters import find_adapter
+    from mm_rec.models.loading import parse_adapter
 
     for text in adapters:
         if warning := prompt_mismatch_warning(find_adapter(parse_adapter(text)[0]), prompt):

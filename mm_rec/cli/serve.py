@@ -25,7 +25,7 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 class WhenFull(StrEnum):
-    """What happens where a context is full."""
+    """What to do where the context is full."""
 
     REFUSE = "refuse"
     DROP = "drop"
@@ -130,7 +130,7 @@ def serve(
 
 
 def _access_policy(host: str, keys: bool | None, store: Store) -> AccessPolicy:
-    """Who may come in; raises ConfigError where nobody could."""
+    """Return the access policy; raises ConfigError where it would let nobody in."""
     from mm_rec.errors import ConfigError
     from mm_rec.serving.access import LOCAL_HOSTS, AccessPolicy
     from mm_rec.serving.api_keys import is_active
@@ -164,7 +164,7 @@ def _load_model(
     text: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console, scheduler: Scheduler,
     keep_memory: int,
 ) -> ServedModel:  # fmt: skip
-    """Read a model and put it to work."""
+    """Load a model with its adapters for serving."""
     from mm_rec.inference.fingerprints import adapter_digests
     from mm_rec.serving.model_registry import ServedModel
 

@@ -1,4 +1,4 @@
-"""From a corpus to batches: lossless packing in a seeded order that is a pure function of the step.
+"""Make batches of a corpus: lossless packing in a seeded order that is a pure function of the step.
 
 Notation: B rows of a batch, T tokens of a row.
 """
@@ -94,7 +94,7 @@ def _tensors(**arrays: NDArray[np.int64]) -> dict[str, torch.Tensor]:
 
 
 class SeededSampler:
-    """Which sequences each step takes: a pure function of seed, step and rank layout.
+    """Choose the sequences of each step: a pure function of seed, step and rank layout.
 
     The epochs' permutations, one after the other, form one endless row of positions; step s takes the
     batch_size · world_size positions from s · batch_size · world_size on, rank r the r-th block of them. So a
@@ -163,9 +163,8 @@ class SeededSampler:
         if self.kinds is None or self.kinds.all() or not self.kinds.any():
             return order
         order = order[np.argsort(self.kinds[order], kind="stable")]
-        whole = (
-            self.n_sequences - self.n_sequences % self.group_size
-        )  # what is no whole group stays at the end
+        # What is no whole group stays at the end.
+        whole = self.n_sequences - self.n_sequences % self.group_size
         groups = order[:whole].reshape(-1, self.group_size)
         # By the keys of their first sequences: both kinds come as evenly as they do one by one.
         return np.concatenate([groups[np.argsort(keys[groups[:, 0]], kind="stable")].ravel(), order[whole:]])
@@ -176,7 +175,7 @@ class StatelessBatches(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What the order of the data depends on; the position itself is the step."""
+        """Return what the order of the data depends on; the position itself is the step."""
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Nothing: the order of the data is computed."""
@@ -232,7 +231,7 @@ class PackedBatches(StatelessBatches):
         return self.sequences.batch(self.sampler.indices(step)[first : first + self.micro_batch])
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order of the data depends on; the position itself is the step."""
+        """Return what the order of the data depends on; the position itself is the step."""
         return {
             "corpus": self.sequences.corpus.fingerprint,
             "seq_len": self.sequences.seq_len,

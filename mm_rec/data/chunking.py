@@ -1,4 +1,4 @@
-"""Raw text as blocks to fine-tune on: whole sentences up to a chunk length, never across a hard cut.
+"""Chunk raw text into blocks to fine-tune on: whole sentences up to a chunk length, never across a hard cut.
 
 The rules are those of Training PRO of text-generation-webui, by its own names. A text is split at the hard-cut string
 into parts, and a part into sentences by the rules of its language; a block takes sentences of one part until its chunk
@@ -46,7 +46,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 class ChunkingSection(Section):
-    """How raw text is cut into blocks. In `hard_cut` and `train_only_after` a typed \\n is a line end."""
+    """Settings of chunking raw text into blocks. In `hard_cut` and `train_only_after` a typed \\n is a line end."""
 
     chunk_length: int = Field(default=256, ge=8)  # tokens of a block, BOS and EOS among them
     overlap: bool = True
@@ -57,7 +57,7 @@ class ChunkingSection(Section):
     add_eos: bool = True
     eos_placement: Literal["every_block", "hard_cut"] = "every_block"  # hard_cut: only where a part ends
     too_long: TooLong = "split"  # what becomes of a sentence over the chunk length
-    train_only_after: str = ""  # of a block only what follows this is learnt; blocks without it are left out
+    train_only_after: str = ""  # a block is trained on after this only; blocks without it are left out
     language: str = "en"  # whose rules find the sentences
 
     @field_validator("hard_cut", "train_only_after")
@@ -105,7 +105,7 @@ class ChunkedText:
         return -(-needed // 32) * 32
 
     def notes(self) -> list[str]:
-        """What a person should know about text that was changed or left out, a line each; [] where all is whole."""
+        """Report text that was changed or left out, a line each; [] where all is whole."""
         settings, notes = self.settings, []
         if self.long_sentences:
             done = {"split": "split", "trim": "trimmed", "drop": "left out"}[settings.too_long]
@@ -139,17 +139,17 @@ def _natural(file: SourceFile) -> list[tuple[int, str]]:
 
 
 def chunk_text(text: str, tokenizer: PreTrainedTokenizerBase, settings: ChunkingSection) -> ChunkedText:
-    """The blocks of one text; see `chunk_documents`."""
+    """Chunk one text; see `chunk_documents`."""
     return chunk_documents([Document(text, Path("text"), 1)], tokenizer, settings)
 
 
 def chunk_documents(
     documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, settings: ChunkingSection
 ) -> ChunkedText:
-    """The blocks of texts, none across two of them.
+    """Chunk texts into blocks, none across two texts.
 
-    All tokens but BOS are learnt, or those after `train_only_after`. BOS that begins a part and EOS that ends one are
-    not doubled; elsewhere a special token that is written out is text. Raises DataError for text that gives no block.
+    All tokens but BOS are trained on, or those after `train_only_after`. BOS that begins a part and EOS that ends one
+    are not doubled; elsewhere a special token that is written out is text. Raises DataError where no block results.
     """
     chunks = ChunkedText(settings)
     before, after = _edges(tokenizer, chunks)
@@ -188,7 +188,7 @@ def _edges(tokenizer: PreTrainedTokenizerBase, chunks: ChunkedText) -> tuple[Ids
 
 
 def _parts(document: Document, marks: tuple[str, str], settings: ChunkingSection) -> Iterator[SegmentedText]:
-    """What stands between the hard cuts of a document, without the white space and the marks (BOS, EOS) around it."""
+    """Split a document at its hard cuts; white space and marks (BOS, EOS) around a part are cut off."""
     text = document.text.replace("\r\n", "\n").replace("\r", "\n")
     for piece in text.split(settings.hard_cut) if settings.hard_cut else [text]:
         core = piece.strip().removeprefix(marks[0]).lstrip().removesuffix(marks[1]).rstrip()
@@ -234,7 +234,7 @@ def _fitted(part: TokenizedText, capacity: int, chunks: ChunkedText) -> Tokenize
 def _pieces(
     part: TokenizedText, begin: int, stop: int, capacity: int, too_long: TooLong
 ) -> list[tuple[int, int]]:
-    """What a sentence over the capacity becomes: none, the first, or all of its pieces."""
+    """Cut a sentence over the capacity; all, the first or none of its pieces stay."""
     if too_long == "drop":
         return []
     places = [begin]
@@ -272,7 +272,7 @@ def _blocks(part: TokenizedText, capacity: int, settings: ChunkingSection) -> It
 
 
 def _rendered(part: TokenizedText, first: int, stop: int, marker: str) -> TokenizedExample:
-    """The block of tokens first … stop − 1; learnt is all of it, or what begins after the marker."""
+    """Return the block of tokens first … stop − 1, trained on as a whole, or from after the marker on."""
     starts = part.token_starts[first:stop]
     text = part.text[starts[0] : part.token_ends[stop - 1]]
     place = text.find(marker)
@@ -282,7 +282,7 @@ def _rendered(part: TokenizedText, first: int, stop: int, marker: str) -> Tokeni
 
 
 def _framed(block: TokenizedExample, before: Ids, after: Ids) -> TokenizedExample:
-    """The block with BOS, which is not learnt, and EOS, which is."""
+    """Add BOS, which is not trained on, and EOS, which is."""
     ids = np.concatenate([before, block.ids, after])
     loss_mask = np.ones(len(ids), dtype=bool)
     loss_mask[: len(before)] = False

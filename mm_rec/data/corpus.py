@@ -1,4 +1,4 @@
-"""Token shards: a text encoded once, kept in memory-mapped files with an index of documents.
+"""A token corpus: text encoded once, in memory-mapped shards with an index of documents.
 
 A corpus is a folder. Each shard is three files: `00000.bin` (token ids), `00000.index.npy` (int64, where each
 document starts in the shard) and `00000.json` (what the shard is made of; written last, so a shard without it
@@ -63,7 +63,7 @@ class TokenShard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusHeader:
-    """What all shards of a corpus share; a shard made under another header is never used."""
+    """The settings that all shards of a corpus share; a shard made under another header is never used."""
 
     format: int
     tokenizer: str
@@ -314,10 +314,8 @@ class _ShardWriter:
         """Keep the shard of this number if it was made of the same text, or encode and write it."""
         name = f"{number:05d}"
         known = self._read_shard(name)
-        if known is not None and (known.text_hash, known.documents) == (
-            shard_text.digest,
-            len(shard_text.texts),
-        ):
+        made_of = shard_text.digest, len(shard_text.texts)
+        if known is not None and (known.text_hash, known.documents) == made_of:
             return known
         ids, index = self._encode(shard_text)
         token_bytes, index_bytes = ids.tobytes(), _npy(index)
@@ -401,7 +399,7 @@ class _ShardWriter:
 
 
 def _find_damage(path: Path, shard: TokenShard, dtype: np.dtype[Any], number: int) -> str | None:
-    """What is wrong with the files of a shard, judged by their sizes, or None."""
+    """Describe damage to the files of a shard, judged by their sizes, or None."""
     if shard.name != f"{number:05d}":
         return f"shard {number} is called {shard.name}"
     for name, size in (

@@ -1,4 +1,4 @@
-"""Several sources in one run: how much of each, when, and which row of a source comes next.
+"""The data mixture of a run: the share of each source, by stage, and the source of each row.
 
 A row's source and its place there are a pure function of the row's number in the run, so nothing needs to be saved.
 Notation: B rows of a batch, T tokens of a row, S sources.
@@ -122,7 +122,7 @@ class _StagePlan:
 
 
 class Mixture:
-    """Which source each row of a run comes from.
+    """The source of each row of a run.
 
     After any n rows of a stage, every source has had its share of n rounded down or up: never a whole row more or
     less than its share (quota; see `_interleave`). Shares are rounded to 1/65,536, and no positive weight to zero.
@@ -158,7 +158,7 @@ class Mixture:
         return sources, places
 
     def counts(self, rows: int) -> NDArray[np.int64]:
-        """How many of the first `rows` rows of the run come from each source, (S,)."""
+        """Return how many of the first `rows` rows of the run come from each source, (S,)."""
         plan = next(plan for plan in reversed(self._stage_plans) if plan.first <= rows)
         cycles, rest = divmod(rows - plan.first, CYCLE)
         begun = np.bincount(plan.order[:rest], minlength=len(self.names))
@@ -169,7 +169,7 @@ class Mixture:
         return dict(zip(self.names, (self.counts(rows) / rows).tolist(), strict=True))
 
     def describe_stages(self, rows: int) -> list[str]:
-        """Where a run of so many rows has several stages, a line for each with its shares."""
+        """Describe the shares of each stage, a line each; [] where the run has one stage."""
         lines = []
         for number, plan in enumerate(self._stage_plans if len(self._stage_plans) > 1 else [], start=1):
             counts = zip(self.names, plan.rows.tolist(), strict=True)
@@ -178,7 +178,7 @@ class Mixture:
         return lines
 
     def record(self) -> dict[str, Any]:
-        """What the choice depends on, as plain values."""
+        """Return what the choice depends on, as plain values."""
         return {
             "names": self.names,
             "stages": [{"first_row": plan.first, "rows": plan.rows.tolist()} for plan in self._stage_plans],
@@ -211,7 +211,7 @@ def plan_mixture(
 def describe_mixture(
     mixture: Mixture, rows: int, seq_len: int, tokens: Mapping[str, int] | None
 ) -> list[str]:
-    """What a run of so many rows reads of each source, a line each, and a warning for text that is repeated often.
+    """Describe what a run of so many rows reads of each source, with a warning for text that is repeated often.
 
     `tokens` of each source, where they are known.
     """
@@ -303,7 +303,7 @@ class MixtureBatches(StatelessBatches):
         return self.micro_batch * self.accumulation * self.world_size
 
     def epoch(self, step: int) -> int:
-        """How often, in whole numbers, as much as all sources together was read before a step."""
+        """Return how often, in whole numbers, as much as all sources together was read before a step."""
         return step * self.rows_per_step // sum(len(sequences) for sequences in self.sequences)
 
     def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
@@ -321,7 +321,7 @@ class MixtureBatches(StatelessBatches):
         return make_batch(ids, starts, present)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order of the data depends on; the position itself is the step."""
+        """Return what the order of the data depends on; the position itself is the step."""
         return {
             "corpora": [sequences.corpus.fingerprint for sequences in self.sequences],
             "mixture": self.mixture.record(),

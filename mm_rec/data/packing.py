@@ -1,16 +1,16 @@
-"""Conversations packed into rows of one length, and the batches of fine-tuning.
+"""Pack conversations into rows of one length, and make the batches of fine-tuning.
 
 A row of T tokens holds whole conversations, each a document of its own: best-fit decreasing (Johnson 1974) leaves
-little of it empty, and what is left is padding that is a document too, so that no mask is needed. A conversation
-longer than a row is a chain: segments of T tokens that stand one behind the other in the micro-batches of one step, so
-that a model with a state carries it from segment to segment (only the first token of a segment is then not learnt).
-Chains and rows are put into columns of A places, one for each of the A micro-batches of a step; a column is what the
-seeded order draws.
+little of it empty, and the rest is padding that is a document too, so that no mask is needed. A conversation longer
+than a row is split into segments of T tokens, one in each of consecutive micro-batches of a step, so that a model with
+a state carries it from segment to segment (only the first token of a segment is then not trained on). Rows are put
+into row groups of A, one row for each of the A micro-batches of a step; the sampler draws row groups.
 
 Attention costs less in shorter rows. With `fold_rows`, conversations of up to T / 2 tokens never cross the middle of a
-row, columns of such rows alone are drawn together, and a micro-batch in which nothing crosses is folded: (2B, T / 2).
+row (the fold), row groups without a crossing are drawn together, and a micro-batch in which nothing crosses is folded
+into (2B, T / 2).
 
-Shapes: B rows of a batch, T tokens of a row, N conversations.
+Shapes: B rows of a batch, T tokens of a row, G row groups.
 """
 
 from __future__ import annotations
@@ -97,35 +97,44 @@ def padded_length(lengths: Iterable[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Tokens `start` … `stop` − 1 of a conversation, from place `offset` of a row on."""
+    """Tokens `start` … `stop` − 1 of a conversation, at `offset` in a row."""
 
     conversation: int
     start: int
     stop: int
     offset: int = 0
 
+    @property
+    def end(self) -> int:
+        """The position in the row after the last token."""
+        return self.offset + self.stop - self.start
+
+    def shifted(self, by: int) -> Segment:
+        """Return the segment `by` tokens further on in the row."""
+        return replace(self, offset=self.offset + by)
+
 
 PackedRow = list[Segment]
 
 
 class RowSource(Protocol):
-    """Where the columns of a mixture come from."""
+    """A source of row groups in a mixture."""
 
     def __len__(self) -> int:
-        """The columns of an epoch."""
+        """The row groups of an epoch."""
 
     def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
-        """Write the row at a place of a column into arrays (T,); labels come as −100, documents as padding."""
+        """Write a row group's row of a micro-step into arrays (T,); labels come as −100, documents as padding."""
 
     def crosses_fold(self) -> NDArray[np.bool_]:
-        """Which columns (C,) may have a document that crosses the middle of a row."""
+        """Mark the row groups (G,) that may have a document across the fold."""
 
     def record(self) -> dict[str, Any]:
-        """What the rows depend on."""
+        """Return what the rows depend on."""
 
 
 class PackedConversations:
-    """Rendered conversations in rows of T tokens and columns of A rows; memory holds all of their tokens once."""
+    """Conversations packed into rows of T tokens and groups of A rows; memory holds all of their tokens once."""
 
     def __init__(
         self,
@@ -142,33 +151,28 @@ class PackedConversations:
         lengths = [len(one.ids) for one in rendered]
         self.offsets = np.cumsum([0, *lengths])
         self.seq_len, self.accumulation, self.fold_rows = seq_len, accumulation, fold_rows
-        split_conversations = [
+        runs = [
             _split_conversation(number, one.loss_mask, seq_len)
             for number, one in enumerate(rendered)
             if len(one.ids) > seq_len
         ]
-        if max(map(len, split_conversations), default=1) > accumulation:
+        if max(map(len, runs), default=1) > accumulation:
             raise DataError(
                 f"a conversation has {max(lengths):,} tokens, and a step reads {accumulation} rows of {seq_len:,} one "
                 "behind the other. Choose longer rows, more accumulation, or truncation by turns"
             )
         short = {number: length for number, length in enumerate(lengths) if length <= seq_len}
-        if fold_rows and not split_conversations and seq_len % 2 == 0:
-            split_conversations = [[row] for row in _pack_folded_rows(short, seq_len)]
+        if fold_rows and not runs and seq_len % 2 == 0:
+            runs = [[row] for row in _pack_folded_rows(short, seq_len)]
         else:
-            rows = _pack_rows(
-                short,
-                seq_len,
-                [split_rows[-1][0].stop - split_rows[-1][0].start for split_rows in split_conversations],
-            )
-            for split_rows, more in zip(split_conversations, rows, strict=False):
-                split_rows[-1] += more
-            split_conversations += [[row] for row in rows[len(split_conversations) :]]
+            rows = _pack_rows(short, seq_len, [run[-1][0].end for run in runs])
+            for run, more in zip(runs, rows, strict=False):
+                run[-1] += more
+            runs += [[row] for row in rows[len(runs) :]]
+        # `runs`: rows that must follow each other in one group; most are of one row.
         self.row_groups = [
-            [row for index in sorted(row_group) for row in split_conversations[index]]
-            for row_group in pack_best_fit(
-                [len(split_rows) for split_rows in split_conversations], accumulation
-            )
+            [row for index in sorted(group) for row in runs[index]]
+            for group in pack_best_fit([len(run) for run in runs], accumulation)
         ]
 
     def __len__(self) -> int:
@@ -186,15 +190,15 @@ class PackedConversations:
 
     @property
     def carry_state(self) -> bool:
-        """Whether a conversation is longer than a row."""
+        """True where a conversation is longer than a row."""
         return bool(np.diff(self.offsets).max() > self.seq_len)
 
     def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
-        """Write the row at a place of a column; see RowSource."""
+        """Write a row; see RowSource."""
         rows = self.row_groups[row_group]
         for segment in rows[micro_step] if micro_step < len(rows) else []:
             first = int(self.offsets[segment.conversation])
-            begin, end = segment.offset, segment.offset + segment.stop - segment.start
+            begin, end = segment.offset, segment.end
             source = slice(first + segment.start, first + segment.stop)
             ids[begin:end] = self.ids[source]
             labels[begin:end] = np.where(self.loss_mask[source], ids[begin:end], IGNORE_INDEX)
@@ -202,21 +206,16 @@ class PackedConversations:
             documents[begin:end] = segment.conversation
 
     def crosses_fold(self) -> NDArray[np.bool_]:
-        """Which columns (C,) may have a conversation that crosses the middle of a row."""
+        """Mark the row groups (G,) that may have a conversation across the fold."""
         half = self.seq_len // 2
         crosses = [
-            not self.fold_rows
-            or any(
-                segment.offset < half < segment.offset + segment.stop - segment.start
-                for row in row_group
-                for segment in row
-            )
-            for row_group in self.row_groups
+            not self.fold_rows or any(part.offset < half < part.end for row in group for part in row)
+            for group in self.row_groups
         ]
         return np.array(crosses)
 
     def record(self) -> dict[str, Any]:
-        """The conversations' digest and how they were cut."""
+        """Return the conversations' digest and how they were cut."""
         digest = hashlib.sha256()
         for array in (self.ids, self.loss_mask, self.offsets):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -224,7 +223,7 @@ class PackedConversations:
 
 
 def _pack_rows(lengths: Mapping[int, int], capacity: int, used: Sequence[int] = ()) -> list[PackedRow]:
-    """Whole conversations, by number, packed one behind the other; the first rows hold `used` tokens already."""
+    """Pack whole conversations, by number, into rows; the first rows hold `used` tokens already."""
     numbers = list(lengths)
     rows = []
     for items, taken in zip_longest(pack_best_fit(list(lengths.values()), capacity, used), used, fillvalue=0):
@@ -238,60 +237,57 @@ def _pack_rows(lengths: Mapping[int, int], capacity: int, used: Sequence[int] = 
 
 
 def _pack_folded_rows(lengths: Mapping[int, int], seq_len: int) -> list[PackedRow]:
-    """Rows with a long conversation, filled up with short ones; then rows of two halves of short ones alone."""
+    """Pack rows with a long conversation, filled up with short ones; then rows of two halves of short ones alone."""
     half = seq_len // 2
     long = [number for number, length in lengths.items() if length > half]
     short = {number: length for number, length in lengths.items() if length <= half}
     # What is left beside a long one is less than a half: a half that is filled to its length minus a half already.
     rows = _pack_rows(short, half, [lengths[number] - half for number in long])
     whole = [
-        [
-            Segment(number, 0, lengths[number]),
-            *(replace(segment, offset=segment.offset + half) for segment in row),
-        ]
+        [Segment(number, 0, lengths[number]), *(segment.shifted(half) for segment in row)]
         for number, row in zip(long, rows, strict=False)
     ]
     halves = rows[len(long) :]
     if len(halves) % 2:
         halves.append([])
     return whole + [
-        [*first, *(replace(segment, offset=segment.offset + half) for segment in second)]
+        [*first, *(segment.shifted(half) for segment in second)]
         for first, second in zip(halves[::2], halves[1::2], strict=True)
     ]
 
 
 def count_rows(rendered: TokenizedExample, seq_len: int) -> int:
-    """The rows that a conversation is spread over."""
+    """Return the number of rows that a conversation is spread over."""
     return len(_split_points(rendered.loss_mask, seq_len)) - 1
 
 
 def _split_conversation(conversation: int, loss_mask: NDArray[np.bool_], seq_len: int) -> list[PackedRow]:
-    """A long conversation as rows of one segment each."""
+    """Split a long conversation into rows of one segment each."""
     return [
         [Segment(conversation, start, stop)] for start, stop in pairwise(_split_points(loss_mask, seq_len))
     ]
 
 
 def _split_points(loss_mask: NDArray[np.bool_], seq_len: int) -> list[int]:
-    """Where a conversation is cut, its beginning and end included.
+    """Return where a conversation is split, its beginning and end included.
 
-    A row's first token has none before it there and is not learnt, so a cut is moved back to a token that is not to be
-    learnt anyway; within a long answer, at least never to the end of a turn.
+    A row's first token has none before it there and cannot be trained on, so a split is moved back to a token outside
+    the loss mask; within a long answer, at least never to the end of a turn.
     """
-    offsets = [0]
-    while len(loss_mask) - offsets[-1] > seq_len:
-        latest, earliest = offsets[-1] + seq_len, offsets[-1] + seq_len // 2
+    points = [0]
+    while len(loss_mask) - points[-1] > seq_len:
+        latest, earliest = points[-1] + seq_len, points[-1] + seq_len // 2
         free = np.flatnonzero(~loss_mask[earliest : latest + 1])
         if len(free):
-            offsets.append(earliest + int(free[-1]))
+            points.append(earliest + int(free[-1]))
         else:
             ends_here = loss_mask[latest] and not loss_mask[latest + 1 : latest + 2].any()
-            offsets.append(latest - int(ends_here))
-    return [*offsets, len(loss_mask)]
+            points.append(latest - int(ends_here))
+    return [*points, len(loss_mask)]
 
 
 class CorpusRows:
-    """Rows of a text corpus beside conversations; A of them, one behind the other, are a column."""
+    """Rows of a text corpus beside conversations, in groups of A."""
 
     def __init__(self, sequences: PackedSequences, accumulation: int = 1) -> None:
         self.sequences, self.accumulation = sequences, accumulation
@@ -300,28 +296,28 @@ class CorpusRows:
         return -(-len(self.sequences) // self.accumulation)
 
     def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
-        """Write the row at a place of a column; see RowSource."""
+        """Write a row; see RowSource."""
         row = (row_group * self.accumulation + micro_step) % len(self.sequences)
         batch = {name: tensor[0].numpy() for name, tensor in self.sequences.batch(np.array([row])).items()}
         present = batch["document_ids"] >= 0
         ids[present], labels[present] = batch["input_ids"][present], batch["labels"][present]
-        # Other ids in each row of a column: no row goes on where the one before it ended.
+        # Other ids in each row of a group: no row goes on where the one before it ended.
         documents[present] = batch["document_ids"][present] + micro_step * len(ids)
 
     def crosses_fold(self) -> NDArray[np.bool_]:
-        """All of them, as far as anyone knows without reading them."""
+        """Mark all: which ones cross is not known without reading them."""
         return np.ones(len(self), dtype=bool)
 
     def record(self) -> dict[str, Any]:
-        """The corpus."""
+        """Return the corpus's fingerprint."""
         return {"corpus": self.sequences.corpus.fingerprint, "columns": len(self)}
 
 
 class FinetuneBatches(StatelessBatches):
-    """The batches of a fine-tuning run: columns of several sources by weight, each source in a seeded order of its own.
+    """The batches of a fine-tuning run: row groups of several sources by weight, each source in its own seeded order.
 
-    A step takes micro_batch columns on each rank; micro-batch m of the step holds the rows at place m of them. All is a
-    pure function of the step.
+    A step takes micro_batch row groups on each rank; micro-batch m of the step holds their m-th rows. All is a pure
+    function of the step.
     """
 
     def __init__(
@@ -359,12 +355,12 @@ class FinetuneBatches(StatelessBatches):
         self.rank, self.world_size = rank, world_size
 
     def epoch(self, step: int) -> int:
-        """How often the first source was read to its end before a step."""
+        """Return how often the first source was read to its end before a step."""
         first = self.mixture.counts(step * self.micro_batch * self.world_size)[0]
         return int(first) // len(self.sources[0])
 
     def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
-        """A micro-batch as int64 tensors (B, T), or (2B, T / 2) where it is folded: `input_ids`, `labels`,
+        """Return a micro-batch as int64 tensors (B, T), or (2B, T / 2) where it is folded: `input_ids`, `labels`,
         `document_ids`; with `carry_state`, also `carried`, a bool that says that rows may go on from the one before.
         """
         first = (step * self.world_size + self.rank) * self.micro_batch
@@ -386,7 +382,7 @@ class FinetuneBatches(StatelessBatches):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order of the data depends on; the position itself is the step."""
+        """Return what the order of the data depends on; the position itself is the step."""
         return {
             "sources": [source.record() for source in self.sources],
             "mixture": self.mixture.record(),
@@ -397,6 +393,6 @@ class FinetuneBatches(StatelessBatches):
 
 
 def _any_crosses_fold(documents: Ids) -> bool:
-    """Whether a document, of ids (B, T), has tokens on both sides of a row's middle."""
+    """Return True if a document, of ids (B, T), has tokens on both sides of a row's middle."""
     left, right = documents[:, documents.shape[1] // 2 - 1], documents[:, documents.shape[1] // 2]
     return bool(((left == right) & (left != PADDING)).any())

@@ -1,4 +1,4 @@
-"""From sources to a train and a validation corpus: one path for `mmrec data tokenize` and pre-training."""
+"""Make a train and a validation corpus of sources: one path for `mmrec data tokenize` and pre-training."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class PreparedCorpus:
     record: dict[str, Any]
 
     def notes(self) -> list[str]:
-        """What is unusual about the text, a line each."""
+        """Describe what is unusual about the text, a line each."""
         parsed = bool(self.train.header.settings.get("parse_specials"))
         return describe_special_tokens(self.train.specials + self.validation.specials, parsed)
 
@@ -193,7 +193,7 @@ def _exclude_held_out(plan: SourcePlan, plans: list[SourcePlan]) -> SourcePlan:
 
 
 def is_prepared(path: Path | str) -> bool:
-    """Whether a folder was written by `prepare_corpus`."""
+    """Return True if a folder was written by `prepare_corpus`."""
     return (Path(path) / _RECORD).is_file()
 
 

@@ -1,11 +1,11 @@
-"""Rows of JSON written out by a format file, as text-generation-webui has them.
+"""Render rows of JSON by prompt formats, as in text-generation-webui.
 
 A format is a JSON object: each key names the fields of a row, separated by commas, and its value is the template for
 rows that have these fields and no others, with %field% where each stands:
 
     {"instruction,output": "### Instruction:\\n%instruction%\\n\\n### Response:\\n%output%"}
 
-The field that stands last in a template is the response, which is learnt; what stands before it is the prompt.
+The last field of a template is the response, which is trained on; the text before it is the prompt.
 
 Shapes: T tokens of a row.
 """
@@ -88,7 +88,7 @@ class PromptFormat:
 
 @dataclass(frozen=True, slots=True)
 class _FilledRow:
-    """A row written out, the place that it was read from, and the character that its response begins with."""
+    """A rendered row, its file and line, and the character that its response begins with."""
 
     text: str
     location: str
@@ -160,7 +160,7 @@ def render_rows(
 
 
 def render_prompt(prompt_format: PromptFormat, row: Mapping[str, Any]) -> str:
-    """The text of a row up to its response, for generation; the row may lack the response.
+    """Render a row up to its response, for generation; the row may lack the response.
 
     Raises DataError where it fits no template.
     """
@@ -193,7 +193,7 @@ def _parse_format(values: Mapping[str, str], name: str) -> PromptFormat:
 def _fill_rows(
     path: SourceFile | str, prompt_format: PromptFormat, specials: re.Pattern[str], issues: list[Issue]
 ) -> Iterator[_FilledRow]:
-    """The rows of all files, written out; what is wrong with others is added to the issues."""
+    """Render the rows of all files; rows that do not fit are added to the issues."""
 
     def report(problem: Problem) -> None:
         issues.append(Issue(problem.reason, problem.location, problem.message))
@@ -212,7 +212,7 @@ def _fill_rows(
 def _fill_row(
     row: Mapping[str, Any], prompt_format: PromptFormat, specials: re.Pattern[str], location: str
 ) -> _FilledRow:
-    """A row written out; raises IssueError where no template is for it or a field cannot stand in a text."""
+    """Render a row; raises IssueError where no template is for it or a field cannot stand in a text."""
     names = _filled_fields(row, prompt_format)
     template = next((one for one in prompt_format.templates if one.fields == names), None)
     if template is None:

@@ -1,4 +1,4 @@
-"""The lines that nearly all training examples have: how a prompt must look for what was learnt to be of use."""
+"""The lines that nearly all training examples share, to warn of prompts in another format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def common_lines(texts: Sequence[str]) -> list[str]:
 
 
 def write_prompt_lines(folder: Path, texts: Sequence[str], prompt: str) -> None:
-    """Note how the examples of a training are written, and the prompt of one of them."""
+    """Write the common lines of the training examples, and the prompt of one of them."""
     write_json(folder / FILE, {"lines": common_lines(texts), "example": prompt})
 
 
@@ -35,14 +35,14 @@ def read_prompt_lines(adapter: Path) -> tuple[list[str], str]:
 
 
 def copy_prompt_lines(adapter: Path, folder: Path) -> None:
-    """Put what is known of an adapter's prompts beside a model that it was merged into."""
+    """Copy an adapter's prompt lines beside a model that it was merged into."""
     lines, example = read_prompt_lines(adapter)
     if lines:
         write_json(folder / FILE, {"lines": lines, "example": example})
 
 
 def prompt_mismatch_warning(adapter: Path, prompt: str) -> str | None:
-    """A warning where a prompt lacks a line that the adapter was trained with, showing both; None where it has all."""
+    """Warn where a prompt lacks a line that the adapter was trained with, showing both; None where it has all."""
     lines, example = read_prompt_lines(adapter)
     missing = [line for line in lines if line not in prompt]
     if not missing:

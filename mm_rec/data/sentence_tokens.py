@@ -1,4 +1,4 @@
-"""The tokens of a text with the borders of its sentences among them, so that it can be cut without encoding it anew.
+"""Tokenize a text and find its sentences among the tokens, so that it can be cut without encoding it again.
 
 A text is encoded once; a sentence begins with the token that holds its first letter (" The": the space stays with the
 word) and ends with the one that holds its last mark.
@@ -61,7 +61,7 @@ def sentence_spans(text: str, language_code: str) -> Offsets:
 def tokenize_texts(
     parts: Iterable[SegmentedText], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[TokenizedText]:
-    """The tokens of parts, in order; a part has at least one sentence and no white space around it."""
+    """Tokenize texts, in order; a part has at least one sentence and no white space around it."""
     encoded = (
         (window.part, _window_tokens(window, encoding))
         for batch in _batches(window for part in parts for window in _encoding_windows(part))
@@ -97,7 +97,7 @@ class _EncodingWindow:
 
     @property
     def text(self) -> str:
-        """What is encoded."""
+        """The text to encode."""
         sentences = self.part.sentences
         end = sentences[self.stop, 0] if self.stop < len(sentences) else len(self.part.text)
         return self.part.text[sentences[self.lead, 0] : end]
@@ -113,7 +113,7 @@ def _encoding_windows(part: SegmentedText) -> Iterator[_EncodingWindow]:
 
 
 def _batches(windows: Iterable[_EncodingWindow]) -> Iterator[list[_EncodingWindow]]:
-    """Runs by about _BATCH_CHARACTERS characters."""
+    """Group windows by about _BATCH_CHARACTERS characters."""
     batch: list[_EncodingWindow] = []
     size = 0
     for window in windows:
@@ -127,7 +127,7 @@ def _batches(windows: Iterable[_EncodingWindow]) -> Iterator[list[_EncodingWindo
 
 
 def _window_tokens(window: _EncodingWindow, encoding: Encoding) -> TokenizedText:
-    """The tokens of a run's own sentences and the white space before them; characters are counted in the part."""
+    """Return the tokens of a window's own sentences and the white space before them; offsets are those of the text."""
     sentences = window.part.sentences[window.lead : window.stop]
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) + sentences[0, 0]
     starts, ends = np.ascontiguousarray(offsets.T)
@@ -145,7 +145,7 @@ def _window_tokens(window: _EncodingWindow, encoding: Encoding) -> TokenizedText
 
 
 def _joined(windows: list[TokenizedText]) -> TokenizedText:
-    """The runs of a part as one; sentences that share a token, which cannot be cut, become one sentence."""
+    """Join the windows of a text; sentences that share a token, which cannot be cut, become one sentence."""
     first = np.cumsum([0, *(len(window.ids) for window in windows)])
     begins = np.concatenate(
         [window.sentence_starts + place for window, place in zip(windows, first[:-1], strict=True)]

@@ -1,4 +1,4 @@
-"""Train and validation sides, chosen by a hash of each document's text: adding data moves no document."""
+"""The train/validation split, by a hash of each document's text: adding data moves no document."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FEW_CHARACTERS = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainValSplit:
-    """Which documents are held out: those whose hash is below `threshold`, but for those with a hash in `kept`.
+    """The documents that are held out: those whose hash is below `threshold`, but for those with a hash in `kept`.
 
     `rule` says how that came about: "hash" is the asked-for fraction; "lowest-hash" was moved so that validation has
     its minimum of bytes and training at least one document; "end" is the last `end` of the characters of a single
@@ -48,7 +48,7 @@ class TrainValSplit:
         return key < self.threshold and key not in self.kept
 
     def split_text(self, text: str) -> tuple[str | None, str | None]:
-        """What of a document is for training, and what is held out."""
+        """Return the part of a document for training, and the part that is held out."""
         if self.end:
             return _split_end(text, self.end)
         return (None, text) if self.is_validation(text) else (text, None)

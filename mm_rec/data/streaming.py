@@ -1,4 +1,4 @@
-"""Training batches straight from text: read, encoded and packed as they are needed; only checkpoints are written.
+"""Stream training batches from text: read, encoded and packed as needed; only checkpoints are written.
 
 What a checkpoint needs to go on with the very next token is all there: how far each source was read, the tokens that
 fill no row yet, and the contents of the shuffle buffer.
@@ -63,11 +63,11 @@ class StreamSource:
         return (text if self.in_training(key) else None), (text if key < self.threshold else None)
 
     def in_training(self, key: float) -> bool:
-        """Whether a document of this hash may enter training."""
+        """Return True if a document of this hash may enter training."""
         return key >= self.threshold and key not in self.held_out
 
     def record(self) -> dict[str, Any]:
-        """Where the text came from, for the run's lineage."""
+        """Return where the text came from, for the run's lineage."""
         return {
             "files": [str(file) for file in self.files],
             "bytes": self.size(),
@@ -116,7 +116,7 @@ class DocumentReader:
         return texts
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the source was read, as plain values."""
+        """Return how far the source was read, as plain values."""
         return {
             "epoch": self.epoch,
             "files": [str(file) for file in self.source.files],
@@ -126,7 +126,7 @@ class DocumentReader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there, reading the begun file again; raises CheckpointError where what was read has changed."""
+        """Resume, reading the begun file again; raises CheckpointError where what was read has changed."""
         known = [str(file) for file in self.source.files]
         if known != state["files"]:
             other = sorted(set(known) ^ set(state["files"]))
@@ -261,7 +261,7 @@ class RowStream:
         return int(self._random_words[1][place])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the source and the draws stand, as plain values."""
+        """Return the position in the source and the number of rows drawn, as plain values."""
         return {"drawn": self._drawn, "reader": self.reader.state_dict()}
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
@@ -275,7 +275,7 @@ class RowStream:
         return {f"{self.name}.{key}": torch.from_numpy(array.copy()) for key, array in arrays.items()}
 
     def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a saved state."""
+        """Resume from a saved state."""
         self._drawn, self._at = state["drawn"], 0
         self._ids, self._starts, self._buffer, self._buffer_starts = (
             tensors[f"{self.name}.{key}"].numpy().copy()
@@ -321,7 +321,7 @@ class StreamingBatches:
         }
 
     def epoch(self, step: int) -> int:
-        """How often the source that was read least was read to its end; the step has no say, being always the last."""
+        """Return how often the source that was read least was read to its end, at the last step taken."""
         return min(stream.reader.epoch for stream in self.streams)
 
     def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
@@ -336,7 +336,7 @@ class StreamingBatches:
         return make_batch(ids, starts, np.ones_like(starts))
 
     def state_dict(self) -> dict[str, Any]:
-        """What the batches depend on, and where each source stands; `state_tensors` has the tokens between."""
+        """Return what the batches depend on and the position in each source; `state_tensors` has the tokens between."""
         streams = {stream.name: stream.state_dict() for stream in self.streams}
         return {**self._settings, "row": self._row, "streams": streams}
 
@@ -347,7 +347,7 @@ class StreamingBatches:
     def load_state_dict(
         self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        """Go on after the last batch that the saved state's run was given; raises CheckpointError where it cannot."""
+        """Resume after the last batch of the saved state's run; raises CheckpointError where it cannot."""
         require_same_data(self._settings, state)
         assert tensors is not None
         self._row = state["row"]

@@ -1,8 +1,8 @@
-"""How well a model answers: each conversation's last answer is written anew, and compared with the given one.
+"""Chat evaluation: each conversation's last answer is generated anew, and compared with the given one.
 
-Two kinds of figures. Teacher-forced: the given answer is read, and its learnt tokens (the end of the turn among them)
-are predicted, which gives loss, perplexity and token accuracy. Free: the model answers, and its reply is measured
-beside the given answer (`text_metrics`) and by itself: variety, length, whether it ended by itself, and its form.
+Two kinds of metrics. Teacher-forced: loss, perplexity and token accuracy over the given answer's tokens of the loss
+mask (the end of the turn among them). Free: the model answers, and its reply is compared with the given answer
+(`text_metrics`) and measured by itself: diversity, length, whether it ended by itself, and its format.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GREEDY = SamplingParams(temperature=0, max_new_tokens=256)
 
 @dataclass(frozen=True, slots=True)
 class _ScoredReply:
-    """All that is known of one conversation."""
+    """An example with its reply and all scores."""
 
     example: ChatExample
     forced: TeacherForcedScores
@@ -49,7 +49,7 @@ class _ScoredReply:
 
     @property
     def category(self) -> str:
-        """What the answer is reported under: the category of its row, or else its language."""
+        """Return the category of the row, or else its language."""
         return str(self.example.conversation.metadata.get("category") or self.example.language)
 
     @property
@@ -105,7 +105,7 @@ def evaluate_chat(
 
 
 def _scores(example: ChatExample, reply: ChatReply) -> dict[str, float]:
-    """How near a reply is to the given answer, where that is text."""
+    """Compare a reply with the given answer, where that is text."""
     given, language = example.reference.content, example.language
     if not given:
         return {}
@@ -118,13 +118,13 @@ def _scores(example: ChatExample, reply: ChatReply) -> dict[str, float]:
 
 
 def _calls_right(answer: _ScoredReply) -> bool:
-    """Whether a reply's calls are those of the given answer: names, arguments, order."""
+    """Return whether a reply's calls are those of the given answer: names, arguments, order."""
     given = [(call.name, dict(call.arguments)) for call in answer.example.reference.tool_calls]
     return [(call["name"], call["arguments"]) for call in answer.reply.calls] == given
 
 
 def _metrics(answers: Sequence[_ScoredReply]) -> dict[str, float | int | None]:
-    """The figures over some answers; None where there is nothing to measure."""
+    """Aggregate the metrics over some answers; None where there is nothing to measure."""
     tokens = sum(answer.forced.tokens for answer in answers)
     loss = sum(answer.forced.nats for answer in answers) / tokens if tokens else None
     said = [answer.words for answer in answers]
@@ -157,7 +157,7 @@ _PAIR_SCORES = (
 
 
 def _reference_metrics(answers: Sequence[_ScoredReply]) -> dict[str, float | None]:
-    """The figures over answers whose given ones are text."""
+    """Aggregate the metrics over answers whose given ones are text."""
     if not answers:
         return dict.fromkeys(("bleu", "chrf", *_PAIR_SCORES))
     replies = [answer.reply.content for answer in answers]
@@ -167,7 +167,7 @@ def _reference_metrics(answers: Sequence[_ScoredReply]) -> dict[str, float | Non
 
 
 def _row(answer: _ScoredReply) -> dict[str, Any]:
-    """One answer as plain values."""
+    """Return one answer as plain values."""
     example, reply = answer.example, answer.reply
     return {
         "place": example.conversation.location,
@@ -190,7 +190,7 @@ def _verdicts(
     replies: Sequence[ChatReply],
     progress: ChatProgress,
 ) -> Sequence[Verdict | None]:
-    """What the judge says of each reply; None of each without a judge."""
+    """Return the judge's verdict on each reply; None for each without a judge."""
     if judge is None:
         return [None] * len(examples)
     progress("judging", 0, len(examples))
@@ -200,7 +200,7 @@ def _verdicts(
 
 
 def _case(example: ChatExample, reply: ChatReply) -> JudgeCase:
-    """A reply as the judge reads it."""
+    """Return a reply as the judge reads it."""
     *before, given = example.conversation.messages
     said = "\n".join(f"{message.role}: {message.content}" for message in before)
     calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in given.tool_calls]

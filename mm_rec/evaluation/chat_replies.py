@@ -1,4 +1,4 @@
-"""A model at work on conversations: it reads their last answers, and writes its own.
+"""Teacher-forced scores of the given answers of conversations, and the model's own replies.
 
 Shapes: T tokens of a row.
 """
@@ -36,7 +36,7 @@ ChatProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ChatExample:
-    """A conversation that ends with the given answer, what precedes it as ids, and the whole as ids with the mask."""
+    """A conversation that ends with the given answer, its prompt as ids, and the whole as ids with the loss mask."""
 
     conversation: Conversation
     language: str
@@ -51,7 +51,7 @@ class ChatExample:
 
 @dataclass(frozen=True, slots=True)
 class TeacherForcedScores:
-    """How the given answer was predicted: nats, predicted tokens, and those that were the likeliest."""
+    """Prediction of a given answer: nats, predicted tokens, and those that were the likeliest."""
 
     nats: float
     tokens: int
@@ -60,7 +60,7 @@ class TeacherForcedScores:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """What the model wrote: its tokens' text, the message and the calls in it, and what is wrong with its form."""
+    """A reply of the model: its tokens' text, the message and the calls in it, and what is wrong with its format."""
 
     text: str
     content: str
@@ -76,7 +76,7 @@ def make_examples(
     conversations: Sequence[Conversation],
     max_new_tokens: int,
 ) -> tuple[list[ChatExample], list[str]]:
-    """The examples that fit into the model's context, and the places of those that do not."""
+    """Return the examples that fit into the model's context, and the places of those that do not."""
     if not conversations:
         raise DataError("there is no conversation to evaluate. Give at least one")
     cut = [_until_answer(conversation) for conversation in conversations]
@@ -97,7 +97,7 @@ def make_examples(
 
 
 def _until_answer(conversation: Conversation) -> Conversation:
-    """The conversation up to its last answer, which is the one to compare with whatever its weight."""
+    """Return the conversation up to its last answer, which is compared whatever its weight."""
     messages = conversation.messages
     last = max((index for index, one in enumerate(messages) if one.role == "assistant"), default=0)
     if last == 0:
@@ -168,7 +168,7 @@ def generate_replies(
     sampling: SamplingParams,
     progress: ChatProgress,
 ) -> list[ChatReply]:
-    """What the model answers to each example."""
+    """Generate a reply to each example."""
     greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
     write = _greedily if greedy else _one_by_one
     replies: dict[int, ChatReply] = {}
@@ -184,7 +184,7 @@ def _greedily(
     examples: Sequence[ChatExample],
     sampling: SamplingParams,
 ) -> Iterator[tuple[int, list[int], bool]]:
-    """(index, ids, whether the turn was ended) of each example, many together; prompts of like length: less padding."""
+    """Yield (index, ids, whether the turn was ended) of each example, in batches of prompts of like length."""
     ends, limit = stop_ids(tokenizer, engine.model), sampling.max_new_tokens
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
     while order:
@@ -211,7 +211,7 @@ def _one_by_one(
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, example: ChatExample, ids: list[int], ended: bool) -> ChatReply:
-    """A reply from its ids; one with a call that cannot be read is taken as text."""
+    """Parse a reply from its ids; one with a call that cannot be parsed is taken as text."""
     text = str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
     try:
         prompt = str(tokenizer.decode(example.prompt, clean_up_tokenization_spaces=False))

@@ -47,7 +47,7 @@ def write_chat_report(report: Mapping[str, Any], folder: Path) -> tuple[Path, Pa
 
 
 def render_page(report: Mapping[str, Any]) -> str:
-    """The page."""
+    """Return the report as an HTML page."""
     environment = jinja_environment(Path(__file__).parent)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     samples: dict[str, list[Any]] = {}
@@ -67,10 +67,10 @@ def render_page(report: Mapping[str, Any]) -> str:
 def available_metrics(
     report: Mapping[str, Any], columns: tuple[tuple[str, str, str], ...]
 ) -> tuple[Any, ...]:
-    """Those of some columns in which the report has a figure."""
+    """Return the columns for which the report has a figure."""
     return tuple(column for column in columns if report["total"][column[0]] is not None)
 
 
 def format_value(value: float | None, form: str) -> str:
-    """A figure as it is written; a dash where there is none."""
+    """Format a figure; a dash where there is none."""
     return "–" if value is None else form.format(value)

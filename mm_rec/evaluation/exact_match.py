@@ -1,4 +1,4 @@
-"""Questions with known answers, scored by exact match of the likeliest continuation."""
+"""Questions with known answers, scored by exact match of the greedy continuation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ExactMatchQuestion(Protocol):
 
     @property
     def kind(self) -> str:
-        """What sort of question it is."""
+        """The kind of question, to group by."""
 
 
 def score_exact_match(
@@ -48,7 +48,7 @@ def score_exact_match(
     questions: Sequence[ExactMatchQuestion],
     batch_size: int = BATCH_QUESTIONS,
 ) -> dict[str, Any]:
-    """Answer the questions greedily in batches and count the right ones.
+    """Answer the questions by greedy decoding in batches and count the right ones.
 
     Returns plain values: `questions`, `right`, `accuracy`; `groups` with the same for each "language kind"; and
     `answers`, in order, as {prompt, answer, given, right}. Raises DataError where there is no question.
@@ -75,7 +75,7 @@ def score_exact_match(
 
 
 def _newline_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The ids whose text holds a newline."""
+    """Return the ids whose text holds a newline."""
     ids = range(vocabulary_size(tokenizer))
     texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
     return frozenset(index for index, text in zip(ids, texts, strict=True) if "\n" in text)

@@ -1,4 +1,4 @@
-"""How well a model predicts answers: loss and accuracy over learnt tokens alone, and what it answers itself."""
+"""Validation of fine-tuning: loss and accuracy over the tokens of the loss mask, and sample answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mm_rec.models.cross_entropy import IGNORE_INDEX
 
 @dataclass(frozen=True, slots=True)
 class AssistantTokenScores:
-    """`tokens` learnt; `loss` in nats a token; `token_accuracy` the share of tokens that were the likeliest."""
+    """`tokens` of the loss mask; `loss` in nats a token; `token_accuracy` the share of them that were likeliest."""
 
     tokens: int
     loss: float
@@ -35,7 +35,7 @@ def score_assistant_tokens(
     dtype: torch.dtype | None = None,
     rows: int | None = None,
 ) -> AssistantTokenScores:
-    """Score packed conversations (one row a column), `batch` rows at a time.
+    """Score the labelled tokens of packed conversations (one row a column), `batch` rows at a time.
 
     With `rows`, that many of them, spread evenly over all and the same on every call.
     """
@@ -60,7 +60,7 @@ def score_assistant_tokens(
 
 @dataclass(frozen=True, slots=True)
 class SamplePrompt:
-    """What a model is asked: the words that a person sees, the ids up to where it answers, the answer hoped for."""
+    """A prompt for a sample answer: the text that a person sees, the prompt's ids, the reference answer."""
 
     asked: str
     ids: list[int]
@@ -69,7 +69,7 @@ class SamplePrompt:
 
 @dataclass(frozen=True, slots=True)
 class SampleAnswer:
-    """What a model answered to a question."""
+    """A sample answer beside its reference."""
 
     asked: str
     given: str
@@ -77,7 +77,7 @@ class SampleAnswer:
 
 
 def prompt_of_last_answer(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> SamplePrompt:
-    """The messages before a conversation's last answer."""
+    """Return the messages before a conversation's last answer as a prompt."""
     messages = conversation.messages
     last = max(number for number, message in enumerate(messages) if message.role == "assistant")
     ids = chat_prompt_ids(tokenizer, messages[:last], conversation.tools)
@@ -85,7 +85,7 @@ def prompt_of_last_answer(tokenizer: PreTrainedTokenizerBase, conversation: Conv
 
 
 def prompt_of_example(tokenizer: PreTrainedTokenizerBase, rendered: TokenizedExample) -> SamplePrompt:
-    """What stands before the part of an example that is learnt; its first half where all of it is."""
+    """Return the tokens of an example before its loss mask begins; its first half where the mask covers all."""
     cut = prompt_length(rendered) or len(rendered.ids) // 2
     asked, expected = (
         tokenizer.decode(ids, skip_special_tokens=True) for ids in np.split(rendered.ids, [cut])
@@ -94,7 +94,7 @@ def prompt_of_example(tokenizer: PreTrainedTokenizerBase, rendered: TokenizedExa
 
 
 def prompt_length(rendered: TokenizedExample) -> int:
-    """Tokens before the first that is learnt; 0 where there is at most a BOS."""
+    """Return the tokens before the loss mask begins; 0 where there is at most a BOS."""
     first = int(np.flatnonzero(rendered.loss_mask)[0])
     return first if first > 1 else 0
 
@@ -105,7 +105,7 @@ def answer_samples(
     questions: Sequence[SamplePrompt],
     max_new_tokens: int = 64,
 ) -> list[SampleAnswer]:
-    """Answer with the likeliest tokens what fits the context; the model is in evaluation mode meanwhile."""
+    """Answer the prompts that fit the context by greedy decoding; the model is in evaluation mode meanwhile."""
     training = model.training
     engine = Engine(model, model.device)  # sets the model to evaluation
     limit = engine.context_limit

@@ -1,4 +1,4 @@
-"""A model that judges answers, behind any endpoint that speaks OpenAI's chat API."""
+"""LLM as a judge of answers, behind any endpoint that speaks OpenAI's chat API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AGAIN = (
 
 
 class JudgeConfig(Section):
-    """Who judges: `base_url` of the endpoint (it ends with /v1), its `model`, and where the key is.
+    """The judge: `base_url` of the endpoint (it ends with /v1), its `model`, and where the key is.
 
     `attempts` are the times that an answer is asked for until it can be read, `retries` those of a request that failed
     (with growing pauses), `timeout` in seconds, `parallel` the requests under way at once.
@@ -49,7 +49,7 @@ class JudgeConfig(Section):
     @pydantic.field_validator("base_url")
     @classmethod
     def _without_secrets(cls, url: str) -> str:
-        """The address goes into reports, so that no key may be in it."""
+        """Refuse keys in the address, which goes into reports."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("give an address such as http://127.0.0.1:8000/v1")
@@ -60,7 +60,7 @@ class JudgeConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class JudgeCase:
-    """What is to be judged: the conversation as text, the given answer, and the answer of the model."""
+    """A judged answer: the conversation as text, the given answer, and the answer of the model."""
 
     conversation: str
     reference: str
@@ -76,7 +76,7 @@ class Verdict:
 
 
 def check_judge(config: JudgeConfig) -> None:
-    """Ask the judge once; raises ConfigError where it cannot be asked, so that this is known before the work."""
+    """Ask the judge once before the evaluation; raises ConfigError where it cannot be asked."""
     with _client(config) as client:
         _check_endpoint(client, config)
 
@@ -102,13 +102,13 @@ def _check_endpoint(client: OpenAI, config: JudgeConfig) -> None:
 
 
 def judge_answers(config: JudgeConfig, cases: Sequence[JudgeCase]) -> list[Verdict]:
-    """The verdict on each case, in order."""
+    """Return the verdict on each case, in order."""
     with _client(config) as client, ThreadPoolExecutor(config.parallel) as pool:
         return list(pool.map(lambda case: _judge(client, config, case), cases))
 
 
 def judge_summary(config: JudgeConfig, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Who judged (without its key), the mean score, and how many answers have none."""
+    """Return the judge (without its key), the mean score, and how many answers have none."""
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
     return {
         "base_url": config.base_url,
@@ -120,7 +120,7 @@ def judge_summary(config: JudgeConfig, verdicts: Sequence[Verdict]) -> dict[str,
 
 
 def parse_verdict(text: str) -> Verdict:
-    """The verdict that an answer holds: one JSON object with a whole score from 1 to 10 and a reason, nothing else.
+    """Parse a verdict: one JSON object with a whole score from 1 to 10 and a reason, nothing else.
 
     Raises ValueError where it is anything else.
     """
@@ -155,7 +155,7 @@ def _messages(case: JudgeCase) -> list[dict[str, str]]:
 
 
 def _ask(client: OpenAI, config: JudgeConfig, messages: list[dict[str, str]]) -> str:
-    """The text that the judge answers, likeliest tokens only."""
+    """Return the judge's answer at temperature 0."""
     given: Any = messages
     completion = client.chat.completions.create(model=config.model, messages=given, temperature=0)
     return completion.choices[0].message.content or "" if completion.choices else ""

@@ -1,4 +1,4 @@
-"""List-format answers scored: numbered sentences, each with its word, at their level, and none of them learnt by heart.
+"""Scores of list-format answers: numbered sentences, each with its word, at their level, and none of them memorised.
 
 The rules, each scored for every word of a prompt and for every answer as a whole:
 
@@ -57,7 +57,7 @@ class ListPrompt:
 
 @dataclass(frozen=True, slots=True)
 class ListRules:
-    """What answers are held to; `training` has sentences after `normalise_sentence`."""
+    """Settings of the rules (see the module); `training` has sentences after `normalise_sentence`."""
 
     language: str
     level: str
@@ -77,13 +77,13 @@ class ItemScore:
 
     @property
     def obedient(self) -> bool:
-        """Whether the sentence has its number, is one, and has its word."""
+        """Return whether the sentence has its number, is one, and has its word."""
         return all(self.rules[rule] for rule in OBEDIENCE)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """Whether the answer as a whole is numbered and counted, and the score of each word's sentence, in order."""
+    """Scores of an answer: whether it is numbered and counted as a whole, and of each word's sentence, in order."""
 
     numbered: bool
     counted: bool
@@ -91,12 +91,12 @@ class AnswerScore:
 
     @property
     def obedient(self) -> bool:
-        """Whether numbers, count and words are right throughout."""
+        """Return whether numbers, count and words are right throughout."""
         return all(self.rules[rule] for rule in OBEDIENCE)
 
     @property
     def rules(self) -> dict[str, bool]:
-        """Each rule, and whether it holds throughout the answer."""
+        """Return for each rule whether it holds throughout the answer."""
         names = self.items[0].rules
         throughout = {name: all(item.rules[name] for item in self.items) for name in names}
         return {**throughout, "numbered": self.numbered, "counted": self.counted}
@@ -113,7 +113,7 @@ class ScoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ListFormatReport:
-    """All answers with their scores, and what they come to."""
+    """All answers with their scores, and the aggregated figures."""
 
     level: str
     language: str
@@ -121,11 +121,11 @@ class ListFormatReport:
 
     @property
     def obedience(self) -> float:
-        """The share of answers whose numbers, count and words are right."""
+        """Return the share of answers whose numbers, count and words are right."""
         return _share([one.score.obedient for one in self.scored])
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values: figures, failures of each rule, each answer with the rules that it breaks."""
+        """Return the report as plain values: figures, failures by rule, each answer with the rules that it breaks."""
         by_size: dict[int, list[ScoredAnswer]] = {}
         for one in self.scored:
             by_size.setdefault(len(one.prompt.words), []).append(one)
@@ -153,7 +153,7 @@ class ListFormatReport:
         }
 
     def failures(self, rule: str, most: int = MAX_FAILURES_SHOWN) -> list[dict[str, Any]]:
-        """The first answers that break a rule: prompt, answer, and the words whose sentences do ("at")."""
+        """Return the first answers that break a rule: prompt, answer, and the words whose sentences do ("at")."""
         broken = [one for one in self.scored if not one.score.rules.get(rule, True)]
         return [
             {
@@ -165,7 +165,7 @@ class ListFormatReport:
         ]
 
     def lines(self) -> list[str]:
-        """The report for a terminal."""
+        """Return the report for a terminal."""
         report = self.to_dict()
         obedience = report["obedience"]
         lines = [
@@ -195,7 +195,7 @@ class ListFormatReport:
 
 
 def _figures(scored: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """How many answers and sentences, how many of them are obedient, and how many keep each rule."""
+    """Count answers and sentences; the shares of them that are obedient, and that keep each rule."""
     scores = [one.score for one in scored]
     items = [item for score in scores for item in score.items]
     rules = [rule for rule in RULES if items and rule in items[0].rules]
@@ -228,7 +228,7 @@ def make_list_rules(
     training: Iterable[str] = (),
     lengths: tuple[int, int] | None = None,
 ) -> ListRules:
-    """The rules for a level and a language; `levels` are those of words (`read_levels`), `training` plain sentences."""
+    """Build the rules for a level and a language; `levels` are from `read_levels`, `training` plain sentences."""
     level = require_cefr_level(level)
     shortest, longest = LENGTHS[level]
     return ListRules(
@@ -249,7 +249,7 @@ def list_prompts(
     level: str = "A1",
     template: str | None = None,
 ) -> list[ListPrompt]:
-    """Prompts for some words, drawn as the training examples are; raises DataError where the words are too few."""
+    """Draw prompts for some words as the training examples are drawn; raises DataError where the words are too few."""
     drawn = draw_words(list(dict.fromkeys(words)), count, seed, shares)
     return [ListPrompt(chosen, prompt(chosen, level, template)) for chosen in drawn]
 
@@ -292,7 +292,7 @@ def score_answer(answer: str, words: Sequence[str], rules: ListRules) -> AnswerS
 
 
 def normalise_sentence(sentence: str, language: str) -> str:
-    """A sentence as it is compared with others: its words in small letters."""
+    """Return a sentence's words in small letters, joined by spaces, for comparison with others."""
     return lower(" ".join(words(sentence)), language)
 
 

@@ -1,4 +1,4 @@
-"""Answers of a model to list-format prompts, and the sentences that it may have learnt by heart."""
+"""Answers of a model to list-format prompts, and the training sentences that it may have memorised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NEXT_EXAMPLE = "\n\n\n"  # where a model that never learnt an end goes on with 
 def greedy_answer_function(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, instruction: bool, max_new_tokens: int
 ) -> AnswerFunction:
-    """What answers prompts with the likeliest tokens, a batch at a time.
+    """Return a function that answers prompts by greedy decoding, a batch at a time.
 
     `instruction`: written as in the user's documents, "### Instruction: … ### Response:"; else as a chat.
     """
@@ -46,7 +46,7 @@ def greedy_answer_function(
 
 
 def read_training_sentences(paths: Sequence[str]) -> Iterable[str]:
-    """The sentences of training files: the answers of list-format text (.txt), or the sentences of a list of words."""
+    """Yield the sentences of training files: the answers of list-format text (.txt), or those of a list of words."""
     for path in paths:
         if path.endswith(".txt"):
             for document in read_documents([path], documents="file"):

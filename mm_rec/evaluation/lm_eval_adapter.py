@@ -1,4 +1,4 @@
-"""Our models in lm-eval, the EleutherAI harness of benchmark tasks, under the name "mmrec".
+"""Adapter of our models to lm-eval, EleutherAI's evaluation harness, under the name "mmrec".
 
     import mm_rec.evaluation.lm_eval_adapter                       # registers the name
     lm_eval.simple_evaluate(model="mmrec", model_args="path=runs/tiny", tasks=["blimp"])
@@ -62,7 +62,7 @@ _logger = logging.getLogger(__name__)
 
 @register_model("mmrec")
 class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
-    """A model and its tokenizer as lm-eval wants them.
+    """A model and its tokenizer behind lm-eval's interface.
 
     `max_length` tokens are read of a request, the last ones (default: the model's limit, or all where it has none).
     """
@@ -85,14 +85,14 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
     ) -> Self:
-        """The model of `path=…,max_length=…,device=…`, as `lm_eval --model_args` has them."""
+        """Load the model of `path=…,max_length=…,device=…`, as `lm_eval --model_args` has them."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
     ) -> Self:
-        """The model of a mapping with `path`, and perhaps `max_length`, `batch_tokens` and `device`."""
+        """Load the model of a mapping with `path`, and perhaps `max_length`, `batch_tokens` and `device`."""
         arguments = dict(arg_dict)
         # lm-eval adds its own --device and --batch_size; ours is counted in tokens.
         device = arguments.pop("device", (additional_config or {}).get("device") or "auto")
@@ -104,23 +104,23 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     @property
     def max_length(self) -> int:
-        """The tokens of a window when a whole document is scored."""
+        """Return the tokens of a window when a whole document is scored."""
         return self.limit or ROLLING_TOKENS
 
     @property
     def max_gen_toks(self) -> int:
-        """The most tokens that are written where a task does not say."""
+        """Return the most new tokens where a task does not say."""
         return MAX_NEW_TOKENS
 
     @property
     def eot_token_id(self) -> int | None:
-        """The id that ends a text."""
+        """Return the id of eos."""
         eos: int | None = self.tokenizer.eos_token_id
         return eos
 
     @property
     def prefix_token_id(self) -> int:
-        """The id that a text without context follows."""
+        """Return the id that precedes a text without context."""
         first = prefix_token_ids(self.tokenizer)
         if not first:
             raise TokenizerError(
@@ -131,11 +131,11 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     @property
     def tokenizer_name(self) -> str:
-        """What tells this tokenizer from others in the names of lm-eval's cache."""
+        """Return a fingerprint of the tokenizer, for the names of lm-eval's cache."""
         return fingerprint(self.tokenizer)[:16]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """The ids of a text, begun as the tokenizer begins it unless `add_special_tokens` is False, or of a chat."""
+        """Encode a text, begun as the tokenizer begins it unless `add_special_tokens` is False, or of a chat."""
         if self._uses_chat_template:
             return encode_rendered(self.tokenizer, string)
         return (encode_text if add_special_tokens is False else encode_prompt)(self.tokenizer, string)
@@ -143,7 +143,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The text of a conversation, by the tokenizer's own template."""
+        """Render a conversation by the tokenizer's own template."""
         self._uses_chat_template = True
         if not self.tokenizer.chat_template:
             raise TokenizerError(
@@ -159,7 +159,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         )
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-probability (nats) of each continuation, and whether greedy decoding would write it."""
+        """Return the log-likelihood (nats) of each continuation, and whether greedy decoding would write it."""
         texts = [request.args for request in requests]
         encoded = [(text, *self._encode_request(*text)) for text in texts]
         return self._loglikelihood_tokens(encoded)
@@ -211,7 +211,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """What the model writes after each context, up to a stop string or the end of the text."""
+        """Generate after each context, up to a stop string or the end of the text."""
         answers = []
         for request in requests:
             answers.append(self._generate(*request.args))
@@ -235,7 +235,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
 
 def _sampling(options: Mapping[str, Any]) -> SamplingParams:
-    """lm-eval's generation options as ours; greedy unless the task samples, and then from torch's seed."""
+    """Convert lm-eval's generation options to ours; greedy unless the task samples, and then from torch's seed."""
     values = normalize_gen_kwargs(dict(options), MAX_NEW_TOKENS)
     known = ("top_k", "top_p", "min_p", "repetition_penalty")
     return SamplingParams(
@@ -308,7 +308,7 @@ def _set_examples(task: Task, num_fewshot: int | None) -> None:
 
 
 def _task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
-    """The tasks of a folder alone where it has all that are named: lm-eval's own 14,000 take seconds to list."""
+    """Return the tasks of a folder alone where it has all that are named: lm-eval's own 14,000 take seconds to list."""
     if include_path is None:
         return TaskManager()
     own = TaskManager(include_path=str(include_path), include_defaults=False)
@@ -319,7 +319,7 @@ def _task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManage
 
 
 def _known_tasks(tasks: Sequence[str], manager: TaskManager) -> list[str]:
-    """The names of the tasks; raises ConfigError for one that lm-eval does not have."""
+    """Return the names of the tasks; raises ConfigError for one that lm-eval does not have."""
     names: dict[str, None] = {}
     for task in tasks:
         found = [task] if Path(task).is_file() else manager.match_tasks([task])

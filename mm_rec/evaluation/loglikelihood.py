@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations of given contexts, many at a time.
+"""Log-likelihoods of given continuations of given contexts, in packed batches.
 
 Each context with its continuation is read alone: rows of the batch hold several of them, as documents that do not see
 each other. The last token of each is predicted and never read, so it takes no place in a row.
@@ -30,7 +30,7 @@ LoglikelihoodRequest = tuple[Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Loglikelihood:
-    """What a model says of a continuation.
+    """The log-likelihood of a continuation.
 
     `logprob` in nats is the sum over its `tokens`; `is_greedy` where each of them was the likeliest.
     """
@@ -54,7 +54,7 @@ class _EncodedRequest:
 
 
 def prefix_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What a text without context follows, so that its first token is predicted too: bos, or else eos, or nothing.
+    """Return what precedes a text without context, so that its first token is predicted: bos, or else eos, or nothing.
 
     As in lm-eval, this is so even where the tokenizer does not put its bos before a text itself.
     """
@@ -65,7 +65,7 @@ def prefix_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def encode_request(
     tokenizer: PreTrainedTokenizerBase, context: str, continuation: str, is_chat: bool = False
 ) -> LoglikelihoodRequest:
-    """The ids of a context, begun as a prompt is, and those of what continues it; no context is `prefix_token_ids`.
+    """Return the ids of a context, begun as a prompt is, and of its continuation; no context is `prefix_token_ids`.
 
     The two are encoded as one text and cut behind as many tokens as the context alone has. A rendered
     chat (`is_chat`) begins as its template says.
@@ -97,7 +97,7 @@ def loglikelihoods(
 
 
 def _truncate(number: int, request: LoglikelihoodRequest, limit: int | None) -> _EncodedRequest:
-    """What is read and predicted of a request."""
+    """Truncate a request to its last `limit` tokens, and check that something is left to predict."""
     context, continuation = request
     if limit is not None and len(continuation) > limit:
         raise DataError(
@@ -116,7 +116,7 @@ def _truncate(number: int, request: LoglikelihoodRequest, limit: int | None) -> 
 
 
 def _groups(texts: Iterable[_EncodedRequest], batch_tokens: int) -> Iterator[list[_EncodedRequest]]:
-    """Runs of texts of about `batch_tokens` together."""
+    """Yield runs of texts of about `batch_tokens` together."""
     group: list[_EncodedRequest] = []
     used = 0
     for text in texts:
@@ -130,7 +130,7 @@ def _groups(texts: Iterable[_EncodedRequest], batch_tokens: int) -> Iterator[lis
 
 
 def _rows(texts: Sequence[_EncodedRequest]) -> list[list[int]]:
-    """Share texts out among rows of nearly one length: the longest first, each into the row that is shortest."""
+    """Distribute texts over rows of nearly one length: the longest first, each into the row that is shortest."""
     longest, total = max(text.width for text in texts), sum(text.width for text in texts)
     count = max(1, total // max(longest, _ROW_TOKENS))
     rows: list[list[int]] = [[] for _ in range(count)]
@@ -143,7 +143,7 @@ def _rows(texts: Sequence[_EncodedRequest]) -> list[list[int]]:
 
 
 def _batch(rows: list[list[_EncodedRequest]]) -> Batch:
-    """The batch of packed rows; labels (B, T + 1) have a column more, for what the last token read predicts."""
+    """Build the batch of packed rows; labels (B, T + 1) have a column more, for what the last token read predicts."""
     shape = (len(rows), max(sum(text.width for text in row) for row in rows))
     ids, documents = np.zeros(shape, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
     labels = np.full((shape[0], shape[1] + 1), IGNORE_INDEX, dtype=np.int64)
@@ -163,7 +163,7 @@ def _batch(rows: list[list[_EncodedRequest]]) -> Batch:
 
 @torch.no_grad()
 def _score(model: PreTrainedModel, texts: Sequence[_EncodedRequest]) -> list[Loglikelihood]:
-    """The likelihoods of texts in one batch; the model is in evaluation mode meanwhile."""
+    """Score texts in one batch; the model is in evaluation mode meanwhile."""
     rows = _rows(texts)
     batch = _batch([[texts[index] for index in row] for row in rows])
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}

@@ -56,7 +56,7 @@ class MinimalPair:
 
 @dataclass(frozen=True, slots=True)
 class ParadigmScores:
-    """How often the right text of a pair was the likelier one; ties count half.
+    """The share of pairs whose right text was the likelier one; ties count half.
 
     `accuracy` compares sums, with its `standard_error` (not a number for a single pair) and its `ties`;
     `accuracy_per_token` and `accuracy_per_byte` compare means over the tokens and the UTF-8 bytes of the continuation.
@@ -83,7 +83,7 @@ class PairScores:
 def read_pairs(
     paths: Sequence[SourceFile | str], report: ProblemHandler = raise_problem
 ) -> list[MinimalPair]:
-    """The pairs in files and folders, each file's kind found out from the fields of its first row.
+    """Read pairs from files and folders; the fields of a file's first row tell its kind.
 
     A file of a folder that holds something else is passed over. Each row that cannot be used is told to `report` with
     file and line (in CSV and Parquet the row), and raises DataError where none is given. Raises DataError too where
@@ -152,12 +152,12 @@ def _paradigm(
 
 
 def _pair_score(good: float, bad: float) -> float:
-    """1 where the right text has the higher score, ½ for a tie."""
+    """Return 1 where the right text has the higher score, ½ for a tie."""
     return 0.5 if math.isclose(good, bad, rel_tol=_TIE) else float(good > bad)
 
 
 def _file_pairs(file: SourceFile, report: ProblemHandler) -> list[MinimalPair] | None:
-    """The pairs of one file, or None where it holds something else."""
+    """Read the pairs of one file; None where it holds something else."""
     if file_kind(file) == "txt":
         return None
     problems: list[Problem] = []
@@ -201,7 +201,7 @@ def _pairs(
 
 
 def _language(found: Sequence[NumberedRow]) -> str:
-    """The language of a file of XCOPA: Turkish where most premises and choices have a letter of its own."""
+    """Return the language of a file of XCOPA: Turkish where most premises and choices have a letter of its own."""
     texts = [" ".join(str(row.get(field)) for field in _FIELDS[XCOPA][:3]) for _, row in found]
     turkish = sum(guess_language(text) == "tr" for text in texts)
     return "tr" if 2 * turkish > len(texts) else "en"
@@ -230,7 +230,7 @@ def _causal_texts(
 
 
 def _text(row: Mapping[str, Any], field: str, file: SourceFile, number: int) -> str:
-    """The text in a field, stripped; raises ProblemError where there is none."""
+    """Return the text in a field, stripped; raises ProblemError where there is none."""
     text = row.get(field)
     if not isinstance(text, str) or not text.strip():
         raise problem_error(

@@ -1,4 +1,4 @@
-"""How well a model predicts text: loss, perplexity, bits per byte, token accuracy.
+"""Loss, perplexity, bits per byte and token accuracy of a model on text.
 
 The rule for texts. A document is read alone as [bos] ids [eos], with the bos where the tokenizer itself puts it before
 a text, in windows of `context` tokens. Nothing is carried from one window to the next, and neighbours share one token,
@@ -37,7 +37,7 @@ _GROUP_DOCUMENTS = 64
 
 @dataclass(frozen=True, slots=True)
 class TextScores:
-    """How well a text was predicted.
+    """Scores of a text.
 
     `tokens` are the predicted ones and `text_tokens` those without closing eos tokens; `bytes` the UTF-8 bytes of the
     latter; `loss` in nats a token; `token_accuracy` the share of tokens that were the likeliest.
@@ -70,7 +70,7 @@ class _Totals:
         self.text_nats += float(losses[of_text].sum())
 
     def scores(self) -> TextScores:
-        """The figures; raises DataError where nothing was predicted."""
+        """Return the scores; raises DataError where nothing was predicted."""
         if not self.text_tokens or not self.bytes:
             raise DataError(
                 f"there is too little text to evaluate: {self.documents} documents with {self.text_tokens} tokens to "
@@ -204,7 +204,7 @@ def _rows(windows: Iterable[_Window], row_tokens: int) -> Iterator[list[_Window]
 
 
 def _batch(rows: list[list[_Window]]) -> tuple[Batch, Tensor]:
-    """The batch of packed rows, each window a document of its own, and which labels (B, T) are of the text."""
+    """Build the batch of packed rows, each window a document of its own, and a mask (B, T) of the text's labels."""
     shape = (len(rows), max(sum(len(window.ids) for window in row) for row in rows))
     ids, labels = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
     documents, of_text = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=bool)
@@ -238,7 +238,7 @@ def _score(
 def score_tokens(
     model: PreTrainedModel, batch: Batch, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Loss (nats) and correctness of each labelled token (N,) of a batch; the model is in evaluation mode meanwhile."""
+    """Return loss (nats) and correctness of each labelled token (N,); the model is in evaluation mode meanwhile."""
     device = model.device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     plain = dtype is None or dtype == torch.float32
@@ -255,7 +255,7 @@ def score_tokens(
 
 
 def _is_last_token(corpus: Corpus, indices: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
-    """Which tokens (B, T) of packed rows are the last of their document."""
+    """Mark the tokens (B, T) of packed rows that are the last of their document."""
     closing = np.zeros((len(indices), seq_len), dtype=bool)
     for row, index in enumerate(indices):
         first = int(index) * (seq_len - 1)
@@ -268,7 +268,7 @@ def _is_last_token(corpus: Corpus, indices: NDArray[np.int64], seq_len: int) -> 
 
 
 def _byte_lengths(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """The UTF-8 bytes of text that each id stands for; a special token that stands in a text counts as written."""
+    """Return the UTF-8 bytes of text that each id stands for; a special token in a text counts as written."""
     lengths = token_byte_lengths(tokenizer)
     for index, token in tokenizer.added_tokens_decoder.items():
         lengths[index] = len(token.content.encode())

@@ -1,4 +1,4 @@
-"""Whether a reply keeps to the form that its conversation asks for. What it says is not looked at."""
+"""Checks of a reply's format against the given answer's; the content is not compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def format_error(
     conversation: Conversation,
     special_tokens: Collection[str],
 ) -> str | None:
-    """What is wrong with the form of a reply to a conversation that ends with the given answer; None where it is right.
+    """Return what is wrong with the format of a reply, or None; the conversation ends with the given answer.
 
     It must say something, call only tools of the conversation, hold no special token, and be a numbered list of as many
     items, or JSON (an object, an array), where the given answer is one.
@@ -45,18 +45,18 @@ def format_error(
 
 
 def tool_names(conversation: Conversation) -> set[str]:
-    """The names of the tools that a conversation defines."""
+    """Return the names of the tools that a conversation defines."""
     return {str(tool.get("function", tool).get("name")) for tool in conversation.tools}
 
 
 def _list_items(text: str) -> int:
-    """The items of a list numbered 1, 2, …; 0 where the text holds no list of two or more."""
+    """Count the items of a list numbered 1, 2, …; 0 where the text holds no list of two or more."""
     numbers = [int(number) for number in _NUMBERED.findall(text)]
     return len(numbers) if len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1)) else 0
 
 
 def _json_kind(text: str) -> type | None:
-    """dict or list where the text is a JSON object or array."""
+    """Return dict or list where the text is a JSON object or array."""
     try:
         value = json.loads(text) if text.strip()[:1] in ("{", "[") else None
     except (ValueError, RecursionError):

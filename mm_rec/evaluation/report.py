@@ -37,7 +37,7 @@ CONTEXT_GAIN = 0.01
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the model is; `state_bytes` of one conversation in float32, `cache_bytes_per_token` by which it grows."""
+    """Sizes of a model: `state_bytes` of one conversation in float32, `cache_bytes_per_token` by which it grows."""
 
     path: str
     family: str
@@ -69,7 +69,7 @@ class QualityAssessment:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Everything that an evaluation found."""
+    """The results of an evaluation."""
 
     model: ModelInfo
     texts: tuple[TextResult, ...]
@@ -87,14 +87,14 @@ class EvaluationReport:
 def make_report(
     model: PreTrainedModel, path: Path | str, texts: Sequence[TextResult], samples: Sequence[GeneratedSample]
 ) -> EvaluationReport:
-    """Put results together with the model's facts and a judgement."""
+    """Build a report from results, the model's sizes and an assessment of its quality."""
     return EvaluationReport(
         model_info(model, path), tuple(texts), tuple(samples), assess_quality(texts, samples)
     )
 
 
 def model_info(model: PreTrainedModel, path: Path | str) -> ModelInfo:
-    """What the model at `path` is."""
+    """Return the sizes of the model at `path`."""
     config, size = model.config, measure(model.config)
     return ModelInfo(
         path=str(path),
@@ -110,7 +110,7 @@ def model_info(model: PreTrainedModel, path: Path | str) -> ModelInfo:
 
 
 def assess_quality(texts: Sequence[TextResult], samples: Sequence[GeneratedSample]) -> QualityAssessment:
-    """Judge by the bits per byte of the texts together at the longest context, and by what the samples repeat.
+    """Assess quality by the bits per byte of all texts at the longest context, and by repetition in the samples.
 
     The thresholds are QUALITY and the constants below it.
     """
@@ -129,7 +129,7 @@ def assess_quality(texts: Sequence[TextResult], samples: Sequence[GeneratedSampl
 
 
 def _context_reasons(texts: Sequence[TextResult]) -> list[str]:
-    """What a longer context brings, for texts that were scored at several."""
+    """Compare the loss at the shortest and the longest context, for texts that were scored at several."""
     reasons = []
     for name in dict.fromkeys(text.name for text in texts):
         same = sorted((text for text in texts if text.name == name), key=lambda text: text.context)
@@ -166,7 +166,7 @@ def _sample_reasons(samples: Sequence[GeneratedSample]) -> list[str]:
 
 
 def render_markdown(report: EvaluationReport) -> str:
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     facts = report.model
     memory = (
         f"{facts.state_bytes:,} bytes whatever the length"
@@ -221,7 +221,7 @@ def _sample_lines(sample: GeneratedSample) -> list[str]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for a float that JSON cannot hold."""
+    """Return the value with None for each float that JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

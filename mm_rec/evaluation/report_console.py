@@ -1,4 +1,4 @@
-"""The report of an evaluation as it looks in a terminal."""
+"""The report of an evaluation for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mm_rec.evaluation.samples import GeneratedSample
 
 
 def render_report(report: EvaluationReport) -> Group:
-    """Scores, samples and judgement, for rich's `Console.print`."""
+    """Return scores, samples and assessment as a renderable for rich's `Console.print`."""
     facts, judgement = report.model, report.judgement
     parts: list[RenderableType] = [
         Text(

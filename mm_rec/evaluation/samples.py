@@ -1,4 +1,4 @@
-"""Samples of what a model writes, and measures of how varied it is."""
+"""Sample texts of a model, and measures of their diversity."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from mm_rec.evaluation.text_metrics import distinct
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.generate import encode_prompt, generate_text
 from mm_rec.inference.sampler import SamplingParams
@@ -18,7 +19,7 @@ DEFAULT_PROMPTS = ("Once upon a time", "The history of", "Bir zamanlar", "Türki
 
 @dataclass(frozen=True, slots=True)
 class DiversityMetrics:
-    """How varied a text is, over its words in small letters.
+    """Diversity of a text, over its words in small letters.
 
     `distinct_n` is the share of different ones among its n-grams (Li et al. 2016), `repeated_4grams` the share of
     4-grams that came before, `longest_repeat` the words of the longest passage that occurs again (the two may overlap).
@@ -64,26 +65,16 @@ def generate_samples(
 
 
 def measure_diversity(text: str, language: str | None = None) -> DiversityMetrics:
-    """Measure the variety of a text; its language decides what small letters are (guessed where not given)."""
+    """Measure the diversity of a text; its language decides what small letters are (guessed where not given)."""
     found = words(lower(text, language or guess_language(text)))
     return DiversityMetrics(
         words=len(found),
-        distinct_1=_distinct(found, 1),
-        distinct_2=_distinct(found, 2),
-        distinct_3=_distinct(found, 3),
-        repeated_4grams=1 - _distinct(found, 4),
+        distinct_1=distinct([found], 1),
+        distinct_2=distinct([found], 2),
+        distinct_3=distinct([found], 3),
+        repeated_4grams=1 - distinct([found], 4),
         longest_repeat=_longest_repeat(found),
     )
-
-
-def _ngrams(found: list[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(found[start : start + size]) for start in range(len(found) - size + 1)]
-
-
-def _distinct(found: list[str], size: int) -> float:
-    """The share of different n-grams; 1 where there is none."""
-    ngrams = _ngrams(found, size)
-    return len(set(ngrams)) / len(ngrams) if ngrams else 1.0
 
 
 def _longest_repeat(found: list[str]) -> int:
@@ -91,7 +82,7 @@ def _longest_repeat(found: list[str]) -> int:
     shortest, longest = 0, max(0, len(found) - 1)
     while shortest < longest:
         size = (shortest + longest + 1) // 2
-        if _distinct(found, size) < 1:
+        if distinct([found], size) < 1:
             shortest = size
         else:
             longest = size - 1

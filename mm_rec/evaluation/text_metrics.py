@@ -1,4 +1,4 @@
-"""How near replies are to given answers, and how varied they are.
+"""Reference metrics (BLEU, chrF, ROUGE, exact match) and diversity (distinct-n) of replies.
 
 BLEU and chrF are sacreBLEU's over a corpus, 0 to 100. ROUGE is rouge-score's with words of ours, since its own drop
 every letter that English has not; the mean F1 of the pairs, 0 to 1. `signatures` says what was used, for a paper.
@@ -39,7 +39,7 @@ def rouge(reply: str, reference: str, language: str | None = None) -> dict[str, 
 
 
 def signatures() -> dict[str, str]:
-    """What BLEU, chrF and ROUGE were computed with: options and versions."""
+    """Return the signatures of BLEU, chrF and ROUGE: options and versions."""
     metrics, _ = _sacrebleu(), _rouge_scorer(None)
     scored = {"bleu": metrics.BLEU(), "chrf": metrics.CHRF()}
     for metric in scored.values():
@@ -70,12 +70,12 @@ def package_rouge(reply: str, reference: str) -> dict[str, dict[str, float]]:
 
 
 def exact_match(reply: str, reference: str, language: str | None = None) -> bool:
-    """Whether a reply is the answer but for letter case, white space, punctuation at the end and composition (NFC)."""
+    """Compare a reply with the answer but for letter case, white space, final punctuation and composition (NFC)."""
     return _normalised(reply, language) == _normalised(reference, language)
 
 
 def distinct(texts: Iterable[Sequence[str]], size: int) -> float:
-    """The share of different ones among the n-grams of texts in words (Li et al. 2016); 1 where there is none."""
+    """Return the share of different n-grams of texts in words (distinct-n, Li et al. 2016); 1 where there is none."""
     ngrams = [ngram for text in texts for ngram in _ngrams(text, size)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 1.0
 

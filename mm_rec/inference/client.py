@@ -1,4 +1,4 @@
-"""What all who ask an OpenAI-compatible server need: the client library, and what a server says of its errors."""
+"""The client library for OpenAI-compatible servers, and the details of their errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def redact_key(text: str, key: str) -> str:
 
 
 def error_detail(error: APIError, key: str) -> str:
-    """What a server says of its error, after a colon; "" where it says nothing."""
+    """Return the server's own message of an error, after a colon; "" where it has none."""
     message = error.body.get("message") if isinstance(error.body, dict) else error.body
     text = redact_key(str(message or error.message), key).rstrip(".")
     return f": {text}" if text else ""

@@ -23,6 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from mm_rec import cpu
 from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference.native.decoder import decoder_for
+from mm_rec.inference.padded_generate import generate_padded
 from mm_rec.inference.sampler import (
     RECENT_TOKENS,
     Constraint,
@@ -64,7 +65,7 @@ class Engine:
             require_cache_support(self.model)
 
     def _prepare_kernels(self) -> None:
-        """Make the kernels ready for the model as it is now, with the adapters that are on it."""
+        """Prepare the kernels for the model and the adapters that are on it now."""
         adapters = adapters_of(self.model)
         self._known_adapters = [] if adapters is None else adapters.names
         self._decoder, self.fallback_reason = decoder_for(self.model, self._int8)
@@ -72,7 +73,7 @@ class Engine:
 
     @property
     def precision(self) -> str:
-        """In what numbers the weights are held: "int8", or the name of their dtype."""
+        """The format of the weights: "int8", or the name of their dtype."""
         return "int8" if self._int8 else str(self.model.dtype).removeprefix("torch.")
 
     @property
@@ -108,7 +109,7 @@ class Engine:
 
     @torch.inference_mode()
     def forward(self, sessions: Sequence[Session]) -> None:
-        """Read what has not been read of each session; the last few tokens of all are read in one pass."""
+        """Read the pending tokens of each session: long prompts in chunks, the last few tokens of all in one pass."""
         few = []
         for session in sessions:
             slot = self._adapter_slot(session)
@@ -126,7 +127,7 @@ class Engine:
                 session.logits, session.pending_ids = row, []
 
     def _adapter_slot(self, session: Session) -> int | None:
-        """How the kernels know a session's adapters; None where they do not."""
+        """Return the kernels' slot of a session's adapters; None where the kernels cannot run them."""
         if self._decoder is None:
             return None
         return self._decoder.adapter_slot(session.adapters, lambda: self._apply_adapters(session.adapters))
@@ -138,7 +139,7 @@ class Engine:
 
     @torch.inference_mode()
     def prefill_chunk(self, session: Session) -> None:
-        """Read the next part of what has not been read; its length bounds the memory needed."""
+        """Read the next chunk of pending tokens; its length bounds the memory needed."""
         slot = self._adapter_slot(session) if self._kernels_are_faster else None
         if slot is None or self._decoder is None:
             session.logits = self._forward_model(session, logits_to_keep=1)[0, -1].float().cpu()
@@ -150,8 +151,9 @@ class Engine:
 
     @torch.inference_mode()
     def score_chunk(self, session: Session, top_logprobs: int) -> list[SampledToken | None]:
-        """Read the next part, and say how likely each of its tokens was; None of the first of all, before which is
-        nothing. `top_logprobs`: so many of the likeliest tokens come with each.
+        """Read the next chunk and return the log-probability of each of its tokens, None for the first token of all.
+
+        `top_logprobs`: how many of the likeliest tokens come with each.
         """
         before, ids = session.logits, session.pending_ids[:PREFILL_CHUNK_TOKENS]
         logits = self._forward_model(session)[0].float().cpu()
@@ -165,7 +167,7 @@ class Engine:
 
     @torch.inference_mode()
     def embed_chunk(self, session: Session) -> Tensor:
-        """Read the next part; returns the sum of its tokens' last hidden states, (D,) float32 on the CPU."""
+        """Read the next chunk; returns the sum of its tokens' last hidden states, (D,) float32 on the CPU."""
         hidden: Tensor = self._forward_model(session, self.model.get_decoder())
         return hidden[0].float().sum(dim=0).cpu()
 
@@ -204,13 +206,11 @@ class Engine:
         longest = max(len(prompt) for prompt in prompts)
         self.require_room(longest + max_new_tokens)
         if self._decoder is None and self._supports_left_padding:
+            ends = sorted(stop_ids) or None
             config = GenerationConfig(
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=sorted(stop_ids) or None,
-                pad_token_id=0,
+                max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=0, do_sample=False
             )
-            rows = self._generate_padded(prompts, config).sequences[:, longest:].tolist()
+            rows = generate_padded(self.model, prompts, config).sequences[:, longest:].tolist()
             return [_cut_at_stop(row, stop_ids) for row in rows]
         sessions = [self.session() for _ in prompts]
         for session, prompt in zip(sessions, prompts, strict=True):
@@ -230,13 +230,13 @@ class Engine:
 
     @cached_property
     def _supports_left_padding(self) -> bool:
-        """Whether transformers generates in a batch of padded prompts what sessions write, by a proof on a few tokens.
+        """Return whether transformers generates from left-padded prompts what sessions do, tried on a few tokens.
 
         It does not where positions are counted from the row's beginning (BART), or layers read the padding (Mamba).
         """
         ids = [place % self.model.config.vocab_size for place in range(1, 13)]
         config = GenerationConfig(do_sample=False, max_new_tokens=3, pad_token_id=0, output_logits=True)
-        found = self._generate_padded([ids, ids[:5]], config)
+        found = generate_padded(self.model, [ids, ids[:5]], config)
         session, exact = self.session(), 0.05 if self.model.dtype.itemsize == 2 else 1e-3
         new = found.sequences[1, len(ids) :].tolist()
         for tokens, logits in zip([ids[:5], *([one] for one in new)], found.logits, strict=False):
@@ -245,26 +245,6 @@ class Engine:
             if not (logits[1].float().cpu() - expected).norm() <= exact * expected.norm():
                 return False
         return True
-
-    def _generate_padded(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Any:
-        """What transformers generates after prompts, the shorter ones padded before their beginning."""
-        longest = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        config.return_dict_in_generate = True
-        stored = self.model.generation_config
-        self.model.generation_config = (
-            GenerationConfig()
-        )  # what a model's folder prefers is not the likeliest
-        try:
-            return self.model.generate(
-                ids.to(self.device), attention_mask=mask.to(self.device), generation_config=config
-            )
-        finally:
-            self.model.generation_config = stored
 
 
 class Session:
@@ -277,9 +257,7 @@ class Session:
         self.engine, self.adapters = engine, adapters
         self.length = 0
         self.ended = False
-        self._state: SequenceState | None = (
-            None  # made when it is needed: a session may wait long for its turn
-        )
+        self._state: SequenceState | None = None  # made on first use: a session may wait long for its turn
         self._is_shared = False
         self.logits: Tensor | None = None  # (V,) float32 on the CPU, after the last token that was read
         self.pending_ids: list[int] = []  # chosen tokens are read only when something follows them
@@ -287,7 +265,7 @@ class Session:
 
     @property
     def state(self) -> SequenceState:
-        """What was read, to be looked at."""
+        """The state of all tokens read, not to be changed."""
         if self._state is None:
             self._state = new_state(self.engine.model, self.engine.model.dtype, self.engine.device)
         return self._state
@@ -297,13 +275,13 @@ class Session:
         self._state, self._is_shared = state, False
 
     def writable_state(self) -> SequenceState:
-        """What was read, to be gone on with: a copy, where a fork has the same."""
+        """Return the state to write to: a copy, where a fork shares it (copy on write)."""
         if self._is_shared:
             self.state = self.state.copy()
         return self.state
 
     def prefill(self, ids: Sequence[int]) -> None:
-        """Read tokens, in segments that bound the memory needed.
+        """Read tokens, in chunks that bound the memory needed.
 
         Raises UserError, with nothing read, where they pass the model's context limit.
         """
@@ -349,12 +327,8 @@ class Session:
         extra["unread"] = _padded(self.pending_ids)
         if self.logits is not None:
             extra["logits"] = self.logits
-        save_state(
-            path,
-            self.state,
-            {**state_fingerprint, "adapters": json.dumps(self.adapters, sort_keys=True)},
-            extra,
-        )
+        notes = {**state_fingerprint, "adapters": json.dumps(self.adapters, sort_keys=True)}
+        save_state(path, self.state, notes, extra)
 
     def append(self, ids: Sequence[int]) -> None:
         """Take tokens that will be read when something follows them; raises ConfigError for ids that are none."""
@@ -365,7 +339,7 @@ class Session:
 
 
 class Generation:
-    """What follows a session, one token at a time, for whoever sees to it that the session has read all before it.
+    """The tokens that follow a session, one at a time; the caller has the session read each before the next.
 
     `finish_reason` is "" while it goes on, then "stop" after a stop token or at the end of a constraint, and "length"
     after the last that may be written. `logprobs`: so many of the likeliest tokens come with each, None for no
@@ -386,7 +360,7 @@ class Generation:
         self._constraint, self._logprobs = constraint, logprobs
 
     def step(self) -> SampledToken | None:
-        """Choose the next token and give it to the session; None where nothing follows."""
+        """Sample the next token and append it to the session; None where nothing follows."""
         session, constraint, logits = self.session, self._constraint, self.session.next_logits()
         remaining = min(self._remaining, (session.engine.context_limit or sys.maxsize) - session.length)
         if constraint is None:

@@ -1,4 +1,4 @@
-"""What a saved state belongs to: all that it was read with, as fingerprints, for the server and the terminal alike."""
+"""Fingerprints of all that a saved state depends on: model, adapters, chat template and precision."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.models.adapted import parse_adapter
 from mm_rec.models.adapter_folders import weights_file
-from mm_rec.models.adapters import adapters_of, find_adapter, fingerprint
+from mm_rec.models.adapters import adapters_of, find_adapter
+from mm_rec.models.fingerprint import model_fingerprint
+from mm_rec.models.loading import parse_adapter
 from mm_rec.runs.files import hash_file
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """What tells a model's own weights from others', whatever adapters are on it."""
+    """Return the fingerprint of a model's own weights, whatever adapters are on it."""
     on_model = adapters_of(model)
-    return fingerprint(model) if on_model is None else str(on_model.base["fingerprint"])
+    return model_fingerprint(model) if on_model is None else str(on_model.base["fingerprint"])
 
 
 def adapter_digests(model: PreTrainedModel, wanted: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Between text and the engine: prompts to ids, and ids to text as they come."""
+"""Generate text: encode prompts to ids, and detokenize ids as they come."""
 
 from __future__ import annotations
 

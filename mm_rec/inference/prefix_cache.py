@@ -1,4 +1,4 @@
-"""Texts that were read and are kept, so that what continues one of them reads only what is new.
+"""Keep sessions by the text that they have read, so that a longer text reads only what is new.
 
 Kept are sessions with the text that they have read. A text is looked up by the longest kept one that it begins with:
 what a client sends again at every turn of a conversation is thus read once. MM-Rec's state can only be gone on with as

@@ -198,7 +198,7 @@ def _is_url(text: str) -> bool:
 
 
 def _text(choice: Any) -> str:
-    """What a piece of a stream says, an answer's words or a refusal's."""
+    """Return the text of a streamed chunk, an answer's or a refusal's."""
     delta = getattr(choice, "delta", None)
     text = getattr(delta, "content", None) or getattr(delta, "refusal", None)
     # Half of a surrogate pair can be written in JSON, and on no terminal.

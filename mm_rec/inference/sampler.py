@@ -1,4 +1,4 @@
-"""Choosing the next token from a model's logits.
+"""Sample the next token from a model's logits.
 
 Shapes: V vocabulary, C candidates that are left of it.
 """
@@ -23,7 +23,7 @@ _FIRST_CANDIDATES = 256  # candidates that are looked at first
 
 
 class SamplingParams(Section):
-    """How tokens are chosen, and when to stop.
+    """Parameters of sampling and stopping.
 
     `temperature` 0 always takes the likeliest token. `top_k` keeps that many of the likeliest tokens (0: all),
     `top_p` the fewest that together have this probability, `min_p` those with at least this share of the
@@ -154,15 +154,15 @@ class SampledToken:
 
 
 class Constraint(Protocol):
-    """What a continuation must keep to, such as a grammar."""
+    """A constraint on the sampled tokens, such as a grammar."""
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing more may follow."""
+        """True where nothing more may follow."""
 
     @property
     def is_accepting(self) -> bool:
-        """Whether the text may end here."""
+        """True where the text may end here."""
 
     def sample(self, logits: Tensor, remaining: int, draw: Callable[[Tensor], int]) -> int:
         """A token that may come next, with `remaining` left, drawn from logits (V,) of which some are ruled out."""

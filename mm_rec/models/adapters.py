@@ -7,7 +7,6 @@ what model it belongs to. The model's own object is changed in place, so all tha
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from copy import deepcopy
 from pathlib import Path
@@ -27,6 +26,7 @@ from mm_rec.models.adapter_folders import (
     read_tensors,
 )
 from mm_rec.models.dropout import FastDropout
+from mm_rec.models.fingerprint import model_fingerprint
 from mm_rec.models.lora import (
     START,
     TRAINED,
@@ -43,7 +43,6 @@ from mm_rec.runs.files import read_json, write_json
 
 _NAME_PREFIX = "adapter_"  # before the names in PEFT, which takes those that are a part of "lora_" amiss
 _PREFIX = "base_model.model."  # before all names in PEFT's files
-_FINGERPRINT_SAMPLES = 1024  # numbers of each tensor that the fingerprint looks at
 
 
 class Adapters:
@@ -59,7 +58,7 @@ class Adapters:
             "name": name,
             "class": type(model).__name__,
             "vocabulary": model.config.get_text_config().vocab_size,
-            "fingerprint": fingerprint(model),
+            "fingerprint": model_fingerprint(model),
         }
         self.weights: dict[str, float] = {}
         self.loaded: dict[str, float] = {}  # each with the weight that it was loaded with
@@ -76,7 +75,7 @@ class Adapters:
 
     @property
     def is_additive(self) -> bool:
-        """Whether what is applied only adds to what the model computes, and puts nothing in the place of its parts."""
+        """True where the active adapters only add to what the model computes, and replace none of its parts."""
         return all(map(self._is_additive, self.weights))
 
     @property
@@ -102,12 +101,8 @@ class Adapters:
             try:
                 self._inject(TRAINED, peft_config(self.model, config))
                 self._require_running()
-            except (
-                ValueError,
-                RuntimeError,
-                AttributeError,
-                TypeError,
-            ) as error:  # PEFT's layers fail in many ways
+            # PEFT's layers fail in many ways.
+            except (ValueError, RuntimeError, AttributeError, TypeError) as error:
                 raise ConfigError(
                     f"targets: {config.targets} cannot be adapted in models of the kind "
                     f"{self.model.config.model_type!r} with these settings ({truncated(str(error))})"
@@ -214,10 +209,8 @@ class Adapters:
                 self._peft.merge_and_unload(
                     safe_merge=True, adapter_names=[_NAME_PREFIX + name for name in self.weights]
                 )
-        except (
-            RuntimeError,
-            ValueError,
-        ) as error:  # a bias of its own (lora_bias) where the model has none; no numbers
+        # A bias of its own (lora_bias) where the model has none; no numbers.
+        except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"the adapter cannot be merged ({truncated(str(error))}). Use it beside its model"
             ) from error
@@ -403,17 +396,3 @@ def find_adapter(path: Path | str) -> Path:
         f"{path}: no adapter here (looked for {ADAPTER_CONFIG} in it, in best/ and checkpoints/). Give the folder of a "
         "`mmrec lora` run, or another folder that PEFT wrote"
     )
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """What tells a model's weights from others': a digest of names, shapes and about 1,024 numbers of each tensor.
-
-    The numbers are rounded to bfloat16, so a model read in half precision has the fingerprint of the whole one.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().flatten()
-        picked = flat[:: max(1, flat.numel() // _FINGERPRINT_SAMPLES)].to(torch.bfloat16).cpu()
-        digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(picked.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -134,7 +134,7 @@ def _masked(
 
 
 def blocks_are_faster(query: Tensor) -> bool:
-    """Whether `blockwise_attention` is faster than the fused kernel for queries (B, H, T, D): bfloat16 on a CPU.
+    """Return whether `blockwise_attention` is faster than the fused kernel for queries (B, H, T, D): bfloat16 on a CPU.
 
     Products of bfloat16 gain more than the kernel's skipping what no query sees. In float32 the kernel wins, on AVX2
     everywhere and on AVX-512 where several documents share a row.
@@ -308,7 +308,7 @@ def _mask(
     *, mask_function: Callable[..., Any], q_length: int, q_offset: int = 0, attention_mask: Tensor | None = None,
     local_size: int | None = None, allow_is_causal_skip: bool = True, **kwargs: Any,
 ) -> Tensor | None:  # fmt: skip
-    """What `attention` needs of a model's mask, in transformers' interface.
+    """Return the mask that `attention` needs, in transformers' interface.
 
     Plain causal attention, also in a window that is not passed: the (B, S) padding mask, or None where nothing is
     padded. Everything else: transformers' own mask (B, 1, T, S), true where a query sees a key.

@@ -18,7 +18,7 @@ CHUNK_TOKENS = 512
 
 @dataclass(frozen=True)
 class LMHead:
-    """What makes logits of hidden states: weight (V, D); a factor (Granite); a cap c, c · tanh(logit / c) (Gemma 2)."""
+    """The head, hidden states to logits: weight (V, D); a factor (Granite); a cap c, c · tanh(logit / c) (Gemma 2)."""
 
     weight: Tensor
     factor: float = 1.0

@@ -32,7 +32,7 @@ class UnsupportedModelError(Exception):
 
 @dataclass(frozen=True)
 class Traits:
-    """What a model computes beside its matrices."""
+    """The traits of a model beside its matrices."""
 
     norms: Norms
     norm_offset: float = 0.0  # norms multiply by this plus their weight
@@ -47,7 +47,7 @@ class Traits:
 
 @dataclass(frozen=True)
 class _Family:
-    """Where its norms are, and the settings that `_traits` shall read beside those of LLaMA."""
+    """A family: its norms, and the settings that `_traits` reads beside those of LLaMA."""
 
     norms: Norms = _BEFORE
     norm_offset: float = 0.0
@@ -83,7 +83,7 @@ _NEUTRAL_SETTINGS = """
 
 
 def traits_of(config: PreTrainedConfig) -> Traits:
-    """What a model with this configuration computes; raises UnsupportedModelError for what is not known."""
+    """Return the traits of a model with this configuration; raises UnsupportedModelError for what is not known."""
     if isinstance(config, MMRecConfig):
         return Traits(norms=("mixer_norm", None, "mlp_norm", None))
     family = _FAMILIES.get(config.model_type)

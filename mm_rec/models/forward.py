@@ -91,7 +91,7 @@ def _packing_unsupported(model: PreTrainedModel) -> CheckpointError:
 def stateful_hidden_states(
     model: PreTrainedModel, batch: Batch, state: MemoryState | None
 ) -> tuple[Tensor, MemoryState]:
-    """As `hidden_states`, going on from a state; returns it as it is after the batch, cut off from the gradient.
+    """Return `hidden_states` of a batch that continues a state, and the state after it, detached.
 
     A row whose first document is the one that the state has read last goes on with it; all others start anew. Padding
     (a negative document) is not read. For models with a state of constant size.
@@ -121,12 +121,12 @@ def compile_layers(model: PreTrainedModel) -> None:
 
 
 def layers_are_compiled(model: PreTrainedModel) -> bool:
-    """Whether `compile_layers` was called for a model and not taken back."""
+    """Return whether a model's layers are compiled."""
     return _layers(model)[0]._compiled_call_impl is not None
 
 
 def uncompile_layers(model: PreTrainedModel) -> None:
-    """Take `compile_layers` back."""
+    """Undo `compile_layers`."""
     for layer in _layers(model):
         layer._compiled_call_impl = None
 
@@ -138,7 +138,7 @@ def _layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def lm_head_of(model: PreTrainedModel) -> LMHead:
-    """What turns hidden states into logits; raises CheckpointError where that is no matrix."""
+    """Return the language-model head; raises CheckpointError where it is no matrix without a bias."""
     head = model.get_output_embeddings()
     # An adapter may have a head of its own, around the model's; its `weight` is then that which is applied.
     linear = getattr(head, "original_module", head)

@@ -13,7 +13,7 @@ _FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja"]  # no pickles
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether this may be a model of the hub, "owner/name": its owner is no folder here."""
+    """Return whether this may be a model of the hub, "owner/name": its owner is no folder here."""
     owner = name.split("/", maxsplit=1)[0]
     return _NAME.fullmatch(name) is not None and owner not in _OWN and not Path(owner).exists()
 

@@ -38,7 +38,7 @@ class LayerKV(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: room is made when it is needed."""
+        """Do nothing: memory is allocated when it is needed."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -87,7 +87,7 @@ class KVCache(Cache):
 
     @property
     def bytes_per_token(self) -> int:
-        """By how much a further token makes it grow."""
+        """Bytes that a further token adds."""
         heads, size, dtype, _ = self._shape
         return 2 * len(self.kv_layers) * int(heads * size * dtype.itemsize)
 
@@ -98,7 +98,7 @@ class KVCache(Cache):
         return [part for layer in self.kv_layers for part in layer.parts]
 
     def advance(self, tokens: int) -> None:
-        """Note that so many tokens were written into the tensors."""
+        """Count tokens that were written into the tensors."""
         for layer in self.kv_layers:
             layer.length += tokens
 
@@ -114,7 +114,7 @@ class KVCache(Cache):
         return other
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What `load_state_dict` needs, by name: of what was read and no more; nothing where nothing was."""
+        """Return the keys and values of the tokens read, by name; empty where nothing was read."""
         if not self.length:
             return {}
         names = (f"{layer}.{kind}" for layer in range(len(self.kv_layers)) for kind in ("keys", "values"))

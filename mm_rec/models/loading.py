@@ -1,9 +1,11 @@
-"""Model folders: writing, finding and reading them; and the documents' single `.pt` file."""
+"""Find, read and write model folders, alone or with adapters, and the documents' single `.pt` file."""
 
 from __future__ import annotations
 
 import json
+import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,38 @@ import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils.logging import disable_progress_bar
 
-from mm_rec.errors import CheckpointError
-from mm_rec.models import attention, registry
-from mm_rec.models.adapter_folders import ADAPTER_CONFIG
-from mm_rec.models.adapters import adapters_of
+from mm_rec.errors import CheckpointError, ConfigError
+from mm_rec.models import attention
+from mm_rec.models.adapter_folders import ADAPTER_CONFIG, saved_rows
+from mm_rec.models.adapters import Adapters, adapters_of, find_adapter
 from mm_rec.models.hub import fetch_model, is_hub_name
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.mmrec.modeling_mmrec import MMRecForCausalLM, MMRecModel
+from mm_rec.models.resize import resize_token_embeddings
 from mm_rec.runs.files import atomic_path
 from mm_rec.tokenizers.loading import load_tokenizer, require_vocab_fits
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model")
+
+
+def register_auto_classes() -> None:
+    """Register the family with the Auto classes; calling it again changes nothing."""
+    AutoConfig.register("mmrec", MMRecConfig, exist_ok=True)
+    AutoModel.register(MMRecConfig, MMRecModel, exist_ok=True)
+    AutoModelForCausalLM.register(MMRecConfig, MMRecForCausalLM, exist_ok=True)
+    MMRecConfig.register_for_auto_class()
+    MMRecForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+    attention.register()
+    disable_progress_bar()  # bars for reading a file of a few megabytes stand in the way of ours
 
 
 def find_model(path: Path | str) -> Path:
@@ -117,7 +134,7 @@ def _require_known(folder: Path) -> None:
 
 def _read_config(folder: Path) -> PreTrainedConfig:
     """A model's configuration; raises CheckpointError where it is none that is read here."""
-    registry.register()
+    register_auto_classes()
     _require_known(folder)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -163,6 +180,51 @@ def load_model_and_tokenizer(
     tokenizer, config = load_tokenizer(folder), _read_config(folder)
     require_vocab_fits(tokenizer, config.get_text_config().vocab_size, special=False)
     return load_model(folder, dtype, device), tokenizer
+
+
+def parse_adapter(text: str) -> tuple[str, float]:
+    """A folder and its weight from "FOLDER=0.5", or "FOLDER", which is applied whole."""
+    name, separator, number = text.rpartition("=")
+    if not separator:
+        return text, 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ConfigError(f"--adapter {text}: after the = stands a weight, like {name}=0.5")
+    return name, weight
+
+
+def load_with_adapters(
+    base: Path | str, wanted: Sequence[str], dtype: torch.dtype = torch.float32, device: str = "cpu",
+    inactive: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
+    """Read a model, the adapters "FOLDER=WEIGHT" that are applied together, and the tokenizer that they were made with.
+
+    `adapters_of` gives the adapters of the model, to switch and remove them. With `inactive` none is applied yet.
+    """
+    model, tokenizer = load_model_and_tokenizer(base, dtype)
+    if not wanted:
+        return model.to(device), tokenizer  # type: ignore[arg-type]
+    adapters = Adapters(model, str(base))
+    for text in wanted:
+        name, weight = parse_adapter(text)
+        folder = find_adapter(name)
+        if (folder / "tokenizer_config.json").is_file() and not adapters.names:
+            tokenizer = load_tokenizer(folder)
+            resize_token_embeddings(model, tokenizer, lambda line: None, saved_rows(folder))
+        adapters.load(_short(name, adapters.names), folder, weight)
+        if inactive:
+            adapters.apply({})
+    return model.to(device).eval(), tokenizer  # type: ignore[arg-type]
+
+
+def _short(path: str, taken: Sequence[str]) -> str:
+    """A name for an adapter from its folder's: PEFT's names hold no dots, and no two are the same."""
+    name = Path(path).resolve().name.replace(".", "_")
+    count = sum(1 for known in taken if known == name or known.startswith(f"{name}-"))
+    return name if not count else f"{name}-{count + 1}"
 
 
 def _attn_implementation(config: PreTrainedConfig) -> dict[str, str]:
@@ -216,7 +278,7 @@ def load_portable(
     path: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read a `final_checkpoint.pt` with `weights_only=True`; raises CheckpointError where it is not one."""
-    registry.register()
+    register_auto_classes()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         values = dict(content["config"])

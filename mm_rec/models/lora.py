@@ -27,7 +27,7 @@ _ALL = ("all", "all-linear")
 
 
 class LoraConfig(Section):
-    """What is trained beside the model.
+    """Settings of a LoRA adapter.
 
     The product of two matrices of `rank` rows, times alpha / rank (alpha / √rank with `rslora`, Kalajdzievski 2023), is
     added to each of the `targets`: projections by name, "q+v" … "all-linear". `dora` trains their lengths apart from
@@ -155,7 +155,7 @@ def pissa_to_lora(tensors: dict[str, Tensor], start: dict[str, Tensor]) -> dict[
 
 
 def lora_to_pissa(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What `pissa_to_lora` joined."""
+    """Split what `pissa_to_lora` joined."""
     trained, start = dict(tensors), {}
     for name, tensor in tensors.items():
         if ".lora_A." in name:

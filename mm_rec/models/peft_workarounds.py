@@ -1,4 +1,4 @@
-"""What PEFT does that has to be kept from it."""
+"""Workarounds for PEFT."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from mm_rec.errors import ConfigError
-from mm_rec.models import attention, registry
+from mm_rec.models import attention
+from mm_rec.models.loading import register_auto_classes
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 
 Family = Literal["mmrec", "llama"]
@@ -109,7 +110,7 @@ def preset(name: str) -> Preset:
 
 def build(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A freshly initialised model in float32, the same for the same seed on every run."""
-    registry.register()
+    register_auto_classes()
     implementation = {} if isinstance(config, MMRecConfig) else {"attn_implementation": attention.NAME}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -121,7 +122,7 @@ def build(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a model of some shape costs. Parameters and FLOPs are counts, the rest bytes.
+    """The size and cost of a model. Parameters and FLOPs are counts, the rest bytes.
 
     `flops_per_token`: of a forward pass, 2 for each multiplied weight plus the mixers' own products at 2,048 tokens.
     `state_bytes`: of one conversation, float32; `cache_bytes_per_token`: by which it grows.
@@ -135,7 +136,7 @@ class ModelSize:
 
 def measure(config: PreTrainedConfig, context: int = 2048) -> ModelSize:
     """Count a shape without allocating it (meta device)."""
-    registry.register()
+    register_auto_classes()
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     parameters = model.num_parameters()

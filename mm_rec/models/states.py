@@ -1,4 +1,4 @@
-"""What a sequence has read: MM-Rec's state of constant size, keys and values, or whatever transformers keeps."""
+"""The state of a sequence: MM-Rec's of constant size, a KV cache, or transformers' own cache."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class SequenceState(Protocol):
 
     @property
     def bytes_per_token(self) -> int:
-        """By how much a further token makes it grow: 0 for MM-Rec's."""
+        """Bytes that a further token adds: 0 for MM-Rec's."""
 
     def kernel_tensors(self, tokens: int) -> list[Tensor]:
         """Its tensors in the order of the layers, contiguous, with room for so many more tokens."""
 
     def advance(self, tokens: int) -> None:
-        """Note that so many tokens were written into the tensors."""
+        """Count tokens that were written into the tensors."""
 
     def copy(self) -> SequenceState:
         """An independent copy."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What `load_state_dict` needs, by name."""
+        """Return the tensors that `load_state_dict` needs, by name."""
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what was saved; raises ValueError where the shapes are those of another model."""
@@ -61,7 +61,7 @@ def new_state(model: PreTrainedModel, dtype: torch.dtype, device: torch.device |
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """Under which name the model's forward takes what was read: Mamba's is its own."""
+    """Return the name of the cache argument of a model's forward: Mamba has its own."""
     names = inspect.signature(model.forward).parameters
     return "cache_params" if "cache_params" in names and "past_key_values" not in names else "past_key_values"
 

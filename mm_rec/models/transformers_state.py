@@ -16,7 +16,7 @@ _SCALARS = "scalars"  # the name under which what is no tensor is saved
 
 
 def uses_plain_kv_cache(config: PreTrainedConfig) -> bool:
-    """Whether each layer keeps the keys and values of tokens and nothing else, all of one size."""
+    """Return whether each layer caches keys and values of one size and nothing else."""
     layers = DynamicCache(config=config).layers
     sizes = ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")
     try:
@@ -47,7 +47,7 @@ class TransformersState(DynamicCache):
 
     @property
     def bytes_per_token(self) -> int:
-        """By how much a further token makes it grow, as far as it was read; 0 before, and without attention."""
+        """Bytes that a further token adds, as far as it was read; 0 before, and without attention."""
         growing: list[Any] = [
             layer for layer in self._attending() if type(layer) is DynamicLayer and layer.is_initialized
         ]
@@ -68,7 +68,7 @@ class TransformersState(DynamicCache):
         return copy.deepcopy(self)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What `load_state_dict` needs, by name."""
+        """Return the tensors that `load_state_dict` needs, by name."""
         tensors, scalars = {}, {}
         for number, layer in enumerate(self.layers):
             for path, value in _flat(vars(layer)):

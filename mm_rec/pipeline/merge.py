@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 from mm_rec.data.prompt_lines import copy_prompt_lines, read_prompt_lines
 from mm_rec.errors import ConfigError, MismatchError
 from mm_rec.inference.generate import encode_rendered
-from mm_rec.models.adapted import load_with_adapters, parse_adapter
 from mm_rec.models.adapters import adapters_of, find_adapter
-from mm_rec.models.loading import find_model, load_model, save_model
+from mm_rec.models.loading import find_model, load_model, load_with_adapters, parse_adapter, save_model
 from mm_rec.models.resize import align_special_tokens
 from mm_rec.runs.files import atomic_path, write_json
 from mm_rec.tokenizers.loading import load_tokenizer

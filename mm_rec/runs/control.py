@@ -1,4 +1,4 @@
-"""Steering a run while it trains: a control file that people change and the training looks at before each step.
+"""Control of a run while it trains: a file that people change and the training reads before each step.
 
 RUN/control.json
     revision               rises with every change, so that nothing is done twice
@@ -31,7 +31,7 @@ _FILE = "control.json"
 
 
 class RunLimits(Section):
-    """Where a training is to stop and how fast it may learn; None where there is no limit."""
+    """Limits of a training: where to stop, and the highest learning rate; None for no limit."""
 
     stop_at_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     stop_at_epoch: int | None = Field(default=None, ge=1)
@@ -39,7 +39,7 @@ class RunLimits(Section):
 
 
 class ControlState(Section):
-    """What the control file holds."""
+    """The content of the control file."""
 
     revision: int = Field(default=0, ge=0)
     limits: RunLimits = RunLimits()
@@ -49,13 +49,13 @@ class ControlState(Section):
 
     @property
     def set_limits(self) -> dict[str, float | None]:
-        """The limits that were set or taken back, and no others."""
+        """Return the limits that were set or taken back, and no others."""
         return self.limits.model_dump(exclude_unset=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlChange:
-    """What a training is to take over: all limits that were set so far, and what was newly asked for.
+    """A change for a training to apply: all limits that were set so far, and the new requests.
 
     `step` is None for a change that is new, and the step at which it was made for one that is made again.
     """
@@ -67,7 +67,7 @@ class ControlChange:
 
 
 class ControlFile:
-    """The control file as the training sees it. Where nothing was changed, looking costs one `stat`."""
+    """The training's reader of the control file. Where nothing was changed, reading costs one `stat`."""
 
     def __init__(self, run: Path, say: Callable[[str], None]) -> None:
         self._path = run / _FILE
@@ -77,11 +77,11 @@ class ControlFile:
         self._logged: list[ControlChange] = []
 
     def resume(self, run: Path, revision: int) -> None:
-        """Make the changes that the run's log has after `revision` again."""
+        """Repeat the changes that the run's log has after `revision`."""
         self._logged = [change for change in logged_changes(run) if change.revision > revision]
 
     def changes(self, step: int, revision: int) -> list[ControlChange]:
-        """What is to be taken over before a step (from 0) by a training that has done `revision`, in order.
+        """Return the changes to apply before a step (from 0), in order, for a training that has applied `revision`.
 
         A change from before an interruption comes at its own step, and what is newer waits until the last of these:
         so the steps that are done again are those that were done before.
@@ -96,7 +96,7 @@ class ControlFile:
         return [*due, ControlChange(control.revision, control.set_limits, asked - {undone})]
 
     def _read(self) -> ControlState:
-        """The content; a file that cannot be used is told of once and changes nothing: no run ends by it."""
+        """Return the content; a file that cannot be used is reported once and changes nothing: no run ends by it."""
         try:
             found = self._path.stat()
         except OSError:  # absent, or a network disk that does not answer now
@@ -112,7 +112,7 @@ class ControlFile:
 
 
 def read_control(run: Path) -> ControlState:
-    """What a run's control file holds; raises DataError or ConfigError where it cannot be used."""
+    """Read a run's control file; raises DataError or ConfigError where it cannot be used."""
     path = run / _FILE
     return _read(path) if path.exists() else ControlState()
 
@@ -159,7 +159,7 @@ def require_controllable(run: Path) -> None:
 
 
 def logged_changes(run: Path) -> list[ControlChange]:
-    """The changes that a run has taken over so far, with the steps before which it did, in order."""
+    """Return the changes that a run has applied so far, with the steps before which it did, in order."""
     return [
         ControlChange(record["revision"], record["limits"], step=record["step"])
         for record in read_metrics(run / METRICS_FILE)

@@ -1,4 +1,4 @@
-"""The folder of a run, and where what it was made from is written down."""
+"""The folder of a run, and its lineage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPE_FILE = "recipe.yaml"
 
 
 def new_run(folder: Path, name: str | None, default: str) -> Path:
-    """The path of a run that does not exist yet; raises ConfigError where a chosen name is taken or is no name.
+    """Return the path of a run that does not exist yet; raises ConfigError where a chosen name is taken or is no name.
 
     Without a name: `default`, then `default-2`, `default-3` …
     """
@@ -35,7 +35,7 @@ def new_run(folder: Path, name: str | None, default: str) -> Path:
 
 
 def require_run_name(name: str) -> str:
-    """The name itself; raises ConfigError unless it is that of a folder, which then lies in the folder of all runs."""
+    """Return the name; raises ConfigError unless it can be the name of a folder in the folder of all runs."""
     if name in ("", ".", "..") or len(name.encode()) > 200 or re.search(r"[/\\\x00-\x1f]", name):
         raise ConfigError(
             f"{name!r} cannot be the name of a run: it is that of a folder, without / and \\ "
@@ -46,7 +46,7 @@ def require_run_name(name: str) -> str:
 
 
 def require_run(run: Path) -> Path:
-    """The path itself; raises ConfigError where no run lies there."""
+    """Return the path; raises ConfigError where there is no run."""
     if not (run / RECIPE_FILE).is_file():
         raise ConfigError(
             f"{run}: there is no run here (no {RECIPE_FILE} in it). Give the folder of a run, like runs/tiny"
@@ -67,7 +67,7 @@ def write_lineage(run: Path, inputs: Mapping[str, Any], machine: Mapping[str, An
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the code runs from; None where it is no checkout, or there is no git."""
+    """Return the commit of the checkout that the code runs from; None where it is no checkout, or there is no git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

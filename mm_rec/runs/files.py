@@ -101,13 +101,13 @@ def read_json(path: Path) -> Any:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex digits."""
+    """Return the SHA-256 of a file's bytes, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_folder(path: Path) -> str:
-    """SHA-256 over the names and contents of all files of a folder, in sorted order."""
+    """Return the SHA-256 over the names and contents of all files of a folder, in sorted order."""
     digest = hashlib.sha256()
     for item in sorted(item for item in path.rglob("*") if item.is_file()):
         digest.update(f"{item.relative_to(path).as_posix()}\0{hash_file(item)}\0".encode())

@@ -38,7 +38,7 @@ class MetricsLog:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after `step`, which a resumed run does again; what it must do as before stays."""
+        """Drop what was logged after `step`, which a resumed run logs again; the changes that it must repeat stay."""
         kept = [
             record
             for record in read_metrics(self.path)
@@ -53,7 +53,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every whole record of a metrics file; a last line cut short by a kill is left out."""
+    """Return every whole record of a metrics file; a last line cut short by a kill is left out."""
     if not path.is_file():
         return []
     records = []

@@ -1,4 +1,4 @@
-"""Pictures of a run, from its metrics."""
+"""Plots of a run's metrics."""
 
 from __future__ import annotations
 

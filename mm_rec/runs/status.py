@@ -1,4 +1,4 @@
-"""How a run stands, by its log."""
+"""The status of a run, from its log."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ _STATES = {
     "continued": "training",
     "non-finite": "stopped by a loss that is not finite",
 }
-_TRANSIENT_EVENTS = (
-    CONTROL_EVENT,
-    PLAN_EVENT,
-    "snapshot",
-    "over-fitting",
-)  # events that are no turn in a run's life
+# Events that do not change the state.
+_TRANSIENT_EVENTS = (CONTROL_EVENT, PLAN_EVENT, "snapshot", "over-fitting")
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a run stands: `state` is "not started", "training", "paused" or how it ended.
+    """The status of a run: `state` is "not started", "training", "paused" or how it ended.
 
     A run that was killed says "training" for good: `seconds_ago` is the age of its last record. `train` and
     `validation` are the last records of their kind, `snapshots` the folders that `training/snapshots.py` wrote.
@@ -40,7 +36,7 @@ class RunStatus:
 
 
 def read_status(run: Path) -> RunStatus:
-    """Read a run's log."""
+    """Return the status of a run from its log."""
     # A change may be one that a resumed run has yet to come to.
     all_records = read_metrics(run / METRICS_FILE)
     records = [record for record in all_records if record.get("event") not in (CONTROL_EVENT, PLAN_EVENT)]

@@ -1,6 +1,6 @@
-"""What stands before every request: who may come in, how often, and with how much.
+"""Access control before every request: host names, API keys, rate limits and body sizes.
 
-Requests are looked at before their body is read. Addresses, keys and sizes are decided here and nowhere else.
+Headers are checked before the body is read, and its size while it is read.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.store import Store
 
-PUBLIC_PATHS = frozenset(
-    {"/", "/health", "/openapi.json"}
-)  # what needs no key: none of it says anything of anybody
+# Served without a key: none of it says anything of anybody.
+PUBLIC_PATHS = frozenset({"/", "/health", "/openapi.json"})
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """Who may come in.
+    """Which requests are let in.
 
-    `require_keys`: only with an API key. `allowed_hosts`: only under these names, or any where it is None: a page of
-    another site that a browser on this machine shows cannot reach the server under a name of its own. A body may have
-    `max_body_bytes` and take `body_timeout_seconds`.
+    `require_keys`: only those with an API key. `allowed_hosts`: only those whose Host header is one of these, or any
+    where it is None: so a page of another site, shown by a browser on this machine, cannot reach the server under a
+    name of its own (DNS rebinding). A body has at most `max_body_bytes` and arrives within `body_timeout_seconds`.
     """
 
     require_keys: bool = False
@@ -39,14 +38,14 @@ class AccessPolicy:
 
 
 class AccessMiddleware:
-    """Lets a request in, or answers it with what was wrong; counts what was answered."""
+    """ASGI middleware: pass a request on or answer it with an error, and count the responses."""
 
     def __init__(self, app: ASGIApp, store: Store, policy: AccessPolicy, metrics: ServerMetrics) -> None:
         self._app, self._store, self._policy, self._metrics = app, store, policy, metrics
         self._rate_limiter = RateLimiter(store)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -94,7 +93,7 @@ class AccessMiddleware:
         return key.id
 
     async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body, as far as it may be long and take time."""
+        """Read the whole body within the limits of size and time."""
         max_bytes = self._policy.max_body_bytes
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > max_bytes:
@@ -128,7 +127,7 @@ def _without_port(host: str) -> str:
 
 
 def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """The body that was read, and then what else comes."""
+    """Return a `receive` that gives the body already read, then whatever comes after it."""
     given = False
 
     async def again() -> Message:

@@ -24,9 +24,8 @@ from mm_rec.serving.store import Store, today
 from mm_rec.serving.tables import ApiKey, new_id
 
 _KEY_PATTERN = re.compile(r"mmr-[A-Za-z0-9_-]{43}")
-_PREFIX_LENGTH = (
-    len("mmr-") + 12
-)  # 72 bits to find a key by and to show to people; the other 184 are the secret
+# 72 bits to find a key by and to show to people; the other 184 are the secret.
+_PREFIX_LENGTH = len("mmr-") + 12
 _NO_HASH = "0" * 64  # the hash of no key
 _MINUTE = 60.0  # seconds
 _MAX_LIFETIME = 100 * 365 * 86_400  # seconds
@@ -66,7 +65,7 @@ def create_key(
 
 
 def verify_key(store: Store, text: str) -> ApiKey | None:
-    """The key whose text this is; None where there is none, or it is revoked or expired.
+    """Return the key of this text; None where there is none, or it is revoked or expired.
 
     A key is found by the part of it that people may see; the rest is compared by hash in constant time, and only then
     comes whether it is in force. So the time of an answer tells nothing about the secret part.
@@ -79,21 +78,21 @@ def verify_key(store: Store, text: str) -> ApiKey | None:
 
 
 def is_active(key: ApiKey) -> bool:
-    """Whether a key is neither revoked nor expired."""
+    """Return whether a key is neither revoked nor expired."""
     return key.revoked is None and (key.expires is None or time.time() < key.expires)
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitExceeded:
-    """A request over a limit of its key: which, in words, and after how many seconds to ask again."""
+    """A request over a limit of its key: which limit, a message, and after how many seconds to retry."""
 
-    kind: Literal["requests", "tokens"]  # the words of OpenAI's errors
+    kind: Literal["requests", "tokens"]  # the `type` of OpenAI's errors
     message: str
     retry_after: int
 
 
 class RateLimiter:
-    """The limits of keys: requests in any 60 seconds, kept in memory, and tokens of the day, kept in the store.
+    """Rate limits of keys: requests in any 60 seconds, kept in memory, and tokens a day, kept in the store.
 
     Requests are counted by each server process for itself. Tokens are known when an answer ends, so requests that run
     at the same time may go over the limit together; the next one is refused.
@@ -103,12 +102,11 @@ class RateLimiter:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._request_times: dict[
-            str, deque[float]
-        ] = {}  # by key, the times of the last minute's, oldest first
+        # By key id, the times of the requests of the last minute, oldest first.
+        self._request_times: dict[str, deque[float]] = {}
 
     def hit(self, key: ApiKey) -> RateLimitExceeded | None:
-        """Count a request of a key, or say why it is refused; a refused one does not count."""
+        """Count a request of a key, or return the limit that it exceeds; then it does not count."""
         return self._check_tokens_per_day(key) or self._check_requests_per_minute(key)
 
     def _check_tokens_per_day(self, key: ApiKey) -> RateLimitExceeded | None:

@@ -22,12 +22,12 @@ from mm_rec.serving.context import ServerContext
 from mm_rec.serving.protocol import chat_completions, completions, embeddings, responses
 from mm_rec.serving.sse import SafeJSONResponse
 
-_REQUEST_THREADS = 8  # for what requests need beside the engine: texts, files, the store
+_REQUEST_THREADS = 8  # for the work of requests outside the engine: tokenizing, files, the store
 _PAGE = Path(__file__).parent / "page.html"
 
 
 def create_app(context: ServerContext, policy: AccessPolicy) -> FastAPI:
-    """The application; it closes the context when it ends."""
+    """Build the application; it closes the context when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,7 +54,7 @@ def create_app(context: ServerContext, policy: AccessPolicy) -> FastAPI:
 
 
 def _add_page(app: FastAPI) -> None:
-    """The chat page, which may run its own script, ask this server, and nothing else."""
+    """Add the chat page, which may run its own script and talk to this server, and do nothing else."""
     page = _PAGE.read_text(encoding="utf-8")
     script = page.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What the routes of a server share: models, store, limits, metrics; and who is asking."""
+"""The context that the routes of a server share (models, store, limits, metrics), and the owner of a request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ServerContext:
         self._writer = ThreadPoolExecutor(1, "usage")
 
     def record_usage(self, owner: str | None, variant: ModelVariant, usage: TokenUsage) -> None:
-        """Note what a request used; the store is written to on the side."""
+        """Count the tokens of a request; a thread of its own writes them to the store."""
         self.metrics.count_tokens(
             variant.model.name, usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens
         )
@@ -44,19 +44,19 @@ class ServerContext:
         )
 
     def close(self) -> None:
-        """End what is being written, and wait until all is noted."""
+        """End running requests, and wait until all usage is written."""
         self.registry.close()
         self._writer.shutdown()
         self.store.close()
 
 
 def get_context(request: Request) -> ServerContext:
-    """The context that a request is for."""
+    """Return the context of the server that got a request."""
     context: ServerContext = request.app.state.context
     return context
 
 
 def get_owner(request: Request) -> str | None:
-    """The id of the key that a request came with; None on a server without keys."""
+    """Return the id of the API key of a request; None on a server without keys."""
     owner: str | None = getattr(request.state, "owner", None)
     return owner

@@ -17,13 +17,13 @@ from mm_rec.inference.scheduler import QueueFullError
 from mm_rec.serving.sse import SafeJSONResponse
 
 _log = logging.getLogger(__name__)
-_RETRY_SECONDS = 2  # what a client is told to wait where the queue is full
+_RETRY_SECONDS = 2  # Retry-After where the queue is full
 _CODES = {
     "json_invalid": "invalid_json",
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
 }
-# Parts of a place that name no field: where it is, and which type of several was tried there.
+# Parts of a pydantic `loc` that name no field: body, query or path, and the member of a union that was tried.
 _TAG = re.compile(r"body|query|path|str|int|float|bool|list|dict|none|[A-Z]\w*|.*[\[(].*", re.DOTALL)
 _STATUS = {
     404: "there is nothing at this address; the API's begin with /v1, and docs/openai.md lists them",
@@ -32,7 +32,7 @@ _STATUS = {
 
 
 class ApiError(Exception):
-    """An answer that is an error; `param` is the field that it is about, `code` a word for programs."""
+    """An error response; `param` is the field of the request that it is about, `code` a word for programs."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, *,
@@ -43,13 +43,13 @@ class ApiError(Exception):
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
 
     def response(self) -> SafeJSONResponse:
-        """The answer."""
+        """Return the HTTP response."""
         return SafeJSONResponse(self.body, self.status, self.headers)
 
 
 @contextlib.contextmanager
 def errors_in_field(field: str) -> Iterator[None]:
-    """Say of a mistake that is found inside which field of the request it is in."""
+    """Turn an error of a user's input raised inside into an ApiError that names the field of the request."""
     try:
         yield
     except (UserError, UnicodeEncodeError) as error:
@@ -57,14 +57,13 @@ def errors_in_field(field: str) -> Iterator[None]:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told of an error; of one that is ours, nothing but that it is."""
+    """Return the ApiError that a client gets for an error; details of internal errors go to the log alone."""
     match error:
         case ApiError():
             return error
         case RequestValidationError():
-            return _from_validation_error(
-                max(error.errors(), key=lambda one: len(one["loc"]))
-            )  # a union has several
+            deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # a union has several
+            return _from_validation_error(deepest)
         case QueueFullError():
             headers = {"Retry-After": str(_RETRY_SECONDS)}
             return ApiError(429, str(error), code="queue_full", type="rate_limit_error", headers=headers)
@@ -89,7 +88,7 @@ def _message_of(error: UserError | UnicodeEncodeError) -> str:
 
 
 def _from_validation_error(found: dict[str, Any]) -> ApiError:
-    """One of pydantic's errors, with the field that it is about, as messages[0].content."""
+    """Return one of pydantic's errors as an ApiError; `param` is written like messages[0].content."""
     kind = found["type"]
     if kind == "json_invalid":
         why = f"the body is not JSON: {found['ctx']['error']}, after {found['loc'][-1]:,} characters"

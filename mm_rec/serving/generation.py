@@ -1,6 +1,6 @@
-"""From a request to text that comes: prompts, what was read before, and choices as they are written.
+"""From a prompt to streamed choices: prompts with their cached prefix, token streams, choices.
 
-The engine's thread writes; the server's event loop reads. A choice that nobody reads any more is cancelled.
+The engine's thread generates; the server's event loop reads. A choice that nobody reads any more is cancelled.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from mm_rec.data.conversations.prompt_parts import turn_end_text
 from mm_rec.inference.engine import Generation, Session
 from mm_rec.inference.generate import IncrementalDetokenizer, encode_rendered
+from mm_rec.inference.request import RequestState
 from mm_rec.inference.sampler import Constraint, SampledToken, SamplingParams
-from mm_rec.inference.scheduler import RequestState
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.model_registry import ModelVariant
 
 
 class EnginePrompt:
-    """What is to be read: a session that may have read some of it, and the rest in parts of ids.
+    """A prompt for the engine: a session that may have read some of it already, and the rest in parts of ids.
 
     `texts` are those of the parts, and `text` what the session has read, where what is read is to be kept and found
     again. `cached_tokens` counts the tokens that need not be read again, `length` all of them.
@@ -36,17 +36,17 @@ class EnginePrompt:
 
     @property
     def ending(self) -> str:
-        """The text that it ends with, where texts are known."""
+        """Return the text of its last part, where texts are known."""
         return self.texts[-1] if self.texts else self.text
 
     @property
     def is_cacheable(self) -> bool:
-        """Whether what is read is kept."""
+        """Return whether what is read goes into the prefix cache."""
         return bool(self.texts)
 
 
 def build_prompt(variant: ModelVariant, texts: Sequence[str]) -> EnginePrompt:
-    """A prompt of a conversation's parts, which begins where something of it was read before."""
+    """Build the prompt of a conversation's parts, on top of its longest cached prefix."""
     whole = "".join(texts)
     found = variant.model.prefix_cache.match_prefix(variant.name, whole)
     text, session = found or ("", variant.session())
@@ -62,7 +62,7 @@ def build_prompt(variant: ModelVariant, texts: Sequence[str]) -> EnginePrompt:
 
 @dataclass(slots=True)
 class TokenUsage:
-    """Tokens of a request."""
+    """Token counts of a request."""
 
     prompt_tokens: int
     cached_tokens: int = 0
@@ -70,7 +70,7 @@ class TokenUsage:
     reasoning_tokens: int = 0  # of the completion
 
     def chat(self) -> dict[str, object]:
-        """As chat completions and completions have it."""
+        """Return the `usage` object of chat completions and completions."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -80,12 +80,12 @@ class TokenUsage:
         }
 
 
-_POLL_SECONDS = 0.02  # seconds
+_POLL_SECONDS = 0.02
 OnToken = Callable[[SampledToken | None], None]
 
 
 class TokenStream:
-    """A work of the engine as the event loop sees it: its tokens as they come, and its end.
+    """The tokens of one request to the engine, as an asynchronous stream for the event loop.
 
     The loop looks at most every `_POLL_SECONDS` seconds, and at all works at once: waking it for every token would
     take the engine more time than the tokens do. `make` makes the work, for a function that it calls with the tokens;
@@ -104,7 +104,7 @@ class TokenStream:
         variant.model.scheduler.submit(self.work)
 
     def _on_token(self, chosen: SampledToken | None) -> None:
-        """In the engine's thread: keep a token, and wake the loop if it waits for one."""
+        """Keep a token, and wake the loop if it waits for one; called by the engine's thread."""
         if chosen is not None:
             self._tokens.append(chosen)
         if self._loop_is_waiting or chosen is None:
@@ -118,7 +118,7 @@ class TokenStream:
             self._ended.set()
 
     async def tokens(self) -> AsyncGenerator[list[SampledToken], None]:
-        """What came since the last time, at least one token; raises what went wrong, ApiError after the time."""
+        """Yield tokens as they come, at least one a time; raises the engine's error, or ApiError at the deadline."""
         try:
             while not self._ended.is_set() or self._tokens:
                 await self._wait()
@@ -154,20 +154,20 @@ class TokenStream:
 
 @dataclass(frozen=True, slots=True)
 class OutputDelta:
-    """Some of a choice: text, perhaps none yet, and the tokens that came."""
+    """A part of a choice as it comes: text, perhaps none yet, and its tokens."""
 
     text: str
     tokens: Sequence[SampledToken]
 
 
 class Choice:
-    """One answer to a prompt, piece by piece. `finish_reason` is "" while it goes on, then "stop" or "length"."""
+    """One answer to a prompt, streamed. `finish_reason` is "" while it goes on, then "stop" or "length"."""
 
     def __init__(
         self, variant: ModelVariant, prompt: EnginePrompt, sampling: SamplingParams, seconds: float, *,
         constraint: Constraint | None = None, logprobs: int | None = None, with_special_tokens: bool = False,
     ) -> None:  # fmt: skip
-        """`logprobs`: so many of the likeliest tokens with each; `with_special_tokens`: they are a part of the text."""
+        """`logprobs`: so many of the likeliest tokens with each; `with_special_tokens`: keep them in the text."""
         self.variant, self.prompt = variant, prompt
         self.finish_reason = ""
         self._ids: list[int] = []
@@ -178,7 +178,7 @@ class Choice:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens written so far."""
+        """Return the number of tokens generated so far."""
         return len(self._ids)
 
     def _work(self, take: OnToken) -> RequestState:
@@ -188,17 +188,17 @@ class Choice:
         )
 
     def cancel(self) -> None:
-        """Stop writing."""
+        """Stop generating."""
         self._token_stream.work.cancel()
 
     def _cache_prefix(self, number: int) -> None:
-        """Keep what was read where it ends with a message; the last part ends where the answer begins."""
+        """Cache the prefix up to the end of a message; the last part ends where the answer begins."""
         if self.prompt.is_cacheable and number < len(self.prompt.parts) - 1:
             text = self.prompt.text + "".join(self.prompt.texts[: number + 1])
             self.variant.model.prefix_cache.insert(self.variant.name, text, self.prompt.session.fork())
 
     async def deltas(self) -> AsyncGenerator[OutputDelta, None]:
-        """What comes, up to a stop token or string."""
+        """Yield text and tokens up to a stop token or stop string."""
         async with contextlib.aclosing(self._token_stream.tokens()) as coming:
             async for tokens in coming:
                 text, taken = "", len(self._ids)
@@ -218,7 +218,7 @@ class Choice:
             self._cache_reply()
 
     def finished_session(self) -> tuple[Session, str] | None:
-        """The session that has read the answer too, its message ended, and the text that this added.
+        """Return the session after the answer and the end of its message, and the text that this added.
 
         None where it went on beyond a stop string.
         """
@@ -244,7 +244,7 @@ async def start_choices(
     variant: ModelVariant, prompt: EnginePrompt, samplings: Sequence[SamplingParams], seconds: float, *,
     constrain: Callable[[], Constraint] | None = None, logprobs: int | None = None, with_special_tokens: bool = False,
 ) -> list[Choice]:  # fmt: skip
-    """Answers to one prompt, which is read once; each has its own sampling and, where asked for, constraint."""
+    """Start the answers to one prompt, which is prefilled once; each has its own sampling and constraint."""
     if len(samplings) > 1:
         await prefill_only(variant, prompt.session, prompt.parts, seconds)
     choices: list[Choice] = []
@@ -283,7 +283,7 @@ async def prefill_only(
 
 
 async def merge_choices(choices: Sequence[Choice]) -> AsyncGenerator[tuple[int, OutputDelta], None]:
-    """The deltas of several choices as they come, each with the number of its choice."""
+    """Yield the deltas of several choices as they come, each with the number of its choice."""
     if len(choices) == 1:
         async with contextlib.aclosing(choices[0].deltas()) as deltas:
             async for delta in deltas:

@@ -14,7 +14,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class ServerMetrics:
-    """Counters of requests and tokens, times, and what is going on now."""
+    """Counters of requests and tokens, time to first token, and gauges of current load."""
 
     def __init__(self, registry: ModelRegistry) -> None:
         self._collectors = CollectorRegistry()
@@ -39,18 +39,18 @@ class ServerMetrics:
         return Gauge(f"mmrec_{name}", what, registry=self._collectors)
 
     def count_request(self, route: str, status: int) -> None:
-        """Note an answer."""
+        """Count a response."""
         self._requests.labels(route, status).inc()
 
     def count_tokens(self, model: str, read: int, written: int) -> None:
-        """Note tokens that were read, without those that need not be read again, and written."""
+        """Count prompt tokens, without cached ones, and generated tokens."""
         self._tokens.labels(model, "read").inc(read)
         self._tokens.labels(model, "written").inc(written)
 
     def observe_first_token(self, model: str, started: float) -> None:
-        """Note that the first token of a request came, which began at this time of `time.perf_counter`."""
+        """Record the time to first token of a request that started at this time of `time.perf_counter`."""
         self._first.labels(model).observe(time.perf_counter() - started)
 
     def render(self) -> bytes:
-        """All of them in Prometheus' format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._collectors)

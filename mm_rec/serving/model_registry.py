@@ -17,7 +17,7 @@ from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.fingerprints import compute_state_fingerprint, weights_fingerprint
 from mm_rec.inference.generate import stop_ids
-from mm_rec.inference.grammar.constraint import GrammarCompiler
+from mm_rec.inference.grammar.compiler import GrammarCompiler
 from mm_rec.inference.grammar.token_bytes import token_bytes
 from mm_rec.inference.prefix_cache import PrefixCache
 from mm_rec.inference.scheduler import Scheduler
@@ -51,22 +51,22 @@ class ServedModel:
 
     @property
     def system_fingerprint(self) -> str:
-        """What tells these weights from others', shortened, as OpenAI names it."""
+        """Return the shortened hash of the weights, under OpenAI's name."""
         return f"fp_{self.weights[:12]}"
 
     @property
     def context_limit(self) -> int | None:
-        """The most tokens that a conversation can hold; None where there is no limit."""
+        """Return the context length in tokens; None where there is no limit."""
         return self.engine.context_limit
 
     @cached_property
     def bytes_per_token(self) -> int:
-        """By how much a further token makes a conversation's state grow: 0 for MM-Rec."""
+        """Return the bytes by which a further token makes a conversation's state grow: 0 for MM-Rec."""
         return self.engine.session({}).state.bytes_per_token
 
     @property
     def grammars(self) -> GrammarCompiler:
-        """What text can be held to; made when it is first needed, by one thread."""
+        """Return the grammars of this tokenizer; made when first needed, by one thread."""
         with self._grammars_lock:
             if self._grammars is None:
                 rows: int = self.engine.model.config.get_text_config().vocab_size
@@ -77,18 +77,18 @@ class ServedModel:
     def _bytes(self) -> list[bytes]:
         try:
             return token_bytes(self.tokenizer)
-        except TokenizerError:  # of pieces that are nobody's we know
+        except TokenizerError:  # a kind of tokenizer that is not known
             return []
 
     def token_text(self, token: int) -> bytes:
-        """The bytes of a token in the middle of a text; a special one's name."""
+        """Return the bytes of a token in the middle of a text; of a special token its name."""
         known = self._bytes[token] if token < len(self._bytes) else b""
         return known or str(self.tokenizer.decode([token], skip_special_tokens=False)).encode()
 
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """What a name of a request stands for: a model, perhaps with one of its adapters."""
+    """A model, perhaps with one of its adapters: what a model name in a request refers to."""
 
     name: str
     model: ServedModel
@@ -96,18 +96,18 @@ class ModelVariant:
 
     @property
     def adapters(self) -> dict[str, float]:
-        """The adapters that it reads with, and their weights."""
+        """Return the weight of each applied adapter, by name."""
         return (
             {} if self.adapter is None else {self.adapter: self.model.adapter_weights.get(self.adapter, 1.0)}
         )
 
     def session(self) -> Session:
-        """An empty session."""
+        """Return an empty session."""
         return self.model.engine.session(self.adapters)
 
     @property
     def state_fingerprint(self) -> dict[str, str]:
-        """The fingerprints of all that a saved state depends on."""
+        """Return the fingerprints of all that a saved state depends on."""
         model = self.model
         return compute_state_fingerprint(
             model.weights, model.tokenizer, model.engine.precision, self.adapters, model.adapters
@@ -116,7 +116,7 @@ class ModelVariant:
 
 @dataclass
 class ModelRegistry:
-    """All names: models, their adapters as MODEL:ADAPTER, and aliases of both."""
+    """Models by name, their adapters as MODEL:ADAPTER, and aliases of both."""
 
     models: list[ServedModel]
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class ModelRegistry:
 
     @property
     def scheduler(self) -> Scheduler:
-        """What runs all models."""
+        """Return the scheduler of all models."""
         return self.models[0].scheduler
 
     def _add(self, variant: ModelVariant) -> None:
@@ -150,7 +150,7 @@ class ModelRegistry:
         self.variants[variant.name] = variant
 
     def find(self, name: str) -> ModelVariant:
-        """What a name stands for; raises ApiError, 404, where it is none."""
+        """Return the variant of a name or alias; raises ApiError, 404, where there is none."""
         variant = self.variants.get(self.aliases.get(name, name))
         if variant is None:
             raise ApiError(
@@ -159,7 +159,7 @@ class ModelRegistry:
         return variant
 
     def close(self) -> None:
-        """End all that is being written."""
+        """End all running requests."""
         self.scheduler.close()
 
     def _choices(self) -> str:

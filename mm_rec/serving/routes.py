@@ -98,7 +98,7 @@ async def tokenizer_info(request: Request, model: str | None = None) -> Response
 
 
 def _named(request: Request, name: str | None) -> ModelVariant:
-    """The model of a name, or the first."""
+    """Return the model of a name, or the first."""
     registry = get_context(request).registry
     return registry.find(registry.models[0].name if name is None else name)
 
@@ -195,7 +195,7 @@ async def delete_session(session_id: str, request: Request) -> Response:
 
 
 def _session_object(context: ServerContext, row: SavedSession) -> dict[str, Any]:
-    """A session as the API shows it; its model may not be served now."""
+    """Return a session as the API shows it; its model may not be served now."""
     return context.sessions.to_object(row, context.registry.variants.get(row.name))
 
 

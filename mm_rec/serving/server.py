@@ -18,9 +18,9 @@ from mm_rec.errors import ConfigError
 from mm_rec.runtime import trim_malloc
 from mm_rec.serving.model_registry import ModelRegistry
 
-GRACE_SECONDS = 10.0  # for answers that are being written when the server is to stop
+GRACE_SECONDS = 10.0  # for running requests when the server is to stop
 _TRIM_TICKS = 100  # of uvicorn, ten to a second
-_CLOSE_SECONDS = 5  # for the rest to be told
+_CLOSE_SECONDS = 5  # for the rest to get their error
 
 
 class GracefulServer(uvicorn.Server):

@@ -28,7 +28,7 @@ _STALE_SECONDS = 3_600  # seconds after which a file that no session names was l
 
 @dataclass(slots=True)
 class SessionTurn:
-    """One turn of a session: the state as it was, copied, until the turn is over."""
+    """One turn of a session: its row, and a copy of its state that the turn may change."""
 
     row: SavedSession
     session: Session
@@ -46,7 +46,7 @@ class SessionManager:
         self._remove_orphaned_files()
 
     def create(self, owner: str | None, variant: ModelVariant, session: Session) -> SavedSession:
-        """Keep a session that has read something, or nothing yet; raises ApiError where there are too many."""
+        """Store a session, perhaps an empty one; raises ApiError where there are too many."""
         if self._store.list_sessions(owner, limit=MAX_SESSIONS - 1).has_more:
             raise ApiError(
                 400,
@@ -65,7 +65,7 @@ class SessionManager:
         return row
 
     def get(self, owner: str | None, session_id: str) -> SavedSession:
-        """A session of an owner's; raises ApiError, 404."""
+        """Return a session of an owner; raises ApiError, 404."""
         row = self._store.get_session(owner, session_id)
         if row is None:
             raise ApiError(404, f"there is no session {session_id[:100]!r}", "session", "session_not_found")
@@ -73,9 +73,9 @@ class SessionManager:
 
     @contextlib.contextmanager
     def turn(self, owner: str | None, session_id: str, variant: ModelVariant) -> Iterator[SessionTurn]:
-        """Go on with a session, which nobody else does meanwhile; it stays as it was until `commit`.
+        """Lock a session for one turn; it stays as it was until `commit`.
 
-        Raises ApiError: 404 for none, 400 for another model's, 409 for one that is being gone on with, or whose
+        Raises ApiError: 404 for none, 400 for another model's, 409 for one that is locked, or whose
         model, adapter or template is not what it was.
         """
         row = self.get(owner, session_id)
@@ -93,7 +93,7 @@ class SessionManager:
                 self._busy.discard(session_id)
 
     def commit(self, owner: str | None, turn: SessionTurn, variant: ModelVariant, session: Session) -> None:
-        """End a turn: the session has now read what `session` has."""
+        """End a turn: store `session` as the new state."""
         file_name = self._write(variant, session)
         row = self._store.update_session(owner, turn.row.id, session.length, file_name)
         if row is None:  # deleted meanwhile
@@ -103,12 +103,12 @@ class SessionManager:
         self._cache(turn.row.id, session)
 
     def fork(self, owner: str | None, session_id: str, variant: ModelVariant) -> SavedSession:
-        """A new session that has read the same."""
+        """Return a new session with the same state."""
         with self.turn(owner, session_id, variant) as turn:
             return self.create(owner, variant, turn.session)
 
     def delete(self, owner: str | None, session_id: str) -> SavedSession:
-        """Forget a session and its file."""
+        """Delete a session and its file."""
         row = self._store.delete_session(owner, session_id)
         if row is None:
             return self.get(owner, session_id)  # which says that there is none
@@ -118,7 +118,7 @@ class SessionManager:
         return row
 
     def to_object(self, row: SavedSession, variant: ModelVariant | None) -> dict[str, Any]:
-        """A session as the API shows it, with what it costs, where its model is served now."""
+        """Return a session as the API shows it, with its cost per token where its model is served now."""
         path = self._folder / row.file_name
         return {
             "id": row.id,
@@ -154,7 +154,7 @@ class SessionManager:
         return name
 
     def _cache(self, session_id: str, session: Session) -> None:
-        """Keep a state in memory; those not used for longest make room."""
+        """Keep a state in memory; the least recently used ones make room."""
         with self._lock:
             self._in_memory.pop(session_id, None)
             self._in_memory[session_id] = session

@@ -1,4 +1,4 @@
-"""How answers are written: JSON in UTF-8, and server-sent events."""
+"""JSON responses in UTF-8, and server-sent events."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON as bytes; what is no Unicode in it (half of a surrogate pair) becomes "?"."""
+    """Return JSON as UTF-8; half of a surrogate pair, which is no Unicode, becomes "?"."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 class SafeJSONResponse(JSONResponse):
-    """An answer that is JSON."""
+    """A JSON response that never fails on text that is no Unicode."""
 
     def render(self, content: Any) -> bytes:
-        """The body."""
+        """Return the body."""
         return json_bytes(content)
 
 
 def sse_event(value: Mapping[str, Any], name: str | None = None) -> bytes:
-    """A server-sent event, as the Responses API with its name."""
+    """Return a server-sent event, with its name where it has one (the Responses API)."""
     head = b"" if name is None else b"event: %s\n" % name.encode()
     return head + b"data: %s\n\n" % json_bytes(value)

@@ -1,4 +1,4 @@
-"""Answers that are written for as long as there is somebody to read them."""
+"""Streamed responses, which end when the client disconnects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Result = TypeVar("_Result")
 
 
 class EventStreamResponse(StreamingResponse):
-    """An answer of server-sent events, which nothing on the way may hold back.
+    """A response of server-sent events, which no proxy may buffer.
 
     The stack is closed at its end, also where the client went away before it began.
     """
@@ -28,7 +28,7 @@ class EventStreamResponse(StreamingResponse):
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, until its end or until nobody reads it.
+        """Send the events until their end, or until the client disconnects.
 
         Starlette's own way leaves a cycle of references to everything that was in use when a client went away.
         """
@@ -38,7 +38,7 @@ class EventStreamResponse(StreamingResponse):
 
 
 async def cancel_on_disconnect(receive: Receive, answer: Coroutine[Any, Any, _Result]) -> _Result:
-    """Wait for an answer; ends it with an ApiError, which nobody reads, where the client goes away."""
+    """Await a coroutine; where the client disconnects, cancel it and raise an ApiError, which nobody reads."""
     task = asyncio.create_task(answer)
     gone = asyncio.create_task(_wait_for_disconnect(receive))
     try:
@@ -58,7 +58,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 async def errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """A stream that ends with an error in OpenAI's shape where one comes up: its status was sent long ago."""
+    """Yield the events of a stream, and an error that comes up as a last event: the status was sent long ago."""
     try:
         async for one in events:
             yield one

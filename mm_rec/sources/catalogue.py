@@ -67,7 +67,7 @@ class CatalogueEntry(Section):
         return f"{HUB}/{self.hub}"
 
     def has_language(self, language: str) -> bool:
-        """Whether the set has text in a language."""
+        """Return True if the set has text in a language."""
         return self.languages == "any" or language in self.languages
 
     def choose_language(self, language: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""The bytes of a source, decompressed, as a stream of pieces."""
+"""Decompress the bytes of a source as a stream of pieces."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Document:
 
 @dataclass(slots=True)
 class ReadCounts:
-    """What a reading pass met: documents given out, and whitespace-only documents skipped."""
+    """Counts of a reading pass: documents given out, and whitespace-only documents skipped."""
 
     documents: int = 0
     blank: int = 0
@@ -73,7 +73,7 @@ def find_files(paths: Iterable[SourceFile | str], *, kinds: Sequence[Kind] = TEX
 
 
 def default_documents_rule(files: Sequence[SourceFile], chosen: DocumentsRule | None = None) -> DocumentsRule:
-    """What a document is in .txt: the choice, or "file", or "blank-line" where there is one .txt file."""
+    """Return the unit of a document in .txt: the choice, or "file", or "blank-line" where there is one .txt file."""
     if chosen is not None:
         return chosen
     return "blank-line" if sum(file_kind(file) == "txt" for file in files) == 1 else "file"

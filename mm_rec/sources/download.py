@@ -1,4 +1,4 @@
-"""Fetching a corpus of the catalogue: rows are streamed from the hub, or from a local copy, into shards of text.
+"""Download a corpus of the catalogue: rows are streamed from the hub, or from a local copy, into shards of text.
 
 A shard is there whole or not at all, and `download.json` says after each how far the rows were read. So a download
 that was stopped continues after its last shard and gives the same files as one that never stopped.
@@ -35,7 +35,7 @@ _PROGRESS_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class DownloadRequest:
-    """What to fetch and where to put it; `limit` is in bytes of text."""
+    """A set to fetch and the folder to put it in; `limit` is in bytes of text."""
 
     source: CatalogueEntry
     out: Path
@@ -92,7 +92,7 @@ def parse_size(text: str) -> int:
 
 
 def _no_progress(text_bytes: int, rows: int) -> None:
-    """Where nobody watches."""
+    """Ignore progress."""
 
 
 def download(request: DownloadRequest, progress: DownloadProgress = _no_progress) -> DownloadRecord:
@@ -214,7 +214,7 @@ def _size(document: Any) -> int:
 
 
 class _DocumentStream:
-    """The documents of a set from a place on: texts, or whole rows of a chat set; empty rows are counted."""
+    """The documents of a set from a position on: texts, or whole rows of a chat set; empty rows are counted."""
 
     def __init__(self, request: DownloadRequest, record: DownloadRecord) -> None:
         self._source = request.source
@@ -305,7 +305,7 @@ class _DocumentStream:
 
 
 def _licence_text(source: CatalogueEntry, record: DownloadRecord) -> str:
-    """What stands beside the shards: the licence, where it is written, and what to cite."""
+    """Return the note beside the shards: the licence, where it is written, and what to cite."""
     lines = [
         f"# {source.title}",
         "",

@@ -1,4 +1,4 @@
-"""Why bytes are not UTF-8 text: the byte, a guess at what it is, and the command that mends it."""
+"""Explain bytes that are not UTF-8 text: the byte, a guess at the encoding, and the command that converts it."""
 
 from __future__ import annotations
 

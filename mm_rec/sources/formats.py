@@ -1,4 +1,4 @@
-"""The documents of one file of each kind, with the line or row where they start.
+"""Read the documents of a file of each kind, with the line or row where they start.
 
 A row that cannot be used is told to `report`, which raises or goes on; ProblemError is raised where the rest of the
 file cannot be read.
@@ -238,7 +238,7 @@ def _skip_gap(text: str, position: int) -> int:
 
 
 def _next_object(text: str, position: int) -> int:
-    """Where the next line begins an object with the indentation of the one at `position`; -1 where none does."""
+    """Find the next line that begins an object with the indentation of the one at `position`; -1 where none does."""
     indent = text[text.rfind("\n", 0, position) + 1 : position]
     return -1 if indent.strip() else text.find(f"\n{indent}{{", position)
 

@@ -1,4 +1,4 @@
-"""Rows of a set on the Hugging Face hub, or of a local copy of it, as a stream that can go on from a place."""
+"""Rows of a set on the Hugging Face hub, or of a local copy of it, as a stream that can be resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ELSEWHERE = "--local PATH reads a copy in the same layout; HF_ENDPOINT=URL name
 
 @dataclass(slots=True)
 class StreamPosition:
-    """How far the rows of a set were read: their number, the library's own state, and a document begun."""
+    """The position in a stream of rows: their number, the library's own state, and a document begun."""
 
     rows: int = 0
     pending: str = ""
@@ -55,7 +55,7 @@ def open_rows(
     commit: str | None,
     position: StreamPosition,
 ) -> IterableDataset:
-    """Open the stream of rows at a place; raises DataError or ConfigError with the remedy where it cannot be had."""
+    """Open the stream of rows at a position; raises DataError or ConfigError with the remedy where it cannot be had."""
     datasets = _import_datasets()
     if local is not None and not local.is_dir():
         raise DataError(
@@ -77,7 +77,7 @@ def open_rows(
 def iterate_rows(
     rows: IterableDataset, source: CatalogueEntry, position: StreamPosition
 ) -> Generator[dict[str, Any], None, None]:
-    """Give out the rows and keep the place up to date; what fails on the way leaves as a DataError."""
+    """Yield the rows and keep the position up to date; what fails on the way is raised as a DataError."""
     try:
         with closing(iter(rows)) as stream:
             for row in stream:
@@ -139,7 +139,7 @@ def _import_datasets() -> Any:
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What `datasets` and the hub's client raise when a set cannot be reached, found or read."""
+    """Return the errors that `datasets` and the hub's client raise when a set cannot be reached, found or read."""
     with needs_extra("data", "downloading a corpus"):
         import zstandard
         from datasets.exceptions import DatasetsError
@@ -153,7 +153,7 @@ def _hub_errors() -> tuple[type[Exception], ...]:
 def _user_error(
     error: Exception, source: CatalogueEntry, local: Path | None = None, rows: int | None = None
 ) -> DataError | ConfigError:
-    """The error for a person: what could not be had, why, and what to do."""
+    """Return the error for a person: what failed, why, and what to do."""
     text = str(error)
     where = str(local or source.hub)
     if match := re.match(r"BuilderConfig '(.*?)' not found\. Available: (.*)", text):
@@ -178,7 +178,7 @@ def _user_error(
 
 
 def _hub_trouble(error: Exception, source: CatalogueEntry) -> str:
-    """Why the hub did not give the set, in words."""
+    """Explain why the hub did not give the set."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""Text files as blocks of whole lines: decompressed, checked and decoded as a stream, in bounded memory."""
+"""Read text files as blocks of whole lines: decompressed, checked and decoded as a stream, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LINE_END = re.compile(rb"\n|\r(?=[^\n])")
 
 
 def read_lines(file: SourceFile, limit: int) -> Iterator[tuple[int, str | None]]:
-    """The numbered lines (from 1) of a UTF-8 file without their ends; None for one above `limit` bytes.
+    """Yield the numbered lines (from 1) of a UTF-8 file without their ends; None for one above `limit` bytes.
 
     Raises ProblemError where the file, or the rest of it, cannot be read.
     """

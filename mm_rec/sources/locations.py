@@ -1,4 +1,4 @@
-"""Where sources lie and what kind of file they are: local paths, and files behind any fsspec URL."""
+"""Locate sources and tell their kind of file: local paths, and files behind any fsspec URL."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def is_url(name: Path | str | RemoteFile) -> bool:
 
 
 def file_kind(file: SourceFile) -> Kind | None:
-    """What a file's name says that is in it; None for a kind that is not supported."""
+    """Return the kind of a file by its name; None for a kind that is not supported."""
     match = _SUFFIX.search(file.name)
     return cast(Kind, (match[1] or match[3]).lower()) if match else None
 
@@ -73,7 +73,7 @@ def name_kinds(kinds: Sequence[Kind]) -> str:
 
 
 def compression(file: SourceFile) -> Compression | None:
-    """How a supported file is compressed, by its name."""
+    """Return how a supported file is compressed, by its name."""
     match = _SUFFIX.search(file.name)
     return cast(Compression, match[2].lower()) if match and match[2] else None
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a source: one record for a row that is skipped and for an error that stops the reading."""
+"""Problems of sources: one record for a row that is skipped and for an error that stops the reading."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ ProblemHandler = Callable[[Problem], None]
 
 
 def raise_problem(problem: Problem) -> None:
-    """The strict way to take a problem: raise it as a DataError."""
+    """Raise a problem as a DataError: the strict handler."""
     raise ProblemError(problem)
 
 
 def problem_error(
     reason: ProblemKind, message: str, path: SourceFile, line: int | None = None
 ) -> ProblemError:
-    """A problem as the error to raise."""
+    """Return a problem as the error to raise."""
     return ProblemError(Problem(reason, path, line, message))
 
 

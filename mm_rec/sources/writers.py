@@ -1,4 +1,4 @@
-"""Writing documents to one file, .txt or .jsonl, plain or compressed: whole or absent, and always the same bytes."""
+"""Write documents to one file, .txt or .jsonl, plain or compressed: whole or absent, and always the same bytes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def row_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def _discard(written: int) -> None:
-    """A writer gives nothing back."""
+    """Drop the count of bytes: a writer returns nothing."""
 
 
 def _one_block(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a language brings to the story generator: words with their forms, and patterns over them.
+"""The parts of a language for the story generator: words with their forms, and patterns over them.
 
 A pattern is a `str.format` string over roles: with `hero` drawn from the pool of children,
 `{hero}` is the name and `{hero.his}` one of its forms. A first letter is capitalised by the generator.
@@ -80,7 +80,7 @@ class Tale:
 
 @dataclass(frozen=True, slots=True)
 class SmallTalk:
-    """What is said around the matter of a conversation: (user, assistant) pairs and system messages."""
+    """Small talk around a conversation: (user, assistant) pairs and system messages."""
 
     greetings: tuple[tuple[str, str], ...]
     thanks: tuple[tuple[str, str], ...]

@@ -1,4 +1,4 @@
-"""The CEFR level of words: which words of a sentence lie above a level, and which no list has."""
+"""CEFR levels of words: which words of a sentence lie above a level, and which no list has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CEFR_LEVELS = ("A1", "A2", "B1", "B2", "C1", "C2")
 
 
 def require_cefr_level(level: str) -> str:
-    """The level in capitals; raises ConfigError for one that is not of the CEFR."""
+    """Return the level in capitals; raises ConfigError for one that is not of the CEFR."""
     if level.upper() not in CEFR_LEVELS:
         raise ConfigError(f"the level {level!r} is not known; choose one of {', '.join(CEFR_LEVELS)}")
     return level.upper()

@@ -11,7 +11,7 @@ import re
 
 
 def inflections(word: str) -> frozenset[str]:
-    """All forms of a word in small letters, itself included: "go" → go, goes, going, went, gone."""
+    """Return all forms of a word in small letters, itself included: "go" → go, goes, going, went, gone."""
     if word in _WITHOUT_ENDINGS:
         return frozenset({word, *_IRREGULAR.get(word, ())})
     found = {word, *_with_s(word), _with_ing(word), *_IRREGULAR.get(word, ())}
@@ -25,7 +25,7 @@ def inflections(word: str) -> frozenset[str]:
 
 
 def expand_contraction(token: str) -> tuple[str, ...]:
-    """The words that a token in small letters stands for: "don't" → don't, do, not; "Tom's" → tom's, tom.
+    """Return the words that a token in small letters stands for: "don't" → don't, do, not; "Tom's" → tom's, tom.
 
     'd is taken for "would", and 's for "is" after a pronoun, a question word, "here", "there" and "that", otherwise for
     a possessive; that they may be "had" and "has" is left aside. The token itself comes first.
@@ -77,7 +77,7 @@ def _compared(word: str) -> set[str]:
 
 
 def _doubled(word: str) -> str:
-    """The word as it stands before -ed, -ing and -er: with its last consonant doubled after one short vowel."""
+    """Return the stem before -ed, -ing and -er: with its last consonant doubled after one short vowel."""
     if _SHORT.fullmatch(word):
         return word + word[-1]
     return word + "k" if word.endswith("ic") else word  # panicked
@@ -88,7 +88,7 @@ _SHORT = re.compile(r"(?:[^aeiou]*|qu|squ)[aeiouy][^aeiouwxy]")
 
 
 def _table(rows: str) -> dict[str, tuple[str, ...]]:
-    """Each word before its other forms, between dots."""
+    """Parse a table: each word before its other forms, between dots."""
     split = (row.split() for row in rows.split("·"))
     return {word: tuple(others) for word, *others in split}
 

@@ -1,4 +1,4 @@
-"""Words found in sentences in any of their forms, by the rules of the language.
+"""Search for words in sentences in any of their inflected forms, by the rules of the language.
 
 English and Turkish have rules (english_inflection, turkish_inflection); in another language a word is found as it is
 written, in capitals or small letters.
@@ -16,7 +16,7 @@ EntryWord = str  # one of the words that an entry such as "bus stop" is made of,
 
 
 class WordIndex:
-    """Words, or phrases, that are looked up in sentences: "bus stop" is found in "two bus stops"."""
+    """An index of words, or phrases, to look up in sentences: "bus stop" is found in "two bus stops"."""
 
     def __init__(self, entries: Iterable[str], language: str = "en") -> None:
         self._language = language
@@ -29,11 +29,11 @@ class WordIndex:
         self._forms = _LANGUAGES.get(language, _AsWritten)(pieces)
 
     def find(self, sentence: str) -> set[str]:
-        """The entries that a sentence holds."""
+        """Return the entries that a sentence holds."""
         return {entry for _, found in self.match_tokens(sentence) for entry in found}
 
     def match_tokens(self, sentence: str) -> list[tuple[str, set[str]]]:
-        """The words of a sentence in order, as written, each with the entries that it is a form, or a part, of."""
+        """Return the words of a sentence, as written, each with the entries of which it is a form or a part."""
         tokens = words(sentence)
         rows = [self._forms.pieces(lower(token, self._language)) for token in tokens]
         found: list[set[str]] = [set() for _ in tokens]
@@ -48,7 +48,7 @@ class WordIndex:
 
 
 def contains_word(sentence: str, word: str, language: str = "en") -> bool:
-    """Whether a sentence holds a word, or a phrase, in any form: "went" is go, "don't" is do and not."""
+    """Return whether a sentence holds a word or phrase in any form: "went" is go, "don't" is do and not."""
     return bool(WordIndex([word], language).find(sentence))
 
 
@@ -56,7 +56,7 @@ class _FormTable(Protocol):
     def __init__(self, pieces: Iterable[EntryWord]) -> None: ...
 
     def pieces(self, token: str) -> set[EntryWord]:
-        """The pieces that a token in small letters is a form of."""
+        """Return the pieces that a token in small letters is a form of."""
 
 
 class _AsWritten:

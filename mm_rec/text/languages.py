@@ -1,4 +1,4 @@
-"""What the text layer knows of a language: function words, abbreviations, and whether a dot makes an ordinal.
+"""Languages of the text layer: function words, abbreviations, and whether a dot makes an ordinal.
 
 Words are in small letters as the language has them (İ → i and I → ı in Turkish), abbreviations without their last dot.
 """
@@ -12,7 +12,7 @@ from mm_rec.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class LanguageRules:
-    """A language that cleaning and sentence splitting know."""
+    """Rules of a language for cleaning and sentence splitting."""
 
     code: str
     name: str
@@ -27,7 +27,7 @@ class LanguageRules:
 
 
 def get_language(code: str) -> LanguageRules:
-    """The language of a code such as "tr"; raises ConfigError for one that is not known here."""
+    """Return the language of a code such as "tr"; raises ConfigError for one that is not known here."""
     if code not in _LANGUAGES:
         raise ConfigError(f"the language {code!r} is not known; known are: {', '.join(_LANGUAGES)}")
     return _LANGUAGES[code]

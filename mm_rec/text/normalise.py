@@ -1,4 +1,4 @@
-"""One form for text that means the same: line ends, spaces, invisible characters, apostrophes, wrongly decoded letters.
+"""Text normalisation: line ends, spaces, invisible characters, apostrophes, wrongly decoded letters.
 
 Nothing that a reader sees is lost: letters keep their marks, quotes and dashes stay as they are.
 """
@@ -63,7 +63,7 @@ _SUSPECT = re.compile(
 
 
 def normalise(text: str) -> str:
-    """The text in one form, which it keeps when normalised again.
+    """Normalise a text; doing it again changes nothing.
 
     Line ends are \\n, characters composed (NFC), spaces plain, apostrophes inside words straight; invisible characters,
     spaces at line ends and blank lines beside another are gone, words divided by a soft hyphen at a line end are whole,
@@ -78,7 +78,7 @@ def normalise(text: str) -> str:
 
 
 def repair_dotted_i(text: str) -> tuple[str, int]:
-    """Normalised Turkish text without second dots on i, and how many there were.
+    """Remove second dots on i from normalised Turkish text; returns the text, and how many there were.
 
     U+0307 after an i is what programs without a language leave of İ in small letters; Turkish has no such letter.
     """
@@ -89,7 +89,7 @@ def repair_dotted_i(text: str) -> tuple[str, int]:
 
 
 def repair_mojibake(text: str) -> str:
-    """The text with letters restored that were decoded wrongly; lines without tell-tale signs stay as they are.
+    """Repair wrongly decoded letters; lines without signs of it stay as they are.
 
     UTF-8 read as Windows-1252 and its kin (ftfy, https://ftfy.readthedocs.io); Windows-1252 read as Latin-1; Turkish
     Windows-1254 read as Windows-1252 or Latin-1 (ý þ ð for ı ş ğ). Raises MissingExtraError where ftfy is needed and
@@ -103,7 +103,7 @@ def repair_mojibake(text: str) -> str:
 
 
 def dedup_key(text: str, language: str | None = None) -> str:
-    """What copies of one text share: small letters of the language, letters with their marks, digits, single spaces.
+    """Return a key that copies of a text share: small letters of the language with their marks, digits, single spaces.
 
     Apostrophes vanish, so that İzmir'de, İzmir’de and İzmirde are one word; other punctuation is space.
     """
@@ -113,19 +113,19 @@ def dedup_key(text: str, language: str | None = None) -> str:
 
 
 def _is_suspect(text: str) -> bool:
-    """Whether a tell-tale sign of wrong decoding occurs. Letters are looked for first: far faster than the pattern."""
+    """Return whether a sign of wrong decoding occurs. Letters are looked for first: far faster than the pattern."""
     return (any(letter in text for letter in _SUSPECT_LETTERS) or _has_c1(text)) and bool(
         _SUSPECT.search(text)
     )
 
 
 def _has_c1(text: str) -> bool:
-    """Whether control characters of Latin-1 may occur: none is printable."""
+    """Return whether control characters of Latin-1 may occur: none is printable."""
     return not text.replace("\n", "").replace("\t", "").isprintable()
 
 
 def _in_key(character: str) -> str:
-    """What stands in a dedup key for a character that is no letter and no digit."""
+    """Return the replacement in a dedup key of a character that is no letter and no digit."""
     category = unicodedata.category(character)
     if category[0] == "M":
         return character
@@ -148,7 +148,7 @@ def _tidy(text: str) -> str:
 
 
 def _replace_odd_characters(text: str) -> str:
-    """The text without characters that print nothing, and with plain spaces and line ends."""
+    """Remove characters that print nothing, and make spaces and line ends plain."""
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     odd = set(_ODD.findall(text))
@@ -175,7 +175,7 @@ def _replace_characters(text: str, table: dict[str, str]) -> str:
 
 
 def _repair_lines(text: str, sign: re.Pattern[str], repair: Callable[[str], str]) -> str:
-    """The text with those lines repaired in which a sign occurs."""
+    """Repair the lines in which a sign occurs."""
     if not sign.search(text):
         return text
     return "\n".join([repair(line) if sign.search(line) else line for line in text.split("\n")])
@@ -194,7 +194,7 @@ def _fix_encoding(line: str) -> str:
 
 
 def _repair_turkish(line: str) -> str:
-    """The line with ı, ş and ğ restored where signs of Turkish outweigh those of another language.
+    """Restore ı, ş and ğ where signs of Turkish outweigh those of another language.
 
     Two different signs are enough, or a certain one; each sign against them needs three more.
     """

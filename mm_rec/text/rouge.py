@@ -1,4 +1,4 @@
-"""ROUGE-L, fast: the longest common subsequence of two lists of words, 64 and more of them at a time in one integer."""
+"""ROUGE-L by a bit-parallel longest common subsequence of two lists of words."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 
 
 def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
-    """The length of the longest common subsequence of two lists of words."""
+    """Return the length of the longest common subsequence of two lists of words."""
     return _lcs_length(_places(a), len(a), b)
 
 
 def rouge_l(a: Sequence[str], b: Sequence[str]) -> float:
-    """ROUGE-L of two lists of words: the F1 of their longest common subsequence (Lin 2004); 0 where one is empty."""
+    """Return ROUGE-L of two lists of words: the F1 of their LCS (Lin 2004); 0 where one is empty."""
     return 2 * lcs_length(a, b) / (len(a) + len(b)) if a and b else 0.0
 
 
 def most_similar(text: Sequence[str], others: Iterable[Sequence[str]]) -> tuple[float, int]:
-    """The highest ROUGE-L of a list of words with any of the others, and the first that has it; (0, −1) where none has.
+    """Return the highest ROUGE-L of a list of words with any of the others, and the first that has it; or (0, −1).
 
     Others that are too long or too short to come closer are not compared: the subsequence has at most the words of
     the shorter.
@@ -32,7 +32,7 @@ def most_similar(text: Sequence[str], others: Iterable[Sequence[str]]) -> tuple[
 
 
 def _places(words: Sequence[str]) -> dict[str, int]:
-    """For each word an integer in which the bits of its places are set."""
+    """Return for each word an integer in which the bits of its positions are set."""
     places: dict[str, int] = {}
     for place, word in enumerate(words):
         places[word] = places.get(word, 0) | 1 << place

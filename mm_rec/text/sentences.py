@@ -28,17 +28,17 @@ _WINDOW = 24  # characters before a dot that are looked at; what keeps its dot i
 
 
 def split_sentences(text: str, language_code: str = "tr") -> list[str]:
-    """The sentences of a text in their order, without the white space around them."""
+    """Return the sentences of a text in order, without the white space around them."""
     return [text[start:end].strip() for start, end in _spans(text, get_language(language_code))]
 
 
 def count_sentences(text: str, language_code: str = "tr", enough: int | None = None) -> int:
-    """How many sentences `split_sentences` finds, or `enough` where it finds more than that."""
+    """Count the sentences that `split_sentences` finds, up to `enough`."""
     return sum(1 for _ in islice(_spans(text, get_language(language_code)), enough))
 
 
 def _spans(text: str, known: LanguageRules) -> Iterator[tuple[int, int]]:
-    """Start and end of each sentence, white space around it included."""
+    """Yield start and end of each sentence, white space around it included."""
     start = 0
     for end in _ends(text, known):
         if not text[start:end].isspace():
@@ -49,14 +49,14 @@ def _spans(text: str, known: LanguageRules) -> Iterator[tuple[int, int]]:
 
 
 def _ends(text: str, known: LanguageRules) -> Iterator[int]:
-    """Where sentences end; a blank line may come right after another end."""
+    """Yield where sentences end; a blank line may come right after another end."""
     for mark in _END.finditer(text):
         if mark[0][0] == "\n" or _ends_sentence(text, mark, known):
             yield mark.end()
 
 
 def _ends_sentence(text: str, mark: re.Match[str], known: LanguageRules) -> bool:
-    """Whether a run of closing marks ends its sentence."""
+    """Return whether a run of closing marks ends its sentence."""
     following = _NEXT.match(text, mark.end())
     assert following is not None  # it matches the empty string too
     gap, first = following.groups()
@@ -73,7 +73,7 @@ def _ends_sentence(text: str, mark: re.Match[str], known: LanguageRules) -> bool
 
 
 def _keeps_dot(word: str, first: str, known: LanguageRules) -> bool:
-    """Whether the dot after `word` is the word's own; `first` is the first letter of what follows."""
+    """Return whether the dot after `word` is the word's own; `first` is the first letter of what follows."""
     if word.isdecimal():
         return len(word) <= _LONGEST_ORDINAL
     if known.dotted_ordinals and _ROMAN.fullmatch(word):

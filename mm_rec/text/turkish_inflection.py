@@ -1,4 +1,4 @@
-"""Whether a Turkish word is a form of another: a stem of it, and endings in their order and in vowel harmony.
+"""Turkish inflection: a form of a word is a stem of it with endings in their order and in vowel harmony.
 
 A noun (and any word but a verb) takes plural, possessive, case, -ki and the copula; a verb, given as its infinitive in
 -mak or -mek, takes passive, ability, negation, tense or participle, and then what a noun takes. Derived words are no
@@ -15,7 +15,7 @@ Stem = tuple[str, Literal["noun", "verb", "narrowed", "whole"], bool]
 
 
 def stems(word: str) -> frozenset[Stem]:
-    """What the forms of a word in small letters begin with: kitap → kitap-, and kitab- before a vowel."""
+    """Return the stems of a word in small letters: kitap → kitap-, and kitab- before a vowel."""
     found = _noun_stems(word)
     if _INFINITIVE.search(word) and len(word) > len("mak"):
         found |= _verb_stems(word[:-3])
@@ -23,12 +23,12 @@ def stems(word: str) -> frozenset[Stem]:
 
 
 def without_apostrophe(token: str) -> tuple[str, ...]:
-    """The token without the apostrophe that parts a name from its endings: "ali'nin" → alinin."""
+    """Return the token without the apostrophe that parts a name from its endings: "ali'nin" → alinin."""
     return (token.replace("'", "").replace("’", ""),)
 
 
 def is_inflection(token: str, stem: Stem) -> bool:
-    """Whether a token that begins with a stem goes on with endings of its kind."""
+    """Return whether a token that begins with a stem goes on with endings of its kind."""
     letters, kind, needs_vowel = stem
     rest = token[len(letters) :]
     if kind == "whole":
@@ -66,7 +66,7 @@ def _verb_stems(stem: str) -> set[Stem]:
 
 
 def _in_harmony(letters: str, rest: str) -> bool:
-    """Whether each vowel of the endings is as the vowel before it asks for; -yor, -bil, -ki and -ken never change."""
+    """Check the vowel harmony of endings; -yor, -bil, -ki and -ken never change."""
     before = next((letter for letter in reversed(letters) if letter in _HIGH), "")
     if letters in _FRONT:
         before = {"a": "e", "o": "ö", "u": "ü"}.get(before, before)
@@ -94,7 +94,7 @@ _AFTER_VOWEL, _AFTER_CONSONANT = "(?<=[aeıioöuü])", "(?<![aeıioöuü])"
 
 
 def _linked(consonants: str, ending: str) -> str:
-    """An ending that takes one of some consonants after a vowel, and none after a consonant."""
+    """Return a pattern for an ending that takes one of some consonants after a vowel, and none after a consonant."""
     return f"(?:{_AFTER_VOWEL}{consonants}|{_AFTER_CONSONANT}){ending}"
 
 

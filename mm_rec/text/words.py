@@ -17,12 +17,12 @@ _WORD = re.compile(rf"\d+(?:[.,]\d+)+(?!\w)|{_MARKED}(?:['’]{_MARKED})*")
 
 
 def words(text: str) -> list[str]:
-    """The words and numbers of a text in their order, without punctuation, composed (NFC)."""
+    """Return the words and numbers of a text in order, without punctuation, composed (NFC)."""
     return _WORD.findall(unicodedata.normalize("NFC", text))
 
 
 def lower(text: str, language: str | None = None) -> str:
-    """The text in small letters as `language` (a code such as "tr") has them, composed (NFC).
+    """Return the text in small letters as `language` (a code such as "tr") has them, composed (NFC).
 
     İ becomes a plain i in every language, and not the i with a second dot that Unicode prescribes without one.
     """
@@ -34,5 +34,5 @@ def lower(text: str, language: str | None = None) -> str:
 
 
 def guess_language(text: str) -> str:
-    """ "tr" for a text with a letter that Turkish has and English has not, otherwise "en"."""
+    """Return "tr" for a text with a letter that Turkish has and English has not, otherwise "en"."""
     return "tr" if _TURKISH_LETTERS & set(unicodedata.normalize("NFC", text)) else "en"

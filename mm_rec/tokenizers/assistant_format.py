@@ -1,4 +1,4 @@
-"""How a chat template has the assistant write: its calls of tools, its reasoning, and where an answer ends."""
+"""The format of assistant answers in a chat template: tool calls, reasoning, and the end of the turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mm_rec.tokenizers.tool_call_format import ParsedToolCall, ToolCallFormat
 
 @dataclass(frozen=True, slots=True)
 class AssistantReply:
-    """What an answer says, what it reasoned before, and the calls that it makes."""
+    """A parsed answer: content, reasoning before it, and tool calls."""
 
     content: str
     reasoning: str = ""
@@ -26,7 +26,7 @@ class AssistantReply:
 
 @dataclass(frozen=True, slots=True)
 class AssistantFormat:
-    """How the assistant writes: `end` follows an answer's text, before `eot_token`, the special token that ends it.
+    """The format of answers: `end` follows an answer's text, before `eot_token`, the special token that ends it.
 
     `calls` and `reasoning` are None where the template writes none; `no_tool_calls_reason` then says why.
     """
@@ -38,11 +38,11 @@ class AssistantFormat:
     no_tool_calls_reason: str = ""
 
     def opens_reasoning(self, prompt: str) -> bool:
-        """Whether a prompt ends where reasoning has begun."""
+        """Return whether a prompt ends where reasoning has begun."""
         return self.reasoning is not None and bool(self.reasoning.opening_in(prompt))
 
     def parse(self, text: str, prompt: str = "") -> AssistantReply:
-        """An answer to a prompt from its text, special tokens with it, the end of its turn left out.
+        """Parse an answer to a prompt from its text with special tokens, without the end of its turn.
 
         Raises ValueError for a call that is not well-formed.
         """
@@ -53,7 +53,7 @@ class AssistantFormat:
         return AssistantReply(content, reasoning, tuple(calls))
 
     def require_calls(self) -> ToolCallFormat:
-        """The form of calls; raises ConfigError where there is none."""
+        """Return the format of tool calls; raises ConfigError where there is none."""
         if self.calls is None:
             raise ConfigError(
                 f"{self.no_tool_calls_reason}. Leave the tools out, or fine-tune the model with a layout that has them"
@@ -62,7 +62,7 @@ class AssistantFormat:
 
 
 def assistant_format(tokenizer: PreTrainedTokenizerBase) -> AssistantFormat:
-    """How a tokenizer's chat template has the assistant write; raises TokenizerError where there is none."""
+    """Return the answer format of a tokenizer's chat template; raises TokenizerError where there is none."""
     specials = tuple(
         sorted(
             (name, str(token))
@@ -75,7 +75,7 @@ def assistant_format(tokenizer: PreTrainedTokenizerBase) -> AssistantFormat:
 
 
 def eot_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The ids of the tokens that end an answer: the tokenizer's eos, and those of its chat template, if it has one."""
+    """Return the ids that end an answer: the tokenizer's eos, and those of its chat template, if it has one."""
     ends: set[str] = set()
     if tokenizer.chat_template:
         form = assistant_format(tokenizer)

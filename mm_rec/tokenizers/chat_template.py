@@ -1,4 +1,4 @@
-"""Chat layouts: a Jinja template with generation markers, and the special tokens that it needs.
+"""Chat templates: Jinja with generation markers, and the special tokens that each needs.
 
 The template is kept in the tokenizer; training, chat, the mask viewer and every export render by it and nothing else.
 """
@@ -23,7 +23,7 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """How a conversation is written: special tokens, and the one that ends a turn (None: the tokenizer's eos)."""
+    """A chat template: its special tokens, and the one that ends a turn (None: the tokenizer's eos)."""
 
     name: str
     special_tokens: tuple[str, ...]
@@ -31,7 +31,7 @@ class ChatTemplate:
 
     @property
     def template(self) -> str:
-        """The Jinja template."""
+        """Return the Jinja source."""
         return _read_template(self.name)
 
 
@@ -51,14 +51,14 @@ TEMPLATES = {
 
 
 def find_chat_template(name: str) -> ChatTemplate:
-    """The layout of that name; raises ConfigError listing the names."""
+    """Return the chat template of that name; raises ConfigError listing the names."""
     if name not in TEMPLATES:
         raise ConfigError(f"there is no chat layout {name!r}; choose one of {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
 
 
 def prepare_for_chat(tokenizer: PreTrainedTokenizerBase, layout: str = "default") -> list[str]:
-    """Give a tokenizer a layout: its template, and the special tokens that are missing. Returns the tokens added.
+    """Give a tokenizer a chat template and the special tokens that it lacks. Returns the tokens added.
 
     The token that ends a turn becomes the eos, which generation stops at; padding is never the eos, or every end
     would be ignored in training.
@@ -87,7 +87,7 @@ def require_pad_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A token for padding that a tokenizer has without using it, so that the model needs no row more; or else ours.
+    """Return a token for padding that a tokenizer has unused, so that the model needs no further row; or else ours.
 
     LLaMA 3 has <|finetune_right_pad_id|>, LLaMA 2 an <unk> that its byte fallback leaves unused.
     """
@@ -98,12 +98,12 @@ def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def known_chat_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate | None:
-    """The layout whose template a tokenizer carries; None for a template of its own."""
+    """Return which of TEMPLATES a tokenizer carries; None for a template of its own."""
     return next((one for one in TEMPLATES.values() if one.template == tokenizer.chat_template), None)
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The tokenizer's template, of several the one for tools or for none; raises TokenizerError where there is none."""
+    """Return the tokenizer's template, of several the one for tools or for none; raises TokenizerError without one."""
     if tokenizer.chat_template:
         try:
             template: str = tokenizer.get_chat_template(tools=[dict(tool) for tool in tools] or None)
@@ -117,5 +117,5 @@ def require_template(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping
 
 
 def has_generation_markers(template: str) -> bool:
-    """Whether a template says itself what the assistant writes ({% generation %}); published ones hardly do."""
+    """Return whether a template marks what the assistant writes ({% generation %}); published ones hardly do."""
     return _GENERATION.search(template) is not None

@@ -33,7 +33,7 @@ _BATCH_LINES = 4096
 
 @dataclass(frozen=True, slots=True)
 class ConversionCheck:
-    """What was proven: lines and bytes compared, and the lines with unknown characters."""
+    """Result of `verify_conversion`: lines and bytes compared, and the lines with unknown characters."""
 
     lines: int
     bytes: int
@@ -41,7 +41,7 @@ class ConversionCheck:
 
 
 def escape(text: str) -> str:
-    """Write the "▁" of a text so that SentencePiece does not take it for a space."""
+    """Escape the "▁" of a text so that SentencePiece does not take it for a space."""
     for plain, escaped in ESCAPES:
         text = text.replace(plain, escaped)
     return text
@@ -55,7 +55,7 @@ def unescape(text: str) -> str:
 
 
 def is_converted(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer is one of ours, converted from SentencePiece: no other escapes the "▁" of a text."""
+    """Return whether a tokenizer is ours, converted from SentencePiece: no other escapes the "▁" of a text."""
     return tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str(SPACE) == escape(SPACE)
 
 
@@ -136,7 +136,7 @@ def verify_conversion(
 
 
 def _read_model(path: Path) -> Any:
-    """The protocol buffer of a model that can be converted exactly."""
+    """Read the protocol buffer of a model that can be converted exactly."""
     if not path.is_file():
         raise TokenizerError(f"{path}: there is no such file. Name a SentencePiece model (tokenizer.model)")
     try:
@@ -166,7 +166,7 @@ def _read_model(path: Path) -> Any:
 
 
 def _merges(proto: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Every pair of pieces that joins to a piece, best score first.
+    """Return every pair of pieces that merges to a piece, best score first.
 
     SentencePiece joins any two neighbours whose text is a piece, so all splits of a piece count, not only the
     one that was learnt.

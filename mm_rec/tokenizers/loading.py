@@ -1,4 +1,4 @@
-"""Loading a tokenizer, encoding documents with it, and what must be known about it."""
+"""Loading tokenizers, encoding documents, and properties of vocabularies and special tokens."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 (hex) of everything that decides ids: vocabulary, merges, normalisation and special tokens.
+    """Return the SHA-256 (hex) of everything that decides ids: vocabulary, merges, normalisation and special tokens.
 
     Padding, truncation and the chat template do not count; saving and loading do not change it.
     """
@@ -93,7 +93,7 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that the tokenizer itself puts before a text, and so the beginning of every document and prompt.
+    """Return the ids that the tokenizer itself puts before a text, which begin every document and prompt.
 
     [bos] or nothing: a foreign tokenizer may have a bos for other uses, and add none.
     """
@@ -102,7 +102,7 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of one document: what the tokenizer begins a text with (`bos_ids`), the text, and eos if it has one."""
+    """Encode one document: `bos_ids`, the text, and eos if the tokenizer has one."""
     ids: list[int] = encode_documents(tokenizer, [text])[0].tolist()
     return ids
 
@@ -127,12 +127,12 @@ def encode_documents(
 
 
 def _begun(ids: list[int], before: list[int]) -> list[int]:
-    """The ids with `before` in front, where they do not begin so already."""
+    """Return the ids with `before` in front, where they do not begin so already."""
     return ids if ids[: len(before)] == before else [*before, *ids]
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The highest id plus one, added tokens included: the rows that an embedding needs."""
+    """Return the highest id plus one, added tokens included: the rows that an embedding needs."""
     return max(_backend(tokenizer).get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
@@ -154,7 +154,7 @@ def require_vocab_fits(tokenizer: PreTrainedTokenizerBase, vocab_size: int, spec
 
 
 def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int64]:
-    """The UTF-8 bytes that each id stands for, (vocabulary,) int64; specials and unused ids stand for 0.
+    """Return the UTF-8 bytes that each id stands for, (vocabulary,) int64; specials and unused ids stand for 0.
 
     Raises TokenizerError for a tokenizer whose pieces are neither SentencePiece's nor byte-level.
     """
@@ -171,7 +171,7 @@ def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int
 
 
 def byte_fallback_ids(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int64]:
-    """The ids of the pieces for single bytes of characters outside the vocabulary, (0 or 256,) int64."""
+    """Return the ids of the pieces for single bytes of characters outside the vocabulary, (0 or 256,) int64."""
     backend = _backend(tokenizer)
     if "ByteFallback" not in _decoder_kinds(backend):
         return np.zeros(0, dtype=np.int64)
@@ -182,7 +182,7 @@ def byte_fallback_ids(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int6
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer's backend, set to encode rendered chats as they are, special tokens in them parsed."""
+    """Return the tokenizer's backend, set to parse special tokens in the text, as in rendered chats."""
     backend = _backend(tokenizer)
     # Left behind by an earlier `tokenizer(…, truncation=True)`, or stored in a foreign tokenizer.json.
     if backend.truncation is not None:
@@ -195,7 +195,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Tokenizer:
-    """The backend to encode these texts as text, special tokens that are written out in them too."""
+    """Return the backend to encode these texts with special tokens in them as ordinary text."""
     pattern = special_token_pattern(tokenizer)
     if not any(pattern.search(text) for text in texts):
         return encoder(tokenizer)
@@ -210,7 +210,7 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> To
 
 
 def special_token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The special tokens as they are written out; that for unknown words stands for ordinary text.
+    """Return the special tokens as they are written out, without that for unknown words.
 
     Not `all_special_tokens`: that has those alone which have a name.
     """
@@ -219,18 +219,18 @@ def special_token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def special_token_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """What finds a special token written out in a text."""
+    """Return a pattern for special tokens written out in a text."""
     return re.compile("|".join(map(re.escape, special_token_strings(tokenizer))) or r"(?!)")
 
 
 def count_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[str]:
-    """How often each special token is written out in texts."""
+    """Count each special token that is written out in texts."""
     pattern = special_token_pattern(tokenizer)
     return Counter(found for text in texts for found in pattern.findall(text))
 
 
 def describe_special_tokens(counts: Mapping[str, int], parsed: bool = False) -> list[str]:
-    """What is said of special tokens that are written out in a text: a line, or none where there are none."""
+    """Describe special tokens that are written out in a text: a line, or none where there are none."""
     if not counts:
         return []
     named = ", ".join(f"{token} {count:,} times" for token, count in sorted(counts.items()))
@@ -239,7 +239,7 @@ def describe_special_tokens(counts: Mapping[str, int], parsed: bool = False) -> 
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts in groups of a bounded size: an Encoding takes about 20 times the memory of its text."""
+    """Yield texts in groups of a bounded size: an Encoding takes about 20 times the memory of its text."""
     group: list[str] = []
     size = 0
     for text in texts:
@@ -263,13 +263,13 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def _decoder_kinds(backend: Tokenizer) -> set[str]:
-    """The names of the decoder's steps."""
+    """Return the names of the decoder's steps."""
     decoder = json.loads(backend.to_str())["decoder"] or {}
     return {step["type"] for step in decoder.get("decoders", [decoder]) if step}
 
 
 def _piece_bytes(piece: str, decoder_kinds: set[str]) -> int:
-    """The UTF-8 bytes of one ordinary piece."""
+    """Return the UTF-8 bytes of one ordinary piece."""
     if "ByteLevel" in decoder_kinds:
         return len(piece)
     if not decoder_kinds & {"ByteFallback", "Metaspace", "Replace"}:

@@ -33,7 +33,7 @@ _BLOCKS = (range(0x80, 0x3400), range(0x1F300, 0x1FB00), range(0x4E00, 0xA000))
 
 
 def get_tokenizer(model_name: str = "gpt-4", fallback: bool = True) -> PreTrainedTokenizerFast:
-    """The tokenizer of an OpenAI model, or `simple_tokenizer()` for "simple", ready for chat.
+    """Return the tokenizer of an OpenAI model, or `simple_tokenizer()` for "simple", ready for chat.
 
     tiktoken downloads the ranks once. Where they cannot be had, the result is `simple_tokenizer()` and a warning, or,
     with `fallback=False`, a TokenizerError; `name_or_path` says which it is: "cl100k_base", …, or "simple". Raises
@@ -79,7 +79,7 @@ def simple_tokenizer(vocab_size: int = SIMPLE_SIZE) -> PreTrainedTokenizerFast:
 
 
 def convert_encoding(pattern: str, ranks: Mapping[bytes, int], special: Mapping[str, int]) -> Tokenizer:
-    """A tiktoken encoding as a tokenizer of the `tokenizers` library that gives the same ids for every text."""
+    """Convert a tiktoken encoding to a tokenizer of the `tokenizers` library that gives the same ids for every text."""
     used = {*ranks.values(), *special.values()}
     unused = {f"<|unused_{index}|>": index for index in range(max(used)) if index not in used}
     added = {**special, **unused}
@@ -109,7 +109,7 @@ def _encoding_name(model_name: str) -> str:
 
 
 def _load_encoding(name: str) -> dict[str, Any]:
-    """An encoding's pattern, ranks and special tokens, from tiktoken's cache or by download."""
+    """Load an encoding's pattern, ranks and special tokens, from tiktoken's cache or by download."""
     with needs_extra("tiktoken", f"the encoding {name}"):
         from tiktoken_ext.openai_public import ENCODING_CONSTRUCTORS
 
@@ -127,7 +127,7 @@ def _download_error(model_name: str, encoding: str, error: Exception) -> str:
 
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
-    """The one pair of pieces that each token is made of, best rank first.
+    """Return the pair of pieces that each token is merged from, best rank first.
 
     tiktoken joins any two neighbours whose bytes are a token, lowest rank first. By the time that it makes a token,
     every better pair inside it has been joined, whatever stands around it; so it is always made of the same two.
@@ -139,7 +139,7 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
 
 
 def _parts_before_merge(token: bytes, ranks: Mapping[bytes, int]) -> list[bytes]:
-    """What is left of a token's bytes after every join of a rank better than its own."""
+    """Return the parts of a token after every merge of a rank better than its own."""
     own = ranks[token]
     parts = [token[index : index + 1] for index in range(len(token))]
     while len(parts) > 1:
@@ -153,7 +153,7 @@ def _parts_before_merge(token: bytes, ranks: Mapping[bytes, int]) -> list[bytes]
 
 
 def _simple_pieces() -> Iterator[str]:
-    """Letters alone and in pairs, each with and without the space before it, then characters by their code points."""
+    """Yield letters alone and in pairs, with and without a space before, then characters by their code points."""
     for space, first, second in itertools.product(("", " "), _LETTERS, ("", *_LETTERS)):
         piece = space + first + second
         if len(piece.encode()) > 1:  # one byte: an entry already
@@ -164,7 +164,7 @@ def _simple_pieces() -> Iterator[str]:
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], pattern: str) -> Tokenizer:
-    """Byte-level BPE over the pieces that the pattern finds; a piece that is an entry itself is taken whole."""
+    """Build byte-level BPE over the pieces that the pattern finds; a piece that is an entry itself is taken whole."""
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -177,7 +177,7 @@ def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], patte
 
 
 def _to_transformers(tokenizer: Tokenizer, name: str) -> PreTrainedTokenizerFast:
-    """The tokenizer as transformers knows it, with a chat template and its special tokens."""
+    """Wrap the tokenizer for transformers, with a chat template and its special tokens."""
     result = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=ENDOFTEXT,
@@ -190,7 +190,7 @@ def _to_transformers(tokenizer: Tokenizer, name: str) -> PreTrainedTokenizerFast
 
 
 def _bytes_to_unicode() -> dict[int, str]:
-    """GPT-2's letter for each byte (Radford et al. 2019): itself where it can be seen, else one from U+0100 on."""
+    """Return GPT-2's letter for each byte (Radford et al. 2019): itself where visible, else one from U+0100 on."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = itertools.count(0x100)
     return {byte: chr(byte if byte in visible else next(others)) for byte in range(256)}
@@ -200,5 +200,5 @@ _BYTE_TO_UNICODE = _bytes_to_unicode()
 
 
 def _byte_level_string(token: bytes) -> str:
-    """A token's bytes as byte-level tokenizers write them."""
+    """Return a token's bytes as byte-level tokenizers write them."""
     return token.decode("latin-1").translate(_BYTE_TO_UNICODE)

@@ -1,4 +1,4 @@
-"""Asks a chat template how the assistant writes: renders answers of known parts, and looks at what stands around them.
+"""Finds the format of assistant answers in a chat template: renders known parts, and reads what surrounds them.
 
 Nothing here knows a family. Answers with a call, with two, with reasoning and with text alone are rendered; so a model
 is held to the form that it was trained in.
@@ -43,18 +43,18 @@ TOOLS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ReasoningFormat:
-    """What stands before reasoning, and after it."""
+    """The text before reasoning, and after it."""
 
     begin: str
     end: str
 
     def opening_in(self, prompt: str) -> str:
-        """What of a prompt begins reasoning already, at its end; "" for nothing."""
+        """Return the end of a prompt that begins reasoning already; "" for none."""
         mark = self.begin.strip()
         return prompt[prompt.rfind(mark) :] if prompt.rstrip().endswith(mark) else ""
 
     def split(self, text: str, is_open: bool) -> tuple[str, str]:
-        """The reasoning that an answer begins with, and the rest of it; `is_open`: it was begun in the prompt."""
+        """Split an answer into reasoning and the rest; `is_open`: reasoning was begun in the prompt."""
         rest = text.lstrip()
         if not is_open and not rest.startswith(self.begin.strip()):
             return "", text
@@ -63,7 +63,7 @@ class ReasoningFormat:
 
 
 class TemplateProbe:
-    """A template, and what it makes of answers to one question."""
+    """A template that is probed with answers to one question."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class TemplateProbe:
         return render_messages(self._template, self._specials, messages, self._tools, **options)[0]
 
     def _answer(self, content: str | None = _ANSWER, **parts: Any) -> str:
-        """What stands after the question where an answer follows."""
+        """Render an answer; returns the text after the question."""
         whole = self._render({"role": "assistant", "content": content, **parts})
         return whole[whole.rfind(_QUESTION) + len(_QUESTION) :]
 
     def _opening(self) -> str:
-        """What stands after the question where an answer is to be written."""
+        """Render the generation prompt; returns the text after the question."""
         prompt = self._render(prompt=True)
         return prompt[prompt.rfind(_QUESTION) + len(_QUESTION) :]
 
     def end(self) -> tuple[str, str]:
-        """What stands after an answer up to the special token that ends it, and that; "" where there is none."""
+        """Return the text between an answer and the special token that ends it, and the token; "" for none."""
         try:
             after = self._answer().rpartition(_ANSWER)[2]
         except DataError:  # it asks for more than a question and an answer
@@ -99,7 +99,7 @@ class TemplateProbe:
         return (after[: ending.start()], ending[0]) if ending else ("", "")
 
     def reasoning(self) -> ReasoningFormat | None:
-        """What stands around reasoning: seen, or for a template that only cuts it out of earlier answers, known."""
+        """Find the text around reasoning: as rendered, or <think> where it is only cut out of earlier answers."""
         try:
             written, opening = self._answer(reasoning_content=_REASONING), self._opening()
         except DataError:
@@ -119,7 +119,7 @@ class TemplateProbe:
         return ReasoningFormat(begin, after[: after.find(_ANSWER)]) if begin.strip() else None
 
     def calls(self, reasoning: ReasoningFormat | None) -> ToolCallFormat:
-        """The form of calls; raises DataError where there is none, saying why."""
+        """Return the format of tool calls; raises DataError where there is none, saying why."""
         if not any(name in self._render(prompt=True) for name in _NAMES):
             raise DataError("this model's chat template does not tell the model which tools there are")
         opening = self._opening()
@@ -167,7 +167,7 @@ class TemplateProbe:
         )
 
     def _joint(self, style: ToolCallStyle) -> str | None:
-        """What stands between a call and the next one's name; None where there is one call alone."""
+        """Return the text between a call and the next one's name; None where a message holds one call."""
         try:
             parts = _cut(self._calling(style, 2), _NAMES)
         except DataError:
@@ -175,7 +175,7 @@ class TemplateProbe:
         return None if parts is None else parts[0][1][0]
 
     def _after_text(self, style: ToolCallStyle, begin: str, empty: str, before: str) -> str | None:
-        """What stands between an answer's text and its calls; None where the template has no text beside calls."""
+        """Return the text between an answer's content and its calls; None where calls stand alone."""
         try:
             parts = _cut(self._calling(style, 1, _ANSWER), _NAMES[:1])
         except DataError:
@@ -189,7 +189,7 @@ class TemplateProbe:
 
 
 def _cut(text: str, names: Sequence[str]) -> tuple[list[tuple[str, str]], str, bool] | None:
-    """What stands before each call's name, and between it and its arguments; what follows; whether these are Python.
+    """Return the text before each call's name and between it and its arguments, the text after, and if they are Python.
 
     None where they are not all found. Ids are replaced by the sign for one.
     """

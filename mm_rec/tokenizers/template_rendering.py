@@ -1,4 +1,4 @@
-"""Chat templates at work: messages as they take them to text, and nothing else."""
+"""Rendering of messages by a chat template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Message = Mapping[str, Any]
 
 
 def common_prefix_length(one: str, other: str) -> int:
-    """For how many letters two texts begin alike."""
+    """Return the length of the longest common prefix of two texts."""
     if other.startswith(one):  # most do; one by one takes long
         return len(one)
     return next(
@@ -29,7 +29,7 @@ def render_messages(
     tools: Sequence[Mapping[str, Any]] = (),
     **options: bool,
 ) -> tuple[str, list[Span]]:
-    """The text, and with return_assistant_tokens_mask the spans that the assistant writes.
+    """Render messages; returns the text, and with return_assistant_tokens_mask the spans of the assistant's tokens.
 
     Raises DataError where the template refuses the messages, or fails at them.
     """

@@ -1,4 +1,4 @@
-"""How well a tokenizer suits a text: fertility, bytes a token, byte fallback, and the pieces at both ends."""
+"""Tokenizer metrics on a text: fertility, bytes a token, byte fallback, and the longest and rarest pieces."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def measure_tokenizer(
 def _measure(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], lengths: npt.NDArray[np.int64]
 ) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
-    """The figures of one language, and how often each id occurs, (vocabulary,)."""
+    """Return the metrics of one language, and how often each id occurs, (vocabulary,)."""
     counts = np.zeros(len(lengths), dtype=np.int64)
     documents = words = size = 0
     frame = bos_ids(tokenizer) + ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
@@ -95,7 +95,7 @@ def _pieces(
     lengths: npt.NDArray[np.int64],
     counts: npt.NDArray[np.int64],
 ) -> list[dict[str, Any]]:
-    """The first few ids with their text, bytes and number of uses."""
+    """Return the first few ids with their text, bytes and number of uses."""
     return [
         {
             "id": index,

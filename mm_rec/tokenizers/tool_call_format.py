@@ -1,4 +1,4 @@
-"""The form of an assistant's calls of tools in a chat template: what stands around them, and how they are read back."""
+"""The format of tool calls in a chat template: the text around them, and their parser."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mm_rec.tokenizers.template_rendering import common_prefix_length
 
 ParsedToolCall = dict[str, Any]  # {"name", "arguments"}
 
-ID_PLACEHOLDER = "\x00"  # in a form's texts: where the call's id stands
+ID_PLACEHOLDER = "\x00"  # in a format's texts, in place of the call's id
 CALL_ID_PATTERN = r"[a-zA-Z0-9]{9}"  # what stands there; Mistral's templates take no others
 _LEAST_MARK = 3  # letters, for a text to say by itself that a call begins
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStyle:
-    """How a template takes calls: arguments as JSON text or an object, and content that is empty as none or as ""."""
+    """The input that a template expects: arguments as JSON text or an object, empty content as None or as ""."""
 
     arguments_as_string: bool = False
     null_content: bool = False
 
     def to_template(self, content: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Content and calls of a message; `calls` as OpenAI has them, with arguments as objects."""
+        """Return content and calls for the template; `calls` as OpenAI has them, with arguments as objects."""
 
         def written(call: Mapping[str, Any]) -> Mapping[str, Any]:
             function = call["function"]
@@ -61,17 +61,17 @@ class ToolCallFormat:
 
     @property
     def name_is_quoted(self) -> bool:
-        """Whether the name is written as JSON writes texts."""
+        """Return whether the name is written as a JSON string."""
         return self.opening.endswith('"')
 
     @property
     def writes_ids(self) -> bool:
-        """Whether calls are written with their ids."""
+        """Return whether calls are written with their ids."""
         return ID_PLACEHOLDER in f"{self.opening}{self.between}{self.call_separator}{self.closing}"
 
     @cached_property
     def call_position(self) -> Literal["marked", "line", "alone"]:
-        """Where calls may begin: after any text, at a line's beginning, or at that of the message alone."""
+        """Return where calls may begin: after any text, at a line's start, or only at that of the message."""
         if self.after_text is None:
             return "alone"
         if len(self.marker) >= _LEAST_MARK:
@@ -84,24 +84,24 @@ class ToolCallFormat:
 
     @cached_property
     def marker(self) -> str:
-        """What says that calls begin: what stands before the first one's object, or name."""
+        """Return the text that opens calls, before the first one's object or name."""
         return (self.opening[: -len(self._head)] if self._head else self.opening).strip()
 
     @cached_property
     def _head(self) -> str:
-        """What stands before the name within the call's own object; "" for calls that are no object."""
+        """Return the text before the name within the call's own object; "" for calls that are no object."""
         found = re.search(r'\{\s*"name":\s*"$', self.opening)
         key = re.fullmatch(r'",\s*"(\w+)":\s*', self.between)
         return found[0] if found and key and self.closing.startswith(("}", ",")) else ""
 
     @property
     def arguments_key(self) -> str:
-        """The name of the arguments in the call's own object."""
+        """Return the key of the arguments in the call's own object."""
         found = re.search(r'"(\w+)":\s*$', self.between)
         return found[1] if found else "arguments"
 
     def to_template_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message of OpenAI's as the template takes it: in its style, and with ids that it writes."""
+        """Convert an OpenAI message to the template's input: in its style, and with ids that it accepts."""
         taken = dict(message)
         if "tool_calls" in message:
             calls = [{**call, "id": self._id(call["id"])} for call in message["tool_calls"]]
@@ -116,7 +116,7 @@ class ToolCallFormat:
         return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
     def parse(self, text: str) -> tuple[str, list[ParsedToolCall]]:
-        """A reply's text and its calls; raises ValueError for a call that is not well-formed."""
+        """Return a reply's text and its calls; raises ValueError for a call that is not well-formed."""
         if self.call_position == "line":
             return self._read_lines(text)
         content, found, rest = text.partition(self.marker) if self.marker else ("", "", text)
@@ -139,14 +139,14 @@ class ToolCallFormat:
         return content.strip(), calls
 
     def arguments_of(self, text: str) -> dict[str, Any]:
-        """The arguments that a text is; raises ValueError where it is none."""
+        """Parse the arguments of a call; raises ValueError where they are none."""
         found = _keywords(text) if self.pythonic else json.loads(text)
         if not isinstance(found, dict):
             raise ValueError(f"the arguments of a call are no object: {text[:80]!r}")
         return found
 
     def _may_begin(self, text: str) -> bool:
-        """Whether a text can be calls, where nothing marks them."""
+        """Return whether a text can be calls, where nothing marks them."""
         try:
             self._read_call(text.lstrip())
         except ValueError:
@@ -168,7 +168,7 @@ class ToolCallFormat:
         return "\n".join(content).strip(), calls
 
     def _read_call(self, text: str) -> tuple[ParsedToolCall, str]:
-        """The call that a text begins with, and what follows; of a call that is an object in any order of its keys."""
+        """Parse the call that a text begins with; returns it and the rest. An object may have its keys in any order."""
         if self._head:
             return _first_object(text, self.arguments_key)
         named = re.match(rf"\s*([^\s(<\[{{\"]+){_loosely(self.between)}\s*", text)
@@ -187,16 +187,16 @@ class ToolCallFormat:
 
     @cached_property
     def _end(self) -> str:
-        """What closes the last call."""
+        """Return the text that closes the last call."""
         return self._behind(self.closing)
 
     def _behind(self, text: str) -> str:
-        """What stands behind a call, of a text that follows its arguments: without the end of its own object."""
+        """Return the text behind a call, given the text behind its arguments: without the end of its own object."""
         return text.partition("}")[2] if self._head else text
 
     @cached_property
     def _separator(self) -> re.Pattern[str] | None:
-        """What stands between a call and the next, where no mark does."""
+        """Return a pattern for the text between two calls, where no marker opens the second."""
         if self.call_separator is None or (self.marker and self.marker in self.call_separator):
             return None
         between = self._behind(self.call_separator)
@@ -204,7 +204,7 @@ class ToolCallFormat:
 
     @cached_property
     def _closed(self) -> re.Pattern[str]:
-        """What closes a call, or all of them where they stand in a list."""
+        """Return a pattern for the text that closes a call, or all of them where they are a list."""
         if self.call_separator is not None and self.marker and self.marker in self.call_separator:
             following = self._behind(self.call_separator)
             return re.compile(_loosely(following[: common_prefix_length(self._end, following)]))
@@ -212,13 +212,13 @@ class ToolCallFormat:
 
 
 def _loosely(text: str) -> str:
-    """A pattern for a text in which white space counts for nothing, but for that which follows it."""
+    """Return a pattern for a text whatever its white space, without that which follows it."""
     pieces = [re.escape(piece).replace(re.escape(ID_PLACEHOLDER), CALL_ID_PATTERN) for piece in text.split()]
     return r"\s*" + r"\s*".join(pieces)
 
 
 def _first_json(text: str) -> tuple[Any, int]:
-    """The JSON that a text begins with, and where it ends; raises ValueError where it begins with none."""
+    """Parse the JSON that a text begins with; returns it and its end. Raises ValueError where it begins with none."""
     try:
         return json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError) as error:
@@ -226,7 +226,7 @@ def _first_json(text: str) -> tuple[Any, int]:
 
 
 def _first_object(text: str, key: str) -> tuple[ParsedToolCall, str]:
-    """The call that a text begins with as an object, and the rest; raises ValueError where it begins with none."""
+    """Parse the call that a text begins with as an object; returns it and the rest, or raises ValueError."""
     value, end = _first_json(text)
     if (
         not isinstance(value, dict)
@@ -238,13 +238,13 @@ def _first_object(text: str, key: str) -> tuple[ParsedToolCall, str]:
 
 
 class ClosingBracketFinder:
-    """Finds where the keywords of a call in Python's form end: at the bracket that closes it; text comes in pieces."""
+    """Finds the bracket that closes the arguments of a pythonic call, in text that comes in pieces."""
 
     def __init__(self) -> None:
         self._depth, self._quote, self._escaped = 0, "", False
 
     def find(self, text: str) -> int | None:
-        """The place of the bracket in this piece; None where it has not come."""
+        """Return the index of the bracket in this piece; None where it has not come."""
         for place, letter in enumerate(text):
             if self._quote:
                 if self._escaped:
@@ -268,7 +268,7 @@ _KEYWORD = re.compile(r"\s*,?\s*([^\W\d]\w*)\s*=\s*")
 
 
 def _keywords(text: str) -> dict[str, Any]:
-    """The arguments of a call in Python's form: values as JSON writes them, or else as Python does."""
+    """Parse the arguments of a pythonic call: values as JSON writes them, or else as Python does."""
     found, place = {}, 0
     while match := _KEYWORD.match(text, place):
         try:

@@ -49,7 +49,7 @@ _CUTS = re.compile("[\t\u2585" + "".join(plain for plain, _ in ESCAPES) + "]+")
 
 
 class TokenizerConfig(Section):
-    """How a tokenizer is trained.
+    """Settings of a tokenizer's training.
 
     `sample_bytes` is how much text the vocabulary is learnt from and proven on: where there is more, lines
     are drawn from all of it by `seed`, each with the same chance. The memory needed is about five times that.
@@ -75,7 +75,7 @@ class LineSample:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerTrainingReport:
-    """What a training gave: sizes in bytes of UTF-8, time in seconds, and what was proven."""
+    """Result of a training: sizes in bytes of UTF-8, time in seconds, and the check of the conversion."""
 
     vocab_size: int
     fingerprint: str
@@ -159,7 +159,7 @@ def draw_sample(
 
 
 def _ignore(_stage: str, _done: int, _total: int | None) -> None:
-    """No progress is shown."""
+    """Ignore progress."""
 
 
 def _utf8(document: str, number: int) -> bytes:
@@ -173,7 +173,7 @@ def _utf8(document: str, number: int) -> bytes:
 
 
 def _lines(document: str) -> Iterator[str]:
-    """The lines of a document without their newlines, the too long cut before a space where they have one."""
+    """Yield the lines of a document without newlines; too long ones are cut before a space where they have one."""
     for line in document.split("\n"):
         start = 0
         while len(line) - start > _UNIT_CHARACTERS:
@@ -186,7 +186,7 @@ def _lines(document: str) -> Iterator[str]:
 
 
 def _train_sentencepiece(sample: LineSample, config: TokenizerConfig) -> bytes:
-    """The bytes of a SentencePiece model."""
+    """Train a SentencePiece model and return its bytes."""
     pieces = (piece for line in sample.lines for piece in _CUTS.split(line.decode()) if piece)
     if not any(piece.strip() for line in sample.lines for piece in _CUTS.split(line.decode())):
         raise TokenizerError("there is no text to train a tokenizer on. Give files that hold text")
@@ -218,7 +218,7 @@ def _train_sentencepiece(sample: LineSample, config: TokenizerConfig) -> bytes:
 
 
 def _vocabulary_error(message: str, config: TokenizerConfig) -> TokenizerError:
-    """SentencePiece's refusal in words, with the number that would have worked."""
+    """Translate SentencePiece's refusal, with the number that would have worked."""
     if largest := re.search(r"set it to a value <= (\d+)", message):
         return VocabularyTooLarge(config.vocab_size, int(largest[1]))
     if smallest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
@@ -231,7 +231,7 @@ def _vocabulary_error(message: str, config: TokenizerConfig) -> TokenizerError:
 
 
 def _to_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """The tokenizer as transformers knows it: special tokens by role, and the chat template."""
+    """Wrap the tokenizer for transformers: special tokens by role, and the chat template."""
     result = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=ENDOFTEXT,
@@ -247,7 +247,7 @@ def _to_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 def _verify_folder(
     folder: Path, sample: LineSample, started: float, notify: StageProgress
 ) -> TokenizerTrainingReport:
-    """Prove the tokenizer as it was written: what the folder gives is compared, not what is in memory."""
+    """Verify the tokenizer as loaded from the folder, not as it is in memory."""
     tokenizer: Any = load_tokenizer(folder)
     proven = 0
 

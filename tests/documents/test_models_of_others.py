@@ -36,7 +36,7 @@ from mm_rec.cli.main import app
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.fingerprints import adapter_digests
 from mm_rec.inference.scheduler import Scheduler
-from mm_rec.models.adapted import load_with_adapters
+from mm_rec.models.loading import load_with_adapters
 from mm_rec.serving.model_registry import ServedModel
 
 WORDS = ("cat", "dog", "tree", "house", "river", "song", "bread", "snow", "boat", "lamp", "door", "star")

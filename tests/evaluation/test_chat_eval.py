@@ -28,12 +28,10 @@ END = "\n<|endoftext|>"
 WEATHER = {"type": "function", "function": {"name": "hava", "parameters": {"type": "object"}}}
 
 
-def talk(*contents: str, category: str | None = None, location: str = "") -> Conversation:
+def talk(*contents: str, category: str | None = None, place: str = "") -> Conversation:
     roles = ("user", "assistant") * len(contents)
     messages = tuple(ChatMessage(role, text) for role, text in zip(roles, contents, strict=False))
-    return Conversation(
-        messages, metadata={} if category is None else {"category": category}, location=location
-    )
+    return Conversation(messages, metadata={} if category is None else {"category": category}, location=place)
 
 
 TALKS = [

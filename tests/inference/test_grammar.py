@@ -21,7 +21,8 @@ from waiting import little_work
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.errors import ConfigError, TokenizerError
-from mm_rec.inference.grammar.constraint import MAX_DIGITS, GrammarCompiler, GrammarConstraint
+from mm_rec.inference.grammar.compiler import GrammarCompiler
+from mm_rec.inference.grammar.constraint import MAX_DIGITS, GrammarConstraint
 from mm_rec.inference.grammar.lark_grammar import MAX_TOOL_CALLS, callable_functions
 from mm_rec.inference.grammar.token_bytes import token_bytes
 from mm_rec.inference.sampler import Sampler, SamplingParams

@@ -16,8 +16,9 @@ from waiting import LONGEST
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
 from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine, Generation, Session
+from mm_rec.inference.request import RequestState
 from mm_rec.inference.sampler import SampledToken, Sampler, SamplingParams
-from mm_rec.inference.scheduler import QueueFullError, RequestState, Scheduler
+from mm_rec.inference.scheduler import QueueFullError, Scheduler
 
 
 class Told:

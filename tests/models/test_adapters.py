@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError, ConfigError
-from mm_rec.models.adapted import load_with_adapters, parse_adapter
-from mm_rec.models.adapters import Adapters, adapters_of, find_adapter, fingerprint
+from mm_rec.models.adapters import Adapters, adapters_of, find_adapter
+from mm_rec.models.fingerprint import model_fingerprint
 from mm_rec.models.forward import hidden_states, lm_head_of
-from mm_rec.models.loading import find_model, load_model, save_model
+from mm_rec.models.loading import find_model, load_model, load_with_adapters, parse_adapter, save_model
 from mm_rec.models.lora import LoraConfig, find_targets
 from mm_rec.models.presets import build, preset
 from mm_rec.pipeline.merge import merge
@@ -294,9 +294,9 @@ def test_a_dora_is_no_sum_and_singular_vectors_are_as_many_as_the_smaller_side(t
 
 def test_the_fingerprint_knows_weights_and_not_their_precision() -> None:
     model = fresh("mmrec")
-    before = fingerprint(model)
-    assert fingerprint(fresh("mmrec")) == before == fingerprint(fresh("mmrec").bfloat16())
-    assert fingerprint(fresh("mmrec", seed=1)) != before
+    before = model_fingerprint(model)
+    assert model_fingerprint(fresh("mmrec")) == before == model_fingerprint(fresh("mmrec").bfloat16())
+    assert model_fingerprint(fresh("mmrec", seed=1)) != before
 
 
 def test_the_written_form_of_adapters_and_gguf_in_place_of_a_model(tmp_path: Path) -> None:

@@ -18,10 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.fingerprints import adapter_digests
-from mm_rec.models.adapted import load_with_adapters
 from mm_rec.models.adapter_folders import saved_settings
 from mm_rec.models.adapters import Adapters, adapters_of
-from mm_rec.models.loading import load_model, save_model
+from mm_rec.models.loading import load_model, load_with_adapters, save_model
 from mm_rec.models.presets import build, preset
 from mm_rec.pipeline.merge import merge
 

@@ -23,10 +23,9 @@ from waiting import LONGEST
 from mm_rec.cli.main import run as command
 from mm_rec.data.prompt_lines import common_lines, prompt_mismatch_warning
 from mm_rec.errors import CheckpointError, ConfigError, DataError
-from mm_rec.models.adapted import load_with_adapters
 from mm_rec.models.adapters import Adapters
 from mm_rec.models.forward import document_lengths, hidden_states
-from mm_rec.models.loading import load_model, load_model_and_tokenizer, save_model
+from mm_rec.models.loading import load_model, load_model_and_tokenizer, load_with_adapters, save_model
 from mm_rec.models.presets import build, preset
 from mm_rec.pipeline.lora import lora, masked_text
 from mm_rec.pipeline.lora_examples import read_lora_examples

@@ -61,7 +61,7 @@ def _programs() -> Path:
 
 
 def _other_user(folder: Path) -> int | None:
-    """Who runs PostgreSQL, which refuses root; None for the user of the tests."""
+    """Return the user id to run PostgreSQL as, which refuses root; None for the user of the tests."""
     if os.getuid() != 0:
         return None
     try:

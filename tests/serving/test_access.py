@@ -1,4 +1,4 @@
-"""Who may come in, with how much, and what everybody else is told."""
+"""Access: keys, rate limits, hosts and sizes of requests, and the errors of those that are refused."""
 
 from __future__ import annotations
 

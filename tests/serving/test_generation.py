@@ -1,4 +1,4 @@
-"""What the server answers is what the engine writes alone, whatever it read before and whoever else is served."""
+"""The server answers what the engine generates alone, whatever is cached and whatever else it serves."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def said(answer: dict[str, Any]) -> str:
 
 
 def alone(server: Server, name: str, messages: list[dict[str, str]], tokens: int = 24) -> str:
-    """What the engine writes where nobody else does and nothing was read before."""
+    """Return what the engine generates alone, with nothing cached."""
     variant = server.context.registry.find(name)
     model, session = variant.model, variant.session()
     session.prefill(

@@ -1,4 +1,4 @@
-"""What a request needed is let go when it is over, without waiting for a collection of cycles."""
+"""The state of a request is freed when it is over, without waiting for a collection of cycles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from waiting import LONGEST, until
 
 from mm_rec.inference.engine import Session
 from mm_rec.inference.prefix_cache import PrefixCache
-from mm_rec.inference.scheduler import RequestState
+from mm_rec.inference.request import RequestState
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 12}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}

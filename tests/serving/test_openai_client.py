@@ -1,4 +1,4 @@
-"""What programs do with OpenAI's client: sync, async, streams, objects, tools, conversations, errors."""
+"""OpenAI's client against the server: sync, async, streams, objects, tools, conversations, errors."""
 
 from __future__ import annotations
 

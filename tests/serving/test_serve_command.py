@@ -125,7 +125,7 @@ def test_ctrl_c_says_what_it_waits_for_and_a_second_one_ends_at_once(
 
 
 def refused(tmp_path: Path, *arguments: object) -> str:
-    """What the command says where it does not serve."""
+    """Return the error of the command where it does not serve."""
     before = Path.cwd()
     os.chdir(tmp_path)
     try:

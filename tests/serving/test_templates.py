@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.errors import ConfigError
-from mm_rec.inference.grammar.constraint import GrammarCompiler, GrammarConstraint
+from mm_rec.inference.grammar.compiler import GrammarCompiler
+from mm_rec.inference.grammar.constraint import GrammarConstraint
 from mm_rec.inference.grammar.lark_grammar import callable_functions
 from mm_rec.inference.sampler import Sampler, SamplingParams
 from mm_rec.inference.scheduler import Scheduler
@@ -66,7 +67,7 @@ ASKED = [ChatMessage("user", "Hava?")]
 def write(
     constraint: GrammarConstraint, grammars: GrammarCompiler, seed: int, budget: int = 300
 ) -> list[int]:
-    """What a model of random logits writes."""
+    """Generate text from random logits."""
     sampler, generator = (
         Sampler(SamplingParams(seed=seed, temperature=1.0, top_p=1.0)),
         torch.Generator().manual_seed(seed),

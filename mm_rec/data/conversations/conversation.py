@@ -21,7 +21,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message. `weight` 0 keeps an answer from being learnt (OpenAI's field); None leaves it to `train_on`.
+    """One message. `weight` 0 keeps an answer out of the loss (OpenAI's field); None leaves it to `train_on`.
 
     `tool_calls` are the assistant's; `tool_call_id` says whose result a tool message is. `reasoning` is what the
     assistant thought before it answered; templates that keep it say so.

@@ -1,4 +1,4 @@
-"""Conversations from files of every format: all of them read, every problem noted, mended on request."""
+"""Read conversations from files of every format: every issue is noted, and repaired on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HARMLESS = {"unknown-field", "bad-weight", "reasoning"}
 
 @dataclass(slots=True)
 class FileSummary:
-    """What one file gave: rows by their format, and conversations that can be learnt from."""
+    """Counts of one file: rows by their format, and valid conversations."""
 
     path: str
     formats: Counter[str] = field(default_factory=Counter)
@@ -35,7 +35,7 @@ class FileSummary:
 
 @dataclass(slots=True)
 class ConversationSet:
-    """Sound conversations in the order of their files, every problem of the others, and what was mended."""
+    """Valid conversations in the order of their files, every issue of the others, and what was repaired."""
 
     conversations: list[Conversation] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
@@ -125,7 +125,7 @@ class _DatasetReader:
             raise
 
     def _check(self, conversation: Conversation) -> tuple[Conversation | None, list[Issue]]:
-        """The conversation, mended where that is wanted, or what is wrong with it."""
+        """Return the conversation, repaired where that is wanted, or its issues."""
         if not self.fix:
             issues = check_conversation(conversation, self.special_tokens)
             return (None if issues else conversation), issues

@@ -1,4 +1,4 @@
-"""Conversations written: as rows of each format, and into files."""
+"""Write conversations: as rows of each format, and into files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def to_rows(
 
 
 def _lost_in_csv(row: Row) -> str | None:
-    """What of the texts in a row a reader of CSV takes for something else."""
+    """Name a character of a row that CSV would not give back, or None."""
     text = "".join(value for value in row.values() if isinstance(value, str))
     names = {"\r": "a carriage return (\\r)", "\0": "a zero byte", "\ufeff": "a byte-order mark (U+FEFF)"}
     return next((name for character, name in names.items() if character in text), None)

@@ -1,4 +1,4 @@
-"""What is wrong with conversations: one record a problem, and the list that shows each kind once."""
+"""Issues of conversations: one record each, and a list that shows each kind once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mm_rec.errors import DataError
 
 _SHOWN = 3  # messages of a kind, and locations of a message, that are printed
-_PLACES = 50  # lines that are named at once
+_MAX_LOCATIONS = 50  # lines that are named at once
 
 # What to do about each kind. Problems of reading (a damaged file …) say so themselves.
 REMEDIES: Mapping[str, str] = {
@@ -81,17 +81,17 @@ class IssueError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """What was mended in a row on request, or that it was left out."""
+    """A repair of a row, made on request, or that it was left out."""
 
     location: str
     message: str
 
 
-def format_issues(problems: Iterable[Issue]) -> str:
-    """Each kind of problem once, the most frequent first: how often, the first messages and locations, what to do."""
+def format_issues(issues: Iterable[Issue]) -> str:
+    """List each kind of issue once, the most frequent first: count, first messages and locations, remedy."""
     kinds: dict[str, list[Issue]] = {}
-    for problem in problems:
-        kinds.setdefault(problem.kind, []).append(problem)
+    for issue in issues:
+        kinds.setdefault(issue.kind, []).append(issue)
     lines: list[str] = []
     for kind, found in sorted(kinds.items(), key=lambda item: -len(item[1])):
         lines.append(f"{kind}: {_times(len(found))}")
@@ -99,36 +99,37 @@ def format_issues(problems: Iterable[Issue]) -> str:
         for issue in found:
             messages.setdefault(issue.message, []).append(issue.location)
         shown = list(messages.items())[:_SHOWN]
-        lines += [f"    {message} ({_places(locations)})" for message, locations in shown]
+        lines += [f"    {message} ({_format_locations(locations)})" for message, locations in shown]
         rest = [location for locations in list(messages.values())[_SHOWN:] for location in locations]
         if rest:
-            lines.append(f"    … and {len(rest):,} more ({_places(rest)})")
+            lines.append(f"    … and {len(rest):,} more ({_format_locations(rest)})")
         if kind in REMEDIES:
             lines.append(f"  → {REMEDIES[kind]}")
     return "\n".join(lines)
 
 
 def format_fixes(fixes: Iterable[Fix]) -> str:
-    """Each kind of fix once, the most frequent first, with the first locations."""
+    """List each kind of fix once, the most frequent first, with the first locations."""
     kinds: dict[str, list[str]] = {}
     for fix in fixes:
         kinds.setdefault(fix.message, []).append(fix.location)
     ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
     return "\n".join(
-        f"{message}: {_times(len(locations))} ({_places(locations)})" for message, locations in ordered
+        f"{message}: {_times(len(locations))} ({_format_locations(locations)})"
+        for message, locations in ordered
     )
 
 
-def _places(locations: Sequence[str]) -> str:
-    """The first locations, with the file's name where it changes: a.jsonl:7, 12, 30 …"""
+def _format_locations(locations: Sequence[str]) -> str:
+    """Join the first locations, with the file's name where it changes: a.jsonl:7, 12, 30 …"""
     shown: list[str] = []
     before = ""
     distinct = list(dict.fromkeys(locations))
-    for location in distinct[:_PLACES]:
+    for location in distinct[:_MAX_LOCATIONS]:
         file, _, line = location.rpartition(":")
         shown.append(line if file and file == before else location)
         before = file
-    return ", ".join(shown) + (" …" if len(distinct) > _PLACES else "")
+    return ", ".join(shown) + (" …" if len(distinct) > _MAX_LOCATIONS else "")
 
 
 def did_you_mean(name: str, known: Sequence[str], others: Sequence[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Which tokens of a conversation are learnt, and why each of the others is not: for people to look at."""
+"""A view of the loss mask: each token of a conversation, with the reason why it is trained on or not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MaskReason = Literal[
     "tool result", "layout", "first token",
 ]  # fmt: skip
 
-# What each reason means; the first two are learnt.
+# What each reason means; the first two are trained on.
 REASONS: dict[MaskReason, str] = {
     "answer": "learnt: what the assistant says or calls",
     "end of turn": "learnt: where the assistant stops",
@@ -85,10 +85,10 @@ def explain_mask(
         reason: MaskReason = next((why for (a, b), why in reversed(regions) if a <= start < b), "layout")
         if reason == "answer" and token_id in ends:
             reason = "end of turn"
-        taught = reason in TRAINED_REASONS
+        trained_on = reason in TRAINED_REASONS
         if number == 0:
-            taught, reason = False, "first token"
-        tokens.append(MaskedToken(text[start:stop] if start > seen else piece, taught, reason))
+            trained_on, reason = False, "first token"
+        tokens.append(MaskedToken(text[start:stop] if start > seen else piece, trained_on, reason))
         seen = max(seen, start)
     return tokens
 
@@ -96,7 +96,7 @@ def explain_mask(
 def _rewritten(
     conversation: Conversation, answers: Sequence[Span | None], text: str
 ) -> list[tuple[Span, MaskReason]]:
-    """Where earlier answers stand that the template writes otherwise once more follows: what they say, in order."""
+    """Find earlier answers that the template writes otherwise once more follows, in order."""
     found: list[tuple[Span, MaskReason]] = []
     place = 0
     for message, span in zip(_answers(conversation), answers, strict=True):
@@ -119,7 +119,7 @@ def _left_out(message: ChatMessage) -> MaskReason:
 def _regions(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation, text: str
 ) -> list[tuple[Span, MaskReason]]:
-    """Where the contents of tools and messages stand, found by rendering ever more messages; nothing where a foreign
+    """Find the contents of tools and messages by rendering ever more messages; none where a foreign
     template writes earlier messages otherwise.
     """
     regions: list[tuple[Span, MaskReason]] = []

@@ -1,4 +1,4 @@
-"""Messages, tool calls and tool definitions as JSON has them, read into our type and written from it.
+"""Parse messages, tool calls and tool definitions from JSON, and write them to it.
 
 OpenAI's and ShareGPT's messages differ in names alone (`role` and `content`, `from` and `value`), and in that ShareGPT
 makes a message of its own ("function_call") of what an assistant calls.
@@ -31,7 +31,7 @@ _CALL_FIELDS = ("id", "type", "function", "name", "arguments")
 
 @dataclass(slots=True)
 class RowReport:
-    """What is wrong in the row that is being read; with `fix`, what was mended instead where that is possible."""
+    """The issues of the row that is being parsed; with `fix`, also what was repaired instead."""
 
     location: str = ""
     fix: bool = False
@@ -39,11 +39,11 @@ class RowReport:
     fixes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, message: str) -> None:
-        """Note what cannot be mended here."""
+        """Add an issue that cannot be repaired here."""
         self.issues.append(Issue(kind, self.location, message))
 
     def add_fixable(self, kind: str, message: str, fix: str) -> None:
-        """Note a problem, or, with `fix`, how it was mended."""
+        """Add an issue, or, with `fix`, how it was repaired."""
         if self.fix:
             self.fixes.append(fix)
         else:
@@ -56,7 +56,7 @@ def drop_nulls(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_json_value(value: Any) -> Any:
-    """What a text that holds JSON stands for (in CSV there is nothing else); None where it is not sound JSON."""
+    """Parse text that holds JSON (CSV has nothing else); None where it is not valid JSON."""
     if not isinstance(value, str):
         return value
     try:
@@ -137,7 +137,7 @@ def _require_known_fields(item: Mapping[str, Any], role: str, report: RowReport,
 
 
 def _read_content(value: Any, report: RowReport, where: str) -> tuple[str, list[ToolCall]]:
-    """Text, or a list of parts: texts are joined, calls become calls, pictures and sound cannot be learnt."""
+    """Text, or a list of parts: texts are joined, calls become calls, pictures and sound are issues."""
     if value is None or isinstance(value, str):
         return value or "", []
     if not isinstance(value, list | tuple):
@@ -162,7 +162,7 @@ def _read_content(value: Any, report: RowReport, where: str) -> tuple[str, list[
 
 
 def _called(value: Any, report: RowReport, where: str) -> list[Any]:
-    """What a "function_call" message calls: the JSON of one call or of a list of them."""
+    """Return the calls of a "function_call" message, which holds the JSON of one call or of a list."""
     calls = parse_json_value(value)
     if isinstance(calls, Mapping):
         return [calls]
@@ -198,7 +198,7 @@ def parse_tool_call(value: Any, report: RowReport, where: str) -> ToolCall | Non
 
 
 def _read_weight(value: Any, role: str, report: RowReport, where: str) -> int | None:
-    """0 or 1; nothing but answers is ever learnt, so that a weight of 0 says nothing elsewhere."""
+    """Return 0 or 1; nothing but answers is trained on, so that a weight of 0 says nothing elsewhere."""
     if value is None:
         return None
     if isinstance(value, bool) or value not in (0, 1):

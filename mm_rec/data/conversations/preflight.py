@@ -1,4 +1,4 @@
-"""What must hold of every conversation before the first step: it can be rendered, fits, and something is learnt."""
+"""Checks of all conversations before the first step: each can be rendered, fits, and has tokens to train on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TooLong = Literal["refuse", "turns"]
 
 @dataclass(slots=True)
 class Preflight:
-    """Conversations that can be learnt from, as the model reads them; and what was found wrong or changed."""
+    """Conversations that can be trained on, tokenized; and the issues and repairs of the others."""
 
     conversations: list[Conversation] = field(default_factory=list)
     rendered: list[TokenizedExample] = field(default_factory=list)
@@ -53,10 +53,8 @@ def preflight(
     for whole, ids in _rendered(tokenizer, tidied, train_on, result.issues):
         conversation, rendered = whole, ids
         if max_length is not None and len(ids.ids) > max_length and too_long == "turns":
-            conversation, rendered = _drop_oldest_turns(tokenizer, whole, train_on, max_length) or (
-                whole,
-                ids,
-            )
+            shorter = _drop_oldest_turns(tokenizer, whole, train_on, max_length)
+            conversation, rendered = shorter or (whole, ids)
             if cut := len(whole.messages) - len(conversation.messages):
                 result.fixes.append(Fix(whole.location, f"the {cut} oldest messages were cut"))
         issue = _issue(tokenizer, conversation, rendered, max_length, ends)
@@ -143,7 +141,7 @@ def _issue(
         return Issue("too-long", location, f"it has {length:,} tokens, and {max_length:,} are the most")
     if not rendered.loss_mask[1:].any():
         return Issue("nothing-learnt", location, f"none of its {length:,} tokens is learnt")
-    # Where learning ends, the last token learnt must be one that generation stops at.
+    # Where a stretch of the loss mask ends, its last token must be one that generation stops at.
     last = rendered.loss_mask.copy()
     last[:-1] &= ~rendered.loss_mask[1:]
     if not np.isin(rendered.ids[last], list(ends)).all():

@@ -1,4 +1,4 @@
-"""A conversation in parts that end where messages end: what was read up to there can be kept, and gone on with.
+"""A prompt cut where messages end, so that the state read up to there can be cached and continued.
 
 Every message begins with a special token, where a tokenizer always cuts, so the parts' ids are those of the whole.
 """
@@ -52,7 +52,7 @@ def continuation_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Cha
 
 
 def turn_end_text(tokenizer: PreTrainedTokenizerBase, reply: str) -> str:
-    """What ends a message of the assistant's after the text of a reply, which may have begun to end it."""
+    """Return the text that closes the assistant's turn after a reply, which may already end with a part of it."""
     answered = Conversation((ChatMessage("user", _CONTENT), ChatMessage("assistant", _CONTENT)))
     closing = conversation_text(tokenizer, answered).rpartition(_CONTENT)[2]
     lengths = range(min(len(reply), len(closing)), 0, -1)
@@ -69,7 +69,7 @@ def require_known_layout(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What an answer begins with, before the text of the assistant's: of a short conversation as of a long one."""
+    """Return the generation prompt: the text between the last message and the assistant's answer."""
     asked = (ChatMessage("user", _CONTENT),)
     return prompt_text(tokenizer, asked).removeprefix(conversation_text(tokenizer, Conversation(asked)))
 

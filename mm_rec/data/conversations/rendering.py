@@ -1,4 +1,4 @@
-"""From a conversation to token ids and the mask of what is learnt: the one way, for training, chat and every check.
+"""Render a conversation to token ids and its loss mask: one path for training, chat and every check.
 
 Shapes: T tokens of a conversation.
 """
@@ -30,7 +30,7 @@ _ENCODE_BATCH = 1024  # conversations encoded at once
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """A conversation as the model reads it: its text, ids (T,) int32 and which of them are learnt, (T,) bool."""
+    """A training example: its text, token ids (T,) int32 and loss mask (T,) bool, True where a token is trained on."""
 
     text: str
     ids: NDArray[np.int32]
@@ -108,7 +108,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 def select_loss_spans(
     conversation: Conversation, spans: Sequence[Span | None], train_on: TrainOn
 ) -> list[Span]:
-    """Those of the assistant's spans, one for each of its messages, that are learnt; None is not known exactly."""
+    """Select the assistant's spans (one a message; None where not known exactly) that count for the loss."""
     answers = [message for message in conversation.messages if message.role == "assistant"]
     if len(spans) != len(answers):
         raise TokenizerError(
@@ -159,7 +159,7 @@ def _find_answer_span(
     special: re.Pattern[str],
     form: AssistantFormat,
 ) -> Span | None:
-    """Where the message at `index` stands in the text of the whole conversation, with the token that ends it.
+    """Find the message at `index` in the text of the whole conversation, with the token that ends it.
 
     It begins where the prompt for it ends. It ends with the first special token after what it says (after its calls,
     with the last): there the model is stopped, so what the template puts after it (a line's end) is not learnt.

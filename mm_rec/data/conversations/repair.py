@@ -1,4 +1,4 @@
-"""Conversations mended on request: joined, cut and cleaned where that changes no answer, left out where it would."""
+"""Repair conversations on request: join, cut and clean where that changes no answer, leave out where it would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formats of conversations: rows of JSON, CSV or Parquet read into our type.
+"""The row formats of conversations: parse rows of JSON, CSV or Parquet.
 
     openai         {"messages": [{"role", "content", "tool_calls", "tool_call_id", "weight"}, …], "tools": […]}
     sharegpt       {"conversations": [{"from", "value"}, …], "system": "…", "tools": "…"}
@@ -76,7 +76,7 @@ _PREFERENCES = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow:
-    """What a row gives: its conversations as far as they could be read, its problems, and what was mended."""
+    """A parsed row: its conversations as far as they could be read, its issues, and what was repaired."""
 
     conversations: list[Conversation]
     issues: list[Issue]
@@ -146,7 +146,7 @@ def parse_row(
     location: str = "",
     fix: bool = False,
 ) -> ParsedRow:
-    """Read a row as far as possible and say what is wrong; with `fix`, repair what can be mended while reading."""
+    """Read a row as far as possible and say what is wrong; with `fix`, repair what can be repaired while reading."""
     require_format(format_name)
     fields = fields or {}
     report = RowReport(location, fix)
@@ -189,7 +189,7 @@ def _preference_issues(row: Mapping[str, Any], location: str) -> list[Issue]:
 
 
 def _text_issues(row: Mapping[str, Any], location: str) -> list[Issue]:
-    """What could not be written as JSON in UTF-8 again."""
+    """Find text that cannot be written as JSON in UTF-8 again."""
     try:
         json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
@@ -201,7 +201,7 @@ def _text_issues(row: Mapping[str, Any], location: str) -> list[Issue]:
 
 
 def _read_metadata(row: Mapping[str, Any], format_name: str, report: RowReport) -> dict[str, Any]:
-    """What goes along; fields inside "metadata" are like those beside it, and empty text (a cell of CSV) is nothing."""
+    """Collect the metadata; fields inside "metadata" are like those beside it, and empty text (CSV) is none."""
     given = {name: value for name, value in row.items() if name in METADATA and value != ""}
     held = parse_json_value(given.get("metadata", {}))
     if isinstance(held, Mapping):

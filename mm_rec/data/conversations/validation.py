@@ -1,4 +1,4 @@
-"""Whether a conversation can be learnt from: every problem of it."""
+"""Validate conversations: list every issue that keeps one from being trained on."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _schema_problem(schema: Any) -> str:
-    """What keeps parameters from being the JSON schema of an object; "" for nothing. None is a function without any."""
+    """Say why parameters are no JSON schema of an object, "" if they are; None is a function without parameters."""
     if schema is None or schema == {}:
         return ""
     if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
@@ -213,7 +213,7 @@ def _token_issues(conversation: Conversation, special_tokens: Collection[str]) -
 
 @functools.cache
 def token_pattern(tokens: frozenset[str]) -> re.Pattern[str]:
-    """What finds special tokens in text."""
+    """Return the pattern that finds special tokens in text."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
 

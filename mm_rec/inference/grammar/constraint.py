@@ -1,8 +1,8 @@
-"""Text that must follow a grammar: JSON, JSON of a schema, tool calls in the form of the model's template.
+"""Sample text that follows a grammar, and leave room to end it.
 
-Before each choice, llguidance says which tokens a text that follows the grammar can go on with; the sampler chooses
-among those, so that what comes out is right whatever the model is. A short way to an end is known at every token, and
-none is taken after which too few tokens would be left for it, so that what comes out is also whole.
+Before each token llguidance says which tokens the grammar allows, and the sampler chooses among those, so the text is
+valid whatever the model is. A short completion is known at every token, and no token is taken after which too few would
+be left for one, so the text is also whole.
 
 Shapes: V rows of the model's vocabulary.
 """
@@ -10,223 +10,32 @@ Shapes: V rows of the model's vocabulary.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from mm_rec.errors import ConfigError, TokenizerError
-from mm_rec.inference.grammar.lark_grammar import (
-    TemplateGrammar,
-    call_grammar,
-    callable_functions,
-    json_grammar,
-    pattern_literals,
-)
-from mm_rec.inference.grammar.token_bytes import ForbiddenTexts, GrammarTokenizer, TokenMask, token_bytes
-from mm_rec.tokenizers.assistant_format import assistant_format
-from mm_rec.tokenizers.conversion import ESCAPES
-from mm_rec.tokenizers.loading import special_token_pattern, special_token_strings, vocabulary_size
+from mm_rec.errors import ConfigError
+from mm_rec.inference.grammar.reasoning import ReasoningState
+from mm_rec.inference.grammar.token_bytes import TokenMask
 
-MAX_GRAMMAR_CHARS = 1_000_000  # characters, schemas included
+if TYPE_CHECKING:
+    from mm_rec.inference.grammar.compiler import GrammarCompiler
+
+DIGITS = b"0123456789"
 MAX_DIGITS = 40  # digits in a row; Python reads no integer of more than 4,300
-MAX_COMPLETION_TOKENS = 4096  # tokens; a grammar whose shortest text takes more is refused
+MAX_COMPLETION_TOKENS = 4096  # a grammar whose shortest text takes more is refused
 _MAX_DRAWS = 16  # of one token, before that of the completion is taken
-_DIGITS = b"0123456789"
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?$")
-# What an ending tries first where nothing closes: a value that is short, then what a pattern may ask for.
-_FALLBACK_BYTES = b"n" + _DIGITS + b"-,.:;@/_ +()#=*!?%&$~^'|<>`" + string.ascii_letters.encode() + b"{[}]\\"
 _SPECIAL = "it asks for a special token's text"
 
 
-class GrammarCompiler:
-    """What a tokenizer's text can be held to; made once for each tokenizer.
-
-    `model_vocab_size`: rows of the model, where it has more than the tokenizer has ids. `stop_ids` end a text as eos
-    does. Raises TokenizerError for a tokenizer whose pieces are neither SentencePiece's nor byte-level.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        model_vocab_size: int | None = None,
-        stop_ids: Iterable[int] = (),
-    ) -> None:
-        from llguidance import LLTokenizer, TokenizerWrapper
-
-        if tokenizer.eos_token_id is None:
-            raise TokenizerError("this tokenizer has no eos, so no text could end. Give it a chat layout")
-        self.vocab_size = max(model_vocab_size or 0, vocabulary_size(tokenizer))
-        self.model_vocab_size = (
-            model_vocab_size or self.vocab_size
-        )  # a tokenizer may have special tokens past them
-        self.eos: int = tokenizer.eos_token_id
-        self.stop_ids = sorted(stop for stop in {self.eos, *stop_ids} if stop < self.model_vocab_size)
-        self._tokenizer = tokenizer
-        self._form = assistant_format(tokenizer) if tokenizer.chat_template else None
-        self._special = special_token_pattern(tokenizer)
-        self._ids = tokenizer.get_vocab()
-        self.bytes = token_bytes(tokenizer)
-        self.bytes += [b""] * (self.vocab_size - len(self.bytes))
-        self._llguidance = LLTokenizer(TokenizerWrapper(GrammarTokenizer(tokenizer, self.bytes)))
-        self.forbidden = ForbiddenTexts(
-            [text.encode() for text in {ESCAPES[0][0], *special_token_strings(tokenizer)}], self.bytes
-        )
-        self.tail = max(self.forbidden.longest, MAX_DIGITS)  # bytes that decide what may follow
-        self.digits = np.array([len(token) - len(token.lstrip(_DIGITS)) for token in self.bytes])
-        self.single_byte_tokens = {token: index for index, token in enumerate(self.bytes) if len(token) == 1}
-        self.fallback_tokens = [
-            self.single_byte_tokens[bytes([byte])]
-            for byte in _FALLBACK_BYTES
-            if bytes([byte]) in self.single_byte_tokens
-        ]
-        self.closing_tokens = {sign: self.single_byte_tokens.get(sign.encode(), -1) for sign in '"}],'}
-
-    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """What tokens write."""
-        return b"".join(map(self.bytes.__getitem__, tokens))
-
-    def json_object(self, prompt: str = "") -> GrammarConstraint:
-        """Any JSON object, in answer to a prompt's text, which may have begun reasoning."""
-        return self._constraint(
-            json_grammar({"type": "object"}, self._template_grammar(prompt)), "json_object", prompt
-        )
-
-    def json_schema(self, schema: Mapping[str, Any], prompt: str = "") -> GrammarConstraint:
-        """The JSON that a schema describes (Draft 2020-12, without what llguidance cannot hold a text to).
-
-        Raises ConfigError where it cannot be followed; nothing outside of it is ever looked up.
-        """
-        return self._constraint(json_grammar(schema, self._template_grammar(prompt)), "the schema", prompt)
-
-    def tool_calls(
-        self,
-        tools: Sequence[Mapping[str, Any]],
-        choice: str = "auto",
-        parallel: bool = True,
-        prompt: str = "",
-    ) -> GrammarConstraint:
-        """Calls of tools in the form of the chat template: "required", those of the tool that `choice` names, or with
-        "auto" text, or calls.
-
-        `parallel`: more than one call may be made. Raises ConfigError for a template that has no calls, a choice that
-        is no tool, and parameters that cannot be followed.
-        """
-        if self._form is None:
-            raise ConfigError(
-                "this tokenizer has no chat template, so it writes no calls. Leave the tools out"
-            )
-        functions = callable_functions(tools, choice)
-        grammar = call_grammar(
-            functions, self._template_grammar(prompt), free=choice == "auto", parallel=parallel
-        )
-        try:
-            return self._constraint(grammar, "what the tools take", prompt)
-        except ConfigError:
-            for name, parameters in functions.items():  # which of them is it?
-                self._constraint(
-                    json_grammar(parameters, self._template_grammar("")), f"what the tool {name!r} takes"
-                )
-            raise
-
-    def _template_grammar(self, prompt: str) -> TemplateGrammar:
-        in_reasoning = self._form is not None and self._form.opens_reasoning(prompt)
-        return TemplateGrammar(self._form, self._special, self._ids, in_reasoning)
-
-    def literal_tokens(self, literals: Iterable[str]) -> list[list[int]]:
-        """Literals of patterns in tokens of one byte, and with a quote after them, whole or what may lack of them."""
-        texts = (json.dumps(text, ensure_ascii=False)[1:].encode() for text in literals)
-        whole = [[self.single_byte_tokens.get(bytes([byte]), -1) for byte in text] for text in texts]
-        whole = [tokens for tokens in whole if -1 not in tokens]
-        ends = [tokens[start:] for tokens in whole for start in range(len(tokens) - 1)]
-        return ends + [tokens[:-1] for tokens in whole]
-
-    def _constraint(self, grammar: str, what: str, prompt: str = "") -> GrammarConstraint:
-        reasoning = None if self._form is None or self._form.reasoning is None else self._reasoning(prompt)
-        return GrammarConstraint(
-            self,
-            self._matcher(grammar, what),
-            what,
-            pattern_literals(grammar),
-            reasoning,
-            self._closing_sequences,
-        )
-
-    @cached_property
-    def _closing_sequences(self) -> list[list[int]]:
-        """What closes calls, from each special token in it on: nothing else can stand there, so it is the way out."""
-        if self._form is None or self._form.calls is None:
-            return []
-        closing = self._form.calls.closing
-        return [self._encode(closing[found.start() :]) for found in self._special.finditer(closing)]
-
-    def _reasoning(self, prompt: str) -> ReasoningState:
-        assert self._form is not None and self._form.reasoning is not None
-        begin, end = self._form.reasoning.begin.strip(), self._form.reasoning.end.strip()
-        return ReasoningState(begin, end, self._encode, self._form.opens_reasoning(prompt))
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
-    def token_text(self, token: int) -> str:
-        """A token as text, a special one's name; bytes that are no text alone as signs for such."""
-        special = self._tokenizer.added_tokens_decoder.get(token)
-        return self.bytes[token].decode(errors="replace") if special is None else str(special)
-
-    def _matcher(self, grammar: str, what: str) -> Any:
-        """llguidance's parser at the start of a grammar; raises ConfigError where there can be none."""
-        from llguidance import LLMatcher, LLParserLimits
-
-        if len(grammar) > MAX_GRAMMAR_CHARS:
-            raise ConfigError(
-                f"{what} takes {len(grammar):,} characters; {MAX_GRAMMAR_CHARS:,} are the most. Make it smaller"
-            )
-        limits = LLParserLimits(verbose_errors=False)
-        matcher = LLMatcher(self._llguidance, grammar, log_level=0, limits=limits)
-        if matcher.is_error():
-            raise _cannot_follow(what, matcher.get_error())
-        return matcher
-
-
-class ReasoningState:
-    """A text that is within reasoning, or may begin with some: a way out of it that a grammar's symbols do not show."""
-
-    def __init__(
-        self, begin: str, end: str, encode: Callable[[str], list[int]], is_open: bool, text: str = ""
-    ) -> None:
-        """`text`: what was written of the beginning, or, where it `is_open`, the last of what was thought."""
-        self._begin, self._end, self._encode = begin, end, encode
-        self._is_open, self._text = is_open, text
-
-    def exit_tokens(self) -> list[int]:
-        """Tokens after which reasoning is over; where it has not begun, with its beginning."""
-        missing = "" if self._is_open else self._begin[len(self._text) :]
-        return self._encode(missing + self._end)
-
-    def after(self, text: str) -> ReasoningState | None:
-        """The same after more text; None where no reasoning can come any more."""
-        whole, is_open = self._text + text, self._is_open
-        if not is_open and whole.startswith(self._begin):
-            whole, is_open = whole.removeprefix(self._begin), True
-        if is_open:
-            return None if self._end in whole else self._with(True, whole[-len(self._end) :])
-        return self._with(False, whole) if self._begin.startswith(whole) else None
-
-    def _with(self, is_open: bool, text: str) -> ReasoningState:
-        return ReasoningState(self._begin, self._end, self._encode, is_open, text)
-
-
 class GrammarConstraint:
-    """The progress of one text through a grammar, with a way to its end always known.
+    """The progress of one text through a grammar, with a completion always known.
 
     `is_accepting`: the text may end here; a text that ends elsewhere, at its last token, is unfinished and not valid.
     `is_stopped`: it must end here. Raises ConfigError, mostly when it is made, where a schema is too much to follow.
@@ -251,12 +60,12 @@ class GrammarConstraint:
 
     @property
     def is_accepting(self) -> bool:
-        """Whether what was taken is a whole text of the grammar."""
+        """True where the accepted tokens are a whole text of the grammar."""
         return bool(self._matcher.is_accepting())
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing can follow but the end."""
+        """True where only eos can follow."""
         return bool(self._matcher.is_stopped())
 
     def sample(self, logits: Tensor, remaining: int, draw: Callable[[Tensor], int]) -> int:
@@ -291,7 +100,7 @@ class GrammarConstraint:
         return torch.from_numpy(mask[: self._grammars.model_vocab_size])
 
     def accept_token(self, token: int) -> None:
-        """Go on with a token; raises ValueError where it was not allowed."""
+        """Advance by a token; raises ValueError where it is not allowed."""
         if not self._matcher.validate_tokens([token]):
             raise ValueError(f"the token {token} does not follow the grammar here")
         if token not in self._completions:
@@ -302,7 +111,7 @@ class GrammarConstraint:
         self._tail = self._tail_after([token], self._tail)
 
     def _fits(self, token: int, remaining: int) -> bool:
-        """Whether the text can still end in time after a token."""
+        """Return whether the text can still end in time after a token."""
         try:
             self._completions[token] = self._completion_after(token, remaining - 1)
         except ConfigError:  # there is no end that way, or none that soon
@@ -341,7 +150,7 @@ class GrammarConstraint:
         known: Sequence[int] = (),
         reasoning: ReasoningState | None = None,
     ) -> list[int]:
-        """A short way to where the text may end, into the `known` one where it leads there.
+        """Return a short completion, joining the `known` one where it can.
 
         It moves the matcher, which has written the tail. Raises ConfigError where it takes more than `most` tokens.
         """
@@ -364,13 +173,13 @@ class GrammarConstraint:
             completion += tokens
             end = self._tail_after(tokens, end)
         if len(completion) > most:
-            raise _cannot_follow(self._what, f"no text of at most {most:,} tokens was found that follows it")
+            raise cannot_follow(self._what, f"no text of at most {most:,} tokens was found that follows it")
         if self._grammars.forbidden.search(tail + self._grammars.decode_bytes(completion)):
-            raise _cannot_follow(self._what, _SPECIAL)
+            raise cannot_follow(self._what, _SPECIAL)
         return completion
 
     def _step_toward_end(self, matcher: Any, tail: bytes, used: Counter[tuple[int, ...]]) -> list[int]:
-        """Tokens that bring an end nearer; `used` counts the steps since something was opened or closed."""
+        """Return tokens that bring the end nearer; `used` counts the steps since something was opened or closed."""
         for tokens in self._closing_sequences:
             if matcher.validate_tokens(tokens) == len(tokens):
                 return tokens
@@ -389,7 +198,7 @@ class GrammarConstraint:
         return min(tried, key=lambda tokens: used[tuple(tokens)]) if tried else [int(mask.argmax())]
 
     def _closing_sign(self, mask: TokenMask) -> str:
-        """What closes something, of the tokens in the mask; "" for none. A quote may also open a string."""
+        """Return the sign that closes something, of those in the mask; "" for none. A quote may also open a string."""
         quote, brace, bracket, comma = (at >= 0 and mask[at] for at in self._grammars.closing_tokens.values())
         if brace != bracket:  # both are allowed inside of a string alone
             return "}" if brace else "]"
@@ -406,30 +215,30 @@ class GrammarConstraint:
             np.frombuffer(matcher.compute_logit_bias(), dtype=np.uint8)[: self._grammars.vocab_size] != 0
         )
         if matcher.is_error():
-            raise _cannot_follow(self._what, matcher.get_error())
+            raise cannot_follow(self._what, matcher.get_error())
         self._grammars.forbidden.clear(mask, tail)
         if not mask.any():
-            raise _cannot_follow(self._what, _SPECIAL)
+            raise cannot_follow(self._what, _SPECIAL)
         shorter: TokenMask = mask & (self._grammars.digits <= self._digits_left(mask, tail))
         return shorter if shorter.any() else mask  # a pattern or an enum may ask for more digits
 
     def _digits_left(self, mask: TokenMask, tail: bytes) -> int:
-        """How many digits may follow: a number must not go on for ever, nor be larger than a float."""
+        """Return how many digits may follow: a number must end, and be no larger than a float."""
         if mask[self._grammars.closing_tokens['"']]:  # inside of a string, or before a value
             return MAX_DIGITS
-        before = tail.rstrip(_DIGITS)
+        before = tail.rstrip(DIGITS)
         return (2 if _EXPONENT.search(before) else MAX_DIGITS) - (len(tail) - len(before))
 
     def _consume(self, matcher: Any, tokens: list[int]) -> None:
         if not matcher.consume_tokens(tokens):
-            raise _cannot_follow(self._what, matcher.get_error())
+            raise cannot_follow(self._what, matcher.get_error())
 
     def _tail_after(self, tokens: list[int], tail: bytes) -> bytes:
         return (tail + self._grammars.decode_bytes(tokens))[-self._grammars.tail :]
 
 
 def _rest_of_completion(completion: list[int], token: int, grammars: GrammarCompiler) -> list[int] | None:
-    """What is left of an ending after a token that writes its beginning; None for a token that does not."""
+    """Return what is left of a completion after a token that writes its beginning; None for another token."""
     if completion[:1] == [token]:
         return completion[1:]
     text = grammars.bytes[token]
@@ -443,7 +252,8 @@ def _rest_of_completion(completion: list[int], token: int, grammars: GrammarComp
     return None
 
 
-def _cannot_follow(what: str, reason: str) -> ConfigError:
+def cannot_follow(what: str, reason: str) -> ConfigError:
+    """Return the error for a schema that cannot be followed; `what` names it."""
     reason = " ".join(reason.split())[:300]
     return ConfigError(
         f"{what} cannot be followed: {reason}. Take that out, or say it with type, properties, required, items, "

@@ -54,7 +54,7 @@ _STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": 
 
 
 class TemplateGrammar:
-    """How a model writes, for grammars: its template's form, and the ids of the special tokens in it.
+    """The parts of a grammar that follow a chat template: its form, and the ids of its special tokens.
 
     `form` is None for a tokenizer without a template. `in_reasoning`: the prompt has begun reasoning already.
     """
@@ -128,7 +128,7 @@ def json_grammar(schema: Mapping[str, Any], template: TemplateGrammar) -> str:
 
 
 def pattern_literals(grammar: str) -> list[str]:
-    """What the patterns of a grammar's schemas spell out, such as ".pdf" in "^.*\\.pdf$"."""
+    """Return the literals in the patterns of a grammar's schemas, such as ".pdf" in "^.*\\.pdf$"."""
     patterns = [json.loads(pattern) for pattern in _PATTERN.findall(grammar)]
     found = [literal for pattern in patterns for literal in _LITERAL.findall(pattern)]
     return list(dict.fromkeys(re.sub(r"\\(.)", r"\1", literal) for literal in found))[:MAX_LITERALS]
@@ -205,7 +205,7 @@ def call_grammar(
 
 
 def _free_text_rules(form: ToolCallFormat, opening: Sequence[str], heads: Sequence[str]) -> list[str]:
-    """What text may come before the first call or instead of it: all that is not read as a call itself.
+    """Return the rules for text before the first call or instead of it: any text that is not read as a call.
 
     Where calls begin with ordinary text, that is one terminal with the text before it, or it would be text as well.
     """

@@ -1,4 +1,4 @@
-"""What tokens stand for in bytes, and texts that must not come about: what grammars need to know of a tokenizer."""
+"""The bytes of each token, and forbidden texts: what grammars need to know of a tokenizer."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class KernelDecoder:
         self._verify(int8)
 
     def adapter_slot(self, choice: Mapping[str, float], apply: Callable[[], None]) -> int | None:
-        """What rows with this choice of adapters are marked with; `apply` puts a choice on the model that is new here.
+        """Return the slot of this choice of adapters; `apply` puts a new choice on the model.
 
         None: their effect is no sum of matrices (DoRA, trained biases, a head of its own), or there are too many; −1:
         there are none.
@@ -91,7 +91,7 @@ class KernelDecoder:
         return place
 
     def _is_low_rank(self) -> bool:
-        """Whether all that the applied adapters do is to add products of matrices to those of the program."""
+        """Return whether the active adapters only add low-rank products to the program's matrices."""
         adapters = adapters_of(self._model)
         described = {id(layer) for layer, _ in self._graph.adapted}
         return (adapters is None or adapters.is_additive) and all(

@@ -93,7 +93,7 @@ class GraphBuilder:
         return self._normed
 
     def _add_to_residual(self, y: Tensor, out: Any, norm: Any) -> None:
-        """What an output matrix makes of y, normed or scaled where the family does so, joins the residual stream."""
+        """Add the output projection of y to the residual stream, normed or scaled where the family does so."""
         factor = self._traits.residual_factor
         plain = norm is None and factor == 1.0
         self._linear(y, out, self._x if plain else self._normed, add=plain)
@@ -177,7 +177,7 @@ class GraphBuilder:
         return self._y, attention.o_proj
 
     def _layer_rotary(self, rotary: Any, number: int) -> tuple[Tensor, Tensor]:
-        """By which angles a layer turns: all layers by the same, or each kind by its own (Gemma 3, OLMo 3)."""
+        """Return the cosines and sines of a layer: shared by all, or by its kind (Gemma 3, OLMo 3)."""
         kind = "" if hasattr(rotary, "inv_freq") else f"{self.config.layer_types[number]}_"
         return self._rotary_table(
             kind, getattr(rotary, f"{kind}inv_freq"), getattr(rotary, f"{kind}attention_scaling")

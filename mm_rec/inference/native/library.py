@@ -54,7 +54,7 @@ def compiler_flags(system: str, machine: str, target: Sequence[str]) -> list[str
 
 
 def _cached(compiler: str, flags: Sequence[str]) -> Path:
-    """Where the compiled kernels are kept; several machines may share a home folder, and compilers are updated."""
+    """Return the path of the compiled kernels, named by all that they depend on: machines may share a home folder."""
     key = [_SOURCE.read_text(encoding="utf-8"), compiler, _version(compiler), *flags]
     digest = hashlib.sha256("\0".join([*key, cpu.fingerprint()]).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"

@@ -241,7 +241,7 @@ class Program:
 
 
 class StatePointers:
-    """Where a sequence's tensors lie; it keeps them alive."""
+    """Pointers to a sequence's tensors, which it keeps alive."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         assert all(tensor.is_contiguous() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""What the layers must know of the tokens being read: positions within documents, padding, the state behind them.
+"""The context of a forward pass: positions within documents, padding, and the state to continue.
 
 Shapes: B sequences, T tokens, D hidden size.
 """
@@ -16,7 +16,7 @@ from .window import rotary
 
 
 class ForwardContext(NamedTuple):
-    """What every layer needs to know of the tokens being read.
+    """The context of a forward pass that every layer needs.
 
     positions: (B, T) int64, counted from the start of each token's document, tokens read earlier included.
     valid: (B, T) bool, valid tokens first in each row; None where all are.
@@ -39,7 +39,7 @@ def make_context(
     document_ids: Tensor | None,
     state: MemoryState | None,
 ) -> ForwardContext:
-    """Positions within documents, and what follows from them."""
+    """Build the context: positions within documents, and what follows from them."""
     batch, length, _ = x.shape
     column = torch.arange(length, device=x.device).expand(batch, length)
     carried = torch.zeros_like(column[:, :1]) if state is None else state["lengths"][:, None]
@@ -75,7 +75,7 @@ def last_columns(timeline: Tensor, counts: Tensor | None, keep: int) -> Tensor:
 
 
 def final_lengths(context: ForwardContext) -> Tensor:
-    """(B,) tokens of the current document after this reading."""
+    """(B,) tokens of the current document after the pass."""
     assert context.state is not None and context.counts is not None
     last = (context.counts - 1).clamp(min=0)[:, None]
     ended = context.positions.gather(1, last)[:, 0] + 1
@@ -83,7 +83,7 @@ def final_lengths(context: ForwardContext) -> Tensor:
 
 
 def update_state(state: MemoryState, context: ForwardContext, document_ids: Tensor | None) -> None:
-    """Note in the state what was read."""
+    """Update the counts and document ids of the state."""
     assert context.counts is not None
     state["lengths"] = final_lengths(context)
     if document_ids is not None:

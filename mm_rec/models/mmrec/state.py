@@ -69,7 +69,7 @@ class MemoryState(Cache):
 
     @property
     def bytes_per_token(self) -> int:
-        """By how much a further token makes it grow: nothing."""
+        """Bytes that a further token adds: nothing."""
         return 0
 
     @property
@@ -85,7 +85,7 @@ class MemoryState(Cache):
         return [x for name, x in self.tensors.items() if name not in ("lengths", "document")]
 
     def advance(self, tokens: int) -> None:
-        """Note that so many tokens were written into the tensors."""
+        """Count tokens that were written into the tensors."""
         self.tensors["lengths"] += tokens
         self.seen += tokens
 
@@ -141,7 +141,7 @@ class MemoryState(Cache):
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What `load_state_dict` needs, by name."""
+        """Return the tensors that `load_state_dict` needs, by name."""
         return {**self.tensors, "seen": torch.tensor(self.seen)}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:

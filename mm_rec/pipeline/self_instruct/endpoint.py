@@ -1,4 +1,4 @@
-"""One question at a time to a model behind an OpenAI-compatible endpoint; what goes wrong says what to change."""
+"""Client of a model behind an OpenAI-compatible endpoint; its errors say what to change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RETRIES = 6
 
 @dataclass(frozen=True, slots=True)
 class EndpointReply:
-    """What a model wrote; `truncated` where it reached MAX_TOKENS."""
+    """A model's reply; `truncated` where it reached MAX_TOKENS."""
 
     text: str
     truncated: bool
@@ -50,7 +50,7 @@ class ChatEndpoint:
         )
 
     def ask(self, prompt: str) -> EndpointReply:
-        """The reply to one user message; raises ConfigError or DataError with the remedy where none can be had."""
+        """Ask with one user message; raises ConfigError or DataError with the remedy where there is no reply."""
         try:
             completion = self._client.chat.completions.create(
                 model=self.model,
@@ -80,7 +80,7 @@ class ChatEndpoint:
         )
 
     def _explain(self, error: APIError) -> UserError:
-        """The error for a person."""
+        """Return the error for a person."""
         if isinstance(error, self._openai.APIStatusError):
             return self._explain_status(error)
         if isinstance(error, self._openai.APITimeoutError):

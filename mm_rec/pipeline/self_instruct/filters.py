@@ -1,4 +1,4 @@
-"""What a generated task and its answer must be like: the filters of Self-Instruct (Wang et al. 2023, section 2.2).
+"""Filters of generated tasks and answers, as in Self-Instruct (Wang et al. 2023, section 2.2).
 
 A rejection is a reason to count by and, where there is one, a detail for the person who looks at what was dropped.
 """
@@ -32,14 +32,14 @@ _LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,3}[.)])\s")
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why something was dropped."""
+    """The reason why a task or an answer was dropped."""
 
     reason: str
     detail: str = ""
 
 
 class SimilarityFilter:
-    """Tasks known so far, against which a new one is held by ROUGE-L (F1 over words in small letters)."""
+    """A filter of tasks too similar to known ones, by ROUGE-L (F1 over words in small letters)."""
 
     def __init__(self, code: str, limit: float) -> None:
         self._code = code
@@ -51,7 +51,7 @@ class SimilarityFilter:
         self._known[self._words(task)] = task
 
     def reject(self, task: str) -> Rejection | None:
-        """What makes a task too like a known one: the same words, or a ROUGE-L of the limit or more."""
+        """Reject a task too similar to a known one: the same words, or a ROUGE-L of the limit or more."""
         own = self._words(task)
         if own in self._known:
             return Rejection("duplicate", self._known[own])
@@ -65,7 +65,7 @@ class SimilarityFilter:
 
 
 def reject_task(task: str, code: str) -> Rejection | None:
-    """What is wrong with a task by itself: its length, what it asks for, its language."""
+    """Reject a task for its length, for what it asks, or for its language."""
     count = len(words(task))
     if count < MIN_TASK_WORDS:
         return Rejection("too short", f"{count} words")
@@ -77,7 +77,7 @@ def reject_task(task: str, code: str) -> Rejection | None:
 
 
 def reject_answer(task: str, given: str, answer: str, code: str) -> Rejection | None:
-    """What is wrong with the answer to a task with an input ("" for none)."""
+    """Reject an answer to a task with an input ("" for none)."""
     own = words(lower(answer, code))
     if not own:
         return Rejection("empty answer")
@@ -91,7 +91,7 @@ def reject_answer(task: str, given: str, answer: str, code: str) -> Rejection | 
 
 
 def _is_other_language(text: str, code: str) -> bool:
-    """Whether more speaks for the other one of our languages: its function words, and the letters of Turkish alone.
+    """Return whether a text looks like our other language: by its function words, and the letters of Turkish alone.
 
     The letters do not suffice: many a short Turkish sentence has none of them. A text without any sign is let pass.
     """

@@ -1,4 +1,4 @@
-"""Growing an instruction set from seed tasks with a model behind an endpoint: Self-Instruct.
+"""Self-Instruct: generation of an instruction set from seed tasks with a model behind an endpoint.
 
 Wang et al. 2023, Self-Instruct: Aligning Language Models with Self-Generated Instructions, arXiv 2212.10560.
 A round shows the model tasks of the seeds and of what was kept, asks for new ones, and asks for an answer to each that
@@ -30,7 +30,7 @@ _BARREN_ROUNDS = 10  # rounds in a row that gave nothing, after which going on w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfInstructConfig:
-    """What to grow: `count` rows in all; a task is too like a known one from a ROUGE-L of `similarity` on.
+    """Settings: `count` rows in all; a task is too similar to a known one from a ROUGE-L of `similarity` on.
 
     `parallel` answers are asked for at the same time. With `keep_dropped` what was not kept is written too.
     """
@@ -45,7 +45,7 @@ class SelfInstructConfig:
 
     @property
     def dropped(self) -> Path:
-        """The file of what was not kept, each with its reason."""
+        """Return the file of what was not kept, each with its reason."""
         return self.out.with_suffix(".dropped.jsonl")
 
 
@@ -62,7 +62,7 @@ StatsCallback = Callable[[SelfInstructStats], None]
 
 
 def _ignore(stats: SelfInstructStats) -> None:
-    """Where nobody watches."""
+    """Ignore the counts."""
 
 
 def run_self_instruct(
@@ -98,7 +98,7 @@ def _exhausted(stats: SelfInstructStats) -> str:
 
 
 class _SelfInstructRun:
-    """A growing set: the tasks that are known, the rows that were kept, and the round."""
+    """A run: the known tasks, the rows that were kept, and the round."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class _SelfInstructRun:
         return self.stats.rows > before
 
     def _examples(self) -> list[PoolTask]:
-        """Seeds and kept tasks in random order, chosen anew each round; the choice depends on nothing else."""
+        """Draw seeds and kept tasks in random order; the draw depends on the seed and the round alone."""
         choice = random.Random(f"{self._config.seed} {self._round}")
         examples = [
             *choice.sample(self._seeds, min(_SEEDS_SHOWN, len(self._seeds))),
@@ -151,7 +151,7 @@ class _SelfInstructRun:
         return examples
 
     def _new_tasks(self, reply: EndpointReply) -> list[str]:
-        """The tasks of a reply that pass, no more than rows are wanted."""
+        """Return the tasks of a reply that pass the filters, no more than rows are wanted."""
         code, wanted = self._config.language, self._config.count - self.stats.rows
         tasks = read_tasks(code, reply.text)
         if not tasks:

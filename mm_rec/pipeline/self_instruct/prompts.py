@@ -1,4 +1,4 @@
-"""What a model is asked, in Turkish and in English, and how its replies are read.
+"""Prompts in Turkish and in English, and the parsers of their replies.
 
 A list of new tasks is asked for as a numbered list, an answer as two labelled parts: forms that small models keep to
 more often than JSON, whose quotation marks and line ends they forget to escape.
@@ -19,7 +19,7 @@ _BLANK_LINE = re.compile(r"\n\s*\n")
 
 @dataclass(frozen=True, slots=True)
 class PromptLabels:
-    """The labels of the prompts that replies are read by, in one language."""
+    """The labels of the prompts by which replies are parsed, in one language."""
 
     task: str
     input: str
@@ -48,14 +48,14 @@ def answer_prompt(code: str, task: str) -> str:
 
 
 def read_tasks(code: str, reply: str) -> list[str]:
-    """The tasks of a numbered list; each ends at a blank line, and none may hold one."""
+    """Parse the tasks of a numbered list; each ends at a blank line, and none may hold one."""
     mark = re.compile(rf"^[ \t*#]*(?:{_labels(code).task}[ \t]+)?\d{{1,3}}[.):]\**[ \t]+", re.MULTILINE)
     items = (_BLANK_LINE.split(item.strip())[0] for item in mark.split(reply)[1:])
     return [task for item in items if (task := item.replace("**", "").strip())]
 
 
 def read_answer(code: str, reply: str) -> tuple[str, str] | None:
-    """The input ("" for none) and the answer of a reply; None where it is not of the form that was asked for."""
+    """Parse the input ("" for none) and the answer of a reply; None where it has another format."""
     labels = _labels(code)
     form = rf"\W*{labels.input}\**\s*:\**(.*?)^\W*{labels.answer}\**\s*:\**(.*)"
     found = re.fullmatch(form, reply, re.MULTILINE | re.DOTALL)

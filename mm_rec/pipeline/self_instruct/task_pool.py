@@ -1,4 +1,4 @@
-"""Seeds read from conversation files, and the rows of a growing set: appended one by one, read back to go on."""
+"""The task pool: seeds from conversation files, and kept rows, appended one by one and read back to go on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PoolTask:
 
 
 def read_seeds(sources: Sequence[str | Path]) -> list[PoolTask]:
-    """The tasks of conversation files: the first paragraph of each first user message, repeats and long ones left out.
+    """Read the tasks of conversation files: the first paragraph of each first user message; no repeats, no long ones.
 
     What follows that paragraph is the task's input, as Alpaca's and Self-Instruct's formats are read. Raises DataError
     where a file has problems or no task.
@@ -55,7 +55,7 @@ def read_seeds(sources: Sequence[str | Path]) -> list[PoolTask]:
 
 
 def read_pool(path: Path) -> tuple[list[PoolTask], int]:
-    """The tasks that earlier calls kept, and their last round; a last line that a kill cut short is taken off."""
+    """Read the tasks that earlier calls kept, and their last round; a last line that a kill cut short is removed."""
     if not path.exists():
         return [], 0
     *lines, rest = path.read_bytes().split(b"\n")

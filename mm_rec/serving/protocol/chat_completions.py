@@ -64,7 +64,7 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
 async def _begin(
     context: ServerContext, owner: str | None, body: ChatRequest, stack: contextlib.AsyncExitStack
 ) -> ChatCompletionStream:
-    """Read what is asked for, and start writing; a session is held by the stack until the answer is over."""
+    """Read the request and start its choices; the stack holds a session until the answer is over."""
     variant, started = context.registry.find(body.model), time.perf_counter()
     _require_together(body)
     tools = _tools_of(variant, body)
@@ -90,7 +90,7 @@ async def _begin(
 
 
 def _require_together(body: ChatRequest) -> None:
-    """Raise ApiError for fields that do nothing beside the others, or cannot be held to beside them."""
+    """Raise ApiError for fields that have no effect beside the others, or contradict them."""
     require_fields_together(
         body, stream_options="stream", top_logprobs="logprobs", function_call="functions", parallel_tool_calls="tools"
     )  # fmt: skip
@@ -107,7 +107,7 @@ def _require_together(body: ChatRequest) -> None:
 
 
 def _tools_of(variant: ModelVariant, body: ChatRequest) -> ToolSchemas:
-    """The tools of a request, also those of its deprecated field."""
+    """Return the tools of a request, or its deprecated functions as tools."""
     if body.functions:
         tools = [Tool(type="function", function=function) for function in body.functions]
         return template_tools(variant, tools, "functions")
@@ -135,7 +135,7 @@ def _prepare(
     tools: ToolSchemas,
     turn: SessionTurn | None,
 ) -> tuple[EnginePrompt, list[SamplingParams]]:
-    """The prompt, and a sampling for each answer."""
+    """Return the prompt, and the sampling of each choice."""
     truncate = body.truncation == "auto" if body.truncation else context.truncate
     remedy = SEND_LESS if truncate or turn else DROP_TURNS
     wanted, names = body.max_tokens, FieldNames("messages", "max_tokens", remedy)
@@ -155,7 +155,7 @@ def _prepare(
 def _session_prompt(
     variant: ModelVariant, turn: SessionTurn, messages: Sequence[ChatMessage], tools: ToolSchemas
 ) -> EnginePrompt:
-    """The prompt of a turn: the new messages alone; a session that has read nothing begins with the tools."""
+    """Return the prompt of a turn: the new messages alone, in an empty session after the tools."""
     tokenizer = variant.model.tokenizer
     is_new = not turn.session.length
     with errors_in_field("messages"):
@@ -165,7 +165,7 @@ def _session_prompt(
 
 @dataclass
 class _ChoiceBuffer:
-    """What was told of one choice."""
+    """What one choice has said so far."""
 
     text: str = ""
     reasoning: str = ""
@@ -174,7 +174,7 @@ class _ChoiceBuffer:
 
 
 class ChatCompletionStream:
-    """The answer to a request, as a whole or in chunks."""
+    """The response to a request, collected or in chunks."""
 
     def __init__(
         self, context: ServerContext, owner: str | None, variant: ModelVariant, body: ChatRequest,
@@ -187,7 +187,7 @@ class ChatCompletionStream:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
 
     async def collect(self) -> dict[str, Any]:
-        """The object chat.completion."""
+        """Return the chat.completion object."""
         async with contextlib.aclosing(self._parsed_deltas()) as parts:
             async for _ in parts:
                 pass
@@ -210,7 +210,7 @@ class ChatCompletionStream:
         }
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The events of a stream."""
+        """Yield the chat.completion.chunk events of a stream."""
         usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         async with contextlib.aclosing(self._parsed_deltas()) as parts:
             for number in range(len(self._choices)):
@@ -228,7 +228,7 @@ class ChatCompletionStream:
     async def _parsed_deltas(
         self,
     ) -> AsyncGenerator[tuple[int, list[ParsedDelta], list[dict[str, Any]]], None]:
-        """What comes of each choice: parts and log-probabilities."""
+        """Yield the parsed deltas and log-probabilities of each choice as they come."""
         deltas = stream_deltas(
             self._context, self._owner, self._variant, self._choices, self._usage, self._started
         )
@@ -246,7 +246,7 @@ class ChatCompletionStream:
         await self._commit()
 
     def _record(self, number: int, parts: Iterable[ParsedDelta]) -> list[ParsedDelta]:
-        """Note what a choice has said."""
+        """Add parsed deltas to the buffer of a choice."""
         found, buffer = list(parts), self._buffers[number]
         for part in found:
             if part.kind == "text":
@@ -260,7 +260,7 @@ class ChatCompletionStream:
         return found
 
     async def _commit(self) -> None:
-        """A turn of a session is over: keep what it has read."""
+        """Store the state of a session after its turn."""
         if self._turn is None:
             return
         finished = self._choices[0].finished_session()

@@ -1,4 +1,4 @@
-"""POST /v1/completions: a text goes on; with `echo` and `logprobs`, how likely a text is."""
+"""POST /v1/completions: continue a text; with `echo` and `logprobs`, score one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
 
 @dataclass
 class _EncodedPrompt:
-    """One prompt: its ids as the model reads them, and the first of them that the client knows of."""
+    """One prompt: its ids as the model reads them, and the index of the first that the client sent."""
 
     ids: list[int]
     first: int
@@ -63,7 +63,7 @@ class _EncodedPrompt:
 
 @dataclass
 class _ChoiceBuffer:
-    """What is told of one choice: its text, and OpenAI's four lists of log-probabilities."""
+    """Text of one choice, and OpenAI's four lists of log-probabilities."""
 
     text: str = ""
     tokens: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ class _ChoiceBuffer:
 
 
 class CompletionStream:
-    """The answer to a request, as a whole or in chunks; choices are numbered through all prompts."""
+    """The response to a request, collected or in chunks; choices are numbered through all prompts."""
 
     def __init__(
         self, context: ServerContext, owner: str | None, variant: ModelVariant, body: CompletionRequest
@@ -87,7 +87,7 @@ class CompletionStream:
         self._usage = TokenUsage(0)
 
     async def begin(self, stack: contextlib.AsyncExitStack) -> None:
-        """Read the prompts, and start writing."""
+        """Encode the prompts, and start their choices."""
         body, scheduler = self._body, self._variant.model.scheduler
         require_fields_together(body, stream_options="stream")
         if body.best_of not in (None, body.n or 1):
@@ -130,7 +130,7 @@ class CompletionStream:
     async def _start_choices(
         self, text: _EncodedPrompt, samplings: Sequence[SamplingParams]
     ) -> Sequence[Choice | None]:
-        """The answers to one prompt; None for one of which nothing is written."""
+        """Start the choices of one prompt; None for one that generates nothing."""
         body, variant, limits = self._body, self._variant, self._context.limits
         resolve_max_tokens(variant, len(text.ids), self._max_tokens, limits, _NAMES, least=0)
         session, parts = variant.session(), [text.ids]
@@ -144,7 +144,7 @@ class CompletionStream:
         )
 
     async def _score_prompt(self, session: Session, text: _EncodedPrompt) -> None:
-        """Read a prompt and note how likely each of its tokens is."""
+        """Prefill a prompt and keep the log-probability of each of its tokens."""
         engine, likeliest = self._variant.model.engine, self._body.logprobs or 0
 
         def read(one: Session) -> None:
@@ -153,7 +153,7 @@ class CompletionStream:
         await prefill_only(self._variant, session, [text.ids], self._context.limits.timeout_seconds, read)
 
     def _echo(self, text: _EncodedPrompt) -> _ChoiceBuffer:
-        """What is told of a choice before anything was written."""
+        """Return the buffer of a choice before its first token: the prompt, where it is echoed."""
         buffer = _ChoiceBuffer()
         if not self._body.echo:
             return buffer
@@ -185,7 +185,7 @@ class CompletionStream:
         return self._variant.model.token_text(token).decode("utf-8", "replace")
 
     async def collect(self) -> dict[str, Any]:
-        """The object text_completion."""
+        """Return the text_completion object."""
         async with contextlib.aclosing(self._stream_buffers()) as deltas:
             async for _ in deltas:
                 pass
@@ -196,7 +196,7 @@ class CompletionStream:
         return {**self._envelope(choices), "usage": self._usage.chat()}
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The events of a stream."""
+        """Yield the text_completion events of a stream."""
         usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         more = {"usage": None} if usage else {}
         for number, buffer in enumerate(self._buffers):
@@ -218,7 +218,7 @@ class CompletionStream:
         yield DONE
 
     async def _stream_buffers(self) -> AsyncGenerator[tuple[int, _ChoiceBuffer], None]:
-        """What is new of each choice, as it comes."""
+        """Yield what is new of each choice, as it comes."""
         written = [(number, choice) for number, choice in enumerate(self._choices) if choice is not None]
         deltas = stream_deltas(
             self._context, self._owner, self._variant, [choice for _, choice in written], self._usage, self._started

@@ -58,7 +58,7 @@ async def _embed(
 
 
 async def _vector(context: ServerContext, variant: ModelVariant, ids: list[int]) -> Tensor:
-    """The mean hidden state of a text's tokens, (D,) float32 of length 1."""
+    """Return the mean hidden state of a text's tokens: (D,) float32, of L2 norm 1."""
     total = torch.zeros(())
 
     def read(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""What the answers of all routes have in common: their deltas, with what is noted of them, and log-probabilities."""
+"""Output that all routes share: deltas of choices with their usage, log-probabilities, reasoning tokens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ async def stream_deltas(
     usage: TokenUsage,
     started: float,
 ) -> AsyncGenerator[tuple[int, OutputDelta], None]:
-    """The deltas of choices as they come, each with the number of its choice.
+    """Yield the deltas of choices as they come, each with the number of its choice.
 
-    Notes when the first came of a request that began at `started`, and at the end, whatever end it is, what was used.
+    Records the time from `started` to the first delta, and at the end, whatever end it is, the tokens used.
     """
     is_first = True
     try:
@@ -38,7 +38,7 @@ async def stream_deltas(
 
 
 def logprobs_content(variant: ModelVariant, delta: OutputDelta) -> list[dict[str, Any]]:
-    """The tokens of a delta with their log-probabilities and the likeliest beside each, where they are asked for."""
+    """Return the `logprobs.content` of a delta: each token with its log-probability and the top_logprobs beside it."""
     return [
         {
             **_logprob_entry(variant, chosen.token, chosen.logprob),
@@ -50,7 +50,7 @@ def logprobs_content(variant: ModelVariant, delta: OutputDelta) -> list[dict[str
 
 
 def count_reasoning_tokens(variant: ModelVariant, reasoning: str) -> int:
-    """How many tokens the text of some reasoning is."""
+    """Return the number of tokens of a reasoning text."""
     return len(encode_text(variant.model.tokenizer, reasoning)) if reasoning else 0
 
 

@@ -1,4 +1,4 @@
-"""What requests ask for in the engine's terms: messages, sampling, grammars."""
+"""From the body of a request to the engine's input: messages, prompt, sampling, token limits, constraints."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ToolSchemas = Sequence[Mapping[str, Any]]  # of tools, as templates and grammars
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What one request may take.
+    """Limits of one request.
 
     `max_tokens`: the most that are written, and as many where a request does not say; `max_prompt_tokens`: the most
     that are read; `timeout_seconds`: the longest time.
@@ -52,7 +52,7 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """What a request calls that which is read and the most that is written, and what helps where both do not fit."""
+    """The fields of a request for its prompt and for the limit of tokens, and the remedy where both do not fit."""
 
     prompt: str
     max_tokens: str = ""
@@ -60,7 +60,7 @@ class FieldNames:
 
 
 def tokenize_prompt(variant: ModelVariant, text: str, begin: bool = True) -> list[int]:
-    """The ids of a plain text, special tokens that are written out in it too, begun as the tokenizer begins one.
+    """Return the ids of a plain text, special tokens written out in it too; with `begin`, the tokenizer's own first.
 
     Raises UnicodeEncodeError for half of a surrogate pair, which no tokenizer takes.
     """
@@ -77,7 +77,7 @@ def require_fields_together(request: RequestModel, **others: str) -> None:
 
 
 def build_sampling(variant: ModelVariant, request: SamplingRequest, most_tokens: int) -> SamplingParams:
-    """How tokens are chosen; OpenAI's defaults for what is not said."""
+    """Build the sampling parameters of a request; what is not given has OpenAI's defaults."""
     values: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": most_tokens}
     for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
         if (value := getattr(request, name)) is not None:
@@ -110,7 +110,7 @@ def _biases(variant: ModelVariant, biases: Mapping[str, float]) -> dict[int, flo
 
 
 def sampling_per_choice(sampling: SamplingParams, n: int | None, most: int) -> list[SamplingParams]:
-    """One sampling for each answer: those after the first go on from its seed."""
+    """Return the sampling of each choice: those after the first count on from its seed."""
     if (n or 1) > most:
         raise ApiError(
             400, f"n: this server writes at most {most} answers at once; ask for fewer", "n", "invalid_value"
@@ -128,7 +128,7 @@ def resolve_max_tokens(
     names: FieldNames,
     least: int = 1,
 ) -> int:
-    """How many tokens an answer may have; raises ApiError where the request asks for more, or there is no room.
+    """Return the most tokens of an answer; raises ApiError where the request asks for more, or there is no room.
 
     Where the request does not say, there must be room for `least`.
     """
@@ -150,7 +150,7 @@ def resolve_max_tokens(
 
 
 class ContextLengthExceededError(ApiError):
-    """A conversation that does not fit."""
+    """A conversation that does not fit into the context."""
 
     def __init__(
         self, variant: ModelVariant, prompt_tokens: int, wanted: int | None, names: FieldNames
@@ -172,7 +172,7 @@ def _in_messages(number: int, part: str) -> str:
 def to_chat_messages(
     variant: ModelVariant, messages: Sequence[Message], name: Callable[[int, str], str] = _in_messages
 ) -> list[ChatMessage]:
-    """Messages as the templates take them; raises ApiError for what cannot be read.
+    """Convert messages to those of the chat templates; raises ApiError for what cannot be read.
 
     `name`: what the request calls a part (content, tool_calls, …) of the message of that number.
     """
@@ -234,7 +234,7 @@ def fit_prompt(
     variant: ModelVariant, messages: Sequence[ChatMessage], tools: ToolSchemas, wanted: int | None,
     limits: RequestLimits, names: FieldNames, truncate: bool,
 ) -> tuple[EnginePrompt, int]:  # fmt: skip
-    """The prompt of a conversation, and how many tokens may be written.
+    """Return the prompt of a conversation, and the most tokens of its answer.
 
     With `truncate` and a full context whole turns are dropped, the oldest first, and no more than must be: so many that
     a quarter of the context is free where the request does not say how much it wants. The system messages that open
@@ -271,7 +271,7 @@ def fit_prompt(
 
 @dataclass(frozen=True, slots=True)
 class ToolCallOptions:
-    """What tools may be called: `choice` is "auto", "required" or the name of one; `field` is that of the tools."""
+    """The tools that may be called; `choice` is "auto", "required" or a name, `field` the one of the tools."""
 
     tools: ToolSchemas
     choice: str
@@ -282,7 +282,7 @@ class ToolCallOptions:
 def template_tools(
     variant: ModelVariant, tools: Sequence[Tool] | None, field: str = "tools"
 ) -> list[dict[str, Any]]:
-    """Tools as the model sees them: without what has no effect; raises ApiError for special tokens in them."""
+    """Return tools for the template, without fields of no effect; raises ApiError for special tokens in them."""
     shown = [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools or []]
     require_no_special_tokens(variant, json.dumps(shown, ensure_ascii=False), field)
     return shown
@@ -304,7 +304,7 @@ def tool_call_options(
     field: str = "tools",
     choice_field: str = "tool_choice",
 ) -> ToolCallOptions | None:
-    """Which of the tools may be called; None where none may. Raises ApiError for a choice that is not there."""
+    """Resolve tool_choice; None where no tool may be called. Raises ApiError for a tool that is not there."""
     if not tools and choice not in (None, "none", "auto"):
         message = f"{choice_field}: there are no {field} to choose from"
         raise ApiError(400, message, choice_field, "invalid_value")
@@ -322,7 +322,7 @@ def tool_call_options(
 
 
 def _allowed(tools: ToolSchemas, names: set[str], field: str) -> ToolSchemas:
-    """The tools of these names."""
+    """Return the tools of these names."""
     known = [tool["function"]["name"] for tool in tools]
     if missing := names.difference(known):
         message = f"{field}: there is no tool {min(missing)[:64]!r}; there are {', '.join(known)}"
@@ -331,7 +331,7 @@ def _allowed(tools: ToolSchemas, names: set[str], field: str) -> ToolSchemas:
 
 
 def output_schema(kind: str, schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What an answer must follow: of json_schema its schema, of json_object any object; None for text."""
+    """Return the schema that an answer must follow: for json_object that of any object; None for text."""
     return {"type": "object"} if kind == "json_object" else schema
 
 
@@ -342,7 +342,7 @@ def constraint_factory(
     field: str,
     prompt: EnginePrompt,
 ) -> Callable[[], GrammarConstraint] | None:
-    """What makes the constraint of an answer to a prompt: calls, JSON of a schema, or none; raises ApiError for both.
+    """Return a function that makes the constraint of an answer: tool calls or a JSON schema; raises ApiError for both.
 
     `field`: that of the schema.
     """

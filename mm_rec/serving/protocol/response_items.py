@@ -1,4 +1,4 @@
-"""Items of the Responses API: what a request gives, and what an earlier response held, as messages and as lists."""
+"""Items of the Responses API, those of a request and of stored responses, as messages and as lists."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EMPTY_ASSISTANT: Item = {"type": "message", "role": "assistant", "content": ""}
 
 
 def input_items(body: ResponseRequest) -> list[Item]:
-    """What is new in a request."""
+    """Return the items of the input of a request."""
     if isinstance(body.input, str):
         return [{"type": "message", "role": "user", "content": body.input}]
     return [item.model_dump(exclude_none=True) for item in body.input]
@@ -42,7 +42,7 @@ def input_items(body: ResponseRequest) -> list[Item]:
 
 @dataclass
 class _PendingMessage:
-    """One message to be: where it comes from, its item, and the assistant's calls that belong to it."""
+    """A message in the making: the field it comes from, its item, and the assistant's calls that belong to it."""
 
     place: str
     item: Item
@@ -61,7 +61,7 @@ class _PendingMessage:
 
 
 def to_messages(body: ResponseRequest, earlier: Iterable[Item]) -> tuple[list[Message], list[str]]:
-    """All that a response answers as messages, and the field of the request that each of them comes from."""
+    """Return earlier and new items as messages, and the field of the request that each comes from."""
     new = input_items(body)
     places = ["input"] if isinstance(body.input, str) else [f"input[{number}]" for number in range(len(new))]
     pending: list[_PendingMessage] = []
@@ -74,7 +74,7 @@ def to_messages(body: ResponseRequest, earlier: Iterable[Item]) -> tuple[list[Me
     reasoning = ""
     placed = [("previous_response_id", item) for item in earlier] + list(zip(places, new, strict=True))
     for place, item in placed:
-        if item["type"] == "reasoning":  # it belongs to what was said after it
+        if item["type"] == "reasoning":  # it belongs to the message or call after it
             reasoning = "".join(part["text"] for part in item.get("content") or [])
             continue
         if item["type"] != "function_call":
@@ -82,9 +82,8 @@ def to_messages(body: ResponseRequest, earlier: Iterable[Item]) -> tuple[list[Me
             pending.append(_PendingMessage(place, item, reasoning=reasoning if is_answer else ""))
             reasoning = ""
             continue
-        if (
-            not pending or pending[-1].item.get("role") != "assistant"
-        ):  # calls belong to what was said before them
+        # Calls belong to the assistant's message before them.
+        if not pending or pending[-1].item.get("role") != "assistant":
             pending.append(_PendingMessage(place, _EMPTY_ASSISTANT, reasoning=reasoning))
             reasoning = ""
         call = FunctionCall.model_validate(item)
@@ -95,7 +94,7 @@ def to_messages(body: ResponseRequest, earlier: Iterable[Item]) -> tuple[list[Me
 
 
 def to_chat_tools(body: ResponseRequest) -> list[Tool]:
-    """The tools as chat completions have them."""
+    """Convert the tools to those of chat completions."""
     return [
         Tool(type="function", function=Function(**tool.model_dump(exclude={"type"})))
         for tool in body.tools or []
@@ -103,7 +102,7 @@ def to_chat_tools(body: ResponseRequest) -> list[Tool]:
 
 
 def to_tool_choice(body: ResponseRequest) -> str | NamedTool | AllowedToolsChoice | None:
-    """The choice of a tool as chat completions have it."""
+    """Convert tool_choice to that of chat completions."""
     match body.tool_choice:
         case ChosenTool() as chosen:
             return _named(chosen)
@@ -119,7 +118,7 @@ def _named(chosen: ChosenTool) -> NamedTool:
 
 
 def to_stored_items(items: Iterable[Item]) -> list[Item]:
-    """Items as GET /v1/responses/{id}/input_items shows them: with ids, and content in parts."""
+    """Return items as GET /v1/responses/{id}/input_items shows them: with ids, and content in parts."""
     return [_to_stored_item(item) for item in items]
 
 

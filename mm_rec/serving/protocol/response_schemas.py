@@ -1,4 +1,4 @@
-"""What a request to the Responses API may hold."""
+"""Schemas of requests to the Responses API."""
 
 from __future__ import annotations
 

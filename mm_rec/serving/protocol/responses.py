@@ -1,4 +1,4 @@
-"""POST /v1/responses: the newer form of chat; what was answered is kept, and a later request goes on from it."""
+"""POST /v1/responses: the newer form of chat; responses are stored, and a later request continues one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from mm_rec.serving.tables import StoredResponse, new_id
 from mm_rec.tokenizers.assistant_format import assistant_format
 
 router = APIRouter()
-ResponseEvent = tuple[str, dict[str, Any]]  # the type of an event, and what it says
+ResponseEvent = tuple[str, dict[str, Any]]  # type and fields
 
 
 @router.post("/v1/responses")
@@ -70,7 +70,7 @@ async def create_response(body: ResponseRequest, request: Request) -> Response:
 async def _begin(
     context: ServerContext, owner: str | None, body: ResponseRequest, stack: contextlib.AsyncExitStack
 ) -> ResponseStream:
-    """Read what is asked for, and start writing."""
+    """Read the request and start its choice."""
     variant, started = context.registry.find(body.model), time.perf_counter()
     tools = template_tools(variant, to_chat_tools(body))
     call_options = tool_call_options(tools, to_tool_choice(body), body.parallel_tool_calls is not False)
@@ -106,7 +106,7 @@ def _prepare(
 
 
 def _previous_items(context: ServerContext, owner: str | None, response_id: str | None) -> list[Item]:
-    """The items of all responses that one goes on from, and its own; raises ApiError, 404."""
+    """Return the items of a response and of all before it in its chain; raises ApiError, 404."""
     if response_id is None:
         return []
     chain = context.store.response_chain(owner, response_id)
@@ -128,9 +128,9 @@ def _text_format(body: ResponseRequest) -> TextFormat:
 
 
 class ResponseStream:
-    """The answer to a request, as a whole or as events.
+    """The response to a request, collected or as events.
 
-    Events are written before the next is made: what they say are the items themselves, which go on growing.
+    Each event is serialised before the next is made: it refers to the output items themselves, which go on growing.
     """
 
     def __init__(
@@ -146,14 +146,14 @@ class ResponseStream:
         self._reasons = isinstance(parser, ReasoningParser)
 
     async def collect(self) -> dict[str, Any]:
-        """The object response."""
+        """Return the response object."""
         async with contextlib.aclosing(self._output_events()) as events:
             async for _ in events:
                 pass
         return self._response_object(self._status())
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """The events of a stream."""
+        """Yield the events of a stream."""
         yield self._event("response.created", response=self._response_object("in_progress"))
         yield self._event("response.in_progress", response=self._response_object("in_progress"))
         try:
@@ -167,7 +167,7 @@ class ResponseStream:
             yield self._event("response.failed", response={**self._response_object("failed"), "error": said})
 
     async def _output_events(self) -> AsyncGenerator[ResponseEvent, None]:
-        """The events between the first and the last; keeps the response at the end."""
+        """Yield the events between the first and the last; store the response at the end."""
         deltas = stream_deltas(
             self._context, self._owner, self._variant, [self._choice], self._usage, self._started
         )
@@ -182,7 +182,7 @@ class ResponseStream:
             await asyncio.to_thread(self._store_response)
 
     def _events_of(self, parts: Iterable[ParsedDelta]) -> Iterator[ResponseEvent]:
-        """What is told of some parts."""
+        """Yield the events of parsed deltas."""
         for part in parts:
             if part.kind == "call":
                 yield from self._end_item()
@@ -206,10 +206,10 @@ class ResponseStream:
                 content["logprobs"] += self._logprobs
                 delta = {"delta": part.text, "logprobs": self._logprobs, "content_index": 0}
                 yield "response.output_text.delta", {**self._position(), **delta}
-            self._logprobs = []  # those of a call's tokens are not told
+            self._logprobs = []  # those of a call's tokens are not sent
 
     def _finish(self) -> Iterator[ResponseEvent]:
-        """What is told where nothing more comes: an answer has a message, though it may be empty."""
+        """Yield the last events: an answer always has a message, though it may be empty."""
         yield from self._events_of(self._parser.finish())
         thought = [item["content"][0]["text"] for item in self._output if item["type"] == "reasoning"]
         self._usage.reasoning_tokens = count_reasoning_tokens(self._variant, "".join(thought))
@@ -222,7 +222,7 @@ class ResponseStream:
         self._ended = int(time.time())
 
     def _ensure_message(self) -> Iterator[ResponseEvent]:
-        """Begin a message where none has begun: what was thought is over."""
+        """Begin a message where none has begun, after the end of reasoning."""
         if self._output and self._output[-1]["type"] != "reasoning":
             return
         yield from self._end_item()
@@ -254,7 +254,7 @@ class ResponseStream:
         return "response.output_item.added", {"output_index": len(self._output) - 1, "item": item}
 
     def _end_item(self) -> Iterator[ResponseEvent]:
-        """What is told where an item is over; nothing where none has begun."""
+        """Yield the events that end the current item; none where there is no item."""
         if not self._output:
             return
         item, place = self._output[-1], self._position()
@@ -291,7 +291,7 @@ class ResponseStream:
         )
 
     def _response_object(self, status: str) -> dict[str, Any]:
-        """The response as it is now."""
+        """Return the response object as it is now."""
         body, is_over = self._body, status in ("completed", "incomplete")
         return {
             "id": self._id,
@@ -343,7 +343,7 @@ def _tool_choice_object(body: ResponseRequest) -> Any:
 
 
 def _after_reasoning(logprobs: list[Item], text: str) -> list[Item]:
-    """Those of the tokens that a text begins with, and what follows: what came before was reasoning."""
+    """Return the log-probabilities from the first token of a text on: those before it were reasoning."""
     said = text.encode()
     for place in range(len(logprobs) - 1, -1, -1):
         joined = b""
@@ -357,7 +357,7 @@ def _after_reasoning(logprobs: list[Item], text: str) -> list[Item]:
 
 
 def _without_logprobs(item: Item) -> Item:
-    """An item as it is kept: log-probabilities can be a thousand times longer than the text."""
+    """Return an item as it is stored: log-probabilities can be a thousand times longer than the text."""
     if item["type"] != "message":
         return item
     return {**item, "content": [{**part, "logprobs": []} for part in item["content"]]}

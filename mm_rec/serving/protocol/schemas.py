@@ -1,4 +1,4 @@
-"""What a request may hold. Every field of OpenAI's is honoured, taken without effect, or refused by name.
+"""Schemas of the requests. Every field of OpenAI's is honoured, taken without effect, or refused by name.
 
 A field that is not known is refused: what is ignored in silence changes what a program does without a word. The
 descriptions say which fields have no effect and which are refused; docs/openai.md is made of them.
@@ -27,12 +27,12 @@ MAX_INPUTS = 2048  # OpenAI's
 
 
 def no_effect(why: str) -> Any:
-    """The default and the description of a field that is taken and changes nothing."""
+    """Return the pydantic field of one that is accepted and changes nothing."""
     return Field(default=None, description=NO_EFFECT + why)
 
 
 def refused(why: str) -> Any:
-    """The default and the description of a field that must be null or absent."""
+    """Return the pydantic field of one that must be null or absent."""
     return Field(default=None, description=REFUSED + why)
 
 
@@ -45,7 +45,7 @@ Refused = Annotated[None, BeforeValidator(_only_null)]
 
 
 def expects(words: str) -> WrapValidator:
-    """Say in these words what a field may be, where nothing of what it may be fits."""
+    """Replace the errors of a union by one that says in these words what the field may be."""
 
     def check(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -126,13 +126,13 @@ Content = str | list[Annotated[TextPart, BeforeValidator(_text_only)]]
 
 
 def content_text(content: Content | None) -> str:
-    """A message's content as one text."""
+    """Return a message's content as one text."""
     if isinstance(content, list):
         return "".join(part.text or part.refusal or "" for part in content)
     return content or ""
 
 
-# Whose messages alone have them.
+# Fields that only messages of one role have.
 _ROLES = {
     "tool_calls": "assistant",
     "function_call": "assistant",
@@ -319,7 +319,7 @@ EmbeddingInput = Annotated[
 
 
 def as_list(given: str | TokenIds | list[str] | list[TokenIds]) -> Sequence[str | list[int]]:
-    """The texts of a field that may hold one or several, each as text or as ids."""
+    """Return a field that may hold one or several inputs as a list, each as text or as ids."""
     if isinstance(given, str):
         return [given]
     return [given] if isinstance(given[0], int) else given

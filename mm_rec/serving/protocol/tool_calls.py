@@ -1,4 +1,4 @@
-"""The text of an answer, read as it comes in the form of the model's template: reasoning, text, then calls."""
+"""Streaming parsers of an answer in the form of the model's template: reasoning, text, then tool calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LETTERS = string.ascii_letters + string.digits
 
 @dataclass(frozen=True, slots=True)
 class ParsedDelta:
-    """What came: some reasoning or text, the name of a call that begins, or some of its arguments."""
+    """A parsed part of an answer: some reasoning or text, the name of a call that begins, or some of its arguments."""
 
     kind: Literal["reasoning", "text", "call", "arguments"]
     text: str
@@ -39,17 +39,17 @@ class ParsedDelta:
 
 
 class OutputParser(Protocol):
-    """Cuts an answer's text into its parts."""
+    """Parses an answer's text as it comes."""
 
     def push(self, text: str) -> Iterator[ParsedDelta]:
         """Take some text; what may be the beginning of something else is held back until it is known."""
 
     def finish(self) -> Iterator[ParsedDelta]:
-        """What is still held back, at the end."""
+        """Yield what is still held back, at the end."""
 
 
 class ToolCallParser:
-    """Reads an answer that a grammar holds to calls, or to text and calls, in a template's form."""
+    """Parses an answer that a grammar constrains to calls, or to text and calls, in a template's form."""
 
     def __init__(self, form: ToolCallFormat) -> None:
         self.calls = 0
@@ -90,18 +90,18 @@ class ToolCallParser:
             yield ParsedDelta("call", name, self.calls - 1, self._new_id())
 
     def finish(self) -> Iterator[ParsedDelta]:
-        """The text still held back, at the end; what closes a message is the template's."""
+        """Yield the text still held back, at the end; what closes a message is the template's."""
         if not self.calls:
             yield from self._text(len(self._held.rstrip("\n")))
 
     def _find_head(self) -> re.Match[str] | None:
-        """Where a call's arguments begin in what is held."""
+        """Find the beginning of a call, up to its arguments, in what is held."""
         if self.calls:
             return None if self._next is None else self._next.match(self._held)
         return self._first.search(self._held)
 
     def _safe_length(self) -> int:
-        """The length of the text that is no call, whatever comes; the last line ends may be the template's own."""
+        """Return the length of the text that is no call, whatever comes; the last newlines may be the template's."""
         place = self._held.find(self._opening)
         while place >= 0 and not self._may_be_head(self._held[place + len(self._opening) :]):
             place = self._held.find(self._opening, place + 1)
@@ -112,7 +112,7 @@ class ToolCallParser:
         return len(text.rstrip("\n"))
 
     def _may_be_head(self, text: str) -> bool:
-        """Whether what follows an opening is, or may become, a name and what stands behind it."""
+        """Return whether what follows an opening is, or may become, a name and what stands behind it."""
         name = _NAME[self._form.name_is_quoted].match(text)
         rest = text[name.end() :] if name else text
         between = self._form.between.partition(ID_PLACEHOLDER)[0]
@@ -134,7 +134,7 @@ class ToolCallParser:
 
 
 def _head(before: str, form: ToolCallFormat) -> re.Pattern[str]:
-    """What finds a call up to its arguments."""
+    """Return the pattern of a call up to its arguments."""
     first, last = (
         re.escape(text).replace(re.escape(ID_PLACEHOLDER), CALL_ID_PATTERN) for text in (before, form.between)
     )
@@ -142,7 +142,7 @@ def _head(before: str, form: ToolCallFormat) -> re.Pattern[str]:
 
 
 class TextParser:
-    """Reads an answer without calls: text, without the line ends that close it."""
+    """Parses an answer without calls: text, without the newlines that close it."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -155,12 +155,12 @@ class TextParser:
             yield ParsedDelta("text", shown)
 
     def finish(self) -> Iterator[ParsedDelta]:
-        """Nothing more: what is still held back closes the message."""
+        """Yield nothing: what is still held back closes the message."""
         return iter(())
 
 
 class ReasoningParser:
-    """Reads the reasoning that an answer may begin with, and gives what follows to another parser."""
+    """Parses the reasoning that an answer may begin with, and gives what follows to another parser."""
 
     def __init__(self, form: ReasoningFormat, is_open: bool, then: OutputParser) -> None:
         """`is_open`: the prompt has begun the reasoning already."""
@@ -210,12 +210,12 @@ class ReasoningParser:
             self._held = self._held[self._held.find(thought) + len(thought) :]
 
     def _strip(self, text: str) -> str:
-        """Reasoning without the white space that stands around all of it."""
+        """Return reasoning without the white space around all of it."""
         return text.rstrip() if self._has_reasoning else text.strip()
 
 
 def make_parser(form: AssistantFormat, prompt: str, calls: bool) -> OutputParser:
-    """What reads the answer to a prompt's text, in which there may be calls or not."""
+    """Return the parser of the answer to a prompt, with calls or without."""
     parser: OutputParser = ToolCallParser(form.require_calls()) if calls else TextParser()
     if form.reasoning is None:
         return parser
@@ -223,7 +223,7 @@ def make_parser(form: AssistantFormat, prompt: str, calls: bool) -> OutputParser
 
 
 def needs_special_tokens(variant: ModelVariant, calls: bool) -> bool:
-    """Whether an answer is read with the texts of its special tokens: those of calls, and those around reasoning."""
+    """Return whether parsing needs the texts of special tokens: those of calls, and those around reasoning."""
     reasoning = assistant_format(variant.model.tokenizer).reasoning
     special = special_token_pattern(variant.model.tokenizer)
     return calls or (reasoning is not None and special.search(reasoning.begin + reasoning.end) is not None)
@@ -237,7 +237,7 @@ class _JsonObjectScanner:
         self._depth, self._in_string, self._escaped = 0, False, False
 
     def take(self, text: str) -> tuple[str, str]:
-        """The part of a text that belongs to the object, and the rest."""
+        """Split a text into what belongs to the object, and the rest."""
         for place, letter in enumerate(text):
             if self._in_string:
                 if self._escaped:
@@ -259,14 +259,14 @@ class _JsonObjectScanner:
 
 
 class _KeywordsScanner:
-    """Reads a call's keywords in Python's form, when all of them have come, as the JSON that clients are given."""
+    """Turns a call's keywords in Python's form, when all of them have come, into the JSON that clients get."""
 
     def __init__(self, form: ToolCallFormat) -> None:
         self.ended = False
         self._form, self._text, self._place = form, "", ClosingBracketFinder()
 
     def take(self, text: str) -> tuple[str, str]:
-        """The arguments as JSON, where a text has them all, and the rest."""
+        """Return the arguments as JSON, where a text has them all, and the rest."""
         end = self._place.find(text)
         if end is None:
             self._text += text

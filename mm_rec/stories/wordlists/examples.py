@@ -31,7 +31,7 @@ class ListExample:
 
 
 def is_held_out_word(word: str, fraction: float) -> bool:
-    """Whether a word is kept for evaluation: a pure function of its letters, large or small, with or without dots on i.
+    """Return True if a word is held out for evaluation: a pure function of its letters, whatever their case and dots.
 
     A word that is held out at a fraction is held out at every larger one.
     """
@@ -124,7 +124,7 @@ def parse_shares(text: str) -> dict[tuple[int, ...], float]:
 
 
 def _sizes(count: int, shares: Shares) -> list[int]:
-    """How many words each of `count` examples has, sorted; as near to the shares as whole numbers come."""
+    """Return how many words each of `count` examples has, sorted; as near to the shares as whole numbers come."""
     if count < 1:
         raise ConfigError(f"the number of examples is {count}; it must be 1 or more")
     sizes = []

@@ -58,7 +58,7 @@ def _messages(asked: str, answer: str) -> dict[str, object]:
 
 
 def describe_examples(examples: Sequence[ListExample], level: str, template: str) -> list[str]:
-    """What the examples are made of, in lines: their sizes, words and sentences and how often each is used, lengths."""
+    """Describe the examples in lines: their sizes, words and sentences and how often each is used, lengths."""
     sizes = sorted(Counter(len(example.words) for example in examples).items(), reverse=True)
     uses = Counter(word for example in examples for word in example.words)
     pairs = Counter(

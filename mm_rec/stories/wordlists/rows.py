@@ -120,7 +120,7 @@ def _level(value: Any, file: SourceFile, number: int) -> str:
 
 
 def _holds_sentences(row: Mapping[str, Any]) -> bool:
-    """Whether a JSON object maps words to their sentences."""
+    """Return True if a JSON object maps words to their sentences."""
     return len(row) > 0 and all(isinstance(value, list) for value in row.values())
 
 
@@ -140,7 +140,7 @@ def _sentences(value: Any, file: SourceFile, number: int) -> tuple[str, ...]:
 
 
 def has_words(file: SourceFile) -> bool:
-    """Whether a file of sentences has a column of words."""
+    """Return True if a file of sentences has a column of words."""
     kind = file_kind(file)
     if kind == "txt":
         return False
