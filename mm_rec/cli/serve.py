@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mm_rec.inference.scheduler import Scheduler
     from mm_rec.serving.access import AccessPolicy
     from mm_rec.serving.model_registry import ServedModel
-    from mm_rec.serving.store import Store
+    from mm_rec.serving.store.store import Store
 
 _MIB = 2**20
 _LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -89,7 +89,7 @@ def serve(
     from mm_rec.serving.protocol.preprocessing import RequestLimits
     from mm_rec.serving.server import GRACE_SECONDS, run
     from mm_rec.serving.sessions import SessionManager
-    from mm_rec.serving.store import Store
+    from mm_rec.serving.store.store import Store
 
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     opened = Store(store)

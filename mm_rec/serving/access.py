@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mm_rec.serving.api_keys import RateLimiter, verify_key
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.metrics import ServerMetrics
-from mm_rec.serving.store import Store
+from mm_rec.serving.store.store import Store
 
 # Served without a key: none of it says anything of anybody.
 PUBLIC_PATHS = frozenset({"/", "/health", "/openapi.json"})

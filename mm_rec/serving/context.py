@@ -11,7 +11,7 @@ from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.model_registry import ModelRegistry, ModelVariant
 from mm_rec.serving.protocol.preprocessing import RequestLimits
 from mm_rec.serving.sessions import SessionManager
-from mm_rec.serving.store import Store, today
+from mm_rec.serving.store.store import Store, today
 
 
 class ServerContext:

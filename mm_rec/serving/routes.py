@@ -26,8 +26,8 @@ from mm_rec.serving.protocol.preprocessing import (
 )
 from mm_rec.serving.protocol.schemas import DetokenizeRequest, SessionRequest, TokenizeRequest
 from mm_rec.serving.sse import SafeJSONResponse
+from mm_rec.serving.store.tables import SavedSession
 from mm_rec.serving.streaming import cancel_on_disconnect
-from mm_rec.serving.tables import SavedSession
 
 router = APIRouter()
 Limit = Annotated[int, Query(ge=1, le=100)]

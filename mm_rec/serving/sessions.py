@@ -19,8 +19,8 @@ from mm_rec.errors import CheckpointError
 from mm_rec.inference.engine import Session
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.model_registry import ModelVariant
-from mm_rec.serving.store import Store
-from mm_rec.serving.tables import SavedSession, new_session_file
+from mm_rec.serving.store.store import Store
+from mm_rec.serving.store.tables import SavedSession, new_session_file
 
 MAX_SESSIONS = 1_000  # of one owner
 _STALE_SECONDS = 3_600  # seconds after which a file that no session names was left by a killed server

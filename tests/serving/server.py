@@ -20,7 +20,7 @@ from mm_rec.serving.model_registry import ModelRegistry, ServedModel
 from mm_rec.serving.protocol.preprocessing import RequestLimits
 from mm_rec.serving.server import GracefulServer
 from mm_rec.serving.sessions import SessionManager
-from mm_rec.serving.store import Store
+from mm_rec.serving.store.store import Store
 
 MIB = 2**20
 

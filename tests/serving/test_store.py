@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -13,13 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from serving.processes import release, start
 from waiting import LONGEST
 
 from mm_rec.errors import ConfigError, MissingExtraError
 from mm_rec.serving.api_keys import create_key
-from mm_rec.serving.store import Store, today
-from mm_rec.serving.tables import SCHEMA_VERSION, SavedSession, StoredResponse, new_id, new_session_file
+from mm_rec.serving.store.store import Store, today
+from mm_rec.serving.store.tables import SavedSession, StoredResponse, new_id, new_session_file
 
 Opener = Callable[[str], Store]
 HOSTILE = [
@@ -33,7 +32,9 @@ HOSTILE = [
 ]
 
 
-def say(store: Store, owner: str | None = None, after: StoredResponse | None = None) -> StoredResponse:
+def store_response(
+    store: Store, owner: str | None = None, after: StoredResponse | None = None
+) -> StoredResponse:
     """Store a response, whose text is its id."""
     response_id = new_id("resp")
     return store.create_response(
@@ -46,37 +47,13 @@ def say(store: Store, owner: str | None = None, after: StoredResponse | None = N
     )
 
 
-def keep(store: Store, owner: str | None = None) -> SavedSession:
+def store_session(store: Store, owner: str | None = None) -> SavedSession:
     return store.create_session(owner, model="tiny", adapter=None, length=7, file_name=new_session_file())
 
 
 def owners(store: Store) -> tuple[str, str, None]:
     """Two keys' ids and the owner of a server without keys."""
     return create_key(store, "Ayşe")[1].id, create_key(store, "Işık")[1].id, None
-
-
-def start(script: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process that imports what it needs, says `ready`, waits for a line and goes on."""
-    begin = (
-        "import sys\nfrom mm_rec.serving.store import Store, today\nfrom mm_rec.serving.tables import new_id\n"
-        "print('ready', flush=True)\nsys.stdin.readline()\n"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", begin + script, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def let_go(*children: subprocess.Popen[str]) -> None:
-    """Let processes go on at the same time."""
-    for child in children:
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("\n")
-        child.stdin.flush()
 
 
 def test_a_response_comes_back_as_it_was_and_is_there_after_opening_again(url: str, opened: Opener) -> None:
@@ -92,7 +69,7 @@ def test_a_response_comes_back_as_it_was_and_is_there_after_opening_again(url: s
 
 
 def test_a_deleted_response_is_gone_and_others_stay(store: Store) -> None:
-    first, second = say(store), say(store)
+    first, second = store_response(store), store_response(store)
     gone = store.delete_response(None, first.id)
     assert gone is not None and gone.id == first.id
     assert store.delete_response(None, first.id) is None
@@ -101,7 +78,7 @@ def test_a_deleted_response_is_gone_and_others_stay(store: Store) -> None:
 
 
 def test_pages_are_newest_first_and_together_hold_every_row_once(store: Store) -> None:
-    made = [say(store).id for _ in range(7)]
+    made = [store_response(store).id for _ in range(7)]
     seen, after, sizes = [], None, []
     while True:
         page = store.list_responses(None, after, limit=3)
@@ -117,17 +94,17 @@ def test_pages_are_newest_first_and_together_hold_every_row_once(store: Store) -
 
 def test_a_page_after_a_row_that_is_not_there_is_refused(store: Store) -> None:
     mine, other, _ = owners(store)
-    foreign = say(store, other)
+    foreign = store_response(store, other)
     for after in (new_id("resp"), foreign.id, "x\0"):
         with pytest.raises(ConfigError, match="give the last id of the page before"):
             store.list_responses(mine, after)
 
 
 def test_a_chain_holds_a_response_and_all_before_it_oldest_first(store: Store) -> None:
-    first = say(store)
-    second = say(store, after=first)
-    branch = say(store, after=first)
-    third = say(store, after=second)
+    first = store_response(store)
+    second = store_response(store, after=first)
+    branch = store_response(store, after=first)
+    third = store_response(store, after=second)
     assert [row.id for row in store.response_chain(None, third.id)] == [first.id, second.id, third.id]
     assert [row.id for row in store.response_chain(None, branch.id)] == [first.id, branch.id]
     assert store.response_chain(None, new_id("resp")) == []
@@ -138,13 +115,13 @@ def test_a_chain_holds_a_response_and_all_before_it_oldest_first(store: Store) -
 
 def test_a_chain_does_not_lead_to_a_row_of_another_owner(store: Store) -> None:
     mine, other, _ = owners(store)
-    foreign = say(store, other)
-    own = say(store, mine, after=foreign)
+    foreign = store_response(store, other)
+    own = store_response(store, mine, after=foreign)
     assert [row.id for row in store.response_chain(mine, own.id)] == [own.id]
 
 
 def test_a_session_is_continued_in_a_new_file_listed_and_deleted(store: Store) -> None:
-    first, second, name = keep(store), keep(store), new_session_file()
+    first, second, name = store_session(store), store_session(store), new_session_file()
     assert first.id != second.id and first.file_name != second.file_name
     moved = store.update_session(None, first.id, length=50_000, file_name=name)
     assert moved is not None and (moved.length, moved.file_name) == (50_000, name)
@@ -164,15 +141,15 @@ def test_a_session_is_continued_in_a_new_file_listed_and_deleted(store: Store) -
 def test_a_session_takes_no_file_name_but_the_servers_own(store: Store, name: str) -> None:
     with pytest.raises(ValueError, match="new_session_file"):
         store.create_session(None, model="m", adapter=None, length=1, file_name=name)
-    session = keep(store)
+    session = store_session(store)
     with pytest.raises(ValueError, match="new_session_file"):
         store.update_session(None, session.id, 1, name)
 
 
 def test_nobody_sees_or_changes_the_rows_of_another_owner(store: Store) -> None:
     everybody = owners(store)
-    responses = {owner: say(store, owner) for owner in everybody}
-    sessions = {owner: keep(store, owner) for owner in everybody}
+    responses = {owner: store_response(store, owner) for owner in everybody}
+    sessions = {owner: store_session(store, owner) for owner in everybody}
     for owner in everybody:
         assert [row.id for row in store.list_responses(owner).rows] == [responses[owner].id]
         assert [row.id for row in store.list_sessions(owner).rows] == [sessions[owner].id]
@@ -191,7 +168,7 @@ def test_nobody_sees_or_changes_the_rows_of_another_owner(store: Store) -> None:
 
 @pytest.mark.parametrize("id_", HOSTILE, ids=range(len(HOSTILE)))
 def test_what_is_no_id_finds_nothing_and_breaks_nothing(store: Store, id_: str) -> None:
-    kept = say(store)
+    kept = store_response(store)
     assert store.get_response(None, id_) is None and store.get_session(None, id_) is None
     assert store.delete_response(None, id_) is None and store.delete_session(None, id_) is None
     assert store.response_chain(None, id_) == [] and store.revoke_key(id_) is None
@@ -222,7 +199,7 @@ def test_fifty_threads_counting_lose_nothing(store: Store) -> None:
     def work() -> None:
         for owner in (key, nobody) * 3:
             store.count_usage(owner, today(), prompt_tokens=2, completion_tokens=1)
-            say(store, owner)
+            store_response(store, owner)
 
     failures: list[object] = []
     before, threading.excepthook = threading.excepthook, failures.append
@@ -244,7 +221,7 @@ def test_fifty_threads_counting_lose_nothing(store: Store) -> None:
 def test_processes_that_open_a_new_store_at_once_count_together(url: str, opened: Opener) -> None:
     script = "s = Store(sys.argv[1])\nfor _ in range(40): s.count_usage(None, today(), 1, 1)\ns.close()"
     children = [start(script, url) for _ in range(3)]
-    let_go(*children)
+    release(*children)
     assert [child.communicate(timeout=LONGEST)[0] for child in children] == [""] * 3
     assert [child.returncode for child in children] == [0] * 3
     assert opened(url).usage(None, today()).requests == 120
@@ -262,7 +239,7 @@ def test_a_store_whose_writer_was_killed_opens_with_all_that_was_done(url: str, 
     done: list[str] = []
     for writes in (1, 5, 12):
         child = start(script, url)
-        let_go(child)
+        release(child)
         assert child.stdout is not None
         done += [child.stdout.readline().strip() for _ in range(writes)]
         child.send_signal(signal.SIGKILL)
@@ -272,36 +249,23 @@ def test_a_store_whose_writer_was_killed_opens_with_all_that_was_done(url: str, 
     assert {row.id for row in rows} >= set(done) and len(rows) <= len(done) + 3
     assert all(row.input_items == ["x" * 100_000] and row.response == {"id": row.id} for row in rows)
     assert len(done) <= store.usage(None, today()).requests <= len(rows)
-    say(store)
+    store_response(store)
 
 
 def test_a_store_whose_maker_was_killed_opens(url: str, opened: Opener) -> None:
     for delay in (0.01, 0.03, 0.06):  # seconds: before, while and after the tables are made
         child = start("Store(sys.argv[1])\nsys.stdin.readline()", url)
-        let_go(child)
+        release(child)
         time.sleep(delay)
         child.kill()
         child.communicate()
     store = opened(url)
-    assert store.get_response(None, say(store).id) is not None
-
-
-def test_a_newer_store_is_refused_with_what_to_do_and_left_as_it_is(url: str, opened: Opener) -> None:
-    opened(url).close()
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE mmrec_schema SET version = :new"), {"new": SCHEMA_VERSION + 1})
-    with pytest.raises(ConfigError, match=r"schema 2; this one knows 1\)\. Update mm-rec"):
-        Store(url)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE mmrec_schema SET version = :old"), {"old": SCHEMA_VERSION})
-    engine.dispose()
-    opened(url)
+    assert store.get_response(None, store_response(store).id) is not None
 
 
 def test_a_sqlite_store_is_in_wal_mode_and_only_its_users(tmp_path: Path, opened: Opener) -> None:
     store = opened(f"sqlite:///{tmp_path}/a/b/store.db")
-    say(store)
+    store_response(store)
     files = list((tmp_path / "a/b").iterdir())
     assert len(files) == 3 and {file.stat().st_mode & 0o777 for file in files} == {0o600}
     connection = sqlite3.connect(tmp_path / "a/b/store.db")

@@ -26,7 +26,7 @@ from mm_rec.serving.protocol.schemas import (
     Tool,
     content_text,
 )
-from mm_rec.serving.tables import new_id
+from mm_rec.serving.store.tables import new_id
 
 Item = dict[str, Any]
 _IDS = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}

@@ -48,8 +48,8 @@ from mm_rec.serving.protocol.tool_calls import (
 )
 from mm_rec.serving.routes import Limit, require_queries
 from mm_rec.serving.sse import SafeJSONResponse, sse_event
+from mm_rec.serving.store.tables import StoredResponse, new_id
 from mm_rec.serving.streaming import EventStreamResponse, cancel_on_disconnect
-from mm_rec.serving.tables import StoredResponse, new_id
 from mm_rec.tokenizers.assistant_format import assistant_format
 
 router = APIRouter()

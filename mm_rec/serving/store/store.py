@@ -15,51 +15,28 @@ import functools
 import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import (
-    URL,
-    ColumnElement,
-    Connection,
-    Engine,
-    Select,
-    String,
-    bindparam,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    inspect,
-    make_url,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Select, String, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import sessionmaker
 
-from mm_rec.errors import ConfigError, needs_extra
-from mm_rec.serving.tables import (
-    ID_FORM,
-    SCHEMA_VERSION,
-    SESSION_FILE_FORM,
+from mm_rec.errors import ConfigError, UserError
+from mm_rec.serving.store.database import describe, is_sqlite, make_file, open_engine, reason
+from mm_rec.serving.store.migrate import migrate
+from mm_rec.serving.store.tables import (
+    ID_PATTERN,
+    SESSION_FILE_PATTERN,
     ApiKey,
-    Base,
-    Owned,
+    OwnedMixin,
     SavedSession,
-    Schema,
     StoredResponse,
-    Usage,
+    TokenUsage,
     new_id,
 )
 
-_WAIT = 30  # seconds for another writer of a SQLite file
-_CONNECT_WAIT = 10  # seconds for a PostgreSQL server to answer
-_SCHEMA_LOCK = 0x6D6D726563  # "mmrec": the advisory lock of PostgreSQL under which tables are made
-
-_Row = TypeVar("_Row", bound=Owned)
+_Row = TypeVar("_Row", bound=OwnedMixin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +55,27 @@ def today() -> date:
 class Store:
     """The database of a server; raises ConfigError where it cannot be opened or is newer than this program.
 
-    `url` is sqlite:///FILE (made where it is absent) or postgresql://USER:PASSWORD@HOST/DATABASE.
+    `url` is sqlite:///FILE (made where it is absent) or postgresql://USER:PASSWORD@HOST/DATABASE. A store of an earlier
+    version is brought to the newest.
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = _make_engine(url)
+        self._engine = open_engine(url)
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
         try:
-            _prepare(self._engine)
+            if is_sqlite(self._engine):
+                make_file(self._engine)
+            migrate(self._engine)
         except (DBAPIError, OSError) as error:
             self.close()
-            raise ConfigError(f"the store {self} cannot be opened: {_reason(error)}") from error
-        except ConfigError:
+            raise ConfigError(f"the store {self} cannot be opened: {reason(error)}") from error
+        except UserError:
             self.close()
             raise
 
     def __str__(self) -> str:
         """Its URL without the password."""
-        return self._engine.url.render_as_string(hide_password=True)
+        return describe(self._engine)
 
     def close(self) -> None:
         """Close the connections."""
@@ -121,28 +101,29 @@ class Store:
     def revoke_key(self, key_id: str) -> ApiKey | None:
         """End a key for good; a key that was revoked before keeps the time of that. None where there is no such key."""
         revoked = func.coalesce(ApiKey.revoked, _now())
-        statement = update(ApiKey).where(ApiKey.id == _id(key_id)).values(revoked=revoked).returning(ApiKey)
+        statement = (
+            update(ApiKey).where(ApiKey.id == _valid_id(key_id)).values(revoked=revoked).returning(ApiKey)
+        )
         with self._sessions.begin() as session:
             return session.scalar(statement)
 
-    # Usage
+    # TokenUsage
 
     def count_usage(self, owner: str | None, day: date, prompt_tokens: int, completion_tokens: int) -> None:
         """Add one request and its tokens to a day of a key."""
         added = {"requests": 1, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-        is_sqlite = self._engine.dialect.name == "sqlite"
-        statement = sqlite.insert(Usage) if is_sqlite else postgresql.insert(Usage)
-        statement = statement.values(key_id=owner or "", day=day, **added)
-        sums = {name: getattr(Usage, name) + getattr(statement.excluded, name) for name in added}
+        dialect = sqlite if is_sqlite(self._engine) else postgresql
+        statement = dialect.insert(TokenUsage).values(key_id=owner or "", day=day, **added)
+        sums = {name: getattr(TokenUsage, name) + getattr(statement.excluded, name) for name in added}
         with self._sessions.begin() as session:
             session.execute(statement.on_conflict_do_update(index_elements=["key_id", "day"], set_=sums))
             if owner is not None:
                 session.execute(update(ApiKey).where(ApiKey.id == owner).values(last_used=_now()))
 
-    def usage(self, owner: str | None, day: date) -> Usage:
+    def usage(self, owner: str | None, day: date) -> TokenUsage:
         """What a key used on a day; zeros where it did nothing."""
         with self._sessions() as session:
-            return session.get(Usage, (owner or "", day)) or Usage(
+            return session.get(TokenUsage, (owner or "", day)) or TokenUsage(
                 key_id=owner or "", day=day, requests=0, prompt_tokens=0, completion_tokens=0
             )
 
@@ -181,7 +162,7 @@ class Store:
         Where one of them was deleted, the first of the list still has a `previous_response_id`.
         """
         with self._sessions() as session:
-            return list(session.scalars(_chain(), {"owner": owner, "id": _id(response_id)}))
+            return list(session.scalars(_chain(), {"owner": owner, "id": _valid_id(response_id)}))
 
     def list_responses(
         self, owner: str | None, after: str | None = None, limit: int = 20
@@ -213,7 +194,7 @@ class Store:
                 model=model,
                 adapter=adapter,
                 length=length,
-                file_name=_checked(file_name),
+                file_name=_check_file_name(file_name),
                 used=_now(),
             )
         )
@@ -232,8 +213,8 @@ class Store:
         self, owner: str | None, session_id: str, length: int, file_name: str
     ) -> SavedSession | None:
         """Note that a session was continued and its state is in a new file; None where there is none."""
-        statement = update(SavedSession).where(*_named(SavedSession, owner, session_id))
-        values = {"length": length, "file_name": _checked(file_name), "used": _now()}
+        statement = update(SavedSession).where(*_has_id(SavedSession, owner, session_id))
+        values = {"length": length, "file_name": _check_file_name(file_name), "used": _now()}
         with self._sessions.begin() as session:
             return session.scalar(statement.values(values).returning(SavedSession))
 
@@ -253,10 +234,10 @@ class Store:
 
     def _get(self, table: type[_Row], owner: str | None, row_id: str) -> _Row | None:
         with self._sessions() as session:
-            return session.scalar(select(table).where(*_named(table, owner, row_id)))
+            return session.scalar(select(table).where(*_has_id(table, owner, row_id)))
 
     def _list(self, table: type[_Row], owner: str | None, after: str | None, limit: int) -> Page[_Row]:
-        query = select(table).where(_is_of(table, owner))
+        query = select(table).where(_belongs_to(table, owner))
         if after is not None:
             last = self._get(table, owner, after)
             if last is None:
@@ -267,7 +248,7 @@ class Store:
         return Page(rows[:limit], has_more=len(rows) > limit)
 
     def _delete(self, table: type[_Row], owner: str | None, row_id: str) -> _Row | None:
-        statement = delete(table).where(*_named(table, owner, row_id)).returning(table)
+        statement = delete(table).where(*_has_id(table, owner, row_id)).returning(table)
         with self._sessions.begin() as session:
             return session.scalar(statement)
 
@@ -283,106 +264,24 @@ def _chain() -> Select[StoredResponse]:
     return query.order_by(StoredResponse.number)
 
 
-def _is_of(table: type[Owned], owner: str | None) -> ColumnElement[bool]:
+def _belongs_to(table: type[OwnedMixin], owner: str | None) -> ColumnElement[bool]:
     return table.key_id == owner  # SQLAlchemy writes IS NULL for None
 
 
-def _named(table: type[Owned], owner: str | None, row_id: str) -> tuple[ColumnElement[bool], ...]:
-    return _is_of(table, owner), table.id == _id(row_id)
+def _has_id(table: type[OwnedMixin], owner: str | None, row_id: str) -> tuple[ColumnElement[bool], ...]:
+    return _belongs_to(table, owner), table.id == _valid_id(row_id)
 
 
-def _id(text: str) -> str:
+def _valid_id(text: str) -> str:
     """An id as it is, and "" for what can be none: PostgreSQL fails at a zero byte or a lone surrogate."""
-    return text if ID_FORM.fullmatch(text) else ""
+    return text if ID_PATTERN.fullmatch(text) else ""
 
 
-def _checked(file_name: str) -> str:
-    if not SESSION_FILE_FORM.fullmatch(file_name):
+def _check_file_name(file_name: str) -> str:
+    if not SESSION_FILE_PATTERN.fullmatch(file_name):
         raise ValueError(f"{file_name!r} is not a name of new_session_file()")
     return file_name
 
 
 def _now() -> int:
     return int(time.time())
-
-
-def _make_engine(url: str) -> Engine:
-    forms = "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:  # without its value, which may have a password in it
-        raise ConfigError(f"the URL of the store cannot be read; {forms}") from error
-    if parsed.get_backend_name() == "postgresql":
-        return _make_postgresql_engine(parsed)
-    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        return _make_sqlite_engine(parsed)
-    raise ConfigError(f"a store cannot be in {parsed.render_as_string(hide_password=True)}; {forms}")
-
-
-def _make_postgresql_engine(url: URL) -> Engine:
-    with needs_extra("postgres", "a store in PostgreSQL"):  # SQLAlchemy imports psycopg
-        return create_engine(
-            url.set(drivername="postgresql+psycopg"),
-            pool_pre_ping=True,  # the database may have been restarted
-            connect_args={"connect_timeout": _CONNECT_WAIT},
-        )
-
-
-def _make_sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": _WAIT})
-
-    @event.listens_for(engine, "connect")
-    def enforce_foreign_keys(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA foreign_keys = ON")
-
-    return engine
-
-
-def _prepare(engine: Engine) -> None:
-    """Make the tables where they are absent, one process at a time; raises ConfigError for a newer schema."""
-    if engine.dialect.name == "sqlite":
-        _prepare_file(engine)
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-        version = _schema_version(connection)
-        if version is None:
-            Base.metadata.create_all(connection)
-            connection.execute(insert(Schema).values(version=SCHEMA_VERSION))
-        elif version > SCHEMA_VERSION:
-            raise ConfigError(
-                f"the store {engine.url.render_as_string(hide_password=True)} was written by a newer mmrec (schema "
-                f"{version}; this one knows {SCHEMA_VERSION}). Update mm-rec, or give another store with --store"
-            )
-
-
-def _prepare_file(engine: Engine) -> None:
-    """A SQLite file that only its user may read, in WAL mode, where readers and a writer do not wait for each other."""
-    path = Path(engine.url.database or "")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    end = time.monotonic() + _WAIT
-    while True:
-        try:
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            return
-        except OperationalError as error:
-            # SQLite does not wait by itself for another process that makes the same change.
-            if "locked" not in str(error.orig) or time.monotonic() > end:
-                raise
-            time.sleep(0.02)
-
-
-def _schema_version(connection: Connection) -> int | None:
-    if not inspect(connection).has_table(Schema.__tablename__):
-        return None
-    return connection.scalar(select(Schema.version))
-
-
-def _reason(error: DBAPIError | OSError) -> str:
-    """What the database said, in one line, without SQLAlchemy's own remarks."""
-    said = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(said).split())

@@ -1,5 +1,7 @@
 """The tables of the server's store, and the names of what is in them.
 
+A change here needs a migration: a file in migrations/, which brings stores that there are to the new tables.
+
 A row belongs to the API key that made it, its owner; None is the owner of everything on a server without keys.
 """
 
@@ -14,9 +16,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Integer, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
-ID_FORM = re.compile(r"[a-z]+_[0-9a-f]{32}")
-SESSION_FILE_FORM = re.compile(r"[0-9a-f]{32}\.safetensors")
+ID_PATTERN = re.compile(r"[a-z]+_[0-9a-f]{32}")
+SESSION_FILE_PATTERN = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 
 def new_id(kind: str) -> str:
@@ -49,7 +50,7 @@ class Base(DeclarativeBase):
 
 
 class Schema(Base):
-    """One row: the version of these tables."""
+    """One row, 2: an mmrec from before the numbered migrations looks here, and refuses more than 1."""
 
     __tablename__ = "mmrec_schema"
 
@@ -74,7 +75,7 @@ class ApiKey(Base):
     tokens_per_day: Mapped[int | None]
 
 
-class Usage(Base):
+class TokenUsage(Base):
     """What one key used on one day (UTC)."""
 
     __tablename__ = "mmrec_usage"
@@ -91,7 +92,7 @@ class Usage(Base):
         return self.prompt_tokens + self.completion_tokens
 
 
-class Owned:
+class OwnedMixin:
     """Columns of what belongs to a key; `number` rises, so it is the order of creation."""
 
     number: Mapped[int] = mapped_column(primary_key=True)
@@ -100,7 +101,7 @@ class Owned:
     created: Mapped[int]
 
 
-class SavedSession(Owned, Base):
+class SavedSession(OwnedMixin, Base):
     """A conversation's state in a file, and what it is bound to; `length` is in tokens."""
 
     __tablename__ = "mmrec_sessions"
@@ -117,7 +118,7 @@ class SavedSession(Owned, Base):
         return self.model if self.adapter is None else f"{self.model}:{self.adapter}"
 
 
-class StoredResponse(Owned, Base):
+class StoredResponse(OwnedMixin, Base):
     """A response as it was given, and the input that was new in it; what came before is in `previous_response_id`."""
 
     __tablename__ = "mmrec_responses"
