@@ -49,21 +49,22 @@ def training() -> tuple[Callable[[], None], int]:
     from mm_rec.models.forward import compile_layers
     from mm_rec.models.presets import build, preset
     from mm_rec.runtime import choose_precision, disable_malloc_trim
-    from mm_rec.training.config import TrainingConfig
     from mm_rec.training.objectives import next_token
     from mm_rec.training.optim import OptimizerSet
+    from mm_rec.training.section import ResolvedTrainSection
 
     disable_malloc_trim()
     model = build(preset("tiny").config(5_000), seed=0).train()
     compile_layers(model)
-    config = TrainingConfig(steps=1, seq_len=SEQ_LEN, micro_batch=ROWS, learning_rate=1e-3)
+    config = ResolvedTrainSection(steps=1, seq_len=SEQ_LEN, batch_size=ROWS, learning_rate=1e-3)
     optimizer = OptimizerSet(model, config)
     objective = next_token(choose_precision("auto", model.device).dtype)
     ids = torch.randint(0, 5_000, (ROWS, SEQ_LEN), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "labels": ids, "document_ids": torch.zeros_like(ids)}
 
     def step() -> None:
-        loss, count, _ = objective(model, batch)
+        summed = objective(model, batch)["loss"]
+        loss, count = summed.total, summed.count
         (loss / count).backward()
         optimizer.step()
         optimizer.zero_grad()

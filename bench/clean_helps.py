@@ -51,21 +51,20 @@ def bits_per_byte(model: Path, text: Path) -> float:
 
 def train(text: Path, tokens: int, seed: int, run: Path) -> Path:
     """A tiny model trained on a text; returns its folder."""
-    from mm_rec.pipeline.pretrain import pretrain
-    from mm_rec.pipeline.recipe import Recipe
+    from mm_rec.pipeline.recipe import recipe_of
+    from mm_rec.pipeline.run import run_stage
     from mm_rec.progress import RichReporter
 
-    recipe = Recipe.read(
-        {
-            "seed": seed,
-            "data": {"sources": [str(text)], "documents": "blank-line"},
-            "tokenizer": {"vocab_size": 4000},
-            "model": {"size": "tiny"},
-            "pretrain": {"tokens": tokens},
-        }
-    )
+    stage = {
+        "kind": "pretrain",
+        "data": {"sources": [str(text)], "documents": "blank-line"},
+        "tokenizer": {"vocab_size": 4000},
+        "model": {"size": "tiny"},
+        "tokens": tokens,
+    }
+    recipe = recipe_of({"seed": seed, "stages": [stage]})
     with RichReporter(Console(stderr=True, highlight=False)) as reporter:
-        return pretrain(recipe, run, reporter).run / "final"
+        return run_stage(recipe, run, reporter).run / "final"
 
 
 def main() -> None:

@@ -47,9 +47,10 @@ def write_tokenizer(folder: Path) -> None:
 
 def blocks(tokenizer: Any) -> list[Any]:
     """The text in blocks, as `mmrec lora` cuts it."""
-    from mm_rec.data.chunking import ChunkingSection, chunk_text
+    from mm_rec.data.chunking import chunk_text
+    from mm_rec.data.sections import Chunking
 
-    return chunk_text(text(), tokenizer, ChunkingSection(chunk_length=CHUNK)).blocks
+    return chunk_text(text(), tokenizer, Chunking(chunk_length=CHUNK)).blocks
 
 
 def model_config(shape: str) -> Any:
@@ -70,13 +71,14 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     from mm_rec.data.mixture import Mixture
     from mm_rec.data.packing import FinetuneBatches, PackedConversations, padded_length
     from mm_rec.models.adapters import Adapters
-    from mm_rec.models.lora import LoraConfig
     from mm_rec.models.presets import build
+    from mm_rec.models.sections import LoraConfig
     from mm_rec.tokenizers.loading import load_tokenizer
-    from mm_rec.training.config import TrainingConfig
     from mm_rec.training.interrupt import StopRequest
     from mm_rec.training.objectives import next_token
-    from mm_rec.training.trainer import Training
+    from mm_rec.training.optim import OptimizerSet
+    from mm_rec.training.section import ResolvedTrainSection
+    from mm_rec.training.trainer import Trainer
 
     rendered = blocks(load_tokenizer(tokenizer_folder))
     length = padded_length(len(one.ids) for one in rendered)  # as in `mmrec lora`
@@ -90,13 +92,14 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
             return batch
 
     batches = Counted({"all": packed}, Mixture(["all"], [(0, [1.0])]), length, ROWS, 1, 0, 2)
-    config = TrainingConfig(
-        steps=steps, seq_len=length, micro_batch=ROWS, learning_rate=RATE, optimizer="adamw", weight_decay=0.0,
+    config = ResolvedTrainSection(
+        steps=steps, seq_len=length, batch_size=ROWS, learning_rate=RATE, optimizer="adamw", weight_decay=0.0,
         compile=True, checkpoint_every=10**9, seed=0,
     )  # fmt: skip
     model = build(model_config(shape), seed=0)
     Adapters(model, "bench").train(LoraConfig(rank=RANK, alpha=ALPHA, dropout=DROPOUT), seed=0)
-    training = Training(model, None, batches, next_token(torch.bfloat16), config, scratch, clock)
+    optimizer = OptimizerSet(model, config)
+    training = Trainer(model, None, optimizer, batches, next_token(torch.bfloat16), config, scratch, clock)
     training._save_is_due = lambda: False  # type: ignore[method-assign]  # the Trainer saves nothing here either
     training.save = lambda: None  # type: ignore[method-assign]
     with StopRequest(lambda text: None) as stop:

@@ -63,10 +63,11 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
     from mm_rec.data.packing import FinetuneBatches, PackedConversations
     from mm_rec.models.presets import build
     from mm_rec.tokenizers.loading import load_tokenizer
-    from mm_rec.training.config import TrainingConfig
     from mm_rec.training.interrupt import StopRequest
     from mm_rec.training.objectives import next_token
-    from mm_rec.training.trainer import Training
+    from mm_rec.training.optim import OptimizerSet
+    from mm_rec.training.section import ResolvedTrainSection
+    from mm_rec.training.trainer import Trainer
 
     tokenizer = load_tokenizer(tokenizer_folder)
     rendered = preflight(tokenizer, conversations(), max_length=LONGEST).rendered
@@ -81,13 +82,13 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
 
     rows = ROWS // 2
     batches = Counted({"all": packed}, Mixture(["all"], [(0, [1.0])]), LONGEST, rows, 1, 0, 2)
-    config = TrainingConfig(
-        steps=steps, seq_len=LONGEST, micro_batch=rows, learning_rate=1e-3, optimizer="adamw", compile=True,
+    config = ResolvedTrainSection(
+        steps=steps, seq_len=LONGEST, batch_size=rows, learning_rate=1e-3, optimizer="adamw", compile=True,
         checkpoint_every=10**9, seed=0,
     )  # fmt: skip
-    training = Training(
-        build(model_config(shape), seed=0), None, batches, next_token(torch.bfloat16), config, scratch, clock
-    )
+    model = build(model_config(shape), seed=0)
+    optimizer, objective = OptimizerSet(model, config), next_token(torch.bfloat16)
+    training = Trainer(model, None, optimizer, batches, objective, config, scratch, clock)
     training._save_is_due = lambda: False  # type: ignore[method-assign]  # TRL saves nothing here either
     training.save = lambda: None  # type: ignore[method-assign]
     with StopRequest(lambda text: None) as stop:

@@ -87,10 +87,11 @@ def ours(
     from mm_rec.data.batches import PackedBatches
     from mm_rec.data.corpus import Corpus
     from mm_rec.models.presets import build
-    from mm_rec.training.config import TrainingConfig
     from mm_rec.training.interrupt import StopRequest
     from mm_rec.training.objectives import next_token
-    from mm_rec.training.trainer import Training
+    from mm_rec.training.optim import OptimizerSet
+    from mm_rec.training.section import ResolvedTrainSection
+    from mm_rec.training.trainer import Trainer
 
     ends: list[float] = []
     optimizing: list[float] = []
@@ -102,13 +103,14 @@ def ours(
         def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
             ends.append(time.perf_counter())
 
-    config = TrainingConfig(
-        steps=steps, seq_len=SEQ_LEN, micro_batch=ROWS, accumulation=PRESETS.get(shape, 1), learning_rate=1e-3,
+    config = ResolvedTrainSection(
+        steps=steps, seq_len=SEQ_LEN, batch_size=ROWS, accumulation=PRESETS.get(shape, 1), learning_rate=1e-3,
         optimizer=optimizer, compile=True, checkpoint_every=10**9, seed=0,
     )  # fmt: skip
     batches = PackedBatches(Corpus.open(corpus_folder), SEQ_LEN, ROWS, config.accumulation)
     model = build(model_config(shape), seed=0)
-    training = Training(model, None, batches, next_token(precision()), config, scratch, Clock())
+    optimizer = OptimizerSet(model, config)
+    training = Trainer(model, None, optimizer, batches, next_token(precision()), config, scratch, Clock())
     training._save_is_due = lambda: False  # type: ignore[method-assign]  # the Trainer saves nothing here either
     training.save = lambda: None  # type: ignore[method-assign]
     change = training.optimizer.step

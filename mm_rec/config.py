@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ class Section(pydantic.BaseModel):
     """One section of a recipe: immutable, and an unknown key is an error that names the nearest right one."""
 
     model_config = pydantic.ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, defer_build=True
     )
 
     @pydantic.model_validator(mode="after")
@@ -37,9 +37,52 @@ class Section(pydantic.BaseModel):
             problems = [_explain(cls, dict(item)) for item in error.errors()]
             raise ConfigError(f"{where}: " + "; ".join(problems)) from error
 
-    def changed(self, **values: Any) -> Self:
-        """Return a validated copy with some values replaced."""
-        return self.read({**self.model_dump(), **values})
+    def replace(self, **values: Any) -> Self:
+        """Return a validated copy with some values replaced; what was given, and no more, stays known as given."""
+        return self.read({**dict(self), **values}).with_given(self.given())
+
+    def given(self) -> list[str]:
+        """The dotted keys that were given, rather than left to their defaults or derived."""
+        return list(_given(self))
+
+    def with_given(self, names: Iterable[str]) -> Self:
+        """Return a copy of which only these dotted keys count as given."""
+        heads: dict[str, list[str]] = {}
+        for name in names:
+            head, _, rest = name.partition(".")
+            heads.setdefault(head, []).extend([rest] if rest else [])
+        values = {
+            key: value.with_given(heads.get(key, ())) if isinstance(value, Section) else value
+            for key, value in self
+        }
+        return self.model_construct(_fields_set=set(heads), **values)
+
+
+def _given(section: Section) -> Iterator[str]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if name not in section.model_fields_set:
+            continue
+        if isinstance(value, Section):
+            yield from (f"{name}.{inner}" for inner in _given(value))
+        else:
+            yield name
+
+
+def setting(
+    default: Any, description: str, *, panel: str | None = None, option: str | None = None, **limits: Any
+) -> Any:
+    """A field of a section: its default, its description with the unit, and its option on the command line.
+
+    `panel` groups the option in the help of commands; `option` is its name where that is not the field's, and "" where
+    it has none. `limits` are pydantic's: gt, ge, lt, le.
+    """
+    extra: dict[str, Any] = {"panel": panel, "option": option}
+    if callable(default):
+        return pydantic.Field(
+            default_factory=default, description=description, json_schema_extra=extra, **limits
+        )
+    return pydantic.Field(default=default, description=description, json_schema_extra=extra, **limits)
 
 
 def _explain(section: type[pydantic.BaseModel], item: dict[str, Any]) -> str:
@@ -88,9 +131,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: this is not a YAML file: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: a recipe is a mapping of sections (data:, model:, pretrain: …), this is not"
-        )
+        raise ConfigError(f"{path}: this file should hold a mapping (key: value), and does not")
     return values
 
 
@@ -108,7 +149,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         dotted, separator, text = override.partition("=")
         if not separator or not dotted:
             raise ConfigError(
-                f"--set {override!r}: write it as section.key=value, for example pretrain.steps=500"
+                f"--set {override!r}: write it as NAME.key=value, for example pretrain.steps=500"
             )
         *parents, key = dotted.strip().split(".")
         target = result
@@ -121,13 +162,6 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         except (DuplicateKey, yaml.YAMLError) as error:
             raise ConfigError(f"--set {override!r}: this is not YAML: {error}") from error
     return result
-
-
-def merge_options(
-    base: Mapping[str, Any], options: Mapping[str, Any], overrides: Iterable[str]
-) -> dict[str, Any]:
-    """A recipe's values, then a command's options by section, then `--set`; the later ones win."""
-    return apply_overrides(merge(base, options), overrides)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

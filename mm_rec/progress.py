@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_OF_EVERY_STEP = ("lr", "norm", "tokens_per_second", "peak_share")  # the others are the objective's metrics
 _PLAIN_EVERY = 10.0  # seconds between lines when the output is a file or a pipe
 
 
@@ -35,7 +36,10 @@ class RichReporter:
     def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
         """Show a step that was done."""
         share = f"{values['peak_share']:.0%} of peak"
-        text = f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  {values['tokens_per_second']:,.0f} tokens/s  {share}"
+        metrics = "  ".join(
+            f"{name} {value:.4f}" for name, value in values.items() if name not in _OF_EVERY_STEP
+        )
+        text = f"{metrics}  lr {values['lr']:.2e}  {values['tokens_per_second']:,.0f} tokens/s  {share}"
         if self.console.is_terminal:
             self._bar(steps).update(self._progress.task_ids[0], completed=step, total=steps, text=text)  # type: ignore[union-attr]
         elif time.monotonic() - self._last_line > _PLAIN_EVERY or step == steps:

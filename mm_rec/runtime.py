@@ -9,19 +9,19 @@ import random
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
 from mm_rec import cpu
+from mm_rec.cpu import PrecisionName
 from mm_rec.errors import ConfigError
 
 # Of glibc's malloc.h, and what training sets: nothing is returned, the heap grows by 64 MiB at a time, and blocks of
 # up to 32 MiB, the most that glibc allows, come from it.
 _MALLOPT = {"M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
-PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)

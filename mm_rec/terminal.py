@@ -65,16 +65,16 @@ def write_raw(console: Console, text: str, style: str = "") -> None:
 def checked_command(app: typer.Typer) -> Any:
     """Return the command of a typer program, whose options refuse what is no finite number or overflows."""
     command = typer.main.get_command(app)
-    _check_numbers(command)
+    refuse_invalid_numbers(command)
     return command
 
 
-def _check_numbers(command: Any) -> None:
+def refuse_invalid_numbers(command: Any) -> None:
     """Let every option of a command and of those below it refuse what is no finite number."""
     for parameter in command.params:
         parameter.callback = parameter.callback or _finite
     for below in getattr(command, "commands", {}).values():
-        _check_numbers(below)
+        refuse_invalid_numbers(below)
 
 
 def _finite(context: object, parameter: object, value: Any) -> Any:

@@ -176,7 +176,7 @@ def text_to_answers() -> None:
     write_rows(
         to_rows(list(conversations(seed=0, count=60)), "openai", Path("chats.jsonl"))[0], Path("chats.jsonl")
     )
-    small = ("--set", "model.changes={num_hidden_layers: 2, hidden_size: 64}", "--vocab-size", "600")
+    small = ("--set", "pretrain.model.changes={num_hidden_layers: 2, hidden_size: 64}", "--vocab-size", "600")
     steps = ("--steps", "4", "--seq-len", "32", "--batch-size", "4")
     for command in (
         ["pretrain", "text", *small, *steps],

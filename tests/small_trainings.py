@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.batches import PackedBatches
@@ -15,11 +14,13 @@ from mm_rec.data.corpus import Corpus
 from mm_rec.models.forward import Batch
 from mm_rec.models.loading import load_model
 from mm_rec.models.presets import build, preset
+from mm_rec.runs.metrics import Outcome
 from mm_rec.training.checkpoint import Checkpoints
-from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
-from mm_rec.training.objectives import Objective, next_token
-from mm_rec.training.trainer import Training
+from mm_rec.training.objectives import Objective, SumCount, Sums, next_token
+from mm_rec.training.optim import OptimizerSet
+from mm_rec.training.section import ResolvedTrainSection
+from mm_rec.training.trainer import Trainer
 
 
 class Killed(BaseException):
@@ -45,24 +46,27 @@ class SmallTrainings:
     def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
         self.corpus, self.tokenizer = corpus, tokenizer
 
-    def new(self, run: Path, model: PreTrainedModel | None = None, **changes: Any) -> Training:
+    def new(self, run: Path, model: PreTrainedModel | None = None, **changes: Any) -> Trainer:
         extra = {key: changes.pop(key) for key in ("validate", "objective", "on_event") if key in changes}
         settings = {
             "steps": 12,
             "seq_len": 16,
-            "micro_batch": 4,
+            "batch_size": 4,
             "learning_rate": 0.003,
             "seed": 5,
             "log_every": 1,
         }
-        config = TrainingConfig(**{**settings, "precision": "float32", "checkpoint_every": 1000, **changes})
-        batches = PackedBatches(self.corpus, config.seq_len, config.micro_batch, 1, config.seed)
+        config = ResolvedTrainSection(
+            **{**settings, "precision": "float32", "checkpoint_every": 1000, **changes}
+        )
+        batches = PackedBatches(self.corpus, config.seq_len, config.batch_size, 1, config.seed)
         shape = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 96}
         model = model or build(preset("llama_tiny").config(24, **shape), seed=1)
         objective: Objective = extra.pop("objective", next_token(torch.float32))
-        return Training(model, self.tokenizer, batches, objective, config, run, Said(), **extra)
+        optimizer = OptimizerSet(model, config)
+        return Trainer(model, self.tokenizer, optimizer, batches, objective, config, run, Said(), **extra)
 
-    def resumed(self, run: Path, **changes: Any) -> Training:
+    def resumed(self, run: Path, **changes: Any) -> Trainer:
         """The training of a run, at its newest checkpoint."""
         checkpoint = Checkpoints(run / "checkpoints", 9).load_newest(print)
         assert checkpoint is not None
@@ -71,7 +75,7 @@ class SmallTrainings:
         return training
 
 
-def fit(training: Training) -> str:
+def fit(training: Trainer) -> Outcome:
     """Train with signals as requests to stop."""
     with StopRequest(lambda text: None) as stop:
         return training.fit(stop)
@@ -81,10 +85,10 @@ def dictated(losses: Sequence[float]) -> Objective:
     """An objective whose loss a token at each step is the one given; the last holds on."""
     left, real = list(losses), next_token(torch.float32)
 
-    def objective(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
-        loss, count, _ = real(model, batch)
+    def objective(model: PreTrainedModel, batch: Batch) -> Sums:
+        loss = real(model, batch)["loss"]
         value = left.pop(0) if len(left) > 1 else left[0]
-        return 0 * loss + value * count, count, {}
+        return {"loss": SumCount(0 * loss.total + value * loss.count, loss.count)}
 
     return objective
 

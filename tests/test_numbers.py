@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 from annotated_types import Ge, Gt, Interval
+from stage_recipes import pretraining
 
 import mm_rec
 from mm_rec.cleaning.rules import Rule, RuleLimits
@@ -20,7 +21,7 @@ from mm_rec.cli.main import app
 from mm_rec.config import Section
 from mm_rec.errors import ConfigError
 from mm_rec.models.loading import parse_adapter
-from mm_rec.pipeline.recipe import Recipe, read_recipe
+from mm_rec.pipeline.recipe import read_recipe
 from mm_rec.scripts.evaluate_trained_model import app as evaluation_script
 from mm_rec.scripts.pretrain import app as pretraining_script
 from mm_rec.sources.download import parse_size
@@ -43,8 +44,8 @@ def options(command: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     for parameter in command.params:
         if numbers(parameter.type_descriptor.annotation):
             yield names, parameter
-    for name, below in getattr(command, "commands", {}).items():
-        yield from options(below, *names, name)
+    for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
+        yield from options(command.get_command(None, name), *names, name)
 
 
 COMMANDS = {program: checked_command(one) for program, one in APPS.items()}
@@ -140,17 +141,17 @@ def _interval(bound: Ge | Gt) -> Interval:
 @pytest.mark.parametrize(
     "recipe",
     [
-        "data: {{sources: [{{path: a.txt, name: a, weight: {value}}}]}}",
-        "data: {{stages: [{{until: 1.0, weights: {{a: {value}}}}}]}}",
-        "model: {{changes: {{initializer_range: {value}}}}}",
-        "pretrain: {{weight_decay: {value}}}",
-        "pretrain: {{tokens: {value}}}",
-        "lora: {{text_slices: {{chunk_length: {value}}}}}",
+        "kind: pretrain, data: {{sources: [{{path: a.txt, name: a, weight: {value}}}]}}",
+        "kind: pretrain, data: {{phases: [{{until: 1.0, weights: {{a: {value}}}}}]}}",
+        "kind: pretrain, model: {{changes: {{initializer_range: {value}}}}}",
+        "kind: pretrain, weight_decay: {value}",
+        "kind: pretrain, tokens: {value}",
+        "kind: lora, text_slices: {{chunk_length: {value}}}",
     ],
 )
 def test_a_recipe_names_the_number(tmp_path: Path, recipe: str, value: str) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(recipe.format(value=value))
+    path.write_text(f"stages: [{{{recipe.format(value=value)}}}]")
     if value == "1e400" and "changes" in recipe:
         return  # text in YAML, where a number has a point; the model's configuration refuses it
     key = re.findall(r"(\w+): \{value\}", recipe)[0]
@@ -175,7 +176,7 @@ def test_numbers_within_text_are_finite_too() -> None:
             parse_shares(text)
     for text in ("infB", f"{HUGE * 20}B", "-5M", "0k", "1.2.3M"):
         with pytest.raises(ConfigError, match="tokens"):
-            Recipe.read({"pretrain": {"tokens": text}})
+            pretraining({"tokens": text})
 
 
 @pytest.mark.parametrize(

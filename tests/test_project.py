@@ -41,6 +41,33 @@ def test_init_files_of_sub_packages_are_empty() -> None:
     assert [str(path) for path in inits if path.read_text("utf-8").strip()] == []
 
 
+def _public_classes(path: Path) -> list[str]:
+    body = ast.parse(path.read_text("utf-8")).body
+    return [node.name for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """One word for one thing: who looks for a class finds one."""
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "mm_rec").rglob("*.py")):
+        for name in _public_classes(path):
+            places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_part_of_the_package_holds_more_than_its_share() -> None:
+    """15 % of the lines at most: a larger room is two rooms."""
+    lines = {
+        path: len(path.read_text("utf-8").splitlines()) for path in sorted((ROOT / "mm_rec").rglob("*.py"))
+    }
+    rooms: dict[str, int] = {}
+    for path, count in lines.items():
+        room = path.relative_to(ROOT / "mm_rec").parts[0]
+        rooms[room] = rooms.get(room, 0) + count
+    whole = sum(lines.values())
+    assert {room: count / whole for room, count in rooms.items() if count > 0.15 * whole} == {}
+
+
 def test_layers_import_only_layers_below() -> None:
     lint_imports = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run(
@@ -68,7 +95,7 @@ def _groups() -> list[list[str]]:
 
     from mm_rec.cli.main import app
 
-    names = sorted(getattr(get_command(app), "commands", {}))
+    names = sorted(get_command(app).list_commands(None))  # type: ignore[attr-defined]
     return [["--help"], *([name, "--help"] for name in names)]
 
 

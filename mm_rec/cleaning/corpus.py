@@ -37,9 +37,9 @@ from mm_rec.config import Section
 from mm_rec.errors import DataError
 from mm_rec.runs.files import remove
 from mm_rec.sources.documents import default_documents_rule, find_files, read_documents
-from mm_rec.sources.formats import DocumentsRule
 from mm_rec.sources.locations import SourceFile, compression, file_size
 from mm_rec.sources.problems import Problem
+from mm_rec.sources.sections import DocumentsRule
 from mm_rec.sources.writers import document_writer, require_document_path, row_writer
 
 _DROPPED = "dropped.jsonl.zst"

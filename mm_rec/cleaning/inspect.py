@@ -18,9 +18,10 @@ import numpy as np
 from mm_rec.errors import MissingExtraError
 from mm_rec.sources.decompression import byte_pieces
 from mm_rec.sources.documents import MAX_DOCUMENT_BYTES, default_documents_rule, read_documents
-from mm_rec.sources.formats import DocumentsRule, field_text, read_rows
+from mm_rec.sources.formats import field_text, read_rows
 from mm_rec.sources.locations import SourceFile, compression, file_kind, file_size
 from mm_rec.sources.problems import Problem, ProblemError
+from mm_rec.sources.sections import DocumentsRule
 from mm_rec.text.words import guess_language
 
 DEFAULT_LIMIT = 200 * 10**6

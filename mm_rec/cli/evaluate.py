@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mm_rec.evaluation.report import TextResult
-    from mm_rec.sources.formats import DocumentsRule
+from mm_rec.sources.sections import DocumentsRule
 
 _TEXT, _CHAT, _TASKS = "Text", "Conversations", "Minimal pairs and tasks"
 _LIST = "List format: a sentence for each word"

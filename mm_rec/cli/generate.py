@@ -80,7 +80,7 @@ def generate(
             branch = session.fork()
             write_raw(console, text, "bold")
             own_seed = None if seed is None else seed + number
-            for piece in generate_text(branch, tokenizer, sampling.changed(seed=own_seed)):
+            for piece in generate_text(branch, tokenizer, sampling.replace(seed=own_seed)):
                 write_raw(console, piece)
             console.print("\n")
             tokens += branch.length - session.length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -14,20 +14,44 @@ from mm_rec.cli import (
     evaluate,
     generate,
     keys,
-    lora,
     merge,
     models,
-    pretrain,
     quickstart,
     runs,
     serve,
-    sft,
     tokenizer,
 )
+from mm_rec.cli.lazy import LazyGroup
 from mm_rec.terminal import run_app
+
+
+class _Commands(LazyGroup):
+    """The commands that train have an option for every setting, which take their time to be made."""
+
+    lazy: ClassVar = {
+        "pretrain": (
+            "mm_rec.cli.pretrain",
+            "Train a language model from nothing on your text. It needs nothing but data: `mmrec pretrain books/`.",
+            "models",
+        ),
+        "sft": (
+            "mm_rec.cli.sft",
+            "Fine-tune a model on conversations: only the assistant's words are learnt. "
+            "`mmrec data masks` shows which.",
+            "pretrain",
+        ),
+        "lora": (
+            "mm_rec.cli.lora",
+            "Train an adapter beside a model: text, rows or conversations in, a LoRA folder out. "
+            "The model is not changed.",
+            "sft",
+        ),
+    }
+
 
 app = typer.Typer(
     name="mmrec",
+    cls=_Commands,
     help="From raw text to a language model of your own, on the machine you have.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -37,13 +61,10 @@ app.command()(quickstart.quickstart)
 app.add_typer(data.app, name="data", help="Prepare text for training.")
 app.add_typer(tokenizer.app, name="tokenizer", help="Train and examine tokenizers.")
 app.command()(models.models)
-app.command()(pretrain.pretrain)
-app.command()(sft.sft)
-app.command()(lora.lora)
 app.command()(merge.merge)
-app.command()(sft.run)
+app.command(name="run")(runs.run_recipe)
 app.add_typer(runs.app, name="runs", help="Look at runs, and steer them while they train.")
-app.command(name="verify-resume")(pretrain.verify_resume)
+app.command(name="verify-resume")(runs.verify_resume)
 app.command()(evaluate.evaluate)
 app.command()(generate.generate)
 app.command()(chat.chat)

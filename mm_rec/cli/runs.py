@@ -1,13 +1,18 @@
-"""`mmrec runs`: how a run stands, and steering it while it trains."""
+"""`mmrec run` and `mmrec verify-resume`; `mmrec runs`: how a run stands, and steering it while it trains."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from mm_rec.progress import RichReporter
+
+if TYPE_CHECKING:
+    from mm_rec.runs.status import RunStatus
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,7 +51,7 @@ def set_(
     shown = ", ".join([*_shown(control.set_limits), *requests])
     found = read_status(run)
     when = "before its next step" if found.state in ("training", "paused") else "when it is continued"
-    _say(f"{run} is told: {shown}. It obeys {when} ({found.state}, step {found.step:,})")
+    _say(f"{run} is told: {shown}. It obeys {when} ({_word(found)}, step {found.step:,})")
 
 
 @app.command()
@@ -59,7 +64,7 @@ def show(run: Run) -> None:
     found = read_status(require_run(run))
     steps = "" if found.steps is None else f" of {found.steps:,}"
     age = "" if found.seconds_ago is None else f"; last heard of {_duration(found.seconds_ago)} ago"
-    _say(f"{run}: {found.state}, step {found.step:,}{steps}{age}")
+    _say(f"{run}: {_word(found)}, step {found.step:,}{steps}{age}")
     if found.train is not None:
         train = found.train
         _say(f"step {train['step']:,}: training loss {train['loss']:.4f}, learning rate {train['lr']:.2e}, "
@@ -68,6 +73,13 @@ def show(run: Run) -> None:
         _say(f"step {found.validation['step']:,}: validation loss {found.validation['loss']:.4f}")
     _say("set: " + (", ".join(_shown(read_control(run).set_limits)) or "nothing"))
     _say("saved: " + (", ".join(found.snapshots) or "no snapshots"))
+
+
+def _word(found: RunStatus) -> str:
+    """Return a run's state or outcome in words."""
+    from mm_rec.runs.metrics import outcome_sentence
+
+    return found.state if found.outcome is None else outcome_sentence(found.outcome)
 
 
 def _parse(changes: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -91,7 +103,7 @@ def _parse(changes: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _fault(name: str) -> str:
-    """What is wrong with a change of that name."""
+    """Return what is wrong with a change of that name."""
     if name in _LIMITS:
         return f"has no value: write {name}=1, or {name}=none to take it back"
     if name in _REQUESTS:
@@ -118,3 +130,41 @@ def _duration(seconds: float) -> str:
 
 def _say(text: str) -> None:
     Console(highlight=False, soft_wrap=True, markup=False).print(text)
+
+
+def run_recipe(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML): its stages, one after the other.")],
+    name: Annotated[str | None, typer.Option(help="Name of the run (default: the recipe's).")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting by the stage's name: NAME.key=value."),
+    ] = None,
+) -> None:
+    """Run the stages of a recipe one after the other, each from the one before; call it again to go on."""
+    from mm_rec.pipeline import run as pipeline
+    from mm_rec.pipeline.recipe import read_recipe
+    from mm_rec.runs.directory import require_run_name
+
+    given = read_recipe(recipe, overrides or [])
+    folder = runs / require_run_name(given.name if name is None else name)
+    with RichReporter() as reporter:
+        ended = pipeline.run_recipe(given, folder, reporter)
+        if ended.stopped:
+            reporter.say(f"stopped at step {ended.step} of {ended.run} and saved. Continue: the same command")
+        else:
+            reporter.say(f"done: {folder}. Try it: mmrec chat {ended.run}")
+
+
+def verify_resume(
+    target: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="A run folder or a recipe file.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the trial run.")] = 12,
+    kills: Annotated[int, typer.Option(min=0, help="How often it is killed.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random moments.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="Keep the trial runs in this folder.")] = None,
+) -> None:
+    """Prove that killing loses nothing: train, SIGKILL at random moments, restart, compare with an unbroken run."""
+    from mm_rec.pipeline.verify_resume import verify_resume as verify
+
+    with RichReporter() as reporter:
+        verify(target, reporter, steps=steps, kills=kills, seed=seed, keep=keep)

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from mm_rec.cli.data_options import Documents, Files, TextField
 from mm_rec.errors import ConfigError
+from mm_rec.sources.sections import DocumentsRule
 
 if TYPE_CHECKING:
-    from mm_rec.sources.formats import DocumentsRule
     from mm_rec.sources.locations import SourceFile
     from mm_rec.tokenizers.training import TokenizerConfig, TokenizerTrainingReport
 

@@ -22,60 +22,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.config import Section
 from mm_rec.data.conversations.rendering import TokenizedExample
+from mm_rec.data.sections import Chunking, LongSentences
 from mm_rec.data.sentence_tokens import SegmentedText, TokenizedText, sentence_spans, tokenize_texts
 from mm_rec.errors import DataError
 from mm_rec.sources.documents import Document, find_files, read_documents
 from mm_rec.sources.locations import SourceFile
-from mm_rec.text.languages import get_language
 from mm_rec.tokenizers.loading import bos_ids, count_special_tokens, describe_special_tokens
 
 Ids = NDArray[np.int32]
-TooLong = Literal["split", "trim", "drop"]
 
 _LONGEST_EXAMPLE = 4  # chunks; a longer part is a text to be cut rather than an example to be held whole
 _DIGITS = re.compile(r"(\d+)")
-
-
-class ChunkingSection(Section):
-    """Settings of chunking raw text into blocks. In `hard_cut` and `train_only_after` a typed \\n is a line end."""
-
-    chunk_length: int = Field(default=256, ge=8)  # tokens of a block, BOS and EOS among them
-    overlap: bool = True
-    sliding_window: bool = False  # a block starts at every sentence, and `overlap` adds nothing
-    hard_cut: str = "\n\n\n"  # "" cuts nowhere
-    min_chars: int = Field(default=0, ge=0)  # blocks with fewer characters are left out
-    add_bos: bool = True  # where the tokenizer itself puts it before a text
-    add_eos: bool = True
-    eos_placement: Literal["every_block", "hard_cut"] = "every_block"  # hard_cut: only where a part ends
-    too_long: TooLong = "split"  # what becomes of a sentence over the chunk length
-    train_only_after: str = ""  # a block is trained on after this only; blocks without it are left out
-    language: str = "en"  # whose rules find the sentences
-
-    @field_validator("hard_cut", "train_only_after")
-    @classmethod
-    def _line_ends(cls, value: str) -> str:
-        return value.replace("\\n", "\n")
-
-    @field_validator("language")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return get_language(value).code
 
 
 @dataclass(slots=True)
 class ChunkedText:
     """The blocks of texts in their order, and what happened to the rest. Lengths are tokens, with BOS and EOS."""
 
-    settings: ChunkingSection
+    settings: Chunking
     blocks: list[TokenizedExample] = field(default_factory=list)
     parts: int = 0
     longest_part: int = 0
@@ -138,13 +108,13 @@ def _natural(file: SourceFile) -> list[tuple[int, str]]:
     return [(int(piece), "") if number % 2 else (0, piece) for number, piece in enumerate(pieces)]
 
 
-def chunk_text(text: str, tokenizer: PreTrainedTokenizerBase, settings: ChunkingSection) -> ChunkedText:
+def chunk_text(text: str, tokenizer: PreTrainedTokenizerBase, settings: Chunking) -> ChunkedText:
     """Chunk one text; see `chunk_documents`."""
     return chunk_documents([Document(text, Path("text"), 1)], tokenizer, settings)
 
 
 def chunk_documents(
-    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, settings: ChunkingSection
+    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, settings: Chunking
 ) -> ChunkedText:
     """Chunk texts into blocks, none across two texts.
 
@@ -187,7 +157,7 @@ def _edges(tokenizer: PreTrainedTokenizerBase, chunks: ChunkedText) -> tuple[Ids
     return before, after
 
 
-def _parts(document: Document, marks: tuple[str, str], settings: ChunkingSection) -> Iterator[SegmentedText]:
+def _parts(document: Document, marks: tuple[str, str], settings: Chunking) -> Iterator[SegmentedText]:
     """Split a document at its hard cuts; white space and marks (BOS, EOS) around a part are cut off."""
     text = document.text.replace("\r\n", "\n").replace("\r", "\n")
     for piece in text.split(settings.hard_cut) if settings.hard_cut else [text]:
@@ -232,7 +202,7 @@ def _fitted(part: TokenizedText, capacity: int, chunks: ChunkedText) -> Tokenize
 
 
 def _pieces(
-    part: TokenizedText, begin: int, stop: int, capacity: int, too_long: TooLong
+    part: TokenizedText, begin: int, stop: int, capacity: int, too_long: LongSentences
 ) -> list[tuple[int, int]]:
     """Cut a sentence over the capacity; all, the first or none of its pieces stay."""
     if too_long == "drop":
@@ -252,7 +222,7 @@ def _border(part: TokenizedText, begin: int, capacity: int) -> int:
     return next(words, whole[0] if whole else begin + capacity)
 
 
-def _blocks(part: TokenizedText, capacity: int, settings: ChunkingSection) -> Iterator[tuple[int, int, bool]]:
+def _blocks(part: TokenizedText, capacity: int, settings: Chunking) -> Iterator[tuple[int, int, bool]]:
     """First token of each block, the one after its last, and whether `overlap` added it; in the order of the text."""
     begins, stops = part.sentence_starts, part.sentence_stops
     after = np.searchsorted(stops, begins + capacity, side="right")  # the sentence behind the last that fits

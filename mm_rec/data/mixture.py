@@ -8,66 +8,21 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from mm_rec.config import Section
 from mm_rec.data.batches import PackedSequences, SeededSampler, StatelessBatches, make_batch
 from mm_rec.data.corpus import Corpus
+from mm_rec.data.sections import DataSource, Phase
 from mm_rec.errors import ConfigError
 
-DEFAULT_SOURCE = "text"  # the source of all paths that are given as plain strings
 CYCLE = 2**16  # rows after which the choice repeats; shares are multiples of 1/65,536
 MAX_EPOCHS = 4  # repeating text more often teaches much less than new text would (Muennighoff et al. 2023)
-_NAME = re.compile(r"\w[\w.-]*")
-
-
-class DataSource(Section):
-    """A path of a source, with its name and weight; a plain string belongs to the source "text", of weight 1."""
-
-    path: str
-    name: str
-    weight: float = Field(default=1.0, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"path": value, "name": DEFAULT_SOURCE}
-        if isinstance(value, dict) and value.get("name") is None and isinstance(value.get("path"), str):
-            return {**value, "name": _name_of(value["path"])}
-        return value
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"the source {self.path!r} needs a name of letters and digits; give name: …")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _short(self, whole: SerializerFunctionWrapHandler) -> Any:
-        return self.path if (self.name, self.weight) == (DEFAULT_SOURCE, 1.0) else whole(self)
-
-
-class MixtureStage(Section):
-    """A part of the run, to the share `until` of its steps, in which sources weigh otherwise."""
-
-    until: float = Field(gt=0, le=1)
-    weights: dict[str, float]
-
-
-def _name_of(path: str) -> str:
-    """The last part of a path without suffixes, or the one before it where that is a pattern."""
-    parts = [part for part in PurePosixPath(path).parts if not re.search(r"[*?\[]", part)]
-    return parts[-1].split(".")[0] if parts else ""
 
 
 def group_sources(sources: Sequence[DataSource]) -> dict[str, list[str]]:
@@ -84,28 +39,28 @@ def group_sources(sources: Sequence[DataSource]) -> dict[str, list[str]]:
     return groups
 
 
-def check_mixture(sources: Sequence[DataSource], temperature: float, stages: Sequence[MixtureStage]) -> None:
+def check_mixture(sources: Sequence[DataSource], temperature: float, stages: Sequence[Phase]) -> None:
     """Raise ConfigError where weights, temperature and stages do not fit the sources or each other."""
     weights = {name: source.weight for source in sources for name in [source.name]}
     group_sources(sources)
     if len(weights) < 2 and (temperature != 1 or stages):
         raise ConfigError(
-            "data.temperature and data.stages mix sources, and there is one. Write data.sources as "
+            "data.temperature and data.phases mix sources, and there is one. Write data.sources as "
             "[{path: web/, name: web}, {path: books/, name: books}]"
         )
     ends = [stage.until for stage in stages]
     if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
         raise ConfigError(
-            f"data.stages: `until` must rise to 1.0, the end of the run; it is {', '.join(map(str, ends))}"
+            f"data.phases: `until` must rise to 1.0, the end of the run; it is {', '.join(map(str, ends))}"
         )
-    for number, stage in enumerate(stages or [MixtureStage(until=1.0, weights={})], start=1):
+    for number, stage in enumerate(stages or [Phase(until=1.0, weights={})], start=1):
         for name, weight in stage.weights.items():
             if name not in weights:
                 close = difflib.get_close_matches(name, weights, n=1, cutoff=0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(weights)}"
-                raise ConfigError(f"data.stages: there is no source {name!r}; {hint}")
+                raise ConfigError(f"data.phases: there is no source {name!r}; {hint}")
             if weight < 0:
-                raise ConfigError(f"data.stages: the weight of {name!r} is {weight:g}; it is 0 or more")
+                raise ConfigError(f"data.phases: the weight of {name!r} is {weight:g}; it is 0 or more")
         if weights and not any({**weights, **stage.weights}.values()):
             raise ConfigError(f"data: every source weighs 0 in stage {number}. Give one of them a weight")
 
@@ -189,7 +144,7 @@ def plan_mixture(
     sizes: Mapping[str, int],
     sources: Sequence[DataSource],
     temperature: float,
-    stages: Sequence[MixtureStage],
+    stages: Sequence[Phase],
     steps: int,
     rows_per_step: int,
 ) -> Mixture:
@@ -202,7 +157,7 @@ def plan_mixture(
     largest = max(sizes.values())
     base = {name: (size / largest) ** (1 / temperature) for name, size in sizes.items()}
     first, planned = 0, []
-    for stage in stages or [MixtureStage(until=1.0, weights={})]:
+    for stage in stages or [Phase(until=1.0, weights={})]:
         planned.append((first, [base[name] * stage.weights.get(name, weights[name]) for name in sizes]))
         first = round(stage.until * steps) * rows_per_step
     return Mixture(list(sizes), planned)

@@ -13,8 +13,8 @@ from mm_rec.data.split import LARGE_VALIDATION_SHARE, TrainValSplit, document_ha
 from mm_rec.errors import DataError
 from mm_rec.runs.files import read_json, remove, write_json
 from mm_rec.sources.documents import ReadCounts, choose_documents_rule, find_files, read_documents
-from mm_rec.sources.formats import DocumentsRule
 from mm_rec.sources.locations import SourceFile
+from mm_rec.sources.sections import DocumentsRule
 from mm_rec.tokenizers.loading import describe_special_tokens
 
 SplitName = Literal["train", "validation"]

@@ -24,8 +24,8 @@ from mm_rec.data.prepare import SplitName, read_split
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, DataError
 from mm_rec.sources.documents import choose_documents_rule, find_files, read_documents
-from mm_rec.sources.formats import DocumentsRule
 from mm_rec.sources.locations import SourceFile, file_size
+from mm_rec.sources.sections import DocumentsRule
 from mm_rec.tokenizers.loading import count_special_tokens, encode_documents, fingerprint
 
 _BATCH_CHARACTERS = 2**16  # text that is read and encoded at once

@@ -30,7 +30,6 @@ from mm_rec.models.fingerprint import model_fingerprint
 from mm_rec.models.lora import (
     START,
     TRAINED,
-    LoraConfig,
     init_pissa,
     lora_layers,
     lora_to_pissa,
@@ -39,6 +38,7 @@ from mm_rec.models.lora import (
     pissa_to_lora,
 )
 from mm_rec.models.peft_workarounds import ignore_other_token_rows, require_no_nesting, suppress_peft_warnings
+from mm_rec.models.sections import LoraConfig
 from mm_rec.runs.files import read_json, write_json
 
 _NAME_PREFIX = "adapter_"  # before the names in PEFT, which takes those that are a part of "lora_" amiss
@@ -125,7 +125,7 @@ class Adapters:
     def continue_training(self, config: LoraConfig, folder: Path) -> None:
         """As `train`, going on from a saved adapter; raises CheckpointError where its shape is another."""
         tensors = self._read(folder, rank=config.rank * (2 if config.init == "pissa" else 1))
-        self.train(config.changed(init="zero"), seed=0)
+        self.train(config.replace(init="zero"), seed=0)
         if config.init == "pissa":
             self._inject_start()
             tensors, start = lora_to_pissa(tensors)

@@ -64,6 +64,17 @@ def shift_labels(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return states.index_select(0, kept), targets.flatten().index_select(0, kept)
 
 
+def token_logprobs(hidden: Tensor, head: LMHead, labels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Log-probability (nats, float32 at least) of each label that is predicted, (N,) in reading order, with gradient.
+
+    Arguments as above. What preferences and policies are made of: unlike a mean, each may get a weight of its own. The
+    logits are computed again for the gradient, a chunk at a time.
+    """
+    states, targets = shift_labels(hidden, labels)
+    found: Tensor = _TokenLogprobs.apply(states, head.weight, head, targets, dtype or hidden.dtype)
+    return found
+
+
 @torch.no_grad()
 def token_losses(
     hidden: Tensor, head: LMHead, labels: Tensor, dtype: torch.dtype | None = None
@@ -132,3 +143,34 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Nothing but hidden states is kept between forward and backward: each chunk's softmax is made twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, head: LMHead, targets: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        ctx.save_for_backward(states, weight, targets)
+        ctx.head, ctx.dtype = head, dtype
+        chunks = _logit_chunks(states, head, targets, dtype)
+        return torch.cat([logits.log_softmax(-1).gather(1, one[:, None])[:, 0] for _, logits, one in chunks])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, targets = ctx.saved_tensors
+        head, narrow, done = replace(ctx.head, weight=weight), weight.to(ctx.dtype), 0
+        states_grad = torch.empty_like(states)
+        weight_grad = torch.zeros_like(weight, dtype=gradient.dtype) if ctx.needs_input_grad[1] else None
+        for part, logits, chosen in _logit_chunks(states, head, targets, ctx.dtype):
+            # d log p(y) = one-hot(y) − softmax, times what comes from above.
+            grad = logits.softmax(-1).neg_()
+            grad.scatter_add_(1, chosen[:, None], grad.new_ones(len(part), 1))
+            grad.mul_(gradient[done : done + len(part), None])
+            grad = head.grad(logits, grad).to(ctx.dtype)
+            states_grad[done : done + len(part)] = grad @ narrow
+            if weight_grad is not None:
+                weight_grad += grad.T @ part
+            done += len(part)
+        return states_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None, None, None

@@ -227,6 +227,20 @@ def _short(path: str, taken: Sequence[str]) -> str:
     return name if not count else f"{name}-{count + 1}"
 
 
+def load_weights(model: PreTrainedModel, path: Path | str) -> None:
+    """Copy the weights of a model folder or run into a model; raises CheckpointError where a shape is another."""
+    weights = load_model(path, model.dtype).state_dict()
+    own = model.state_dict()
+    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    wrong += sorted(weights.keys() - own.keys())
+    if wrong:
+        raise CheckpointError(
+            f"{path}: its weights are of another shape ({wrong[0]} and {len(wrong) - 1} more). Begin with a model of "
+            "the same size and vocabulary"
+        )
+    model.load_state_dict(weights)
+
+
 def _attn_implementation(config: PreTrainedConfig) -> dict[str, str]:
     """Our attention, where the family's can be chosen and takes a mask of true and false, as torch's own functions do:
     plain attention (sdpa), or that with caps and sinks (flex attention).

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mm_rec.config import Section
 from mm_rec.errors import ConfigError
+from mm_rec.models.sections import LoraConfig
 
 if TYPE_CHECKING:
     import peft
@@ -24,36 +23,6 @@ TRAINED, START = (
     "start",
 )  # PEFT's names: the adapter that is trained, and the frozen beginning of PiSSA
 _ALL = ("all", "all-linear")
-
-
-class LoraConfig(Section):
-    """Settings of a LoRA adapter.
-
-    The product of two matrices of `rank` rows, times alpha / rank (alpha / √rank with `rslora`, Kalajdzievski 2023), is
-    added to each of the `targets`: projections by name, "q+v" … "all-linear". `dora` trains their lengths apart from
-    their directions (Liu et al. 2024); `init` "pissa" begins with the largest singular vectors of the weights (Meng et
-    al. 2024); `train_head` trains embedding and head as well.
-    """
-
-    rank: int = Field(default=16, ge=1)
-    alpha: float | None = Field(default=None, gt=0)  # twice the rank where it is not given
-    dropout: float = Field(default=0.05, ge=0, lt=1)
-    targets: str = "q+v"
-    rslora: bool = False
-    dora: bool = False
-    init: Literal["zero", "pissa"] = "zero"
-    train_head: bool = False
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.dora and self.init == "pissa":
-            raise ValueError("dora and init: pissa each change how the weights are taken apart; choose one")
-        return self
-
-    @property
-    def effective_alpha(self) -> float:
-        """The alpha that is used."""
-        return 2.0 * self.rank if self.alpha is None else self.alpha
 
 
 def find_targets(model: nn.Module, targets: str) -> list[str]:

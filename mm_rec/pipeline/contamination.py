@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from mm_rec.cleaning.contamination import EvaluationIndex, EvaluationItem, evaluation_items
 from mm_rec.data.prepare import SourcePlan
+from mm_rec.data.sections import DataSection
 from mm_rec.errors import DataError
-from mm_rec.pipeline.recipe import DataSection
 from mm_rec.sources.documents import read_documents
 from mm_rec.text.words import guess_language
 
@@ -63,6 +63,6 @@ def _check(
         files = " ".join(f"--evaluation {file}" for file in [*data.benchmarks, *data.validation])
         raise DataError(
             f"{message}. What is measured on them would be worth nothing. Take them out (mmrec data clean … {files}), "
-            "or go on in spite of it with --set data.contamination=warn"
+            "or go on in spite of it with --contamination warn"
         )
     say(f"warning: {message}; what is measured on them is worth little")

@@ -1,299 +1,231 @@
-"""The examples that a fine-tuning run learns: held out, packed into rows, mixed with text of the base."""
+"""Examples of fine-tuning: conversations, rows by a prompt format, and raw text in chunks, alone or together."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from mm_rec.config import load_yaml
-from mm_rec.data.batches import PackedSequences
+from mm_rec.data.chunking import ChunkedText, chunk_documents, read_text_files
+from mm_rec.data.conversations.issues import Issue
 from mm_rec.data.conversations.rendering import TokenizedExample
-from mm_rec.data.mixture import Mixture
-from mm_rec.data.packing import (
-    MAX_CARRIED_SEQ_LEN,
-    CorpusRows,
-    FinetuneBatches,
-    PackedConversations,
-    RowSource,
-    choose_seq_len,
-    count_rows,
-)
-from mm_rec.data.prepare import PreparedCorpus
-from mm_rec.data.split import LARGE_VALIDATION_SHARE
+from mm_rec.data.mixture import group_sources
+from mm_rec.data.prompt_formats import load_prompt_format, render_rows
+from mm_rec.data.split import plan_end_split, plan_split
 from mm_rec.errors import ConfigError
-from mm_rec.evaluation.finetune_eval import SamplePrompt
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
-from mm_rec.models.presets import ModelSize
-from mm_rec.pipeline.derive import batch_shape
-from mm_rec.pipeline.recipe import SftSection
-from mm_rec.runs.directory import RECIPE_FILE
-from mm_rec.training.config import TrainingConfig
-from mm_rec.training.trainer import Batches, Reporter
+from mm_rec.evaluation.finetune_eval import prompt_of_example
+from mm_rec.pipeline.conversation_examples import read_conversation_examples, train_val_split
+from mm_rec.pipeline.finetune_data import Examples, longest_allowed
+from mm_rec.pipeline.sections import FinetuneSection
+from mm_rec.sources.documents import Document
+from mm_rec.training.interfaces import Reporter
 
-_MOST_ROWS = 8  # of an example where nobody asked for more: it makes the steps of the whole run that long
-_TEXT = "text of the base"  # in the mixture; no source of examples can have a name with spaces
+_KINDS = ("chat", "rows", "text")
+_PARAGRAPH = "\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """What was read: examples to train on by source, those held out, and questions to ask at each validation.
-
-    `described` says what they are, a line each, for the model card.
-    """
-
-    train: Mapping[str, list[TokenizedExample]]
-    held_out: list[TokenizedExample]
-    questions: list[SamplePrompt]
-    described: list[str]
+def learns_conversations(section: FinetuneSection) -> bool:
+    """True where a chat template is needed."""
+    return any(_kind(section, source.path, source.format) == "chat" for source in section.data)
 
 
-@dataclass(frozen=True)
-class RunExamples:
-    """What a fine-tuning run reads: examples, packed into rows, and perhaps text of the base beside them."""
+def learns_rows(section: FinetuneSection) -> bool:
+    """True where anything but raw text is learnt."""
+    return any(not holds_text(source.path) for source in section.data)
 
-    tokenizer: PreTrainedTokenizerBase
-    section: SftSection
-    examples: Examples
-    text: PreparedCorpus | None
-    seq_len: int
-    accumulation: int
-    fold_rows: bool  # whether rows are folded where they can be
 
-    @property
-    def tokens(self) -> dict[str, int]:
-        """Positions of an epoch of each source, padding included, so that epochs are counted as they are read."""
-        positions = self.accumulation * self.seq_len  # of a column
-        tokens = {name: len(one) * positions for name, one in self._packed.items() if self._weights[name]}
-        if not tokens:
-            raise ConfigError("every source of conversations weighs 0. Give one of them a weight")
-        share = self.section.text_share
-        return tokens if not share else {**tokens, _TEXT: round(sum(tokens.values()) * share / (1 - share))}
-
-    def longest(self, config: TrainingConfig) -> int:
-        """Tokens of the longest document that the model reads."""
-        return max(self.longest_example, config.seq_len if self.section.text_share else 0)
-
-    @property
-    def longest_example(self) -> int:
-        """Tokens of the longest conversation."""
-        return max(len(one.ids) for rendered in self.examples.train.values() for one in rendered)
-
-    @property
-    def carry_state(self) -> bool:
-        """Whether a conversation goes on from row to row."""
-        return self.longest_example > self.seq_len
-
-    def batches(self, config: TrainingConfig) -> Batches:
-        """The run's batches from its first step on."""
-        if config.accumulation != self.accumulation:
-            raise ConfigError(f"the rows were packed for steps of {self.accumulation} batches")
-        return FinetuneBatches(
-            {**self._packed, **self._text_rows(config)},
-            self._mixture(config),
-            config.seq_len,
-            config.micro_batch,
-            config.accumulation,
-            config.seed,
-            pad_id(self.tokenizer),
-            self.carry_state,
+def read_examples(
+    section: FinetuneSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, reporter: Reporter
+) -> Examples:
+    """Read every source by its kind; raises DataError where something in it cannot be learnt."""
+    if not section.data:
+        raise ConfigError(
+            "nothing to learn: name files, for example `mmrec sft chats.jsonl --from RUN` (.txt is raw text; "
+            ".json, .jsonl and .csv are conversations, or rows of a --prompt-format)"
         )
+    group_sources(section.data)  # one name has one weight
+    _require_known_validation(section)
+    found = [_read(kind, section, tokenizer, config, reporter) for kind in _KINDS]
+    parts = [one for one in found if one is not None]
+    train: dict[str, list[TokenizedExample]] = {}
+    for one in parts:
+        for name, rendered in one.train.items():
+            train.setdefault(name, []).extend(rendered)
+    return Examples(
+        train=train,
+        held_out=[rendered for one in parts for rendered in one.held_out],
+        questions=[question for one in parts for question in one.questions][: section.samples],
+        described=[line for one in parts for line in one.described],
+    )
 
-    def packed_held_out(self) -> PackedConversations:
-        """The held-out conversations, each whole in a row."""
-        held_out = self.examples.held_out
-        return PackedConversations(held_out, max(self.seq_len, *(len(one.ids) for one in held_out)))
 
-    @property
-    def _weights(self) -> dict[str, float]:
-        return {source.name: source.weight for source in self.section.data}
+def _kind(section: FinetuneSection, path: str, format_name: str | None = None) -> str:
+    """Return what a path holds: text, rows of a prompt format, or chat, which may be named by its format."""
+    if holds_text(path):
+        return "text"
+    return "chat" if section.prompt_format is None or format_name is not None else "rows"
 
-    @functools.cached_property
-    def _packed(self) -> dict[str, PackedConversations]:
-        return {
-            name: PackedConversations(rendered, self.seq_len, self.accumulation, self.fold_rows)
-            for name, rendered in self.examples.train.items()
-        }
 
-    def _text_rows(self, config: TrainingConfig) -> dict[str, RowSource]:
-        if not self.section.text_share or self.text is None:
-            return {}
-        return {_TEXT: CorpusRows(PackedSequences(self.text.train, config.seq_len), config.accumulation)}
-
-    def _mixture(self, config: TrainingConfig) -> Mixture:
-        """Sources by their rows times their weight; text by its share of all."""
-        shares = {name: self._weights[name] * len(packed) for name, packed in self._packed.items()}
-        if self.section.text_share:
-            share = self.section.text_share
-            shares[_TEXT] = sum(shares.values()) * share / (1 - share)
-        return Mixture(list(shares), [(0, list(shares.values()))])
-
-    def steps_per_epoch(self, config: TrainingConfig) -> float:
-        """Steps in which all examples are read once."""
-        return sum(len(one) for one in self._packed.values()) / config.micro_batch
-
-    def describe(self, config: TrainingConfig, size: ModelSize) -> list[str]:
-        """What is read of each source, and how full the rows are."""
-        packed, rows = self._packed, config.steps * config.micro_batch
-        lines = []
-        if len(packed) + bool(self.section.text_share) > 1:
-            lines += [
-                f"{name}: {share:.1%} of the rows"
-                for name, share in self._mixture(config).shares(rows).items()
-            ]
-        waste = 1 - sum(one.tokens for one in packed.values()) / sum(
-            len(one) * config.accumulation * config.seq_len for one in packed.values()
-        )
-        lines.append(f"rows of {config.seq_len:,} tokens, {waste:.2%} of them padding")
-        if (epoch := self.steps_per_epoch(config)) < 1:
-            lines.append(
-                f"warning: a step reads {1 / epoch:.1f} times all there is. Less --accumulation or --batch-size gives "
-                "more steps to learn in"
+def _require_known_validation(section: FinetuneSection) -> None:
+    """Raise ConfigError for a file to validate on of which nothing like it is learnt: it would be passed over."""
+    kinds = {_kind(section, source.path, source.format) for source in section.data}
+    for path in section.validation:
+        if _kind(section, path) not in kinds:
+            raise ConfigError(
+                f"--validation {path}: nothing of its kind is learnt here. Give others, or leave it out"
             )
-        if self.carry_state:
-            lines.append("conversations longer than a row go on in the next one, with the model's state")
-        return lines
-
-    def card_lines(self, config: TrainingConfig) -> list[str]:
-        """The data in a few lines, for the model card."""
-        lines = [
-            f"{name}: {len(rendered):,} examples, {sum(len(one.ids) for one in rendered):,} tokens, "
-            f"{sum(int(one.loss_mask.sum()) for one in rendered):,} of them learnt"
-            for name, rendered in self.examples.train.items()
-        ]
-        lines += [f"held out: {len(self.examples.held_out):,} examples", *self.examples.described]
-        if self.section.text_share:
-            lines.append(f"{self.section.text_share:.0%} of the rows are text of the base")
-        return lines
-
-    def record(self) -> dict[str, Any]:
-        """Where the data came from, for the run's lineage."""
-        return {
-            "conversations": {
-                name: {
-                    "files": [source.path for source in self.section.data if source.name == name],
-                    "conversations": len(rendered),
-                    "sha256": _digest(rendered),
-                }
-                for name, rendered in self.examples.train.items()
-            },
-            "held_out": {
-                "conversations": len(self.examples.held_out),
-                "sha256": _digest(self.examples.held_out),
-            },
-            "text": None if self.text is None else self.text.train.fingerprint,
-        }
 
 
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that fills rows: padding, or else the end, or 0; it is masked, so any that the model has will do."""
-    return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
+def holds_text(path: str) -> bool:
+    """True where a path is raw text by its name: .txt, perhaps compressed, or a folder with such files."""
+    plain = path.removesuffix(".gz").removesuffix(".zst")
+    return plain.endswith(".txt") or (Path(path).is_dir() and any(Path(path).glob("*.txt*")))
 
 
-def plan_rows(
-    section: SftSection,
+def _read(
+    kind: str,
+    section: FinetuneSection,
     tokenizer: PreTrainedTokenizerBase,
     config: PreTrainedConfig,
-    examples: Examples,
-    text: PreparedCorpus | None,
     reporter: Reporter,
-) -> RunExamples:
-    """Choose the length of rows and how many a step reads, and say how much there is to learn."""
-    lengths = [len(one.ids) for rendered in examples.train.values() for one in rendered]
-    learnt = sum(int(one.loss_mask.sum()) for rendered in examples.train.values() for one in rendered)
-    share = len(examples.held_out) / (len(lengths) + len(examples.held_out))
-    reporter.say(
-        f"{len(lengths):,} examples to train on, {len(examples.held_out):,} held out ({share:.1%}); "
-        f"{sum(lengths):,} tokens, {learnt:,} of them learnt; the longest has {max(lengths):,}"
-    )
-    if share > max(LARGE_VALIDATION_SHARE, 2 * section.validation_fraction) and not section.validation:
-        reporter.say(
-            f"warning: {share:.0%} of the examples are held out, and {section.validation_fraction:.0%} was asked for: "
-            "different ones are few. Give more, or name files to hold out with --validation"
+) -> Examples | None:
+    """The sources of one kind; None where there are none."""
+    data = [source for source in section.data if _kind(section, source.path, source.format) == kind]
+    if not data:
+        return None
+    held = [path for path in section.validation if _kind(section, path) == kind]
+    own = section.replace(data=data, validation=held)
+    if kind == "chat":
+        return read_conversation_examples(own, tokenizer, config, reporter)
+    reader = _Rows(own, tokenizer, config) if kind == "rows" else _Text(own, tokenizer, config)
+    examples = reader.examples()
+    for line in reader.notes:
+        reporter.say(line)
+    return examples
+
+
+class _Rows:
+    """Rows of JSON, written by a prompt format."""
+
+    def __init__(
+        self, section: FinetuneSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    ) -> None:
+        assert section.prompt_format is not None
+        self.section, self.tokenizer = section, tokenizer
+        self.format = load_prompt_format(section.prompt_format)
+        self.limit = longest_allowed(section, config)
+        self.notes: list[str] = []
+
+    def examples(self) -> Examples:
+        """All of them, split."""
+        train: dict[str, list[tuple[None, TokenizedExample]]] = {}
+        for source in self.section.data:
+            train.setdefault(source.name, []).extend(self._rendered(source.path))
+        held = [pair for path in self.section.validation for pair in self._rendered(path)]
+        kept, held = train_val_split(train, held, self.section)
+        held_out = [one for _, one in held]
+        return Examples(
+            train={name: [one for _, one in pairs] for name, pairs in kept.items()},
+            held_out=held_out,
+            questions=[prompt_of_example(self.tokenizer, one) for one in held_out[: self.section.samples]],
+            described=[f"prompt format: {self.section.prompt_format}"],
         )
-    held = [len(one.ids) for one in examples.held_out]
-    seq_len = section.seq_len or _row_length(section, config, [*lengths, *held])
-    return RunExamples(
-        tokenizer=tokenizer,
-        section=section,
-        examples=examples,
-        text=text,
-        seq_len=seq_len,
-        accumulation=_accumulation(section, config, examples.train, seq_len, reporter),
-        fold_rows=not isinstance(config, MMRecConfig),  # its reading costs the same in rows of any length
-    )
+
+    def _rendered(self, path: str) -> list[tuple[None, TokenizedExample]]:
+        left_out: list[Issue] | None = [] if self.section.fix else None
+        rows = render_rows(path, self.format, self.tokenizer, max_length=self.limit, left_out=left_out)
+        self.notes += [f"left out: {issue.location}: {issue.message}" for issue in left_out or []]
+        return [(None, one) for one in rows]
 
 
-def _row_length(section: SftSection, config: PreTrainedConfig, lengths: Sequence[int]) -> int:
-    """The row length that fits the conversations; rows of text must be within the model's context."""
-    limit = getattr(config, "max_position_embeddings", None) if section.text_share else None
-    return choose_seq_len(lengths, isinstance(config, MMRecConfig), limit)
+class _Text:
+    """Raw text, split into sides at its hard cuts, or at its paragraphs where it has none, and then sliced."""
 
+    def __init__(
+        self, section: FinetuneSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    ) -> None:
+        self.section, self.tokenizer = section, tokenizer
+        limit = getattr(config, "max_position_embeddings", None)
+        self.chunking = section.text_slices
+        if limit is not None and self.chunking.chunk_length > limit:
+            raise ConfigError(
+                f"chunk_length {self.chunking.chunk_length:,} is over the model's context of {limit:,} tokens"
+            )
+        self.notes: list[str] = []
 
-def _accumulation(
-    section: SftSection,
-    config: PreTrainedConfig,
-    train: Mapping[str, list[TokenizedExample]],
-    seq_len: int,
-    reporter: Reporter,
-) -> int:
-    """Micro-batches of a step: as asked for or derived, and enough for the longest conversation to fit in a step."""
-    rows = max(count_rows(one, seq_len) for rendered in train.values() for one in rendered)
-    if rows == 1:
-        return batch_shape(section, config.hidden_size, seq_len)[1]
-    micro = section.batch_size or 1
-    usual = batch_shape(section.changed(batch_size=None), config.hidden_size, seq_len)
-    accumulation = max(section.accumulation or usual[0] * usual[1] // micro, rows)
-    reporter.say(
-        f"a conversation is spread over {rows} rows, which are read in one step: a step reads {accumulation} times "
-        f"{micro} rows, {accumulation * micro * seq_len:,} tokens (--max-length makes it less)"
-    )
-    return accumulation
-
-
-def longest_allowed(section: SftSection, config: PreTrainedConfig) -> int | None:
-    """The most tokens of an example: asked for, the model's limit, or none."""
-    limit: int | None = getattr(config, "max_position_embeddings", None)
-    if section.max_length is not None and limit is not None and section.max_length > limit:
-        raise ConfigError(
-            f"--max-length {section.max_length:,} is over this model's context of {limit:,} tokens"
+    def examples(self) -> Examples:
+        """All blocks of training and validation; no part of a text is in both."""
+        train: dict[str, list[Document]] = {}
+        for source in self.section.data:
+            train.setdefault(source.name, []).extend(read_text_files([source.path]))
+        held = list(read_text_files(self.section.validation)) if self.section.validation else []
+        if held:
+            known = set(_parts(held, self.chunking.hard_cut))
+            train = {
+                name: _without(documents, known, self.chunking.hard_cut) for name, documents in train.items()
+            }
+        else:
+            train, held = self._held_out(train)
+        sliced = {
+            name: chunk_documents(documents, self.tokenizer, self.chunking)
+            for name, documents in train.items()
+        }
+        held_out = chunk_documents(held, self.tokenizer, self.chunking).blocks
+        for name, slices in sliced.items():
+            self.notes += [describe_chunks(name, slices), *slices.notes()]
+        return Examples(
+            train={name: slices.blocks for name, slices in sliced.items()},
+            held_out=held_out,
+            questions=[prompt_of_example(self.tokenizer, one) for one in held_out[: self.section.samples]],
+            described=[f"raw text in blocks of {self.chunking.chunk_length} tokens at most"],
         )
-    if isinstance(config, MMRecConfig):
-        return section.max_length or _MOST_ROWS * max(MAX_CARRIED_SEQ_LEN, section.seq_len or 0)
-    # Without a state an example must stand whole in a row.
-    limits = [one for one in (section.max_length, section.seq_len, limit) if one is not None]
-    return min(limits, default=None)
+
+    def _held_out(self, train: dict[str, list[Document]]) -> tuple[dict[str, list[Document]], list[Document]]:
+        """Both sides: parts between the hard cuts, or paragraphs where those are few, or lines, or the text's end."""
+        fraction = self.section.validation_fraction
+        everything = [document for documents in train.values() for document in documents]
+        cuts = [_PARAGRAPH, "\n"]
+        if len(_parts(everything, self.chunking.hard_cut)) >= 1 / fraction:  # or a part would be far too much
+            cuts.insert(0, self.chunking.hard_cut)
+        cut = next((cut for cut in cuts if len(set(_parts(everything, cut))) > 1), "")
+        parts = _parts(everything, cut)
+        split = plan_split(parts, fraction) if len(set(parts)) > 1 else plan_end_split(parts, fraction)
+        what = "text, its end, because it is one line" if split.rule == "end" else "parts"
+        what = {_PARAGRAPH: "paragraphs", "\n": "lines"}.get(cut, what)
+        share = split.validation_bytes / split.bytes
+        self.notes.append(
+            f"held out: {split.validation_documents:,} of {split.documents:,} {what}, {share:.1%} of the text"
+        )
+
+        def side(document: Document, number: int) -> Document:
+            pieces = (split.split_text(part)[number] for part in _parts([document], cut))
+            return replace(document, text=cut.join(piece for piece in pieces if piece is not None))
+
+        kept = {name: [side(document, 0) for document in documents] for name, documents in train.items()}
+        return kept, [side(document, 1) for document in everything]
 
 
-def _digest(rendered: Sequence[TokenizedExample]) -> str:
-    digest = hashlib.sha256()
-    for one in rendered:
-        digest.update(one.ids.tobytes())
-        digest.update(one.loss_mask.tobytes())
-    return digest.hexdigest()
+def _parts(documents: Sequence[Document], cut: str) -> list[str]:
+    """Return the parts between the cuts of some texts."""
+    texts = (
+        text for document in documents for text in (document.text.split(cut) if cut else [document.text])
+    )
+    return [text for text in texts if text.strip()]
 
 
-def base_text(start_from: str) -> Path | None:
-    """The prepared text of the run that a model came from, also by way of fine-tuning; None where it is not there."""
-    seen = set()
-    while start_from not in seen:
-        seen.add(start_from)
-        run = _run_of(Path(start_from))
-        if (run / "data" / "split.json").is_file():
-            return run / "data"
-        values = load_yaml(run / RECIPE_FILE) if (run / RECIPE_FILE).is_file() else {}
-        before = [(values.get(name) or {}).get("start_from") for name in ("instruct", "sft")]
-        start_from = next((name for name in before if name), start_from)
-    return None
+def _without(documents: Sequence[Document], parts: set[str], cut: str) -> list[Document]:
+    """The texts without some of their parts."""
+    kept = [[text for text in _parts([document], cut) if text not in parts] for document in documents]
+    return [replace(document, text=cut.join(texts)) for document, texts in zip(documents, kept, strict=True)]
 
 
-def _run_of(path: Path) -> Path:
-    """The run that a path is or lies in: its final, its best, or the model of one of its checkpoints."""
-    if path.name in ("final", "best"):
-        return path.parent
-    return path.parents[2] if path.name == "model" and path.parent.parent.name == "checkpoints" else path
+def describe_chunks(name: str, slices: ChunkedText) -> str:
+    """Blocks, their lengths, and the chunk length that would suit them, in a line."""
+    lengths, chunk = slices.lengths, slices.suggested_chunk_length
+    fits = f"; a chunk of {chunk:,} would hold every part" if slices.longest_part <= chunk else ""
+    return (
+        f"{name}: {len(lengths):,} blocks of {slices.parts:,} parts ({slices.overlapping:,} overlapping), "
+        f"{slices.tokens:,} tokens; the longest have {lengths[0]:,} and {lengths[min(1, len(lengths) - 1)]:,}{fits}"
+    )

@@ -21,14 +21,14 @@ from mm_rec.evaluation.samples import GeneratedSample, generate_samples
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.loading import load_model_and_tokenizer
-from mm_rec.pipeline.recipe import Recipe, read_recipe
+from mm_rec.pipeline.kinds import OnPlan
+from mm_rec.pipeline.recipe import Recipe, read_recipe, read_run
 from mm_rec.pipeline.run import run_recipe
-from mm_rec.pipeline.stage import OnPlan
 from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.runs.files import atomic_path, read_json, write_json
 from mm_rec.stories.generator import conversations, held_out_questions, stories
-from mm_rec.training.config import TrainingConfig
-from mm_rec.training.trainer import Reporter
+from mm_rec.training.interfaces import Reporter
+from mm_rec.training.section import ResolvedTrainSection, tokens_per_step
 
 DOCUMENTS = 60_000
 CONVERSATIONS = 12_000
@@ -43,7 +43,7 @@ PROMPTS = {
 
 @dataclass(frozen=True, slots=True)
 class QuickstartResult:
-    """What the table at the end shows: the logs of both stages, and the reports of `score_exact_match` after each."""
+    """The results that the table at the end shows: the logs of both stages, and `score_exact_match` after each."""
 
     run: Path
     log: dict[str, Any]
@@ -68,7 +68,7 @@ def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -
     outcome = run_recipe(
         recipe, folder, reporter, _announcement(recipe, reporter) if minutes is None else None
     )
-    if outcome.ended == "stopped":
+    if outcome.stopped:
         return None
     run = outcome.run
     reporter.say(f"asking {QUESTIONS} questions that the training text never asked …")
@@ -88,10 +88,10 @@ def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -
 
 def _announcement(recipe: Recipe, reporter: Reporter) -> OnPlan:
     """Says how long all of it takes here, once this machine's speed is known."""
-    tuning = recipe.sft.tokens if recipe.sft is not None and recipe.sft.tokens is not None else 0
+    tuning = recipe.stage("sft").section.tokens or 0
 
-    def on_plan(settings: TrainingConfig, tokens_per_second: float) -> None:
-        tokens = settings.steps * settings.tokens_per_step + tuning
+    def on_plan(settings: ResolvedTrainSection, tokens_per_second: float) -> None:
+        tokens = settings.steps * tokens_per_step(settings) + tuning
         minutes = math.ceil((tokens / tokens_per_second + SUMMING_UP) / 60)
         reporter.say(
             f"{tokens:,} tokens are to be read, and this machine reads {tokens_per_second:,.0f} a second: about "
@@ -109,8 +109,8 @@ def _engine(run: Path) -> tuple[Engine, PreTrainedTokenizerBase]:
 def _recipe(folder: Path, text: Path, chats: Path, minutes: float | None) -> Recipe:
     """The recipe of the package, or that of a call that was begun."""
     if (folder / RECIPE_FILE).is_file():
-        return read_recipe(folder / RECIPE_FILE)
-    overrides = [f"data.sources={json.dumps([str(text)])}", f"sft.data={json.dumps([str(chats)])}"]
+        return read_run(folder)
+    overrides = [f"pretrain.data.sources={json.dumps([str(text)])}", f"sft.data={json.dumps([str(chats)])}"]
     if minutes is not None:
         overrides += [
             f"pretrain.minutes={minutes * (1 - TUNING_SHARE)}",

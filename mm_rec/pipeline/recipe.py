@@ -1,188 +1,205 @@
-"""The recipe: one YAML file from raw text to a trained model, a section for each stage."""
+"""The recipe: one YAML file from raw text to a trained model, a list of stages.
+
+    name: mine
+    seed: 42
+    stages:
+      - kind: pretrain                 # its settings: `mmrec pretrain --help`
+        data: {sources: [books/]}
+        minutes: 30
+      - kind: sft
+        name: chat                     # its folder; without a name that of the kind
+        data: [chats.jsonl]
+
+A stage's recipe in its run has every resolved value, the reason of each as a comment, and `given`: what was given.
+"""
 
 from __future__ import annotations
 
-import math
-import re
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+import yaml
+from pydantic import Field
 
-from mm_rec.config import Section, apply_overrides, load_yaml
-from mm_rec.data.chunking import ChunkingSection
-from mm_rec.data.conversations.preflight import TooLong
-from mm_rec.data.conversations.rendering import TrainOn
-from mm_rec.data.mixture import DataSource, MixtureStage
-from mm_rec.models.lora import LoraConfig
-from mm_rec.runtime import PrecisionName
-from mm_rec.sources.formats import DocumentsRule
-from mm_rec.training.config import Optimizer, Schedule
+from mm_rec.config import Section, apply_overrides, load_yaml, merge
+from mm_rec.errors import ConfigError
+from mm_rec.pipeline.former_recipes import is_former, upgrade
+from mm_rec.pipeline.kinds import StageKind
+from mm_rec.pipeline.registry import find_kind
+from mm_rec.runs.directory import RECIPE_FILE, require_run_name
+from mm_rec.runs.files import write_text
 
-_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
-
-
-class DataSection(Section):
-    """Which text, how it is cut into documents and split, and how several sources are mixed."""
-
-    sources: list[DataSource] = Field(default_factory=list)
-    temperature: float = Field(default=1.0, ge=1)
-    stages: list[MixtureStage] = Field(default_factory=list)
-    streaming: bool = False
-    shuffle_rows: int = Field(default=1024, ge=1)
-    text_field: str = "text"
-    documents: DocumentsRule | None = None
-    validation: list[str] = Field(default_factory=list)
-    validation_fraction: float = Field(default=0.02, gt=0, lt=1)
-    benchmarks: list[str] = Field(default_factory=list)  # evaluation files that training text must not hold
-    contamination: Literal["refuse", "warn", "off"] = "refuse"
-    parse_specials: bool = (
-        False  # special tokens written out in the text are such: it was rendered by a chat layout
-    )
-    prepared: str | None = None  # a folder of `mmrec data tokenize`, instead of sources
+OWN_KEYS = ("kind", "name", "given")  # keys of a stage that are no settings
 
 
-class TokenizerSection(Section):
-    """An existing tokenizer, or the size of one to train on the training text."""
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a recipe: its kind, its name (that of its folder) and its settings."""
 
-    path: str | None = None
-    vocab_size: int | None = Field(default=None, ge=1)
+    kind: StageKind
+    name: str
+    section: Any
 
-
-class ModelSection(Section):
-    """A preset, with changes to its configuration; or a model to continue."""
-
-    size: str = "tiny"
-    start_from: str | None = None
-    changes: dict[str, Any] = Field(default_factory=dict)
-
-
-def _count(value: Any) -> Any:
-    """A number of tokens from text like 50M; anything else is left to the field."""
-    match = re.fullmatch(r"([0-9_.]+) ?([kKmMbB])", value) if isinstance(value, str) else None
-    number = math.nan if match is None else float(match[1]) * _UNITS[match[2].lower()]
-    return round(number) if math.isfinite(number) else value
+    def values(self, whole: bool = True) -> dict[str, Any]:
+        """Plain values: all settings and which of them were given, or only those."""
+        settings = self.section.model_dump(mode="json", exclude_unset=not whole)
+        given = {"given": self.section.given()} if whole else {}
+        return {"kind": self.kind.name, "name": self.name, **given, **settings}
 
 
-class TrainingSection(Section):
-    """Settings of a training; what is None follows from size, data and machine, is printed and stored."""
-
-    steps: int | None = Field(default=None, ge=1)
-    epochs: float | None = Field(default=None, gt=0)
-    tokens: Annotated[int | None, BeforeValidator(_count)] = Field(default=None, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
-    least_tokens: Annotated[int | None, BeforeValidator(_count)] = Field(default=None, ge=1)  # of minutes
-    seq_len: int | None = Field(default=None, ge=2)
-    batch_size: int | None = Field(default=None, ge=1)
-    accumulation: int | None = Field(default=None, ge=1)
-    learning_rate: float | None = Field(default=None, gt=0)
-    optimizer: Optimizer | None = None
-    schedule: Schedule = "cosine"
-    warmup_steps: int | None = Field(default=None, ge=0)
-    decay_fraction: float = Field(default=0.3, ge=0, le=1)
-    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
-    weight_decay: float = Field(default=0.1, ge=0)
-    clip: float = Field(default=1.0, gt=0)
-    device: str = "auto"
-    precision: PrecisionName = "auto"
-    compile: bool | None = None
-    gradient_checkpointing: bool = False
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    validate_every: int | None = Field(default=None, ge=1)
-    validation_rows: int | None = Field(default=None, ge=1)
-    patience: int | None = Field(default=None, ge=1)
-    stop_at_loss: float | None = Field(default=None, gt=0)  # mean training loss of three steps
-    stop_at_epoch: int | None = Field(default=None, ge=1)
-    checkpoint_every: int | None = Field(default=None, ge=1)
-    checkpoint_minutes: float = Field(default=15, gt=0)
-    keep_last: int = Field(default=2, ge=1)
-    save_every: int | None = Field(default=None, ge=1)  # snapshots every so many steps, kept for good
-    save_below_loss: float | None = Field(default=None, gt=0)  # … and when the loss falls below this,
-    save_loss_step: float = Field(default=0.1, gt=0)  # and then by this much again, or
-    save_loss_ratio: float | None = Field(default=None, gt=0, lt=1)  # by this share of it
-    log_every: int = Field(default=10, ge=1)
-    tensorboard: bool = False
-
-
-class PretrainSection(TrainingSection):
-    """Settings of pre-training."""
-
-
-class ChatSource(DataSource):
-    """Conversations of a path: their format where it is not told by their fields, and how their fields are named."""
-
-    format: str | None = None
-    fields: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _unnamed(cls, value: Any) -> Any:
-        return {"path": value, "name": "conversations"} if isinstance(value, str) else value
-
-    @model_serializer(mode="wrap")
-    def _short(self, whole: SerializerFunctionWrapHandler) -> Any:
-        return whole(self)
-
-
-class SftSection(TrainingSection):
-    """Settings of fine-tuning on conversations: instructions or chat."""
-
-    start_from: str | None = None  # a model or run; in `mmrec run`, the stage before
-    data: list[ChatSource] = Field(default_factory=list)
-    validation: list[str] = Field(default_factory=list)
-    validation_fraction: float = Field(default=0.05, gt=0, lt=1)
-    fix: bool = False  # mend rows, or leave them out, instead of refusing them
-    template: Literal["auto", "default", "chatml", "llama3"] = (
-        "auto"  # auto: the model's own, or else the default
-    )
-    train_on: TrainOn = "all"
-    max_length: int | None = Field(default=None, ge=2)  # tokens of a conversation
-    too_long: TooLong = "refuse"
-    text: list[str] = Field(
-        default_factory=list
-    )  # against forgetting; where it is empty, the text of the base's run
-    text_share: float = Field(default=0.0, ge=0, lt=1)
-    samples: int = Field(default=3, ge=0)  # answers that are shown at each validation
-
-
-class LoraSection(LoraConfig, SftSection):
-    """Settings of an adapter: what is trained, on conversations, rows by a prompt format, or raw text."""
-
-    start_adapter: str | None = None  # an adapter to go on with, instead of a new one
-    prompt_format: str | None = None  # of JSON rows that are no conversations: a name or file
-    text_slices: ChunkingSection = ChunkingSection()
-    lora_plus: float = Field(default=1.0, gt=0)  # times the rate, for the second matrices
-    neftune_alpha: float = Field(default=0.0, ge=0)
-    optimizer: Optimizer | None = "adamw"
-    learning_rate: float | None = Field(default=2e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
-    save_below_loss: float | None = Field(default=1.8, gt=0)
-    log_every: int = Field(default=1, ge=1)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.lora_plus != 1 and self.optimizer == "muon":
-            raise ValueError(
-                "lora_plus is a matter of AdamW: muon gives all matrices one rate. Choose one of the two"
-            )
-        return self
-
-
-class Recipe(Section):
+@dataclass(frozen=True, slots=True)
+class Recipe:
     """A whole run."""
 
-    name: str = "pretrain"
+    name: str
+    seed: int
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """The stage of a name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def with_section(self, name: str, section: Section) -> Recipe:
+        """The recipe with another section of one stage."""
+        stages = (
+            dataclasses.replace(stage, section=section) if stage.name == name else stage
+            for stage in self.stages
+        )
+        return dataclasses.replace(self, stages=tuple(stages))
+
+    def values(self, whole: bool = True) -> dict[str, Any]:
+        """Plain values, as a file has them."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "stages": [stage.values(whole) for stage in self.stages],
+        }
+
+
+class _Header(Section):
+    """The part of a recipe beside the settings of its stages."""
+
+    name: str = "run"
     seed: int = Field(default=42, ge=0)
-    data: DataSection = DataSection()
-    tokenizer: TokenizerSection = TokenizerSection()
-    model: ModelSection = ModelSection()
-    pretrain: PretrainSection = PretrainSection()
-    instruct: SftSection | None = None
-    sft: SftSection | None = None
-    lora: LoraSection | None = None
+    stages: list[dict[str, Any]] = Field(default_factory=list)
 
 
-def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe file, with `section.key=value` overrides; raises ConfigError for what it cannot mean."""
-    return Recipe.read(apply_overrides(load_yaml(path), overrides or []), where=str(path))
+def recipe_of(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """The recipe of plain values; raises ConfigError for what it cannot mean."""
+    header = _Header.read(values, where=where)
+    stages = [_stage_of(entry, f"{where}: stage {number}") for number, entry in enumerate(header.stages, 1)]
+    if not stages:
+        raise ConfigError(f"{where}: there is no stage to run. Add one to stages: - kind: pretrain")
+    names = [stage.name for stage in stages]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"{where}: two stages are called {min(twice)!r}. Give each a name of its own (name: …)"
+        )
+    return Recipe(header.name, header.seed, tuple(stages))
+
+
+def _stage_of(entry: Mapping[str, Any], where: str) -> Stage:
+    if not isinstance(entry.get("kind"), str):
+        raise ConfigError(f"{where} has no kind. Write kind: pretrain, for example")
+    kind = find_kind(entry["kind"])
+    name = require_run_name(str(entry.get("name") or kind.name))
+    settings = {key: value for key, value in entry.items() if key not in OWN_KEYS}
+    section = kind.section.read(settings, where=f"{where} ({name})")
+    return Stage(kind, name, section.with_given(entry["given"]) if "given" in entry else section)
+
+
+def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file, with `NAME.key=value` overrides; raises ConfigError for what it cannot mean."""
+    return recipe_of(override(load_recipe(path), overrides), where=str(path))
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """The plain values of a recipe file; raises ConfigError that shows the new form of a recipe of the former one."""
+    values = load_yaml(path)
+    if is_former(values):
+        raise ConfigError(
+            f"{path}: recipes have a list of stages now. Write this one as:\n\n"
+            + yaml.safe_dump(upgrade(values), sort_keys=False, allow_unicode=True)
+        )
+    return values
+
+
+def read_run(run: Path) -> Recipe:
+    """The recipe that a run keeps; that of a run of before is brought to the present form."""
+    path = run / RECIPE_FILE
+    values = load_yaml(path)
+    return recipe_of(upgrade(values) if is_former(values) else values, where=str(path))
+
+
+def only_stage(values: Mapping[str, Any], kind: str, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The one stage of a kind in a recipe's plain values, and what stands beside the stages."""
+    stages = [dict(entry) for entry in values.get("stages") or []]
+    found = [entry for entry in stages if entry.get("kind") == kind]
+    if len(found) != 1:
+        names = ", ".join(str(entry.get("name") or entry.get("kind")) for entry in stages)
+        count = "no stage" if not found else f"{len(found)} stages"
+        raise ConfigError(
+            f"{where}: there is {count} of the kind {kind} (its stages: {names}). Try mmrec run"
+        )
+    return found[0], {key: value for key, value in values.items() if key != "stages"}
+
+
+def with_settings(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's plain values with some settings on top, which then count as given."""
+    changed = merge(entry, settings)
+    return changed if "given" not in entry else {**changed, "given": [*entry["given"], *_dotted(settings)]}
+
+
+def _dotted(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        inner = list(_dotted(value)) if isinstance(value, dict) else []
+        yield from (f"{key}.{name}" for name in inner) if inner else (key,)
+
+
+def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Apply `NAME.key=value` overrides to a recipe's plain values: NAME is that of a stage."""
+    overrides = list(overrides)
+    entries = values.get("stages") or []
+    if not overrides or not isinstance(entries, list):
+        return dict(values)
+    stages = {str(entry.get("name") or entry.get("kind")): dict(entry) for entry in entries}
+    for text in overrides:
+        head, _, rest = text.partition("=")[0].strip().partition(".")
+        if rest and "given" in stages.get(head, {}):
+            stages[head]["given"] = [*stages[head]["given"], rest]
+        if rest and head not in stages:
+            close = difflib.get_close_matches(head, stages, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(stages)}"
+            raise ConfigError(
+                f"--set {text!r}: there is no stage {head!r}; {hint} (NAME.key=value, NAME that of a stage)"
+            )
+    top = {key: value for key, value in values.items() if key != "stages"}
+    changed = apply_overrides({**stages, **top}, overrides)
+    return {
+        **{key: value for key, value in changed.items() if key not in stages},
+        "stages": [changed[name] for name in stages],
+    }
+
+
+def write_recipe(recipe: Recipe, run: Path, reasons: Mapping[str, str] | None = None) -> None:
+    """Write the recipe into a run; `reasons` of settings of its one stage stand beside them as comments."""
+    text = yaml.safe_dump(recipe.values(), sort_keys=False, allow_unicode=True)
+    lines = [_with_reason(line, reasons or {}) for line in text.splitlines()]
+    write_text(run / RECIPE_FILE, "\n".join(lines) + "\n")
+
+
+def _with_reason(line: str, reasons: Mapping[str, str]) -> str:
+    key = line[2:].partition(":")[0]  # settings of a stage are indented by two
+    return f"{line}  # {reasons[key]}" if key in reasons and not line.startswith("   ") else line
+
+
+def changed_stages(one: Sequence[Stage], other: Sequence[Stage]) -> list[str]:
+    """The names of stages that differ between two recipes."""
+    left, right = (
+        {stage.name: (stage.kind.name, stage.section) for stage in stages} for stages in (one, other)
+    )
+    return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))

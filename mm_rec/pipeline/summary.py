@@ -1,7 +1,8 @@
-"""What a run leaves beside its model: log, parameters, pictures and a model card."""
+"""The summary of a run: log, parameters, pictures and a model card."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from transformers import PreTrainedModel
 from mm_rec.config import load_yaml
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.presets import ModelSize
-from mm_rec.pipeline.derive import state_text
+from mm_rec.pipeline.resolve import state_text
 from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.runs.files import write_json, write_text
+from mm_rec.runs.metrics import MetricSpec, Outcome, best_record, outcome_sentence
 from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.runs.plots import plot_training
-from mm_rec.training.trainer import LoopState
+from mm_rec.training.loop_state import LoopState
 
 _WHOLE = (
     "library_name: transformers\n",
@@ -39,76 +41,88 @@ _STOPPED = "This run was stopped before its end: `--resume` goes on, and then th
 _FAMILIES = {"mmrec": "An MM-Rec", "llama": "A LLaMA-like"}
 
 
-def write_summary(
-    run: Path,
-    base: str,
-    model: PreTrainedModel,
-    size: ModelSize,
-    card_lines: list[str],
-    state: LoopState,
-    ended: str,
-    rows: int,
-    epochs: float | None = None,
-    forgetting: dict[str, float] | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """The result of a training: everything that log, pictures and model card are made of.
+
+    `epochs` read, where the data has an end; `forgetting`: bits a byte of the base's held-out text, `before` and
+    `after`; `best` is the metric by which the best model was chosen.
+    """
+
+    run: Path
+    base: str
+    model: PreTrainedModel
+    size: ModelSize
+    card_lines: list[str]
+    state: LoopState
+    outcome: Outcome
+    rows_per_step: int
+    best: MetricSpec
+    metrics: list[MetricSpec]
+    epochs: float | None = None
+    forgetting: dict[str, float] | None = None
+
+
+def write_summary(result: RunResult) -> dict[str, Any]:
     """Write `training_log.json`, `training_parameters.json`, `training_graph.json/.png` and `README.md`.
 
-    `rows` of a step; `epochs` read, where the data has an end; `forgetting`: bits a byte of the base's held-out text,
-    `before` and `after`. The log's names are those of transformers' Trainer.
+    The log's names are those of transformers' Trainer.
     """
+    run, state = result.run, result.state
     records = read_metrics(run / "metrics.jsonl")
     train = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
-    best = min(validation, key=lambda record: record["loss"], default=None)
     losses = [record["loss"] for record in train]
     log = {
-        "base_model_name": base,
-        "base_model_class": type(model).__name__,
-        "parameters": size.parameters,
-        "ended": ended,
+        "base_model_name": result.base,
+        "base_model_class": type(result.model).__name__,
+        "parameters": result.size.parameters,
+        "ended": result.outcome.value,
         "loss": losses[-1] if losses else None,
         "first_loss": losses[0] if losses else None,
         "train_loss": round(sum(losses) / len(losses), 6) if losses else None,
-        "epoch": None if epochs is None else round(epochs, 4),
+        "epoch": None if result.epochs is None else round(result.epochs, 4),
         "total_steps": state.step,
         "tokens": state.tokens,
-        "best_validation": best,
-        "base_text_bits_per_byte": forgetting,
+        "best_validation": best_record(validation, result.best),
+        "base_text_bits_per_byte": result.forgetting,
         "train_runtime": round(state.seconds, 3),  # seconds
-        "train_samples_per_second": round(state.step * rows / state.seconds, 3) if state.seconds else None,
-        "train_tokens_per_second": round(state.tokens / state.seconds, 1) if state.seconds else None,
-        "train_steps_per_second": round(state.step / state.seconds, 4) if state.seconds else None,
+        "train_samples_per_second": _per_second(state.step * result.rows_per_step, state.seconds, 3),
+        "train_tokens_per_second": _per_second(state.tokens, state.seconds, 1),
+        "train_steps_per_second": _per_second(state.step, state.seconds, 4),
     }
     write_json(run / "training_log.json", log)
     write_json(run / "training_parameters.json", load_yaml(run / RECIPE_FILE))
-    plot_training(run, f"{run.name}: {model.config.model_type}, {size.parameters / 1e6:.2f} M parameters")
-    write_text(run / "README.md", _model_card(run, model, size, card_lines, log))
+    parameters = result.size.parameters
+    plot_training(run, f"{run.name}: {result.model.config.model_type}, {parameters / 1e6:.2f} M parameters")
+    write_text(run / "README.md", _model_card(result, log))
     return log
 
 
-def _model_card(
-    run: Path,
-    model: PreTrainedModel,
-    size: ModelSize,
-    card_lines: list[str],
-    log: dict[str, Any],
-) -> str:
+def _per_second(amount: int, seconds: float, digits: int) -> float | None:
+    return round(amount / seconds, digits) if seconds else None
+
+
+def _measured(best: dict[str, Any] | None, metrics: list[MetricSpec]) -> str:
+    """The best validation in a sentence, each metric with its unit."""
+    if best is None:
+        return "Validation was not measured."
+    values = [f"{spec.title} {spec.shown(best[spec.name])}" for spec in metrics if spec.name in best]
+    return f"Best validation: {', '.join(values)}, at step {best['step']}."
+
+
+def _model_card(result: RunResult, log: dict[str, Any]) -> str:
     """The card in Markdown; every number comes from the run's records."""
-    best = log["best_validation"]
-    text = "\n".join(f"- {line}" for line in card_lines)
-    measured = "Validation was not measured."
-    if best:
-        bits = f"{best['bits_per_byte']:.4f} bits a byte, " if "bits_per_byte" in best else ""
-        measured = (
-            f"Best validation loss {best['loss']:.4f} nats a token, {bits}"
-            f"token accuracy {best['token_accuracy']:.1%}, at step {best['step']}."
-        )
-    forgetting = log["base_text_bits_per_byte"]
+    run, model, size = result.run, result.model, result.size
+    text = "\n".join(f"- {line}" for line in result.card_lines)
+    measured = _measured(log["best_validation"], result.metrics)
+    forgetting = result.forgetting
     if forgetting and forgetting["after"] is not None:
         measured += (
             f"\n- held-out text of the base: {forgetting['before']:.4f} bits a byte before, "
             f"{forgetting['after']:.4f} after"
         )
+    seconds, ended = f"{log['train_runtime']:,.0f}", outcome_sentence(result.outcome)
     adapters = adapters_of(model)
     head, use = _WHOLE if adapters is None else _ADAPTER
     kind = _FAMILIES.get(model.config.model_type, "A")
@@ -129,7 +143,7 @@ def _model_card(
 ## Training
 
 {text}
-- {log["total_steps"]:,} steps, {log["tokens"]:,} tokens read, {log["train_runtime"]:,.0f} seconds ({log["ended"]})
+- {log["total_steps"]:,} steps, {log["tokens"]:,} tokens read, {seconds} seconds ({ended})
 - training loss {log["first_loss"]} → {log["loss"]}
 - {measured}
 
@@ -139,7 +153,7 @@ All settings are in `recipe.yaml`, what it was made from in `lineage.json`, each
 
 ## Use
 
-{use.format(run=run, base=log["base_model_name"]) if log["ended"] != "stopped" else _STOPPED}
+{use.format(run=run, base=log["base_model_name"]) if result.outcome != Outcome.STOPPED else _STOPPED}
 
 ## Limits
 

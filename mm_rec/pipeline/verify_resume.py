@@ -4,51 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
-import os
 import random
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from mm_rec.config import dump_yaml
 from mm_rec.data.mixture import group_sources
 from mm_rec.data.prepare import is_prepared
+from mm_rec.data.sections import DataSection
 from mm_rec.errors import ConfigError, MismatchError
-from mm_rec.pipeline.recipe import DataSection, Recipe, TrainingSection, read_recipe
-from mm_rec.pipeline.run import PRETRAIN, preparation, stages_of
-from mm_rec.pipeline.stage import run_stage
-from mm_rec.runs.directory import RECIPE_FILE
-from mm_rec.runs.files import write_text
-from mm_rec.runs.metrics_log import read_metrics
-from mm_rec.training.checkpoint import Checkpoint, read_checkpoint
-from mm_rec.training.config import TrainingConfig
-from mm_rec.training.trainer import Reporter
+from mm_rec.pipeline.kinds import Artifacts
+from mm_rec.pipeline.recipe import Recipe, Stage, read_recipe, read_run
+from mm_rec.pipeline.sections import PretrainSection
+from mm_rec.pipeline.train import TrainingContext
+from mm_rec.pipeline.worker import KILLED, Moment, Silent, Worker
+from mm_rec.runs.files import read_json
+from mm_rec.runs.metrics_log import METRICS_FILE, read_metrics
+from mm_rec.training.checkpoint import FILES, Checkpoint, read_checkpoint
+from mm_rec.training.interfaces import Reporter
+from mm_rec.training.section import TrainSection, require_resolved
 
 _LONGEST = 600  # seconds that one child may take
-if sys.platform == "win32":  # there os.kill ends a process at once, whatever the signal
-    _KILL, _KILLED = signal.SIGTERM, int(signal.SIGTERM)
-else:
-    _KILL, _KILLED = signal.SIGKILL, -signal.SIGKILL
 _TIMES = ("seconds",)  # what may differ between two runs: clocks
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Where the child kills itself: the nth time that `event` happens in it.
-
-    step: between two steps; micro: in the middle of accumulation; checkpoint: while one is being written.
-    """
-
-    event: str
-    count: int
 
 
 def verify_resume(
@@ -80,17 +61,16 @@ def verify_resume(
 
 def _trial(target: Path, steps: int) -> Recipe:
     """The recipe to prove, shortened: a few steps, accumulation, frequent checkpoints, no compilation."""
-    path = target / RECIPE_FILE if target.is_dir() else target
-    recipe = read_recipe(path)
+    recipe = read_run(target) if target.is_dir() else read_recipe(target)
     stage = _stage(recipe)
-    if stage == PRETRAIN and target.is_dir() and (target / "data").is_dir():
-        tokenizer = recipe.tokenizer.path or str((target / "tokenizer").resolve())
-        data = _prepared_data(recipe.data, (target / "data").resolve())
-        recipe = recipe.changed(data=data, tokenizer={"path": tokenizer})
-    section: TrainingSection = getattr(recipe, stage)
+    section = stage.kind.connect(stage.section, Artifacts())
+    if isinstance(section, PretrainSection) and target.is_dir() and (target / "data").is_dir():
+        tokenizer = section.tokenizer.path or str((target / "tokenizer").resolve())
+        data = _prepared_data(section.data, (target / "data").resolve())
+        section = section.replace(data=data, tokenizer={"path": tokenizer})
     if section.steps is not None and section.steps < 3:
         raise ConfigError("a proof of resuming needs a recipe of 3 steps or more")
-    changed = section.changed(
+    changed = section.replace(
         steps=steps,
         minutes=None,
         epochs=None,
@@ -108,17 +88,19 @@ def _trial(target: Path, steps: int) -> Recipe:
         tensorboard=False,
         threads=section.threads or torch.get_num_threads(),
     )
-    return recipe.changed(**{stage: changed})
+    return recipe.with_section(stage.name, changed)
 
 
-def _stage(recipe: Recipe) -> str:
-    """The one stage of a recipe."""
-    stages = stages_of(recipe)
-    if len(stages) > 1:
+def _stage(recipe: Recipe) -> Stage:
+    """The one stage of a recipe, which trains."""
+    if len(recipe.stages) > 1:
         raise ConfigError(
-            f"this recipe has {len(stages)} stages. Prove one: give the folder of its run, like runs/mine/{PRETRAIN}"
+            f"this recipe has {len(recipe.stages)} stages. Prove one: give the folder of its run, like "
+            f"runs/mine/{recipe.stages[0].name}"
         )
-    return stages[0]
+    if recipe.stages[0].kind.prepare is None:
+        raise ConfigError(f"a stage of the kind {recipe.stages[0].kind.name} has no steps to resume")
+    return recipe.stages[0]
 
 
 def _prepared_data(data: DataSection, folder: Path) -> DataSection:
@@ -128,12 +110,12 @@ def _prepared_data(data: DataSection, folder: Path) -> DataSection:
     if len(group_sources(data.sources)) < 2:
         return DataSection(prepared=str(folder))
     sources = {
-        source.name: source.changed(path=str(folder / source.name))
+        source.name: source.replace(path=str(folder / source.name))
         for source in data.sources
         if is_prepared(folder / source.name)
     }
     kept = [source for source in data.sources if source.name not in sources]
-    return data.changed(sources=[source.model_dump() for source in [*sources.values(), *kept]])
+    return data.replace(sources=[*sources.values(), *kept])
 
 
 def _moments(chance: random.Random, kills: int) -> Iterator[Moment]:
@@ -150,50 +132,19 @@ def _moments(chance: random.Random, kills: int) -> Iterator[Moment]:
 
 def _train(recipe: Recipe, run: Path, moment: Moment | None) -> bool:
     """Train in a child process; returns whether it came to the end. Raises MismatchError where it failed otherwise."""
-    run.mkdir(parents=True, exist_ok=True)
-    if not (run / RECIPE_FILE).is_file():
-        write_text(run / RECIPE_FILE, dump_yaml(recipe))
-    child = multiprocessing.get_context("spawn").Process(target=_child, args=(str(run), moment))
-    child.start()
+    worker = Worker(run, recipe)
+    worker.start(moment)
     try:
-        child.join(_LONGEST)
+        status = worker.wait(_LONGEST)
     finally:
-        if child.is_alive():
-            child.kill()
-            child.join()
-    if child.exitcode == _KILLED and moment is not None:
+        worker.kill()
+    if status == KILLED and moment is not None:
         return False
-    if child.exitcode != 0:
+    if status != 0:
         raise MismatchError(
-            f"{run}: the training process ended with status {child.exitcode}; its message stands above"
+            f"{run}: the training process ended with status {status}; its message stands above"
         )
     return True
-
-
-def _child(run: str, moment: Moment | None) -> None:
-    """Train with the recipe that lies in the run, and die by SIGKILL at the moment, leaving no time to tidy up."""
-    seen = 0
-
-    def on_event(event: str, step: int) -> None:
-        nonlocal seen
-        if moment is not None and event == moment.event:
-            seen += 1
-            if seen == moment.count:
-                os.kill(os.getpid(), _KILL)
-
-    recipe = read_recipe(Path(run) / RECIPE_FILE)
-    stage = _stage(recipe)
-    run_stage(recipe, stage, Path(run), _Silent(), preparation(recipe, stage), on_event)
-
-
-class _Silent:
-    """A reporter that says nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
-        """Nothing."""
 
 
 def compare_runs(one: Path, other: Path) -> dict[str, int]:
@@ -203,19 +154,13 @@ def compare_runs(one: Path, other: Path) -> dict[str, int]:
     """
     first, second = (_last_checkpoint(run) for run in (one, other))
     _require_equal("step of the last checkpoint", first.step, second.step)
-    tensors = 0
-    pairs = {
-        "optimizer.safetensors": (first.optimizer, second.optimizer),
-        "data.safetensors": (first.data, second.data),
-    }
-    weights = "model/model.safetensors"
-    pairs[weights] = load_file(first.folder / weights), load_file(second.folder / weights)
-    for place, (left, right) in pairs.items():
-        _require_equal(f"names of the tensors in {place}", sorted(left), sorted(right))
-        for name in left:
-            if not torch.equal(left[name], right[name]):
-                raise MismatchError(f"{place}: {name} differs between the unbroken and the killed run")
-        tensors += len(left)
+    files = [read_json(checkpoint.folder / FILES) for checkpoint in (first, second)]
+    _require_equal("list of files in the last checkpoint", *(sorted(names) for names in files))
+    tensors = sum(
+        _compare_tensors(name, first.folder / name, second.folder / name)
+        for name in files[0]
+        if name.endswith(".safetensors")
+    )
     for part in ("loop", "data", "random"):
         values = (_without_clocks(checkpoint.state[part]) for checkpoint in (first, second))
         _require_equal(f"{part} state", *values)
@@ -226,6 +171,16 @@ def compare_runs(one: Path, other: Path) -> dict[str, int]:
         if any(not torch.equal(left[name], right[name]) for name in left):
             raise MismatchError("the next batches differ between the unbroken and the killed run")
     return {"tensors": tensors, "losses": len(losses[0]), "batches": len(batches[0])}
+
+
+def _compare_tensors(name: str, one: Path, other: Path) -> int:
+    """Compare two files of tensors bit for bit; returns how many they hold."""
+    left, right = load_file(one), load_file(other)
+    _require_equal(f"names of the tensors in {name}", sorted(left), sorted(right))
+    for tensor in left:
+        if not torch.equal(left[tensor], right[tensor]):
+            raise MismatchError(f"{name}: {tensor} differs between the unbroken and the killed run")
+    return len(left)
 
 
 def _last_checkpoint(run: Path) -> Checkpoint:
@@ -244,25 +199,18 @@ def _without_clocks(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _logged_losses(run: Path) -> list[tuple[str, int, float]]:
-    records = read_metrics(run / "metrics.jsonl")
+    records = read_metrics(run / METRICS_FILE)
     return [(r["kind"], r["step"], r["loss"]) for r in records if r["kind"] in ("train", "validation")]
 
 
 def _next_batches(run: Path, checkpoint: Checkpoint, count: int = 3) -> list[dict[str, torch.Tensor]]:
-    recipe = read_recipe(run / RECIPE_FILE)
+    recipe = read_run(run)
     stage = _stage(recipe)
-    section: TrainingSection = getattr(recipe, stage)
-    assert section.steps and section.seq_len and section.batch_size and section.accumulation
-    config = TrainingConfig(
-        steps=section.steps,
-        seq_len=section.seq_len,
-        micro_batch=section.batch_size,
-        accumulation=section.accumulation,
-        learning_rate=1.0,
-        seed=recipe.seed,
-    )
-    prepared = preparation(recipe, stage)(run, _Silent(), torch.device("cpu"), checkpoint)
-    batches = prepared.data.batches(config)
+    section: TrainSection = stage.section
+    settings = require_resolved(section)
+    context = TrainingContext(run, Silent(), torch.device("cpu"), checkpoint, recipe.seed)
+    assert stage.kind.prepare is not None
+    batches = stage.kind.prepare(section, context).data.batches(settings)
     batches.load_state_dict(checkpoint.state["data"], checkpoint.data)
     steps = range(checkpoint.step, checkpoint.step + count)
-    return [batches.batch_at(step, micro) for step in steps for micro in range(section.accumulation)]
+    return [batches.batch_at(step, micro) for step in steps for micro in range(settings.accumulation)]

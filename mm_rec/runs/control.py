@@ -23,6 +23,7 @@ from mm_rec.config import Section
 from mm_rec.errors import ConfigError, DataError, UserError
 from mm_rec.runs.directory import RECIPE_FILE, require_run
 from mm_rec.runs.files import read_json, write_json
+from mm_rec.runs.metrics import outcome_sentence
 from mm_rec.runs.metrics_log import CONTROL_EVENT, METRICS_FILE, read_metrics
 from mm_rec.runs.status import read_status
 
@@ -152,9 +153,10 @@ def require_controllable(run: Path) -> None:
             f"{run} is a run of several stages. Give the one that is meant: {', '.join(stages)}"
         )
     found = read_status(run)
-    if found.state in ("finished", "early"):
+    if found.outcome is not None and found.outcome.complete:
         raise ConfigError(
-            f"{run}: this run has come to its end ({found.state}, step {found.step:,}); there is nothing to steer"
+            f"{run}: this run has come to its end ({outcome_sentence(found.outcome)}, step {found.step:,}); "
+            "there is nothing to steer"
         )
 
 

@@ -13,7 +13,7 @@ import mm_rec
 from mm_rec.errors import ConfigError
 from mm_rec.runs.files import write_json
 
-RECIPE_FILE = "recipe.yaml"
+RECIPE_FILE, LINEAGE = "recipe.yaml", "lineage.json"
 
 
 def new_run(folder: Path, name: str | None, default: str) -> Path:
@@ -63,7 +63,7 @@ def write_lineage(run: Path, inputs: Mapping[str, Any], machine: Mapping[str, An
         "inputs": dict(inputs),
         "machine": dict(machine),
     }
-    write_json(run / "lineage.json", content)
+    write_json(run / LINEAGE, content)
 
 
 def _commit() -> str | None:

@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mm_rec.runs.metrics import Outcome, read_outcome
 from mm_rec.runs.metrics_log import CONTROL_EVENT, METRICS_FILE, PLAN_EVENT, read_metrics
 
-_STATES = {
-    "started": "training",
-    "continued": "training",
-    "non-finite": "stopped by a loss that is not finite",
-}
-# Events that do not change the state.
-_TRANSIENT_EVENTS = (CONTROL_EVENT, PLAN_EVENT, "snapshot", "over-fitting")
+_TRANSIENT_EVENTS = (
+    CONTROL_EVENT,
+    PLAN_EVENT,
+    "snapshot",
+    "over-fitting",
+)  # events that do not change the state
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """The status of a run: `state` is "not started", "training", "paused" or how it ended.
+    """The status of a run: `state` is "not started", "training", "paused" or "ended", with its `outcome`.
 
     A run that was killed says "training" for good: `seconds_ago` is the age of its last record. `train` and
     `validation` are the last records of their kind, `snapshots` the folders that `training/snapshots.py` wrote.
     """
 
     state: str
+    outcome: Outcome | None
     step: int
     steps: int | None
     seconds_ago: float | None
@@ -44,9 +45,11 @@ def read_status(run: Path) -> RunStatus:
     plans = [record for record in all_records if "steps" in record and record["step"] <= step]
     events = [record for record in records if record["kind"] == "event"]
     turns = [record["event"] for record in events if record["event"] not in _TRANSIENT_EVENTS]
+    outcome = read_outcome(turns[-1]) if turns else None
     last = {record["kind"]: record for record in records}
     return RunStatus(
-        state=_STATES.get(turns[-1], turns[-1]) if turns else "not started",
+        state=_state(turns[-1], outcome) if turns else "not started",
+        outcome=outcome,
         step=step,
         steps=max(plans, key=lambda record: record["step"])["steps"] if plans else None,
         seconds_ago=time.time() - records[-1]["time"] if records else None,
@@ -54,3 +57,9 @@ def read_status(run: Path) -> RunStatus:
         validation=last.get("validation"),
         snapshots=[event["folder"] for event in events if event["event"] == "snapshot"],
     )
+
+
+def _state(turn: str, outcome: Outcome | None) -> str:
+    if outcome is not None:
+        return "ended"
+    return "paused" if turn == "paused" else "training"

@@ -58,37 +58,33 @@ def pretrain(
     """Pre-train on raw text; the same command again continues where it was stopped."""
     from mm_rec.models.loading import load_model_and_tokenizer, save_portable
     from mm_rec.models.presets import preset
-    from mm_rec.pipeline.pretrain import pretrain as run_pretrain
-    from mm_rec.pipeline.recipe import Recipe, read_recipe
+    from mm_rec.pipeline.recipe import read_run, recipe_of
+    from mm_rec.pipeline.run import run_stage
     from mm_rec.progress import RichReporter
     from mm_rec.runs.directory import RECIPE_FILE
 
     name = preset(model_name).name
     run = runs_dir / name
-    settings = {
-        "steps": max_steps,
-        "batch_size": batch_size,
-        "seq_len": seq_len,
-        "learning_rate": learning_rate,
-    }
-    values = {
-        "name": name,
+    asked = {"steps": max_steps, "batch_size": batch_size, "seq_len": seq_len, "learning_rate": learning_rate}
+    settings = {key: value for key, value in asked.items() if value is not None}
+    stage = {
+        "kind": "pretrain",
         "data": {"sources": [str(data_dir)], "text_field": text_field},
         "tokenizer": {"path": tokenizer},
         "model": {"size": name},
-        "pretrain": {key: value for key, value in settings.items() if value is not None},
+        **settings,
     }
     with RichReporter() as reporter:
         if (run / RECIPE_FILE).is_file():
-            recipe = read_recipe(run / RECIPE_FILE)
+            recipe = read_run(run)
             _require_same(recipe, run, data_dir, settings)
             reporter.say(f"run: {run} (begun before)")
         else:
-            recipe = Recipe.read(values, where="options")
+            recipe = recipe_of({"name": name, "stages": [stage]}, where="options")
             reporter.say(f"run: {run}")
-        outcome = run_pretrain(recipe, run, reporter)
-        if outcome.ended == "stopped":
-            reporter.say(f"stopped at step {outcome.step} and saved. The same command continues")
+        ended = run_stage(recipe, run, reporter)
+        if ended.stopped:
+            reporter.say(f"stopped at step {ended.step} and saved. The same command continues")
             return
         final = checkpoint_dir / name / "final_checkpoint.pt"
         save_portable(*load_model_and_tokenizer(run / "final"), final)
@@ -99,11 +95,9 @@ def _require_same(recipe: Recipe, run: Path, data_dir: Path, settings: dict[str,
     """Raise ConfigError where a run that was begun before was begun with something else."""
     from mm_rec.errors import ConfigError
 
-    begun = {"data_dir": ", ".join(source.path for source in recipe.data.sources), **dict(recipe.pretrain)}
-    asked = {
-        "data_dir": str(data_dir),
-        **{key: value for key, value in settings.items() if value is not None},
-    }
+    section = recipe.stages[0].section
+    begun = {"data_dir": ", ".join(source.path for source in section.data.sources), **dict(section)}
+    asked = {"data_dir": str(data_dir), **settings}
     other = [
         f"--{key} was {begun[key]} and is {value}" for key, value in asked.items() if begun[key] != value
     ]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from mm_rec.errors import DataError, MissingExtraError
-from mm_rec.sources.formats import DocumentsRule, row_texts, txt_texts
+from mm_rec.sources.formats import row_texts, txt_texts
 from mm_rec.sources.locations import (
     TEXT_KINDS,
     Kind,
@@ -28,6 +28,7 @@ from mm_rec.sources.locations import (
     name_kinds,
 )
 from mm_rec.sources.problems import ProblemError, ProblemHandler, problem_error, raise_problem
+from mm_rec.sources.sections import DocumentsRule
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 _RULES: tuple[DocumentsRule, ...] = get_args(DocumentsRule)  # from coarse to fine

@@ -12,16 +12,16 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from mm_rec.errors import needs_extra
 from mm_rec.sources.decompression import open_bytes
 from mm_rec.sources.line_reader import read_line_blocks, read_lines, unreadable
 from mm_rec.sources.locations import SourceFile, file_kind
 from mm_rec.sources.problems import ProblemError, ProblemHandler, problem_error, too_large
+from mm_rec.sources.sections import DocumentsRule
 from mm_rec.strict_parsing import JSON_DECODER, DuplicateKey, with_line_numbers
 
-DocumentsRule = Literal["file", "blank-line", "line"]
 Row = tuple[int, dict[str, Any]]
 
 _BATCH_BYTES = 16 * 2**20  # of a Parquet file, decoded at once

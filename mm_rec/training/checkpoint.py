@@ -32,11 +32,11 @@ from mm_rec.runs.files import (
     write_json,
     write_text,
 )
+from mm_rec.training.interfaces import OnEvent
 
 _LATEST = "latest"
-_FILES = "files.json"
+FILES = "files.json"
 _DATA = "data.safetensors"
-Event = Callable[[str, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @property
     def model_folder(self) -> Path:
-        """Where the model's Hugging Face folder lies."""
+        """The model's Hugging Face folder."""
         return self.folder / "model"
 
 
@@ -69,7 +69,7 @@ class Checkpoints:
         tokenizer: PreTrainedTokenizerBase | None,
         optimizer: dict[str, Tensor],
         state: dict[str, Any],
-        on_event: Event | None = None,
+        on_event: OnEvent | None = None,
         data: dict[str, Tensor] | None = None,
     ) -> Path:
         """Write the checkpoint of a step under a temporary name, rename it, move `latest`, drop the oldest."""
@@ -86,7 +86,7 @@ class Checkpoints:
             if data:
                 save_file(data, temporary / _DATA)
             write_json(temporary / "state.json", {"step": step, **state})
-            write_json(temporary / _FILES, _hashes(temporary))
+            write_json(temporary / FILES, _hashes(temporary))
         write_text(self.folder / _LATEST, final.name + "\n")
         for old in self.steps()[: -self.keep_last]:
             remove(old)
@@ -119,7 +119,7 @@ class Checkpoints:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read one checkpoint; raises CheckpointError naming the file that is missing or was changed."""
     try:
-        expected: dict[str, str] = read_json(folder / _FILES)
+        expected: dict[str, str] = read_json(folder / FILES)
         for name, digest in expected.items():
             if not (folder / name).is_file() or hash_file(folder / name) != digest:
                 raise CheckpointError(

@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 from mm_rec.errors import truncated
 from mm_rec.models.forward import compile_layers, layers_are_compiled, uncompile_layers
 from mm_rec.runtime import choose_precision
-from mm_rec.training.config import TrainingConfig
 from mm_rec.training.objectives import next_token
+from mm_rec.training.section import ResolvedTrainSection
 
 
-def compile_for_training(model: PreTrainedModel, config: TrainingConfig, say: Callable[[str], None]) -> bool:
+def compile_for_training(
+    model: PreTrainedModel, config: ResolvedTrainSection, say: Callable[[str], None]
+) -> bool:
     """Compile the layers and try them on rows of the run's size; returns whether they are compiled.
 
     A compiler that fails, a full disk, a cache folder that cannot be written or holds a damaged file: one sentence, and
@@ -34,15 +36,15 @@ def compile_for_training(model: PreTrainedModel, config: TrainingConfig, say: Ca
     return True
 
 
-def _try(model: PreTrainedModel, config: TrainingConfig) -> None:
+def _try(model: PreTrainedModel, config: ResolvedTrainSection) -> None:
     """A forward and a backward pass that change nothing: the backward pass is compiled only when it is first run."""
-    shape = (config.micro_batch, config.seq_len)
+    shape = (config.batch_size, config.seq_len)
     ids = torch.arange(shape[0] * shape[1], device=model.device).view(shape) % model.config.vocab_size
     batch = {"input_ids": ids, "labels": ids, "document_ids": torch.zeros_like(ids)}
     training = model.training
     model.train()
     with torch.random.fork_rng(devices=[]):
-        loss, _, _ = next_token(choose_precision(config.precision, model.device).dtype)(model, batch)
-        loss.backward()
+        sums = next_token(choose_precision(config.precision, model.device).dtype)(model, batch)
+        sums["loss"].total.backward()
     model.zero_grad(set_to_none=True)
     model.train(training)

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mm_rec.runs.control import ControlChange, ControlFile, RunLimits
+from mm_rec.runs.metrics import Outcome
 from mm_rec.runs.metrics_log import CONTROL_EVENT, MetricsLog
-from mm_rec.training.config import TrainingConfig
+from mm_rec.training.section import ResolvedTrainSection
 from mm_rec.training.snapshots import LOSS_STEPS, mean_loss
-
-AT_LOSS, AT_EPOCH = "at the loss asked for", "at the epoch asked for"  # how runs end at a limit
 
 
 class LiveControl:
     """The limits in force, and which changes of the control file they come from."""
 
     def __init__(
-        self, run: Path, config: TrainingConfig, log: MetricsLog, say: Callable[[str], None]
+        self, run: Path, config: ResolvedTrainSection, log: MetricsLog, say: Callable[[str], None]
     ) -> None:
         self._run, self._log, self._say = run, log, say
         self._file = ControlFile(run, say)
@@ -74,16 +73,18 @@ class LiveControl:
             again = "" if change.step is None else " (as before the interruption)"
             self._say(f"step {step}: from now on {', '.join(changed)}{again}")
 
-    def limit_reached(self, step: int, losses: Sequence[float], epoch: Callable[[int], int]) -> str | None:
-        """How the run ends where it has come to a limit before `step` (from 0); `epoch` gives a step's, from 0."""
+    def limit_reached(
+        self, step: int, losses: Sequence[float], epoch: Callable[[int], int]
+    ) -> Outcome | None:
+        """Return the outcome where a limit is reached before `step`, else None; `epoch` gives a step's. Both from 0."""
         loss, limits = mean_loss(losses), self.limits
         if limits.stop_at_loss is not None and loss is not None and loss <= limits.stop_at_loss:
             self._say(
                 f"stopping: the mean training loss of the last {LOSS_STEPS} steps is {loss:.4f}; "
                 f"{limits.stop_at_loss:g} was asked for"
             )
-            return AT_LOSS
+            return Outcome.LOSS_REACHED
         if limits.stop_at_epoch is not None and epoch(step) >= limits.stop_at_epoch:
             self._say(f"stopping: epoch {limits.stop_at_epoch} has been read, as asked for")
-            return AT_EPOCH
+            return Outcome.EPOCH_REACHED
         return None

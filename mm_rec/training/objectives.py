@@ -1,8 +1,14 @@
-"""Training objectives: (model, batch) → (sum of losses, how many were summed, measurements)."""
+"""Training objectives: (model, batch) → sums by name, each with how many were summed.
+
+The sum named "loss" is what is trained on; the others are measurements. The trainer adds all of them up over the
+micro-batches of a step and divides each by its count, so that accumulation and packing change nothing. What the names
+mean (unit, direction) say the `MetricSpec`s that the trainer is given beside the objective (`runs/metrics.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,19 +18,29 @@ from mm_rec.models.cross_entropy import IGNORE_INDEX, chunked_cross_entropy
 from mm_rec.models.forward import Batch, document_lengths, hidden_states, lm_head_of, stateful_hidden_states
 from mm_rec.models.mmrec.state import MemoryState
 
-Objective = Callable[[PreTrainedModel, Batch], tuple[Tensor, int, dict[str, float]]]
+
+@dataclass(frozen=True, slots=True)
+class SumCount:
+    """A sum (a scalar; of "loss" with its gradient) and how many were summed: tokens, or pairs for preferences."""
+
+    total: Tensor
+    count: int
+
+
+Sums = dict[str, SumCount]
+Objective = Callable[[PreTrainedModel, Batch], Sums]
 
 
 def next_token(dtype: torch.dtype) -> Objective:
     """Next-token prediction with matrix products in `dtype`: the sum over tokens in nats, and the number of tokens."""
 
-    def objective(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+    def objective(model: PreTrainedModel, batch: Batch) -> Sums:
         device = batch["input_ids"].device.type
         with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             hidden = hidden_states(model, batch)
         # Outside autocast: the loss chooses its own dtypes.
         total = chunked_cross_entropy(hidden, lm_head_of(model), batch["labels"], dtype)
-        return total, int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()), {}
+        return {"loss": SumCount(total, count_labels(batch))}
 
     return objective
 
@@ -35,7 +51,7 @@ def with_embedding_noise(objective: Objective, alpha: float) -> Objective:
     L is the length of the document that a token stands in, D the width of the model.
     """
 
-    def noisy(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+    def noisy(model: PreTrainedModel, batch: Batch) -> Sums:
         lengths = document_lengths(batch["document_ids"])
 
         def add_noise(module: torch.nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
@@ -58,12 +74,17 @@ def carried_next_token(dtype: torch.dtype) -> Objective:
     """
     state: MemoryState | None = None
 
-    def objective(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+    def objective(model: PreTrainedModel, batch: Batch) -> Sums:
         nonlocal state
         before = state if bool(batch["carried"]) else None
         with torch.autocast(batch["input_ids"].device.type, dtype=dtype, enabled=dtype != torch.float32):
             hidden, state = stateful_hidden_states(model, batch, before)
         total = chunked_cross_entropy(hidden, lm_head_of(model), batch["labels"], dtype)
-        return total, int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()), {}
+        return {"loss": SumCount(total, count_labels(batch))}
 
     return objective
+
+
+def count_labels(batch: Batch) -> int:
+    """Count the tokens of a batch that are predicted."""
+    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
 from mm_rec.runtime import choose_precision
-from mm_rec.training.config import TrainingConfig
 from mm_rec.training.muon import Muon
+from mm_rec.training.section import ResolvedTrainSection
 
 _FACTOR = "rate_factor"  # of a parameter group, times the learning rate
 _SMALLEST_MATRIX = 16  # a projection to a handful of gates is no matrix that orthogonalising would help
@@ -20,16 +20,17 @@ _SMALLEST_MATRIX = 16  # a projection to a handful of gates is no matrix that or
 class OptimizerSet:
     """One or two torch optimizers that step together; a parameter's state is known by the parameter's name."""
 
-    def __init__(self, model: PreTrainedModel, config: TrainingConfig) -> None:
+    def __init__(self, model: PreTrainedModel, config: ResolvedTrainSection) -> None:
         self.names = {
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         matrices, decayed, plain = _groups(model, config)
         second = [parameter for parameter in decayed if ".lora_B." in self.names[parameter]]
         first = [parameter for parameter in decayed if ".lora_B." not in self.names[parameter]]
+        lora_plus = config.adapter.lora_plus if config.adapter else 1.0
         groups = [
             {"params": first, "weight_decay": config.weight_decay},
-            {"params": second, "weight_decay": config.weight_decay, _FACTOR: config.lora_plus},
+            {"params": second, "weight_decay": config.weight_decay, _FACTOR: lora_plus},
             {"params": plain, "weight_decay": 0.0},
         ]
         betas = (config.beta1, config.beta2)
@@ -101,7 +102,7 @@ def _on_device(slots: dict[str, Tensor], parameter: Tensor) -> dict[str, Any]:
 
 
 def _groups(
-    model: PreTrainedModel, config: TrainingConfig
+    model: PreTrainedModel, config: ResolvedTrainSection
 ) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """(hidden matrices for Muon, other matrices with weight decay, one-dimensional and convolution without)."""
     ends = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}

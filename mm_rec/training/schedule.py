@@ -1,30 +1,50 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate as a pure function of the step.
+
+A schedule is a shape: the share of the way from `min_lr_ratio` up to the peak, by how far the run is after warm-up. To
+add one, write its function and name it in `SHAPES`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from mm_rec.training.config import TrainingConfig
+if TYPE_CHECKING:
+    from mm_rec.training.section import ResolvedTrainSection, TrainSection
+
+Shape = Callable[[float, "TrainSection"], float]
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
+def _constant(progress: float, section: TrainSection) -> float:
+    return 1.0
+
+
+def _linear(progress: float, section: TrainSection) -> float:
+    return 1 - progress
+
+
+def _cosine(progress: float, section: TrainSection) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _wsd(progress: float, section: TrainSection) -> float:
+    """Warm-up, stable, decay (Hu et al. 2024): the peak, then linearly down over the last `decay_fraction`."""
+    return min(1.0, (1 - progress) / section.decay_fraction) if section.decay_fraction else 1.0
+
+
+SHAPES: dict[str, Shape] = {"cosine": _cosine, "linear": _linear, "wsd": _wsd, "constant": _constant}
+
+
+def learning_rate(step: int, section: ResolvedTrainSection) -> float:
     """The rate of a step counted from 0: a linear warm-up, then the schedule down to min_lr_ratio of the peak.
 
-    cosine and linear fall from the end of warm-up to the last step, or, where min_lr_ratio is 0, to the one after it,
-    because a step at rate 0 learns nothing; wsd (warm-up, stable, decay: Hu et al. 2024)
-    stays at the peak and falls linearly over the last `decay_fraction` of the steps after warm-up; constant stays.
+    A schedule falls from the end of warm-up to the last step, or, where min_lr_ratio is 0, to the one after it, because
+    a step at rate 0 learns nothing.
     """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    last = config.steps - (1 if config.min_lr_ratio else 0)
-    span = max(1, last - config.warmup_steps)
-    progress = min(1.0, (step - config.warmup_steps) / span)
-    if config.schedule == "constant":
-        share = 1.0
-    elif config.schedule == "linear":
-        share = 1 - progress
-    elif config.schedule == "cosine":
-        share = 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        share = min(1.0, (1 - progress) / config.decay_fraction) if config.decay_fraction else 1.0
-    return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
+    if step < section.warmup_steps:
+        return section.learning_rate * (step + 1) / section.warmup_steps
+    last = section.steps - (1 if section.min_lr_ratio else 0)
+    progress = min(1.0, (step - section.warmup_steps) / max(1, last - section.warmup_steps))
+    share = SHAPES[section.schedule](progress, section)
+    return section.learning_rate * (section.min_lr_ratio + (1 - section.min_lr_ratio) * share)

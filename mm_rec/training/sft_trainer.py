@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mm_rec.cpu import PrecisionName
 from mm_rec.data.chat_format import Messages, to_chat_messages
 from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.issues import IssueError
@@ -28,7 +29,7 @@ from mm_rec.inference.generate import encode_rendered, stop_ids
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.cross_entropy import IGNORE_INDEX
 from mm_rec.models.resize import align_special_tokens, resize_token_embeddings
-from mm_rec.runtime import PrecisionName, choose_precision
+from mm_rec.runtime import choose_precision
 from mm_rec.tokenizers.assistant_format import AssistantReply, assistant_format
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.training.objectives import next_token
@@ -82,12 +83,13 @@ class SFTTrainer:
         precision = choose_precision(self.config.precision, place)
         self.model.train()
         optimizer.zero_grad(set_to_none=True)
-        total, count, _ = next_token(precision.dtype)(self.model, {k: v.to(place) for k, v in batch.items()})
-        loss = total / count
+        objective = next_token(precision.dtype)
+        summed = objective(self.model, {name: tensor.to(place) for name, tensor in batch.items()})["loss"]
+        loss = summed.total / summed.count
         loss.backward()
         optimizer.step()
         value = float(loss.detach())
-        return {"loss": value, "perplexity": math.exp(min(value, 700.0)), "tokens": float(count)}
+        return {"loss": value, "perplexity": math.exp(min(value, 700.0)), "tokens": float(summed.count)}
 
     def _batch(self, conversation: Conversation) -> dict[str, torch.Tensor]:
         """The conversation as one row: `input_ids` and `labels` (1, T) int64."""

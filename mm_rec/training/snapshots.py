@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mm_rec.models.loading import save_model
 from mm_rec.runs.files import atomic_path
 from mm_rec.runs.metrics_log import MetricsLog
-from mm_rec.training.config import TrainingConfig
+from mm_rec.training.section import ResolvedTrainSection
 
 LOSS_STEPS = 3  # a mean over more would come late in a run of a hundred steps
 
@@ -38,13 +38,13 @@ class Snapshots:
     """The snapshots of one run."""
 
     def __init__(
-        self, run: Path, config: TrainingConfig, log: MetricsLog, say: Callable[[str], None]
+        self, run: Path, config: ResolvedTrainSection, log: MetricsLog, say: Callable[[str], None]
     ) -> None:
         self._run, self._config, self._log, self._say = run, config, log, say
         self._last_loss: float | None = None  # of the last snapshot that a drop of the loss gave
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the threshold has fallen."""
+        """Return how far the threshold has fallen."""
         return {"last_loss": self._last_loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ _SLACK = 0.01  # of all steps: less is no reason to change a plan
 
 
 class TimeLimit:
-    """How long a training may take, in seconds from its first step; `least` and `most` steps whatever the time is."""
+    """A limit on training time, in seconds from the first step; `least` and `most` steps whatever the time is."""
 
     def __init__(self, seconds: float, least: int = 1, most: int | None = None) -> None:
         self.seconds, self.least, self.most = seconds, least, most

@@ -45,7 +45,7 @@ def fingerprints(*texts: str) -> Fingerprints:
 
 
 def left_out(*texts: str, **settings: object) -> list[tuple[int, int, str]]:
-    config = CONFIG.changed(**settings)
+    config = CONFIG.replace(**settings)
     found = find_duplicates(compute_fingerprints(texts, "tr", config), config)
     return [(duplicate.document, duplicate.kept, duplicate.kind) for duplicate in found]
 

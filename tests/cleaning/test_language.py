@@ -128,7 +128,7 @@ def test_turkish_in_capitals_is_turkish():
 def test_a_page_that_is_mostly_in_another_language_is_dropped_for_its_share():
     mixed = page(*TURKISH, ENGLISH)
     assert isinstance(filter_language(mixed, CONFIG), CleaningDocument)
-    assert dropped(filter_language(mixed, CONFIG.changed(min_confidence=0.9))).endswith("< 0.9")
+    assert dropped(filter_language(mixed, CONFIG.replace(min_confidence=0.9))).endswith("< 0.9")
 
 
 def test_a_line_of_another_language_is_cut_and_a_turkish_line_without_function_words_is_not():
@@ -137,7 +137,7 @@ def test_a_line_of_another_language_is_cut_and_a_turkish_line_without_function_w
     assert isinstance(result, CleaningDocument)
     assert result.text == "\n".join([TURKISH[0], TURKISH[1], plain, TURKISH[2]])
     assert [cut.reason for cut in result.cuts] == ["line in another language: en"]
-    kept = filter_language(page(*TURKISH, ENGLISH), CONFIG.changed(lines=False))
+    kept = filter_language(page(*TURKISH, ENGLISH), CONFIG.replace(lines=False))
     assert isinstance(kept, CleaningDocument)
     assert ENGLISH in kept.text
 

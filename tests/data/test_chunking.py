@@ -11,8 +11,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from mm_rec.data import sentence_tokens
-from mm_rec.data.chunking import ChunkedText, ChunkingSection, chunk_documents, chunk_text, read_text_files
+from mm_rec.data.chunking import ChunkedText, chunk_documents, chunk_text, read_text_files
 from mm_rec.data.conversations.rendering import TokenizedExample
+from mm_rec.data.sections import Chunking
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.text.sentences import split_sentences
 
@@ -33,7 +34,7 @@ def word_tokenizer(*texts: str, **specials: str) -> PreTrainedTokenizerFast:
 
 def sliced(text: str, **settings: object) -> ChunkedText:
     tokenizer = word_tokenizer(text, bos_token=BOS, eos_token=EOS)
-    return chunk_text(text, tokenizer, ChunkingSection.read(settings))
+    return chunk_text(text, tokenizer, Chunking.read(settings))
 
 
 def texts(chunks: ChunkedText) -> list[str]:
@@ -44,8 +45,7 @@ def ids_as_text(text: str, **settings: object) -> list[str]:
     """The blocks' ids, decoded: with BOS and EOS."""
     tokenizer = word_tokenizer(text, bos_token=BOS, eos_token=EOS)
     return [
-        tokenizer.decode(block.ids)
-        for block in chunk_text(text, tokenizer, ChunkingSection.read(settings)).blocks
+        tokenizer.decode(block.ids) for block in chunk_text(text, tokenizer, Chunking.read(settings)).blocks
     ]
 
 
@@ -97,7 +97,7 @@ def test_no_block_crosses_a_hard_cut() -> None:
 
 
 def test_line_ends_may_be_typed_as_backslash_n() -> None:
-    assert ChunkingSection(hard_cut=r"\n\n\n", train_only_after=r"Answer:\n") == ChunkingSection(
+    assert Chunking(hard_cut=r"\n\n\n", train_only_after=r"Answer:\n") == Chunking(
         train_only_after="Answer:\n"
     )
 
@@ -145,7 +145,7 @@ def test_a_long_sentence_is_trimmed_or_dropped_where_that_is_asked_for() -> None
 def test_a_long_sentence_is_cut_between_words_and_never_in_a_character(
     byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    settings = ChunkingSection(chunk_length=10, overlap=False, language="tr")
+    settings = Chunking(chunk_length=10, overlap=False, language="tr")
     chunks = chunk_text("Ilık ışıl ışı ğğğğğğğğğ.", byte_tokenizer, settings)
     assert texts(chunks) == ["Ilık", " ışıl", " ışı", " ğğğ", "ğğğğ", "ğğ."]
     for block in chunks.blocks:
@@ -188,7 +188,7 @@ def test_bos_and_eos_of_the_text_are_not_doubled() -> None:
 
 
 def test_a_tokenizer_without_bos_gives_a_note() -> None:
-    chunks = chunk_text("A b.", word_tokenizer("A b.", eos_token=EOS), ChunkingSection())
+    chunks = chunk_text("A b.", word_tokenizer("A b.", eos_token=EOS), Chunking())
     assert chunks.notes() == ["the tokenizer puts no BOS before a text, so none is added"]
     assert len(chunks.blocks[0].ids) == 3 and chunks.blocks[0].loss_mask.all()
 
@@ -196,14 +196,12 @@ def test_a_tokenizer_without_bos_gives_a_note() -> None:
 def test_a_special_token_within_the_text_is_text_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"A b.\n\n\nC d.\nE {EOS} f {BOS}{EOS}.\n")
     tokenizer = word_tokenizer("A b. C d. E f.", bos_token=BOS, eos_token=EOS)
-    chunks = chunk_documents(
-        read_text_files([tmp_path]), tokenizer, ChunkingSection(add_bos=False, add_eos=False)
-    )
+    chunks = chunk_documents(read_text_files([tmp_path]), tokenizer, Chunking(add_bos=False, add_eos=False))
     specials = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     assert not specials & {token for block in chunks.blocks for token in block.ids.tolist()}
     assert f"E {EOS} f" in "".join(texts(chunks))
     assert chunks.notes()[0].endswith(f"are read as plain text: {EOS} 2 times, {BOS} 1 times")
-    assert texts(chunk_text("A <unk> b.", tokenizer, ChunkingSection())) == ["A <unk> b."]  # as in WikiText
+    assert texts(chunk_text("A <unk> b.", tokenizer, Chunking())) == ["A <unk> b."]  # as in WikiText
 
 
 def loss_text(block: TokenizedExample, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -212,21 +210,21 @@ def loss_text(block: TokenizedExample, tokenizer: PreTrainedTokenizerFast) -> st
 
 def test_everything_but_bos_is_learnt() -> None:
     tokenizer = word_tokenizer("A b.", bos_token=BOS, eos_token=EOS)
-    (block,) = chunk_text("A b.", tokenizer, ChunkingSection()).blocks
+    (block,) = chunk_text("A b.", tokenizer, Chunking()).blocks
     assert block.ids.dtype == np.int32 and block.loss_mask.tolist() == [False, True, True, True]
 
 
 def test_only_what_follows_the_marker_is_learnt(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     text = "Which one?\n\nAnswer:\nBlue. Answer:\nRed."
     for marker, learnt in (("Answer:\\n", "Blue. Answer:\nRed."), ("Answer:", "\nBlue. Answer:\nRed.")):
-        (block,) = chunk_text(text, byte_tokenizer, ChunkingSection(train_only_after=marker)).blocks
+        (block,) = chunk_text(text, byte_tokenizer, Chunking(train_only_after=marker)).blocks
         assert block.text == text and loss_text(block, byte_tokenizer) == learnt + EOS
 
 
 def test_the_space_that_ends_a_marker_is_learnt_with_the_word_after_it() -> None:
     text = "Q: Which one? A: Blue it is."
     tokenizer = word_tokenizer(text, bos_token=BOS, eos_token=EOS)
-    (block,) = chunk_text(text, tokenizer, ChunkingSection(train_only_after="A: ")).blocks
+    (block,) = chunk_text(text, tokenizer, Chunking(train_only_after="A: ")).blocks
     assert loss_text(block, tokenizer) == f" Blue it is.{EOS}"
 
 
@@ -264,9 +262,9 @@ def test_a_slice_without_blocks_says_what_to_change(
 
 def test_a_wrong_setting_names_the_right_ones() -> None:
     with pytest.raises(ConfigError, match="'xx' is not known; known are: tr, en"):
-        ChunkingSection.read({"language": "xx"})
+        Chunking.read({"language": "xx"})
     with pytest.raises(ConfigError, match="did you mean 'hard_cut'"):
-        ChunkingSection.read({"hardcut": "|"})
+        Chunking.read({"hardcut": "|"})
 
 
 def test_abbreviations_and_ordinals_end_no_block() -> None:
@@ -346,10 +344,10 @@ def test_blocks_are_those_of_training_pro(seed: int) -> None:
     def sizes(sentence: str) -> int:
         return len(sentence.split())
 
-    plain = chunk_text(text, tokenizer, ChunkingSection(chunk_length=24, overlap=False))
+    plain = chunk_text(text, tokenizer, Chunking(chunk_length=24, overlap=False))
     assert [block.strip() for block in texts(plain)] == training_pro(text, sizes, 24)
     one = text.split("\n\n\n")[0]
-    windows = chunk_text(one, tokenizer, ChunkingSection(chunk_length=25, sliding_window=True))
+    windows = chunk_text(one, tokenizer, Chunking(chunk_length=25, sliding_window=True))
     theirs = training_pro_windows(split_sentences(one, "en"), sizes, 24)  # theirs has no room for EOS
     assert [block.strip() for block in texts(windows)] == theirs
 
@@ -383,7 +381,7 @@ def prose_tokenizer(prose: dict[str, str]) -> PreTrainedTokenizerFast:
 def test_blocks_of_real_text_are_its_letters_and_their_own_tokens(
     prose: dict[str, str], prose_tokenizer: PreTrainedTokenizerFast, language: str, way: dict[str, bool]
 ) -> None:
-    settings = ChunkingSection(chunk_length=128, language=language, **way)
+    settings = Chunking(chunk_length=128, language=language, **way)
     chunks = chunk_text(prose[language], prose_tokenizer, settings)
     encoded = prose_tokenizer([block.text for block in chunks.blocks], add_special_tokens=False)["input_ids"]
     place = 0
@@ -400,9 +398,7 @@ def test_every_letter_of_real_text_is_in_one_block_and_with_overlap_in_more(
 ) -> None:
     plain, more, windows = (
         texts(
-            chunk_text(
-                prose[language], prose_tokenizer, ChunkingSection(chunk_length=128, language=language, **way)
-            )
+            chunk_text(prose[language], prose_tokenizer, Chunking(chunk_length=128, language=language, **way))
         )
         for way in ({"overlap": False}, {"overlap": True}, {"sliding_window": True})
     )
@@ -423,7 +419,7 @@ def test_encoding_in_runs_gives_the_tokens_of_the_whole_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = prose[language][:40_000]
-    settings = ChunkingSection(chunk_length=64, language=language)
+    settings = Chunking(chunk_length=64, language=language)
     whole = chunk_text(text, prose_tokenizer, settings)
     monkeypatch.setattr(sentence_tokens, "_WINDOW_CHARACTERS", 300)
     monkeypatch.setattr(sentence_tokens, "_BATCH_CHARACTERS", 2000)
@@ -440,7 +436,7 @@ def test_a_token_that_stands_before_every_text_is_kept() -> None:
     backend = Tokenizer(models.WordLevel({"▁": 0, "A": 1, "▁b": 2}, "A"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("▁b|A|▁"), "isolated")
-    (block,) = chunk_text("A b", PreTrainedTokenizerFast(tokenizer_object=backend), ChunkingSection()).blocks
+    (block,) = chunk_text("A b", PreTrainedTokenizerFast(tokenizer_object=backend), Chunking()).blocks
     assert block.ids.tolist() == [0, 1, 2] and block.text == "A b"
 
 

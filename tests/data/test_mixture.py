@@ -14,16 +14,15 @@ from mm_rec.data.batches import PackedSequences
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.mixture import (
     CYCLE,
-    DataSource,
     Mixture,
     MixtureBatches,
-    MixtureStage,
     check_mixture,
     describe_mixture,
     group_sources,
     plan_mixture,
 )
 from mm_rec.data.prepare import plan_groups
+from mm_rec.data.sections import DataSource, Phase
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, ConfigError, DataError
 
@@ -75,7 +74,7 @@ def test_temperature_flattens_sizes_and_weights_multiply(temperature: float, exp
 
 
 def test_stages_change_weights_at_a_step() -> None:
-    stages = [MixtureStage(until=0.55, weights={"books": 0}), MixtureStage(until=1.0, weights={"web": 0})]
+    stages = [Phase(until=0.55, weights={"books": 0}), Phase(until=1.0, weights={"web": 0})]
     mixture = plan_mixture({"web": 100, "books": 100}, sources(web=1, books=3), 1, stages, 10, 4)
     first = round(0.55 * 10) * 4
     chosen, _ = mixture.assign(0, 40)
@@ -176,7 +175,7 @@ def test_a_source_is_a_path_or_a_path_with_name_and_weight() -> None:
 def test_mixtures_that_cannot_be_meant(
     weights: dict[str, float], temperature: float, stages: list[tuple[float, dict[str, float]]], message: str
 ) -> None:
-    planned = [MixtureStage(until=until, weights=changed) for until, changed in stages]
+    planned = [Phase(until=until, weights=changed) for until, changed in stages]
     with pytest.raises(ConfigError, match=message):
         check_mixture(sources(**weights), temperature, planned)
 

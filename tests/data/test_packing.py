@@ -105,7 +105,8 @@ def test_packed_logits_and_loss_are_those_of_each_conversation_alone(
     batch = batches(packed, 3).batch_at(0)
     with torch.no_grad():
         hidden = hidden_states(model, batch)
-        total, count, _ = next_token(torch.float32)(model, batch)
+        summed = next_token(torch.float32)(model, batch)["loss"]
+        total, count = summed.total, summed.count
         nats, tokens = 0.0, 0
         pairs = [(row, n) for row in range(3) for n in batch["document_ids"][row].unique().tolist() if n >= 0]
         for row, number in pairs:
@@ -160,9 +161,9 @@ def test_a_folded_batch_has_the_loss_of_one_that_is_not(
     folded = next(batch for step in range(20) if (batch := data.batch_at(step))["input_ids"].shape[0] == 4)
     whole = {name: tensor.view(2, length) for name, tensor in folded.items()}
     with torch.no_grad():
-        results = [next_token(torch.float32)(model, batch) for batch in (folded, whole)]
-    assert results[0][1] == results[1][1] > 0
-    assert float(results[0][0]) == pytest.approx(float(results[1][0]), rel=1e-6)
+        results = [next_token(torch.float32)(model, batch)["loss"] for batch in (folded, whole)]
+    assert results[0].count == results[1].count > 0
+    assert float(results[0].total) == pytest.approx(float(results[1].total), rel=1e-6)
 
 
 def test_what_one_conversation_says_changes_no_other(
@@ -197,7 +198,8 @@ def test_a_conversation_longer_than_a_row_is_carried_on(
             for micro in range(rows):
                 batch = data.batch_at(step, micro)
                 assert bool(batch["carried"]) == (micro > 0)
-                loss, count, _ = objective(model, batch)
+                summed = objective(model, batch)["loss"]
+                loss, count = summed.total, summed.count
                 nats, tokens = nats + float(loss), tokens + count
             columns = data.samplers[0].sequences_at(data.mixture.assign(2 * step, 2)[1])
             seen += [segment.conversation for c in columns for row in packed.row_groups[c] for segment in row]
@@ -223,7 +225,7 @@ def test_gradients_of_a_carried_conversation_end_at_its_rows(
     packed = PackedConversations([longest], 64, -(-len(longest.ids) // 64))
     data, objective = batches(packed, 1, packed.accumulation), carried_next_token(torch.float32)
     for micro in range(packed.accumulation):
-        loss, _, _ = objective(model, data.batch_at(0, micro))
+        loss = objective(model, data.batch_at(0, micro))["loss"].total
         if loss.requires_grad:
             loss.backward()  # would fail if a graph of the row before were still needed
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -21,11 +21,12 @@ from transformers import (
 )
 
 from mm_rec.cli.generate import generate
-from mm_rec.data.chunking import ChunkingSection, chunk_text
+from mm_rec.data.chunking import chunk_text
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import chat_prompt_ids
 from mm_rec.data.corpus import write_corpus
 from mm_rec.data.prompt_formats import load_prompt_format, render_rows
+from mm_rec.data.sections import Chunking
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.lm_eval_adapter import MMRecLM
 from mm_rec.evaluation.loglikelihood import encode_request
@@ -94,7 +95,7 @@ def check_beginnings(tokenizer: PreTrainedTokenizerBase, ids: list[int], place: 
     assert encode_document(tokenizer, TEXT) == [*ids, *end]
     corpus = write_corpus([TEXT], tokenizer, place / "corpus")
     assert corpus.read(0, corpus.tokens).tolist() == [*ids, *end]
-    (block,) = chunk_text(TEXT, tokenizer, ChunkingSection()).blocks
+    (block,) = chunk_text(TEXT, tokenizer, Chunking()).blocks
     assert block.ids.tolist() == [*ids, *end]
     (place / "rows.jsonl").write_text(json.dumps({"instruction": "a", "output": "b"}))
     (row,) = render_rows(place / "rows.jsonl", load_prompt_format("instruction"), tokenizer)

@@ -28,10 +28,12 @@ END = "\n<|endoftext|>"
 WEATHER = {"type": "function", "function": {"name": "hava", "parameters": {"type": "object"}}}
 
 
-def talk(*contents: str, category: str | None = None, place: str = "") -> Conversation:
+def talk(*contents: str, category: str | None = None, location: str = "") -> Conversation:
     roles = ("user", "assistant") * len(contents)
     messages = tuple(ChatMessage(role, text) for role, text in zip(roles, contents, strict=False))
-    return Conversation(messages, metadata={} if category is None else {"category": category}, location=place)
+    return Conversation(
+        messages, metadata={} if category is None else {"category": category}, location=location
+    )
 
 
 TALKS = [
@@ -120,9 +122,9 @@ def test_sampled_replies_follow_the_seed(model: PreTrainedModel, tokenizer: PreT
 
     hot = SamplingParams(temperature=1.5, seed=3, max_new_tokens=20)
     assert texts(hot) == texts(hot) != texts(GREEDY)
-    assert texts(hot.changed(seed=4)) != texts(hot)
+    assert texts(hot.replace(seed=4)) != texts(hot)
     # With a penalty too the likeliest tokens are taken, one conversation after the other.
-    assert texts(GREEDY.changed(repetition_penalty=1.0 + 1e-12)) == texts(GREEDY)
+    assert texts(GREEDY.replace(repetition_penalty=1.0 + 1e-12)) == texts(GREEDY)
 
 
 def test_right_replies_have_full_marks(small: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -134,7 +136,7 @@ def test_right_replies_have_full_marks(small: PreTrainedModel, tokenizer: PreTra
         "Yarın": f"{call}{END}",
     }
     report = evaluate_chat(
-        ScriptedEngine(small, tokenizer, said), tokenizer, TALKS, GREEDY.changed(max_new_tokens=100)
+        ScriptedEngine(small, tokenizer, said), tokenizer, TALKS, GREEDY.replace(max_new_tokens=100)
     )
     total, categories = report["total"], report["categories"]
     assert list(categories) == ["araç", "en", "kısa", "tr"]
@@ -170,7 +172,7 @@ def test_bad_replies_are_counted_by_what_is_wrong(
         "Yarın": f'<|tool_call|>{{"name": "hava", "arguments": "yarın"}}{END}',
     }
     report = evaluate_chat(
-        ScriptedEngine(small, tokenizer, said), tokenizer, TALKS, GREEDY.changed(max_new_tokens=60)
+        ScriptedEngine(small, tokenizer, said), tokenizer, TALKS, GREEDY.replace(max_new_tokens=60)
     )
     total, answers = report["total"], report["answers"]
     assert [answer["fault"] for answer in answers] == [
@@ -218,7 +220,7 @@ def test_what_cannot_be_evaluated_is_an_error(
     with pytest.raises(DataError, match=r"b.csv:3: this conversation has no answer"):
         evaluate_chat(engine, tokenizer, [talk("Ne?", location="b.csv:3")], GREEDY)
     with pytest.raises(ConfigError, match="stop"):
-        evaluate_chat(engine, tokenizer, TALKS, GREEDY.changed(stop=("x",)))
+        evaluate_chat(engine, tokenizer, TALKS, GREEDY.replace(stop=("x",)))
     with torch.no_grad():
         small.get_output_embeddings().weight[7] = torch.nan
     with pytest.raises(CheckpointError, match="not finite"):
@@ -231,7 +233,7 @@ def test_the_page_shows_answers_as_text(
     evil = "<script>document.title = 'x'</script>"
     said = {"Ayşe kim?": evil + END, "the river?": "Yes." + END, "Ne?": END, "Yarın": "Güneşli." + END}
     engine = ScriptedEngine(small, tokenizer, said)
-    report = evaluate_chat(engine, tokenizer, TALKS, GREEDY.changed(max_new_tokens=100))
+    report = evaluate_chat(engine, tokenizer, TALKS, GREEDY.replace(max_new_tokens=100))
     about = {"path": "runs/<x>", "family": "mmrec", "parameters": 1234}
     values, path = write_chat_report({"model": about, "files": ["a.jsonl"], **report}, tmp_path)
     assert json.loads(values.read_text("utf-8"))["answers"][0]["content"] == evil

@@ -161,7 +161,7 @@ def test_a_judge_that_refuses_is_known_before_the_work(endpoint: Endpoint, statu
 
 def test_a_judge_that_is_not_there_is_known_before_the_work(endpoint: Endpoint) -> None:
     with pytest.raises(ConfigError, match=r"127.0.0.1:9/v1 cannot be reached"):
-        check_judge(config(endpoint, retries=0).changed(base_url="http://127.0.0.1:9/v1"))
+        check_judge(config(endpoint, retries=0).replace(base_url="http://127.0.0.1:9/v1"))
 
 
 @pytest.mark.parametrize(

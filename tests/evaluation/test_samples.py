@@ -52,6 +52,6 @@ def test_a_sample_ends_at_a_stop_string(model: PreTrainedModel, tokenizer: PreTr
     engine, sampling = Engine(model), SamplingParams(temperature=0, max_new_tokens=30)
     (free,) = generate_samples(engine, tokenizer, ["Ayşe"], sampling)
     stop = free.text[5:8]
-    (cut,) = generate_samples(engine, tokenizer, ["Ayşe"], sampling.changed(stop=(stop,)))
+    (cut,) = generate_samples(engine, tokenizer, ["Ayşe"], sampling.replace(stop=(stop,)))
     assert cut.ended and cut.tokens < free.tokens
     assert cut.text == free.text[: free.text.index(stop)]

@@ -72,7 +72,7 @@ def test_however_a_reply_ends_the_conversation_reads_as_rendered(
     shown: str,
 ) -> None:
     length = len(encode_rendered(tokenizer, said)) - (END in said)
-    sampling = SAMPLING.changed(max_new_tokens=length + (END in said))
+    sampling = SAMPLING.replace(max_new_tokens=length + (END in said))
     conversation = ChatSession(Engine(build_model("mmrec")), tokenizer, sampling)
     for turn in range(3):
         script(said)

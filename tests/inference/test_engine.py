@@ -83,7 +83,7 @@ def test_forks_do_not_touch_each_other(model: PreTrainedModel) -> None:
 def test_a_saved_session_goes_on_as_if_it_had_not_been(model: PreTrainedModel, tmp_path: Path) -> None:
     engine, path = Engine(model), tmp_path / "session.safetensors"
     session = fed(engine, PROMPT * 30)
-    list(session.generate(GREEDY.changed(max_new_tokens=4)))
+    list(session.generate(GREEDY.replace(max_new_tokens=4)))
     session.save(path, {"model": "m", "template": "t"})
     loaded = Engine(model).load_session(path, {"model": "m", "template": "t"})
     assert (loaded.length, loaded.pending_ids, loaded.recent) == (
@@ -150,7 +150,7 @@ def test_the_last_token_is_read_only_when_something_follows(
         by_kernels = engine._decoder.forward
         monkeypatch.setattr(engine._decoder, "forward", lambda *args: (calls.append(1), by_kernels(*args))[1])
     session = fed(engine, PROMPT)
-    list(session.generate(GREEDY.changed(max_new_tokens=3)))
+    list(session.generate(GREEDY.replace(max_new_tokens=3)))
     assert len(calls) == 3
     session.prefill([5])
     assert len(calls) == 4
@@ -197,7 +197,7 @@ def test_a_constraint_says_whether_the_last_token_ends_it(
     build_model: Callable[..., PreTrainedModel], tokens: int, finish_reason: str
 ) -> None:
     session = fed(Engine(build_model("mmrec")), PROMPT)
-    generation = Generation(session, GREEDY.changed(max_new_tokens=tokens), constraint=Evens())
+    generation = Generation(session, GREEDY.replace(max_new_tokens=tokens), constraint=Evens())
     while not generation.finish_reason:
         generation.step()
     assert generation.finish_reason == finish_reason
@@ -245,20 +245,20 @@ def test_probabilities_are_the_models_own(model: PreTrainedModel) -> None:
     best = expected.topk(3)
     assert [token for token, _ in chosen.top_logprobs] == best.indices.tolist()
     assert [value for _, value in chosen.top_logprobs] == pytest.approx(best.values.tolist())
-    plain = Generation(session, bent.changed(max_new_tokens=2)).step()
+    plain = Generation(session, bent.replace(max_new_tokens=2)).step()
     assert plain is not None and (plain.logprob, plain.top_logprobs) == (None, ())
 
 
 def test_sampling_repeats_with_its_seed(model: PreTrainedModel) -> None:
     engine, sampling = Engine(model), SamplingParams(temperature=1.5, seed=11, max_new_tokens=20)
     first, again, other = (
-        list(fed(engine, PROMPT).generate(sampling.changed(seed=seed))) for seed in (11, 11, 12)
+        list(fed(engine, PROMPT).generate(sampling.replace(seed=seed))) for seed in (11, 11, 12)
     )
     assert first == again != other
 
 
 def test_a_penalty_knows_the_prompt_and_the_reply(model: PreTrainedModel) -> None:
-    strong = GREEDY.changed(repetition_penalty=100.0, max_new_tokens=40)
+    strong = GREEDY.replace(repetition_penalty=100.0, max_new_tokens=40)
     reply = list(fed(Engine(model), PROMPT).generate(strong))
     assert len(set(reply)) == len(reply)
     assert not set(reply) & set(PROMPT)

@@ -35,8 +35,9 @@ from mm_rec.inference.native.library import library
 from mm_rec.inference.native.program import GROUP, Activation, Program, StatePointers, quantize_int8
 from mm_rec.models import attention
 from mm_rec.models.adapters import Adapters
-from mm_rec.models.lora import LoraConfig, lora_layers
+from mm_rec.models.lora import lora_layers
 from mm_rec.models.presets import build, preset
+from mm_rec.models.sections import LoraConfig
 from mm_rec.models.states import new_state
 
 VOCABULARY, THREADS = 300, 2

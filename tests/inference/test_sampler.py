@@ -82,7 +82,7 @@ def drawn(
     """How often each token is drawn, as a share."""
     counts = [0] * len(logits)
     for seed in range(draws):
-        counts[Sampler(sampling.changed(seed=seed), read or []).sample(logits)] += 1
+        counts[Sampler(sampling.replace(seed=seed), read or []).sample(logits)] += 1
     return [count / draws for count in counts]
 
 

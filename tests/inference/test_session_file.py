@@ -27,8 +27,8 @@ from mm_rec.inference.sampler import Sampler, SamplingParams
 from mm_rec.inference.session_file import SessionFile
 from mm_rec.models.adapters import Adapters
 from mm_rec.models.loading import load_with_adapters, save_model
-from mm_rec.models.lora import LoraConfig
 from mm_rec.models.resize import resize_token_embeddings
+from mm_rec.models.sections import LoraConfig
 from mm_rec.tokenizers.chat_template import TEMPLATES, prepare_for_chat
 from mm_rec.tokenizers.loading import load_tokenizer
 

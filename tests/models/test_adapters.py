@@ -19,12 +19,13 @@ from mm_rec.models.adapters import Adapters, adapters_of, find_adapter
 from mm_rec.models.fingerprint import model_fingerprint
 from mm_rec.models.forward import hidden_states, lm_head_of
 from mm_rec.models.loading import find_model, load_model, load_with_adapters, parse_adapter, save_model
-from mm_rec.models.lora import LoraConfig, find_targets
+from mm_rec.models.lora import find_targets
 from mm_rec.models.presets import build, preset
+from mm_rec.models.sections import LoraConfig
 from mm_rec.pipeline.merge import merge
 from mm_rec.tokenizers.loading import load_tokenizer
-from mm_rec.training.config import TrainingConfig
 from mm_rec.training.optim import OptimizerSet
+from mm_rec.training.section import ResolvedTrainSection
 
 VOCABULARY = 300
 KINDS = {
@@ -73,7 +74,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 def learn(model: PreTrainedModel, steps: int = 3, rate: float = 1e-2, **changes: Any) -> None:
     """A few steps by our own loss and optimizer."""
-    config = TrainingConfig(steps=steps, seq_len=40, learning_rate=rate, optimizer="adamw", **changes)
+    config = ResolvedTrainSection(steps=steps, seq_len=40, learning_rate=rate, optimizer="adamw", **changes)
     optimizer = OptimizerSet(model, config)
     optimizer.set_learning_rate(rate)
     model.train()
@@ -158,7 +159,9 @@ def test_only_the_adapter_learns_and_its_second_matrices_faster_where_asked() ->
     adapters.train(LoraConfig(rank=4), seed=1)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert len(names) == 8 and all(".lora_" in name for name in names)
-    config = TrainingConfig(steps=1, seq_len=8, learning_rate=1e-3, optimizer="adamw", lora_plus=16)
+    config = ResolvedTrainSection(
+        steps=1, seq_len=8, learning_rate=1e-3, optimizer="adamw", adapter={"lora_plus": 16}
+    )
     optimizer = OptimizerSet(model, config)
     optimizer.set_learning_rate(1e-3)
     rates = {

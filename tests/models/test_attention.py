@@ -8,7 +8,7 @@ from comparing import relative
 from torch.nn.functional import scaled_dot_product_attention
 
 from mm_rec.models.attention import _document_attention_loop, blockwise_attention, document_attention
-from mm_rec.models.cross_entropy import LMHead, chunked_cross_entropy, token_losses
+from mm_rec.models.cross_entropy import LMHead, chunked_cross_entropy, token_logprobs, token_losses
 from mm_rec.models.forward import document_positions, hidden_states, lm_head_of
 from mm_rec.models.presets import build, preset
 
@@ -127,6 +127,32 @@ def test_chunked_cross_entropy_equals_the_plain_one(
     losses, right = token_losses(hidden, LMHead(weight, factor, cap), labels)
     assert relative(losses.sum(), plain.detach()) < 1e-9
     assert len(right) == int((labels[:, 1:] != -100).sum())
+
+
+@pytest.mark.parametrize(("factor", "cap"), [(1.0, None), (0.25, None), (1.0, 3.0), (2.0, 1.5)])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_log_probabilities_of_tokens_and_their_gradient_equal_the_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, factor: float, cap: float | None, frozen: bool
+) -> None:
+    """Each token has a weight of its own, as an advantage or a preference gives it."""
+    monkeypatch.setattr("mm_rec.models.cross_entropy.CHUNK_TOKENS", 7)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(2, 20, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(30, 8, generator=generator, dtype=torch.float64, requires_grad=not frozen)
+    labels = torch.randint(0, 30, (2, 20), generator=generator)
+    labels[1, 5:8] = -100
+    weights = torch.randn(int((labels[:, 1:] != -100).sum()), generator=generator, dtype=torch.float64)
+    found = token_logprobs(hidden, LMHead(weight, factor, cap), labels)
+    (found * weights).sum().backward()
+    got = [found.detach(), hidden.grad, weight.grad]
+    hidden.grad = weight.grad = None
+    logits = (hidden @ weight.T)[:, :-1].reshape(-1, 30) * factor
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    kept = labels[:, 1:].reshape(-1) != -100
+    plain = logits.log_softmax(-1)[kept].gather(1, labels[:, 1:].reshape(-1)[kept][:, None])[:, 0]
+    (plain * weights).sum().backward()
+    for a, b in zip(got, [plain.detach(), hidden.grad, weight.grad], strict=True):
+        assert (a is None and b is None and frozen) or relative(a, b) < 1e-9
 
 
 def test_chunked_cross_entropy_of_a_frozen_head_gives_the_states_the_same_gradient() -> None:

@@ -27,7 +27,8 @@ from mm_rec.models import attention
 from mm_rec.models.adapters import Adapters
 from mm_rec.models.forward import require_packing_support
 from mm_rec.models.loading import load_model
-from mm_rec.models.lora import LoraConfig, lora_layers
+from mm_rec.models.lora import lora_layers
+from mm_rec.models.sections import LoraConfig
 from mm_rec.pipeline.merge import MOST_DIFFERENCE
 from mm_rec.training.objectives import next_token
 
@@ -177,7 +178,7 @@ def packs(model: PreTrainedModel, row: Row) -> None:
     objective, found = next_token(torch.float32), []
     for batches in ([{"input_ids": IDS, "document_ids": documents, "labels": labels}], parts):
         model.zero_grad()
-        total = torch.stack([objective(model, batch)[0] for batch in batches]).sum()
+        total = torch.stack([objective(model, batch)["loss"].total for batch in batches]).sum()
         total.backward()
         gradients = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
         found.append((total.detach(), torch.cat(gradients)))

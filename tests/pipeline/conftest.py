@@ -21,12 +21,16 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe_values(text_file: Path) -> dict[str, Any]:
-    """Six steps of a two-layer model."""
+    """The settings of six steps of a two-layer model."""
     return {
         "data": {"sources": [str(text_file)]},
         "tokenizer": {"vocab_size": 600},
         "model": {"size": "tiny", "changes": {"num_hidden_layers": 2, "hidden_size": 64}},
-        "pretrain": {"steps": 6, "seq_len": 32, "batch_size": 4, "validate_every": 3, "precision": "float32"},
+        "steps": 6,
+        "seq_len": 32,
+        "batch_size": 4,
+        "validate_every": 3,
+        "precision": "float32",
     }
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stage_recipes import pretraining, recipe_text
 
 from mm_rec.cli.main import run
-from mm_rec.config import dump_yaml
 from mm_rec.pipeline import quickstart as pipeline_quickstart
-from mm_rec.pipeline.recipe import Recipe, read_recipe
+from mm_rec.pipeline.recipe import read_recipe, read_run
 
 SMALL = [
-    *("--set", "model.changes={num_hidden_layers: 2, hidden_size: 64}"),
+    *("--set", "pretrain.model.changes={num_hidden_layers: 2, hidden_size: 64}"),
     *("--steps", "4", "--seq-len", "32", "--batch-size", "4", "--vocab-size", "600"),
 ]
 
@@ -25,13 +25,13 @@ def test_pretrain_resume_and_a_second_run(text_file: Path, capsys: pytest.Captur
     assert run(["pretrain", str(text_file), *SMALL]) == 0
     out = capsys.readouterr().out
     assert "run: runs/tiny" in out and "step 4/4" in out and "done: runs/tiny/README.md" in out
-    assert read_recipe(Path("runs/tiny/recipe.yaml")).pretrain.steps == 4
+    assert read_run(Path("runs/tiny")).stages[0].section.steps == 4
     assert run(["pretrain", "--resume", "runs/tiny"]) == 0
     assert "continuing runs/tiny at step 4 of 4" in capsys.readouterr().out
     assert run(["pretrain", str(text_file), *SMALL]) == 0
     assert Path("runs/tiny-2/final/config.json").is_file()
     assert run(["pretrain", "--recipe", "runs/tiny/recipe.yaml", "--name", "again", "--steps", "2"]) == 0
-    assert read_recipe(Path("runs/again/recipe.yaml")).pretrain.steps == 2
+    assert read_run(Path("runs/again")).stages[0].section.steps == 2
 
 
 def test_prepared_data_tokenizer_and_evaluation_by_separate_commands(
@@ -67,8 +67,8 @@ def test_prepared_data_tokenizer_and_evaluation_by_separate_commands(
         (["pretrain", "--resume", "runs/none"], 2, "there is no run here"),
         (["pretrain", "x", "--size", "huge"], 2, "nothing|no such|choose one of"),
         (["pretrain", "x", "--set", "pretrain.stepz=3"], 2, "did you mean 'steps'"),
-        (["pretrain", "x", "--set", "steps"], 2, "section.key=value"),
-        (["pretrain", "x", "--optimizer", "sgd"], 2, "pretrain.optimizer"),
+        (["pretrain", "x", "--set", "steps"], 2, "NAME.key=value"),
+        (["pretrain", "x", "--optimizer", "sgd"], 2, "optimizer"),
         (["verify-resume", "none.yaml"], 2, "no such file"),
         (["evaluate", "none"], 2, "no model here"),
     ],
@@ -95,7 +95,7 @@ def test_a_run_lies_in_the_folder_of_all_runs(
     text_file: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(dump_yaml(Recipe.read({"name": name, "data": {"sources": [str(text_file)]}})))
+    recipe.write_text(recipe_text(pretraining({"data": {"sources": [str(text_file)]}}, name=name)))
     before = set(Path.cwd().rglob("*"))
     for arguments in (
         ["pretrain", str(text_file), "--name", name], ["pretrain", "--recipe", str(recipe)],
@@ -137,7 +137,7 @@ def test_quickstart_from_text_to_answers(
 
 def test_quickstart_plans_for_its_goal_and_says_how_long_it_takes(tmp_path: Path) -> None:
     """Enough tokens however slow the machine is; with --minutes, what fits into them."""
-    from mm_rec.training.config import TrainingConfig
+    from mm_rec.training.section import ResolvedTrainSection
 
     said: list[str] = []
 
@@ -149,16 +149,16 @@ def test_quickstart_plans_for_its_goal_and_says_how_long_it_takes(tmp_path: Path
             pass
 
     recipe = pipeline_quickstart._recipe(tmp_path, Path("t.jsonl"), Path("c.jsonl"), None)
-    assert recipe.pretrain.least_tokens and recipe.pretrain.tokens and recipe.sft and recipe.sft.tokens
-    assert recipe.pretrain.least_tokens < recipe.pretrain.tokens
-    settings = TrainingConfig(steps=1000, seq_len=256, micro_batch=8, learning_rate=0.01)
+    pretrain, sft = (stage.section for stage in recipe.stages)
+    assert 0 < pretrain.least_tokens < pretrain.tokens and sft.tokens
+    settings = ResolvedTrainSection(steps=1000, seq_len=256, batch_size=8, learning_rate=0.01)
     pipeline_quickstart._announcement(recipe, Listener())(settings, 5000.0)
-    minutes = -(-((1000 * 2048 + recipe.sft.tokens) / 5000 + pipeline_quickstart.SUMMING_UP) // 60)
+    minutes = -(-((1000 * 2048 + sft.tokens) / 5000 + pipeline_quickstart.SUMMING_UP) // 60)
     assert f"about {minutes:.0f} minutes from here" in said[0] and "5,000 a second" in said[0]
     rough = pipeline_quickstart._recipe(tmp_path, Path("t.jsonl"), Path("c.jsonl"), 2.0)
-    assert rough.sft and rough.sft.tokens is None and rough.pretrain.least_tokens is None
-    assert rough.pretrain.minutes and rough.sft.minutes
-    assert rough.pretrain.minutes + rough.sft.minutes == pytest.approx(2.0)
+    pretrain, sft = (stage.section for stage in rough.stages)
+    assert sft.tokens is None and pretrain.least_tokens is None
+    assert pretrain.minutes and sft.minutes and pretrain.minutes + sft.minutes == pytest.approx(2.0)
 
 
 def test_the_recipes_of_the_package_are_valid() -> None:
@@ -167,7 +167,7 @@ def test_the_recipes_of_the_package_are_valid() -> None:
     folder = Path(pipeline_quickstart.__file__).parent / "recipes"
     recipes: dict[str, Any] = {path.stem: read_recipe(path) for path in folder.glob("*.yaml")}
     assert set(recipes) == {"quickstart", "tiny_reference"}
-    reference = recipes["tiny_reference"]
+    reference = recipes["tiny_reference"].stages[0].section
     config = preset(reference.model.size).config(reference.tokenizer.vocab_size)
     assert measure(config).parameters == pytest.approx(1_960_000, rel=0.002)
-    assert reference.pretrain.steps == 4 * reference.pretrain.checkpoint_every
+    assert reference.steps == 4 * reference.checkpoint_every

@@ -7,9 +7,9 @@ import pytest
 from turkish_prose import prose
 
 from mm_rec.data.prepare import plan_sources
+from mm_rec.data.sections import DataSection
 from mm_rec.errors import DataError
 from mm_rec.pipeline.contamination import check_contamination
-from mm_rec.pipeline.recipe import DataSection
 
 ITEM = "Türkiye'nin en uzun nehri hangisidir ve bu nehir hangi denize dökülür, bunu bilen var mı acaba?"
 
@@ -37,7 +37,7 @@ def benchmark(folder: Path, item: str) -> list[str]:
 
 
 def test_training_on_a_benchmark_is_refused_with_the_place_and_the_remedy(text: Path, tmp_path: Path):
-    with pytest.raises(DataError, match=r"1 of 1 benchmark items .*bench\.jsonl:1.*--evaluation .*=warn"):
+    with pytest.raises(DataError, match=r"1 of 1 benchmark items .*bench\.jsonl:1.*--evaluation .* warn"):
         check(text, benchmarks=benchmark(tmp_path, ITEM))
 
 
@@ -73,6 +73,6 @@ def test_a_run_is_refused_before_its_first_step(
 
     monkeypatch.chdir(tmp_path)
     items = benchmark(tmp_path, ITEM)
-    assert mmrec(["pretrain", str(text), "--set", f"data.benchmarks=[{items[0]}]"]) == 2
+    assert mmrec(["pretrain", str(text), "--set", f"pretrain.data.benchmarks=[{items[0]}]"]) == 2
     assert "benchmark items" in capsys.readouterr().err
     assert not list((tmp_path / "runs").glob("*/tokenizer"))

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stage_recipes import adapting
 from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST
 
@@ -27,11 +28,12 @@ from mm_rec.models.adapters import Adapters
 from mm_rec.models.forward import document_lengths, hidden_states
 from mm_rec.models.loading import load_model, load_model_and_tokenizer, load_with_adapters, save_model
 from mm_rec.models.presets import build, preset
-from mm_rec.pipeline.lora import lora, masked_text
-from mm_rec.pipeline.lora_examples import read_lora_examples
-from mm_rec.pipeline.lora_names import NAMES, names_table, read_parameters, translate
-from mm_rec.pipeline.recipe import LoraSection, Recipe, read_recipe
-from mm_rec.pipeline.run import run_recipe
+from mm_rec.pipeline.dry_run import masked_text
+from mm_rec.pipeline.examples import read_examples
+from mm_rec.pipeline.foreign_settings import NAMES, names_table, read_parameters, translate
+from mm_rec.pipeline.recipe import Recipe, read_run, recipe_of
+from mm_rec.pipeline.run import run_recipe, run_stage
+from mm_rec.pipeline.sections import LoraSection
 from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.tokenizers.loading import load_tokenizer
 from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
@@ -97,7 +99,7 @@ def tokenizer(base: Path) -> PreTrainedTokenizerBase:
 
 def recipe(base: Path | str, *data: Any, **changes: Any) -> Recipe:
     sources = [one if isinstance(one, dict) else {"path": str(one), "name": "text"} for one in data]
-    return Recipe.read({"lora": {"start_from": str(base), "data": sources, **FAST, **changes}})
+    return adapting({"start_from": str(base), "data": sources, **FAST, **changes})
 
 
 def bits(folder: Path) -> dict[str, bytes]:
@@ -112,10 +114,10 @@ def test_a_run_leaves_the_adapter_and_all_that_the_document_lists(
 ) -> None:
     before = (base / "model.safetensors").read_bytes()
     run = tmp_path / "llama-a1"
-    outcome = lora(
+    outcome = run_stage(
         recipe(base, text, save_below_loss=50.0, save_loss_step=0.01, learning_rate=5e-3), run, listener
     )
-    assert (outcome.ended, outcome.step) == ("finished", 6)
+    assert (outcome.outcome, outcome.step) == ("finished", 6)
     for name in (
         "adapter_config.json", "adapter_model.safetensors", "training_log.json", "training_graph.png",
         "training_graph.json", "training_parameters.json", "README.md", "base.json", "training_prompt.json",
@@ -142,16 +144,16 @@ def test_a_run_that_is_stopped_and_resumed_ends_bit_for_bit_as_one_that_was_not(
     base: Path, text: Path, listener: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     given = recipe(base, text, checkpoint_every=1, **changes)
-    lora(given, tmp_path / "whole", listener)
+    run_stage(given, tmp_path / "whole", listener)
 
     def stop(moment: str, step: int) -> None:
         if (moment, step) == ("micro", 4):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        lora(given, tmp_path / "broken", listener, on_event=stop)
-    again = lora(read_recipe(tmp_path / "broken" / "recipe.yaml"), tmp_path / "broken", listener)
-    assert again.ended == "finished" and f"continuing {tmp_path / 'broken'} at step 4" in listener.text
+        run_stage(given, tmp_path / "broken", listener, on_event=stop)
+    again = run_stage(read_run(tmp_path / "broken"), tmp_path / "broken", listener)
+    assert again.outcome == "finished" and f"continuing {tmp_path / 'broken'} at step 4" in listener.text
     assert bits(tmp_path / "broken") == bits(tmp_path / "whole")
     losses = [
         [
@@ -168,7 +170,7 @@ def test_base_and_adapter_reloaded_and_merged_agree_on_real_text(
     base: Path, text: Path, listener: Any, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    lora(recipe(base, text, learning_rate=5e-3), run, listener)
+    run_stage(recipe(base, text, learning_rate=5e-3), run, listener)
     model, tokenizer = load_with_adapters(base, [str(run)])
     ids = torch.tensor([tokenizer.encode(example(70))])
     with torch.no_grad():
@@ -195,7 +197,7 @@ def test_text_rows_and_conversations_are_learnt_together_and_only_what_should_be
     def read(*sources: tuple[Path, str], **changes: Any) -> dict[str, str]:
         data = [{"path": str(path), "name": name} for path, name in sources]
         section = LoraSection(start_from=str(base), data=data, **changes)
-        examples = read_lora_examples(section, tokenizer, config, listener)
+        examples = read_examples(section, tokenizer, config, listener)
         assert examples.held_out and examples.questions
         return {name: masked_text(tokenizer, rendered[0]) for name, rendered in examples.train.items()}
 
@@ -222,7 +224,7 @@ def test_no_part_of_a_text_is_both_learnt_and_held_out(
     section = LoraSection(
         start_from=str(base), data=[{"path": str(long), "name": "text"}], text_slices={"chunk_length": 64}
     )
-    examples = read_lora_examples(section, tokenizer, load_model(base).config, listener)
+    examples = read_examples(section, tokenizer, load_model(base).config, listener)
     learnt = {
         line.strip() for one in examples.train["text"] for line in one.text.replace(". ", ".\n").splitlines()
     }
@@ -230,9 +232,9 @@ def test_no_part_of_a_text_is_both_learnt_and_held_out(
     assert held and learnt and not held & learnt
     one = tmp_path / "one.txt"
     one.write_text("Only this.")
-    single = section.changed(data=[{"path": str(one), "name": "text"}])
+    single = section.replace(data=[{"path": str(one), "name": "text"}])
     with pytest.raises(DataError, match="10 characters, too few to hold out any"):
-        read_lora_examples(single, tokenizer, load_model(base).config, listener)
+        read_examples(single, tokenizer, load_model(base).config, listener)
 
 
 def test_neftune_noise_is_of_the_size_that_the_paper_gives_and_none_in_evaluation(base: Path) -> None:
@@ -284,8 +286,8 @@ def test_an_adapter_on_a_base_without_the_chat_tokens_trains_their_rows_too(
     own = load_tokenizer(folder)
     model = build(preset("llama_tiny").config(len(own), num_hidden_layers=1), seed=0)
     save_model(model, own, tmp_path / "base")
-    outcome = lora(recipe(tmp_path / "base", rows, template="chatml"), tmp_path / "run", listener)
-    assert outcome.ended == "finished" and "embedding and head are trained too" in listener.text
+    outcome = run_stage(recipe(tmp_path / "base", rows, template="chatml"), tmp_path / "run", listener)
+    assert outcome.outcome == "finished" and "embedding and head are trained too" in listener.text
     found, tokenizer = load_with_adapters(tmp_path / "base", [str(tmp_path / "run")])
     assert "<|im_start|>" in tokenizer.get_vocab()
     assert found.get_input_embeddings().weight.shape[0] == len(tokenizer) > len(own)
@@ -300,15 +302,15 @@ def test_names_of_other_tools_are_understood_with_a_note_and_all_are_in_the_docu
         "optimizer": "paged_adamw_8bit", "hard_cut_string": "\\n\\n",
     }  # fmt: skip
     assert translate(values, said.append) == {
-        "rank": 64, "targets": "q+k+v", "optimizer": "adamw", "batch_size": 3, "save_every": None, "rslora": True,
-        "learning_rate": 1e-4, "no_such": 1, "text_slices": {"hard_cut": "\\n\\n"},
+        "adapter": {"rank": 64, "targets": "q+k+v", "rslora": True}, "optimizer": "adamw", "batch_size": 3,
+        "save_every": None, "learning_rate": 1e-4, "no_such": 1, "text_slices": {"hard_cut": "\\n\\n"},
     }  # fmt: skip
     assert "evaluation_strategy has no use here: validation is measured every validate_every steps" in said
-    assert "lora_rank is called lora.rank here: 64" in said
+    assert "lora_rank is called adapter.rank here: 64" in said
     for name in NAMES:
         head, _, rest = name.ours.partition(".")
         assert not head or head in LoraSection.model_fields, name
-        assert not rest or rest in type(LoraSection.model_fields["text_slices"].default).model_fields, name
+        assert not rest or rest in type(getattr(LoraSection(), head)).model_fields, name
         assert name.ours or name.note
     assert names_table() in (ROOT / "docs" / "lora.md").read_text(encoding="utf-8")
 
@@ -324,8 +326,9 @@ def test_training_pros_parameters_are_read_with_its_batches_counted_as_steps(tmp
     }  # fmt: skip
     (tmp_path / "training_parameters.json").write_text(json.dumps(given))
     section = LoraSection.read(read_parameters(tmp_path, lambda line: None))
+    adapter = {"rank": 128, "alpha": 256, "dropout": 0.05, "targets": "q+v"}
     document = LoraSection(
-        rank=128, alpha=256, dropout=0.05, targets="q+v", epochs=3, learning_rate=2e-4, warmup_steps=25, batch_size=16,
+        adapter=adapter, epochs=3, learning_rate=2e-4, warmup_steps=25, batch_size=16,
         accumulation=4, save_below_loss=1.8,
     )  # fmt: skip
     assert section == document
@@ -369,9 +372,11 @@ def test_the_command_trains_checks_copies_parameters_and_goes_on(
         )
         == 0
     )
-    assert read_recipe(Path("runs/two/recipe.yaml")).lora.rank == 4  # type: ignore[union-attr]
+    assert read_run(Path("runs/two")).stages[0].section.adapter.rank == 4
     assert command(["lora", "--resume", "runs/one", "--rank", "8"]) == 2
-    assert "--resume goes on with the run's own settings" in " ".join(capsys.readouterr().err.split())
+    assert "--resume goes on with the run's own settings, and would ignore --rank" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert command(["lora", "--resume", "runs/one"]) == 0
     more = ["--start-adapter", "runs/one", "--name", "three"]
     assert command(["lora", str(text), *options, *more]) == 0
@@ -387,7 +392,7 @@ def test_generating_with_an_adapter_warns_of_a_prompt_in_another_format(
     base: Path, text: Path, listener: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    lora(recipe(base, text, steps=1), run, listener)
+    run_stage(recipe(base, text, steps=1), run, listener)
     options = ["generate", str(base), "--adapter", str(run), "--max-new-tokens", "2", "--prompt"]
     assert command([*options, example(3).split("1. I see")[0]]) == 0
     assert "written otherwise" not in capsys.readouterr().err
@@ -405,13 +410,16 @@ def test_generating_with_an_adapter_warns_of_a_prompt_in_another_format(
 def test_a_recipe_of_two_stages_ends_in_an_adapter_of_the_first(
     text: Path, listener: Any, tmp_path: Path
 ) -> None:
-    given = Recipe.read({
+    first = {
+        "kind": "pretrain",
         "data": {"sources": [str(text)], "documents": "blank-line"},
         "tokenizer": {"vocab_size": 300},
         "model": {"size": "tiny", "changes": {"num_hidden_layers": 2, "hidden_size": 64}},
-        "pretrain": {"steps": 3, "seq_len": 32, "batch_size": 4, "precision": "float32"},
-        "lora": {"data": [{"path": str(text), "name": "text"}], **FAST, "text_share": 0.3, "seq_len": 256},
-    })  # fmt: skip
+        "steps": 3, "seq_len": 32, "batch_size": 4, "precision": "float32",
+    }  # fmt: skip
+    second = {"data": [{"path": str(text), "name": "text"}], **FAST, "text_share": 0.3, "seq_len": 256}
+    adapting_stage = adapting(second).stages[0].values(whole=False)
+    given = recipe_of({"stages": [first, adapting_stage]})
     outcome = run_recipe(given, tmp_path / "run", listener)
     assert outcome.run == tmp_path / "run" / "lora" and (outcome.run / "adapter_model.safetensors").is_file()
     assert json.loads((outcome.run / "base.json").read_text())["name"] == str(tmp_path / "run" / "pretrain")
@@ -442,14 +450,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(
 ) -> None:
     data = rows if "prompt_format" in changes else text
     with pytest.raises(error, match=words):
-        lora(recipe(base, data, **changes), tmp_path / "run", listener)
+        run_stage(recipe(base, data, **changes), tmp_path / "run", listener)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_in_place_of_a_model_and_weights_that_were_rounded_are_told_apart(
     base: Path, text: Path, listener: Any, tmp_path: Path
 ) -> None:
-    lora(recipe(base, text, steps=1), tmp_path / "run", listener)
+    run_stage(recipe(base, text, steps=1), tmp_path / "run", listener)
     with pytest.raises(CheckpointError, match=r"this is an adapter.*--adapter"):
         load_model(tmp_path / "run")
     shutil.copytree(base, tmp_path / "rounded")
@@ -510,7 +518,7 @@ def test_evaluation_asks_for_lists_as_the_adapter_learnt_them_and_names_what_was
     base: Path, text: Path, listener: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    lora(recipe(base, text, steps=1), run, listener)
+    run_stage(recipe(base, text, steps=1), run, listener)
     words = tmp_path / "words.csv"
     words.write_text("word\n" + "\n".join(WORDS) + "\n", encoding="utf-8")
     options = ["--list-format", str(words), "--limit", "2", "--max-new-tokens", "8", "--training", str(text)]
@@ -533,7 +541,7 @@ def test_a_base_without_a_token_for_padding_is_adapted_and_gets_none(
     config.write_text(json.dumps(values))
     assert load_tokenizer(tmp_path / "base").pad_token is None
     for number, (data, changes) in enumerate([(text, {}), (rows, {"prompt_format": "instruction"})]):
-        lora(recipe(tmp_path / "base", data, **changes), tmp_path / str(number), listener)
+        run_stage(recipe(tmp_path / "base", data, **changes), tmp_path / str(number), listener)
         assert load_tokenizer(tmp_path / str(number)).pad_token is None
 
 
@@ -542,12 +550,12 @@ def test_sources_of_two_kinds_may_share_a_name_and_nothing_is_passed_over(
 ) -> None:
     data = [{"path": str(path), "name": "all"} for path in (text, rows)]
     section = LoraSection(start_from=str(base), data=data, prompt_format="instruction")  # type: ignore[arg-type]
-    examples = read_lora_examples(section, load_tokenizer(base), load_model(base).config, listener)
+    examples = read_examples(section, load_tokenizer(base), load_model(base).config, listener)
     both = {one.text.split("\n")[1].split()[0] for one in examples.train["all"]}
     assert both == {"Write", "Say"}
-    other = section.changed(data=data[:1], validation=[str(rows)])
+    other = section.replace(data=data[:1], validation=[str(rows)])
     with pytest.raises(ConfigError, match="nothing of its kind is learnt"):
-        read_lora_examples(other, load_tokenizer(base), load_model(base).config, listener)
+        read_examples(other, load_tokenizer(base), load_model(base).config, listener)
 
 
 @pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"compile": True}])
@@ -563,7 +571,7 @@ def test_memory_saved_and_layers_compiled_learn_the_same(
         request.getfixturevalue("compiler")
     losses = []
     for name, more in (("plain", {}), ("other", changes)):
-        lora(recipe(base, text, dropout=0.0, steps=3, **more), tmp_path / name, listener)
+        run_stage(recipe(base, text, dropout=0.0, steps=3, **more), tmp_path / name, listener)
         losses.append(
             [one["loss"] for one in read_metrics(tmp_path / name / "metrics.jsonl") if one["kind"] == "train"]
         )
@@ -586,7 +594,7 @@ def test_an_mmrec_carries_its_state_through_long_conversations_and_resumes(
     given = recipe(
         tmp_path / "base", chats, seq_len=256, accumulation=None, batch_size=None, checkpoint_every=1
     )
-    lora(given, tmp_path / "whole", listener)
+    run_stage(given, tmp_path / "whole", listener)
     assert "go on in the next one, with the model's state" in listener.text
 
     def stop(moment: str, step: int) -> None:
@@ -594,19 +602,19 @@ def test_an_mmrec_carries_its_state_through_long_conversations_and_resumes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        lora(given, tmp_path / "broken", listener, on_event=stop)
-    lora(read_recipe(tmp_path / "broken" / "recipe.yaml"), tmp_path / "broken", listener)
+        run_stage(given, tmp_path / "broken", listener, on_event=stop)
+    run_stage(read_run(tmp_path / "broken"), tmp_path / "broken", listener)
     assert bits(tmp_path / "broken") == bits(tmp_path / "whole")
 
 
 def test_going_on_with_an_adapter_keeps_its_settings_and_refuses_others(
     base: Path, text: Path, listener: Any, tmp_path: Path
 ) -> None:
-    lora(recipe(base, text, alpha=16.0, rslora=True, targets="q+k"), tmp_path / "one", listener)
+    run_stage(recipe(base, text, alpha=16.0, rslora=True, targets="q+k"), tmp_path / "one", listener)
     more = {name: value for name, value in FAST.items() if name != "rank"}
     data = [{"path": str(text), "name": "text"}]
     values = {"start_from": str(base), "data": data, "start_adapter": str(tmp_path / "one"), **more}
-    lora(Recipe.read({"lora": values}), tmp_path / "two", listener)
+    run_stage(adapting(values), tmp_path / "two", listener)
     settings = json.loads((tmp_path / "two" / "base.json").read_text())["lora"]
     assert (settings["rank"], settings["alpha"], settings["rslora"], settings["targets"]) == (
         4,
@@ -620,16 +628,16 @@ def test_going_on_with_an_adapter_keeps_its_settings_and_refuses_others(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        lora(
-            Recipe.read({"lora": {**values, "checkpoint_every": 1}}),
+        run_stage(
+            adapting({**values, "checkpoint_every": 1}),
             tmp_path / "broken",
             listener,
             on_event=stop,
         )
-    lora(read_recipe(tmp_path / "broken" / "recipe.yaml"), tmp_path / "broken", listener)
+    run_stage(read_run(tmp_path / "broken"), tmp_path / "broken", listener)
     assert bits(tmp_path / "broken") == bits(tmp_path / "two")
     with pytest.raises(ConfigError, match=r"has alpha 16.0, and 8.0 was asked for"):
-        lora(Recipe.read({"lora": {**values, "alpha": 8.0}}), tmp_path / "three", listener)
+        run_stage(adapting({**values, "alpha": 8.0}), tmp_path / "three", listener)
 
 
 @pytest.fixture
@@ -648,7 +656,7 @@ def test_the_conversation_in_the_terminal_switches_adapters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     run = tmp_path / "run"
-    lora(recipe(loud, rows, learning_rate=2e-2), run, listener)
+    run_stage(recipe(loud, rows, learning_rate=2e-2), run, listener)
     lines = iter(["Say cat 1.", "/adapters none", "/reset", "Say cat 1.", "/adapters run", "/reset", "Say cat 1.",
                   "/adapters other", "/exit"])  # fmt: skip
     monkeypatch.setattr("rich.console.Console.input", lambda *_, **__: next(lines))
@@ -673,18 +681,18 @@ def test_adapters_are_switched_in_a_conversation(
     from mm_rec.inference.sampler import SamplingParams
 
     run = tmp_path / "run"
-    lora(recipe(loud, rows, learning_rate=2e-2), run, listener)
+    run_stage(recipe(loud, rows, learning_rate=2e-2), run, listener)
     model, tokenizer = load_with_adapters(loud, [f"{run}=1.0"])
     session = ChatSession(
         Engine(model, torch.device("cpu")), tokenizer, SamplingParams(temperature=0, max_new_tokens=8)
     )
-    with_adapter = "".join(session.say("Say cat 1."))
+    with_adapter = "".join(session.send("Say cat 1."))
     adapters = model.adapters
     assert isinstance(adapters, Adapters) and adapters.weights == {"run": 1.0}
     adapters.apply({})
     session.reset()
-    alone = "".join(session.say("Say cat 1."))
+    alone = "".join(session.send("Say cat 1."))
     assert alone != with_adapter
     adapters.apply({"run": 1.0})
     session.reset()
-    assert "".join(session.say("Say cat 1.")) == with_adapter
+    assert "".join(session.send("Say cat 1.")) == with_adapter

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from stage_recipes import pretraining, recipe_text
 from waiting import until
 
 from mm_rec.cli.main import run
-from mm_rec.config import dump_yaml
 from mm_rec.models.loading import load_model
-from mm_rec.pipeline.pretrain import pretrain
-from mm_rec.pipeline.recipe import Recipe, read_recipe
+from mm_rec.pipeline.recipe import read_run
+from mm_rec.pipeline.run import run_stage
 from mm_rec.runs.control import update_control
 from mm_rec.runs.metrics_log import CONTROL_EVENT, MetricsLog, read_metrics
 
@@ -38,10 +38,10 @@ def last_step(folder: Path) -> int:
 def test_a_live_training_obeys_and_killed_and_resumed_equals_the_unbroken_one(
     recipe_values: dict[str, Any], listener: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe_values["pretrain"] |= {"steps": 100_000, "log_every": 1, "compile": False}
-    recipe_values["pretrain"] |= {"validate_every": 10_000, "checkpoint_every": 10_000}
-    recipe, killed, whole = Recipe.read(recipe_values), tmp_path / "killed", tmp_path / "whole"
-    (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe))
+    recipe_values |= {"steps": 100_000, "log_every": 1, "compile": False}
+    recipe_values |= {"validate_every": 10_000, "checkpoint_every": 10_000}
+    recipe, killed, whole = pretraining(recipe_values), tmp_path / "killed", tmp_path / "whole"
+    (tmp_path / "recipe.yaml").write_text(recipe_text(recipe))
     arguments = ["pretrain", "--recipe", "recipe.yaml", "--runs", ".", "--name", "killed"]
     with (tmp_path / "said").open("w") as said:
         command = [sys.executable, "-c", _TRAIN, *arguments]
@@ -77,9 +77,9 @@ def test_a_live_training_obeys_and_killed_and_resumed_equals_the_unbroken_one(
             update_control(whole, {"max_learning_rate": 1e-5})
         end(moment, step)
 
-    resumed = pretrain(read_recipe(killed / "recipe.yaml"), killed, listener, end)
+    resumed = run_stage(read_run(killed), killed, listener, end)
     assert "continuing" in listener.text and "at step 1 of" in listener.text
-    unbroken = pretrain(recipe, whole, listener, steer_and_end)
+    unbroken = run_stage(recipe, whole, listener, steer_and_end)
     assert resumed.step == unbroken.step == change["step"] + 10
     rates = [
         [(r["step"], r["lr"]) for r in records(folder) if r["kind"] == "train"] for folder in (killed, whole)
@@ -96,14 +96,14 @@ def test_stop_at_loss_ends_like_a_finished_run(
     recipe_values: dict[str, Any], listener: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    recipe_values["pretrain"] |= {"steps": 50, "save_every": 2}
+    recipe_values |= {"steps": 50, "save_every": 2}
 
     def steer(moment: str, step: int) -> None:
         if (moment, step) == ("step", 4):
             assert run(["runs", "set", str(folder), "stop-at-loss=50", "save"]) == 0
 
-    outcome = pretrain(Recipe.read(recipe_values), folder, listener, steer)
-    assert (outcome.ended, outcome.step) == ("at the loss asked for", 5)
+    outcome = run_stage(pretraining(recipe_values), folder, listener, steer)
+    assert (outcome.outcome, outcome.step) == ("loss-reached", 5)
     assert "seconds (at the loss asked for)" in (folder / "README.md").read_text()
     for name in ("final", "best", "checkpoint-2", "checkpoint-4", "checkpoint-5-user"):
         assert (folder / name / "config.json").is_file(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conversations_made import made
+from stage_recipes import one_stage, pretraining, recipe_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoTokenizer,
@@ -21,7 +23,6 @@ from transformers import (
 )
 
 from mm_rec.cli.main import run as command
-from mm_rec.config import dump_yaml
 from mm_rec.data.conversations.dataset_writer import to_rows, write_rows
 from mm_rec.data.conversations.rendering import render_batch
 from mm_rec.data.corpus import Corpus
@@ -31,12 +32,10 @@ from mm_rec.evaluation.finetune_eval import score_assistant_tokens
 from mm_rec.evaluation.perplexity import evaluate_corpus
 from mm_rec.models.loading import load_model, load_model_and_tokenizer, save_model
 from mm_rec.models.presets import build
-from mm_rec.pipeline.conversations import read_conversation_examples
-from mm_rec.pipeline.examples import plan_rows
-from mm_rec.pipeline.pretrain import pretrain
-from mm_rec.pipeline.recipe import Recipe, read_recipe
-from mm_rec.pipeline.run import run_recipe
-from mm_rec.pipeline.sft import sft
+from mm_rec.pipeline.conversation_examples import read_conversation_examples
+from mm_rec.pipeline.finetune_data import plan_rows
+from mm_rec.pipeline.recipe import Recipe, read_run, recipe_of
+from mm_rec.pipeline.run import run_recipe, run_stage
 from mm_rec.pipeline.verify_resume import verify_resume
 from mm_rec.runs.files import write_text
 from mm_rec.runs.metrics_log import read_metrics
@@ -65,7 +64,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
     """A pre-trained run."""
     run = tmp_path_factory.mktemp("base") / "run"
-    pretrain(Recipe.read(_base_values(text_file)), run, _Silent())
+    run_stage(pretraining(_base_values(text_file)), run, _Silent())
     return run
 
 
@@ -74,7 +73,10 @@ def _base_values(text_file: Path) -> dict[str, Any]:
         "data": {"sources": [str(text_file)]},
         "tokenizer": {"vocab_size": 600},
         "model": {"size": "tiny", "changes": {"num_hidden_layers": 2, "hidden_size": 64}},
-        "pretrain": {"steps": 6, "seq_len": 32, "batch_size": 4, "precision": "float32"},
+        "steps": 6,
+        "seq_len": 32,
+        "batch_size": 4,
+        "precision": "float32",
     }
 
 
@@ -87,20 +89,19 @@ class _Silent:
 
 
 def recipe(base: Path | str, *data: Any, **changes: Any) -> Recipe:
-    return Recipe.read({"sft": {"start_from": str(base), "data": list(data), **TINY, **changes}})
+    return one_stage("sft", {"start_from": str(base), "data": list(data), **TINY, **changes})
 
 
 def test_copies_of_one_conversation_are_not_held_out_instead_of_a_share(
     base: Path, tmp_path: Path, listener: Any
 ) -> None:
-    section = recipe(base, "unused").sft
-    assert section is not None
+    section = recipe(base, "unused").stages[0].section
     model, tokenizer = load_model_and_tokenizer(base)
 
     def share(rows: list[str], fraction: float) -> float:
         path = tmp_path / "rows.jsonl"
         path.write_text("\n".join(json.dumps({"prompt": row, "response": "Yes."}) for row in rows))
-        chosen = section.changed(data=[str(path)], validation_fraction=fraction)
+        chosen = section.replace(data=[str(path)], validation_fraction=fraction)
         examples = read_conversation_examples(chosen, tokenizer, model.config, listener)
         plan_rows(chosen, tokenizer, model.config, examples, None, listener)
         return len(examples.held_out) / len(rows)
@@ -117,8 +118,8 @@ def test_a_run_leaves_everything_and_says_what_the_base_forgot(
     base: Path, chats: Path, listener: Any, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    outcome = sft(recipe(base, str(chats)), run, listener)
-    assert (outcome.ended, outcome.step) == ("finished", 6)
+    outcome = run_stage(recipe(base, str(chats)), run, listener)
+    assert (outcome.outcome, outcome.step) == ("finished", 6)
     for name in (
         "recipe.yaml", "lineage.json", "metrics.jsonl", "training_log.json", "training_graph.png", "README.md",
         "best/config.json", "final/model.safetensors", "final/chat_template.jinja", "forgetting.json", "samples.jsonl",
@@ -151,7 +152,7 @@ def test_validation_is_over_learnt_tokens_alone(
     held = tmp_path / "held.jsonl"
     rows, _ = to_rows(made(10, seed=21), "openai", held)
     write_rows(rows, held)
-    sft(recipe(base, str(chats), validation=[str(held)]), run, listener)
+    run_stage(recipe(base, str(chats), validation=[str(held)]), run, listener)
     model, tokenizer = load_model_and_tokenizer(run / "final")
     rendered = list(render_batch(tokenizer, made(10, seed=21)))
     alone = [
@@ -177,14 +178,14 @@ def test_a_stopped_run_goes_on_and_equals_an_unbroken_one(
     base: Path, chats: Path, listener: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     given, whole, broken = recipe(base, str(chats), **changes), tmp_path / "whole", tmp_path / "broken"
-    sft(given, whole, listener)
+    run_stage(given, whole, listener)
 
     def interrupt(moment: str, step: int) -> None:
         if (moment, step) == ("step", 2):
             os.kill(os.getpid(), 2)
 
-    assert sft(given, broken, listener, interrupt).ended == "stopped"
-    assert sft(read_recipe(broken / "recipe.yaml"), broken, listener).ended == "finished"
+    assert run_stage(given, broken, listener, interrupt).outcome == "stopped"
+    assert run_stage(read_run(broken), broken, listener).outcome == "finished"
     assert "at step 3 of 6" in listener.text
     assert ("go on in the next one" in listener.text) == ("seq_len" in changes)
     one, other = (load_model(run / "final") for run in (whole, broken))
@@ -217,7 +218,7 @@ def test_every_problem_is_listed_once_and_nothing_is_trained(
     run = tmp_path / "run"
     given = recipe(base, str(file), str(chats), max_length=1024)
     with pytest.raises(DataError, match="nothing was trained") as raised:
-        sft(given, run, listener)
+        run_stage(given, run, listener)
     message = str(raised.value)
     for line, kind in (
         (2, "missing-role"), (3, "empty-answer"), (4, "two-systems"), (5, "bad-arguments"), (6, "unknown-field"),
@@ -227,7 +228,8 @@ def test_every_problem_is_listed_once_and_nothing_is_trained(
         assert section.count(f"({file}:{line})") == 1, (kind, line, message)
     assert not run.exists()
     assert (
-        sft(recipe(base, str(file), str(chats), max_length=1024, fix=True, steps=1), run, listener).step == 1
+        run_stage(recipe(base, str(file), str(chats), max_length=1024, fix=True, steps=1), run, listener).step
+        == 1
     )
     assert "left out" in listener.text
 
@@ -244,7 +246,7 @@ def test_a_foreign_model_gets_a_layout_and_a_larger_vocabulary(
     model = build(GPT2Config(vocab_size=257, n_embd=32, n_layer=1, n_head=2, n_positions=2048), seed=0)
     save_model(model, tokenizer, tmp_path / "gpt2")
     given = recipe(tmp_path / "gpt2", str(chats), template=layout, seq_len=2048, steps=2)
-    sft(given, tmp_path / "run", listener)
+    run_stage(given, tmp_path / "run", listener)
     tuned, prepared = load_model_and_tokenizer(tmp_path / "run" / "final")
     assert tuned.config.vocab_size == len(prepared) > 257 and "it was enlarged by" in listener.text
     assert prepared.pad_token != prepared.eos_token
@@ -258,20 +260,20 @@ def test_a_foreign_model_gets_a_layout_and_a_larger_vocabulary(
 def test_mistakes_are_said_before_anything_is_written(
     base: Path, chats: Path, listener: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="no model to fine-tune"):
-        sft(Recipe.read({"sft": {"data": [str(chats)]}}), tmp_path / "a", listener)
+    with pytest.raises(ConfigError, match="no model to begin with"):
+        run_stage(one_stage("sft", {"data": [str(chats)]}), tmp_path / "a", listener)
     with pytest.raises(ConfigError, match="no conversations"):
-        sft(recipe(base), tmp_path / "b", listener)
+        run_stage(recipe(base), tmp_path / "b", listener)
     copy = tmp_path / "model"
     save_model(*load_model_and_tokenizer(base), copy)
     with pytest.raises(ConfigError, match="--text FILES"):
-        sft(recipe(copy, str(chats), text_share=0.1), tmp_path / "c", listener)
+        run_stage(recipe(copy, str(chats), text_share=0.1), tmp_path / "c", listener)
     template = copy / "chat_template.jinja"
     template.write_text("{{ messages[0]['content'] }}")
     with pytest.raises(TokenizerError, match="cannot be known what is to be learnt"):
-        sft(recipe(copy, str(chats)), tmp_path / "d", listener)
+        run_stage(recipe(copy, str(chats)), tmp_path / "d", listener)
     with pytest.raises(ConfigError, match="weighs 0"):
-        sft(recipe(base, {"path": str(chats), "weight": 0}), tmp_path / "e", listener)
+        run_stage(recipe(base, {"path": str(chats), "weight": 0}), tmp_path / "e", listener)
     assert not any((tmp_path / name).exists() for name in "abcde")
 
 
@@ -285,7 +287,7 @@ def test_weights_and_text_have_their_shares(
         base, {"path": str(chats), "name": "a", "weight": 3.0}, {"path": str(other), "name": "b"},
         text=[str(text_file)], text_share=0.2, steps=1, batch_size=40,
     )  # fmt: skip
-    sft(given, tmp_path / "run", listener)
+    run_stage(given, tmp_path / "run", listener)
     shares = {line.split(":")[0]: line for line in listener.said if line.endswith("of the rows")}
     assert "20.0%" in shares["text of the base"]
     a, b = (float(shares[name].split(": ")[1].split("%")[0]) for name in "ab")
@@ -298,24 +300,27 @@ def test_a_recipe_of_three_stages_runs_and_goes_on(
     text_file: Path, chats: Path, listener: Any, tmp_path: Path
 ) -> None:
     section = {"data": [str(chats)], **TINY, "steps": 2}
-    whole = Recipe.read(
-        {**_base_values(text_file), "instruct": section, "sft": {**section, "text_share": 0.2}}
-    )
+    stages = [
+        {"kind": "pretrain", **_base_values(text_file)},
+        {"kind": "sft", "name": "instruct", **section},
+        {"kind": "sft", **section, "text_share": 0.2},
+    ]
+    whole = recipe_of({"stages": stages})
     folder = tmp_path / "all"
     outcome = run_recipe(whole, folder, listener)
-    assert (outcome.run, outcome.ended) == (folder / "sft", "finished")
+    assert (outcome.run, outcome.outcome) == (folder / "sft", "finished")
     for stage, before in (("instruct", "pretrain"), ("sft", "instruct")):
         lineage = json.loads((folder / stage / "lineage.json").read_text())
         assert lineage["inputs"]["model"] == str(folder / before / "final")
     # The text of the pre-training is found through the stage between.
     assert json.loads((folder / "sft" / "forgetting.json").read_text())["before"] > 0
     weights = (folder / "sft" / "final" / "model.safetensors").read_bytes()
-    assert run_recipe(whole, folder, listener).ended == "finished"
+    assert run_recipe(whole, folder, listener).outcome == "finished"
     assert (folder / "sft" / "final" / "model.safetensors").read_bytes() == weights
     with pytest.raises(ConfigError, match="another recipe: seed changed after pretrain, instruct, sft"):
-        run_recipe(whole.changed(seed=1), folder, listener)
+        run_recipe(dataclasses.replace(whole, seed=1), folder, listener)
     with pytest.raises(ConfigError, match="no stage"):
-        run_recipe(Recipe(), tmp_path / "none", listener)
+        recipe_of({"stages": []})
 
 
 def test_the_commands(
@@ -332,7 +337,7 @@ def test_the_commands(
     )
     assert "mmrec chat runs/talk" in capsys.readouterr().out.replace("\n", " ")
     assert command(["sft", str(chats), *tiny]) == 2
-    assert "no model to fine-tune" in capsys.readouterr().err
+    assert "no model to begin with" in capsys.readouterr().err
     assert command(["sft", str(chats), "--from", str(base), "--train-on", "some"]) == 2
     assert "train_on" in capsys.readouterr().err
     assert command(["sft", "--resume", "runs/talk"]) == 0
@@ -347,7 +352,7 @@ def test_real_conversations_are_learnt(
 ) -> None:
     names = ("instruct/llamafactory_identity.json", "instruct/tr_nutuk_qa_600.json")
     given = recipe(base, *(str(real_data(name)) for name in names), fix=True, steps=30, batch_size=4)
-    sft(given, tmp_path / "run", listener)
+    run_stage(given, tmp_path / "run", listener)
     log = json.loads((tmp_path / "run" / "training_log.json").read_text())
     assert log["loss"] < log["first_loss"] - 1
 
@@ -357,7 +362,7 @@ def test_real_conversations_are_learnt(
 )
 def test_a_killed_run_loses_nothing(base: Path, chats: Path, listener: Any, tmp_path: Path) -> None:
     given = recipe(base, str(chats), seq_len=256, text_share=0.3)  # long conversations are carried on
-    write_text(tmp_path / "recipe.yaml", dump_yaml(given))
+    write_text(tmp_path / "recipe.yaml", recipe_text(given))
     verify_resume(tmp_path / "recipe.yaml", listener, steps=6, kills=2)
     assert "identical after" in listener.text and listener.text.count("killed:") >= 1
 
@@ -366,25 +371,26 @@ def test_what_a_later_stage_lacks_is_said_before_the_first_and_may_be_mended(
     text_file: Path, chats: Path, listener: Any, tmp_path: Path
 ) -> None:
     section = {"data": [str(tmp_path / "none.jsonl")], **TINY, "steps": 2}
-    values = {**_base_values(text_file), "sft": section}
+    first = {"kind": "pretrain", **_base_values(text_file)}
+    whole = recipe_of({"stages": [first, {"kind": "sft", **section}]})
     with pytest.raises(DataError, match=r"none\.jsonl"):
-        run_recipe(Recipe.read(values), tmp_path / "all", listener)
+        run_recipe(whole, tmp_path / "all", listener)
     assert not (tmp_path / "all").exists()
     bad = tmp_path / "none.jsonl"
     bad.write_text('{"messages": []}\n')
     with pytest.raises(DataError, match="nothing was trained"):
-        run_recipe(Recipe.read(values), tmp_path / "all", listener)
-    mended = Recipe.read({**values, "sft": {**section, "data": [str(chats)]}})
-    assert run_recipe(mended, tmp_path / "all", listener).ended == "finished"
+        run_recipe(whole, tmp_path / "all", listener)
+    mended = recipe_of({"stages": [first, {"kind": "sft", **section, "data": [str(chats)]}]})
+    assert run_recipe(mended, tmp_path / "all", listener).outcome == "finished"
     with pytest.raises(ConfigError, match="add start_from"):
-        run_recipe(Recipe.read({"sft": section}), tmp_path / "other", listener)
+        run_recipe(one_stage("sft", section), tmp_path / "other", listener)
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_an_epoch_is_every_conversation_once(
     base: Path, chats: Path, listener: Any, tmp_path: Path, accumulation: int
 ) -> None:
-    sft(
+    run_stage(
         recipe(base, str(chats), steps=None, epochs=2, seq_len=1280, accumulation=accumulation),
         tmp_path / "r",
         listener,
@@ -405,9 +411,9 @@ def test_a_very_long_conversation_is_refused_unless_asked_for(
     ]
     long.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"16,384 are the most.*long\.jsonl:1"):
-        sft(recipe(base, str(chats), str(long)), tmp_path / "run", listener)
+        run_stage(recipe(base, str(chats), str(long)), tmp_path / "run", listener)
     given = recipe(base, str(chats), str(long), max_length=60_000, steps=1, seq_len=None, batch_size=None)
-    sft(given, tmp_path / "run", listener)
+    run_stage(given, tmp_path / "run", listener)
     assert "is spread over" in listener.text and "--max-length makes it less" in listener.text
 
 
@@ -415,8 +421,8 @@ def test_a_stopped_run_of_another_family_goes_on_before_its_first_validation(
     chats: Path, listener: Any, tmp_path: Path, text_file: Path
 ) -> None:
     changes = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 1}
-    pretrain(
-        Recipe.read({**_base_values(text_file), "model": {"size": "llama_tiny", "changes": changes}}),
+    run_stage(
+        pretraining({**_base_values(text_file), "model": {"size": "llama_tiny", "changes": changes}}),
         tmp_path / "base",
         listener,
     )
@@ -426,13 +432,10 @@ def test_a_stopped_run_of_another_family_goes_on_before_its_first_validation(
         if (moment, step) == ("step", 1):
             os.kill(os.getpid(), 2)
 
-    assert sft(given, tmp_path / "broken", listener, interrupt).ended == "stopped"
+    assert run_stage(given, tmp_path / "broken", listener, interrupt).outcome == "stopped"
     assert (tmp_path / "broken" / "README.md").is_file()
-    assert (
-        sft(read_recipe(tmp_path / "broken" / "recipe.yaml"), tmp_path / "broken", listener).ended
-        == "finished"
-    )
-    sft(given, tmp_path / "whole", listener)
+    assert run_stage(read_run(tmp_path / "broken"), tmp_path / "broken", listener).outcome == "finished"
+    run_stage(given, tmp_path / "whole", listener)
     one, other = (load_model(tmp_path / run / "final") for run in ("whole", "broken"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     samples = [(tmp_path / run / "samples.jsonl").read_text() for run in ("whole", "broken")]
@@ -445,7 +448,7 @@ def test_too_few_conversations_and_a_model_that_cannot_be_trained(
     one = tmp_path / "one.jsonl"
     one.write_text(chats.read_text(encoding="utf-8").splitlines()[0] + "\n")
     with pytest.raises(DataError, match="1 examples are not enough to hold one out"):
-        sft(recipe(base, str(one)), tmp_path / "a", listener)
+        run_stage(recipe(base, str(one)), tmp_path / "a", listener)
     tokenizer = load_model_and_tokenizer(base)[1]
     shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
     shape |= {"num_attention_heads": 2, "num_key_value_heads": 2}
@@ -454,6 +457,8 @@ def test_too_few_conversations_and_a_model_that_cannot_be_trained(
     with pytest.raises(
         CheckpointError, match=r"'phi' .* neither trained nor measured here"
     ):  # its head has a bias
-        sft(recipe(tmp_path / "phi", str(chats)), tmp_path / "run", listener)
+        run_stage(recipe(tmp_path / "phi", str(chats)), tmp_path / "run", listener)
     assert not (tmp_path / "run").exists()
-    assert sft(recipe(tmp_path / "granite", str(chats)), tmp_path / "run", listener).ended == "finished"
+    assert (
+        run_stage(recipe(tmp_path / "granite", str(chats)), tmp_path / "run", listener).outcome == "finished"
+    )

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from stage_recipes import pretraining, recipe_text
 
-from mm_rec.config import dump_yaml
 from mm_rec.errors import MismatchError
-from mm_rec.pipeline.pretrain import pretrain
-from mm_rec.pipeline.recipe import Recipe
+from mm_rec.pipeline.run import run_stage
 from mm_rec.pipeline.verify_resume import compare_runs, verify_resume
 from mm_rec.runs.files import hash_file, read_json, write_json
 
@@ -21,7 +20,7 @@ def test_a_recipe_killed_at_every_kind_of_moment_is_identical(
     recipe_values: dict[str, Any], listener: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(dump_yaml(Recipe.read(recipe_values)))
+    path.write_text(recipe_text(pretraining(recipe_values)))
     verify_resume(path, listener, steps=8, kills=3, keep=tmp_path / "trial")
     assert "identical after 3 kills" in listener.text
     assert all(f"killed: {moment}" in listener.text for moment in ("micro", "checkpoint", "step"))
@@ -42,6 +41,6 @@ def test_a_recipe_killed_at_every_kind_of_moment_is_identical(
 def test_a_run_can_be_proven_without_reading_its_sources(
     recipe_values: dict[str, Any], listener: Any, tmp_path: Path
 ) -> None:
-    pretrain(Recipe.read(recipe_values), tmp_path / "run", listener)
+    run_stage(pretraining(recipe_values), tmp_path / "run", listener)
     verify_resume(tmp_path / "run", listener, steps=6, kills=1, seed=1)
     assert "identical after 1 kills" in listener.text

@@ -8,6 +8,7 @@ import pytest
 
 from mm_rec.errors import ConfigError
 from mm_rec.runs.control import ControlChange, ControlFile, read_control, update_control
+from mm_rec.runs.metrics import Outcome
 from mm_rec.runs.metrics_log import CONTROL_EVENT, MetricsLog, read_metrics
 from mm_rec.runs.status import read_status
 
@@ -62,7 +63,7 @@ def test_runs_that_do_not_train_are_refused_by_name(run: Path, tmp_path: Path) -
         update_control(tmp_path / "none", {"stop_at_loss": 1})
     for word in ("finished", "early"):
         MetricsLog(run / "metrics.jsonl").write("event", 50, event=word)
-        with pytest.raises(ConfigError, match=rf"come to its end \({word}, step 50\)"):
+        with pytest.raises(ConfigError, match=rf"come to its end \({word}.*, step 50\)"):
             update_control(run, {"stop_at_loss": 1})
     stages = tmp_path / "all"
     (stages / "pretrain").mkdir(parents=True)
@@ -146,6 +147,7 @@ def test_the_status_follows_the_log(run: Path) -> None:
     assert found.train is not None and found.train["loss"] == 2.0 and found.validation is None
     log.write("event", 7, event="continued")
     assert read_status(run).state == "training"
-    log.write("event", 9, event="at the loss asked for")
-    assert read_status(run).state == "at the loss asked for"
+    for word in ("loss-reached", "at the loss asked for"):  # the second is of logs of before
+        log.write("event", 9, event=word)
+        assert (read_status(run).state, read_status(run).outcome) == ("ended", Outcome.LOSS_REACHED)
     update_control(run, {"stop_at_loss": None})  # such a run may be continued

@@ -77,7 +77,7 @@ def test_ids_and_roles_of_the_special_tokens(trained: tuple[Path, TokenizerTrain
 def test_training_is_deterministic_whatever_the_threads(
     corpus: Corpus, trained: tuple[Path, TokenizerTrainingReport], tmp_path: Path
 ) -> None:
-    train_tokenizer(corpus, SMALL.changed(threads=2), tmp_path / "again")
+    train_tokenizer(corpus, SMALL.replace(threads=2), tmp_path / "again")
     assert hash_file(tmp_path / "again" / "tokenizer.json") == hash_file(trained[0] / "tokenizer.json")
 
 
@@ -137,7 +137,7 @@ def test_a_foreign_folder_is_never_replaced(corpus: Corpus, tmp_path: Path) -> N
 
 def test_an_earlier_tokenizer_is_replaced(corpus: Corpus, tmp_path: Path) -> None:
     train_tokenizer(corpus, SMALL, tmp_path / "out")
-    report = train_tokenizer(corpus, SMALL.changed(vocab_size=470), tmp_path / "out")
+    report = train_tokenizer(corpus, SMALL.replace(vocab_size=470), tmp_path / "out")
     assert report.vocab_size == len(load_tokenizer(tmp_path / "out")) == 470
 
 
@@ -202,7 +202,7 @@ def test_sample_is_spread_seeded_and_full() -> None:
     numbers = sample_numbers(config)
     assert len(numbers) == 2000
     assert numbers == sorted(set(numbers)) == sample_numbers(config)
-    assert numbers != sample_numbers(config.changed(seed=43))
+    assert numbers != sample_numbers(config.replace(seed=43))
     tenths = Counter(number // 2000 for number in numbers)
     assert len(tenths) == 10
     assert all(150 < count < 250 for count in tenths.values()), tenths

@@ -14,17 +14,17 @@ import torch
 from mm_rec.models.forward import layers_are_compiled
 from mm_rec.models.presets import build, preset
 from mm_rec.training.compilation import compile_for_training
-from mm_rec.training.config import TrainingConfig
+from mm_rec.training.section import ResolvedTrainSection
 from mm_rec.training.objectives import next_token
 
 model = build(preset("tiny").config(50, num_hidden_layers=1, hidden_size=64), seed=0)
-config = TrainingConfig(steps=1, seq_len=16, micro_batch=2, learning_rate=0.1, precision="float32")
+config = ResolvedTrainSection(steps=1, seq_len=16, batch_size=2, learning_rate=0.1, precision="float32")
 before = torch.get_rng_state()
 print(compile_for_training(model, config, print), layers_are_compiled(model))
 assert torch.equal(before, torch.get_rng_state())
 assert all(parameter.grad is None for parameter in model.parameters())
 ids = torch.arange(32).view(2, 16)
-next_token(torch.float32)(model, {"input_ids": ids, "labels": ids})[0].backward()
+next_token(torch.float32)(model, {"input_ids": ids, "labels": ids})["loss"].total.backward()
 """
 
 

@@ -17,7 +17,7 @@ from mm_rec.models.loading import load_model
 from mm_rec.runs.control import update_control
 from mm_rec.runs.metrics_log import CONTROL_EVENT, read_metrics
 from mm_rec.training.checkpoint import Checkpoints
-from mm_rec.training.trainer import Training
+from mm_rec.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def events(run: Path) -> list[str]:
     return [record["event"] for record in records(run, "event")]
 
 
-def said(training: Training) -> str:
+def said(training: Trainer) -> str:
     return "\n".join(training.reporter.said)  # type: ignore[attr-defined]
 
 
@@ -83,21 +83,21 @@ def test_a_run_stops_at_the_mean_loss_of_three_steps_and_not_at_a_lucky_batch(
         run, objective=dictated([2.0, 2.0, 0.1, 2.0, 1.0, 0.9, 1.0, 0.5]), optimizer="adamw",
         validate=lambda model: {"loss": float(measured.append(1) or len(measured))},
     )  # fmt: skip
-    assert fit(training) == "at the loss asked for"
+    assert fit(training) == "loss-reached"
     assert training.state.step == 7 and measured == [1]  # a run that ends is measured
-    assert events(run)[-1] == "at the loss asked for"
+    assert events(run)[-1] == "loss-reached"
     checkpoint = Checkpoints(run / "checkpoints", 2).load_newest(print)
     assert checkpoint is not None and checkpoint.step == 7
-    assert fit(trainings.resumed(run)) == "at the loss asked for"  # and it takes no step more
+    assert fit(trainings.resumed(run)) == "loss-reached"  # and it takes no step more
     update_control(run, {"stop_at_loss": None})
     again = trainings.resumed(run)
     assert fit(again) == "finished" and again.state.step == 12
 
 
 def test_a_limit_of_the_recipe_holds_until_it_is_taken_back(trainings: SmallTrainings, run: Path) -> None:
-    assert fit(trainings.new(run, stop_at_loss=100.0)) == "at the loss asked for"
+    assert fit(trainings.new(run, stop_at_loss=100.0)) == "loss-reached"
     update_control(run, {"max_learning_rate": 0.001})
-    assert fit(trainings.resumed(run, stop_at_loss=100.0)) == "at the loss asked for"
+    assert fit(trainings.resumed(run, stop_at_loss=100.0)) == "loss-reached"
     update_control(run, {"stop_at_loss": None})
     assert fit(trainings.resumed(run, stop_at_loss=100.0)) == "finished"
 
@@ -105,7 +105,7 @@ def test_a_limit_of_the_recipe_holds_until_it_is_taken_back(trainings: SmallTrai
 def test_a_run_stops_when_the_epochs_asked_for_were_read(trainings: SmallTrainings, run: Path) -> None:
     training = trainings.new(run, steps=100)
     update_control(run, {"stop_at_epoch": 1})
-    assert fit(training) == "at the epoch asked for"
+    assert fit(training) == "epoch-reached"
     step = training.state.step
     assert training.batches.epoch(step) == 1 and training.batches.epoch(step - 1) == 0
     assert "epoch 1 has been read" in said(training)

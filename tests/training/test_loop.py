@@ -23,17 +23,19 @@ from mm_rec.models.mmrec.window import rotary
 from mm_rec.models.presets import build, preset
 from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.training.checkpoint import Checkpoints
-from mm_rec.training.config import TrainingConfig
 from mm_rec.training.interrupt import StopRequest
-from mm_rec.training.objectives import next_token
-from mm_rec.training.schedule import learning_rate
-from mm_rec.training.trainer import Training, over_fitting
+from mm_rec.training.loop_state import LoopState
+from mm_rec.training.objectives import SumCount, next_token
+from mm_rec.training.optim import OptimizerSet
+from mm_rec.training.schedule import SHAPES, learning_rate
+from mm_rec.training.section import ResolvedTrainSection
+from mm_rec.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 BASE = {
     "steps": 6,
     "seq_len": 16,
-    "micro_batch": 4,
+    "batch_size": 4,
     "learning_rate": 0.003,
     "precision": "float32",
     "seed": 5,
@@ -53,16 +55,18 @@ def training(
     tokenizer: PreTrainedTokenizerBase,
     model: PreTrainedModel | None = None,
     **changes: object,
-) -> Training:
+) -> Trainer:
     extra = {key: changes.pop(key) for key in ("validate", "objective", "reporter") if key in changes}
-    config = TrainingConfig(**{**BASE, **changes})
-    batches = PackedBatches(corpus, config.seq_len, config.micro_batch, config.accumulation, config.seed)
+    config = ResolvedTrainSection(**{**BASE, **changes})
+    batches = PackedBatches(corpus, config.seq_len, config.batch_size, config.accumulation, config.seed)
     objective = extra.pop("objective", next_token(torch.float32))
     reporter = extra.pop("reporter", Said())
-    return Training(model or tiny(), tokenizer, batches, objective, config, run, reporter, **extra)
+    model = model or tiny()
+    optimizer = OptimizerSet(model, config)
+    return Trainer(model, tokenizer, optimizer, batches, objective, config, run, reporter, **extra)
 
 
-def fit(run: Training) -> str:
+def fit(run: Trainer) -> str:
     with StopRequest(lambda text: None) as stop:
         return run.fit(stop)
 
@@ -77,7 +81,7 @@ def test_accumulation_equals_one_batch(
     for rows, times in ((8, 1), (4, 2), (1, 8)):
         model = tiny(name).double()
         run = training(
-            corpus, tmp_path / f"{rows}", word_tokenizer, model, optimizer=optimizer, micro_batch=rows,
+            corpus, tmp_path / f"{rows}", word_tokenizer, model, optimizer=optimizer, batch_size=rows,
             accumulation=times, objective=float64_objective(),
         )  # fmt: skip
         kept: dict[str, torch.Tensor] = {}
@@ -104,7 +108,7 @@ def float64_objective():
 
     def objective(model, batch):
         total = chunked_cross_entropy(hidden_states(model, batch), lm_head_of(model), batch["labels"])
-        return total, int((batch["labels"][:, 1:] != -100).sum()), {}
+        return {"loss": SumCount(total, int((batch["labels"][:, 1:] != -100).sum()))}
 
     return objective
 
@@ -121,7 +125,7 @@ def test_packed_rows_train_as_documents_alone(name: str, corpus: Corpus) -> None
             alone.append({key: batch[key][row : row + 1, place] for key in ("input_ids", "labels")})
     for batches in ([batch], alone):
         model = tiny(name).double()
-        total = sum(objective(model, one)[0] for one in batches)
+        total = sum(objective(model, one)["loss"].total for one in batches)
         total.backward()
         gradients.append((total.detach(), {n: p.grad for n, p in model.named_parameters()}))
     assert relative(gradients[0][0], gradients[1][0]) < 1e-9
@@ -140,7 +144,7 @@ class Losses(Said):
         self.losses.append(values["loss"])
 
 
-def losses_of(run: Training) -> list[float]:
+def losses_of(run: Trainer) -> list[float]:
     """Train to the end; returns the loss of every step."""
     run.reporter = reporter = Losses()
     fit(run)
@@ -309,8 +313,8 @@ def test_a_non_finite_loss_stops_before_the_step(
     def objective(model, batch):
         nonlocal calls
         calls += 1
-        loss, count, values = next_token(torch.float32)(model, batch)
-        return loss * (math.nan if calls == 3 else 1.0), count, values
+        loss = next_token(torch.float32)(model, batch)["loss"]
+        return {"loss": SumCount(loss.total * (math.nan if calls == 3 else 1.0), loss.count)}
 
     run = training(corpus, tmp_path, word_tokenizer, objective=objective)
     with pytest.raises(TrainingStopped, match=r"step 3: .*nan.*--learning-rate 0\.0015"):
@@ -334,9 +338,9 @@ def test_best_model_early_stopping_and_over_fitting(
     best = load_model(tmp_path / "best")
     assert not torch.equal(best.model.embed_tokens.weight, run.model.model.embed_tokens.weight)
     assert Checkpoints(tmp_path / "checkpoints", 2).steps()[-1].name == "step-00000008"
-    assert over_fitting([(3.0, 2.0), (2.0, 2.1), (1.0, 2.2)])
-    assert not over_fitting([(3.0, 2.0), (2.0, 2.1), (2.5, 2.2)])
-    assert not over_fitting([(3.0, 2.0), (2.0, 1.9), (1.0, 2.2)])
+    assert LoopState(history=[(3.0, 2.0), (2.0, 2.1), (1.0, 2.2)]).over_fitting
+    assert not LoopState(history=[(3.0, 2.0), (2.0, 2.1), (2.5, 2.2)]).over_fitting
+    assert not LoopState(history=[(3.0, 2.0), (2.0, 1.9), (1.0, 2.2)]).over_fitting
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -380,7 +384,7 @@ def test_gradient_checkpointing_and_compilation_keep_the_losses(
 
 def test_schedules() -> None:
     def rates(schedule: str, **changes: object) -> list[float]:
-        config = TrainingConfig(
+        config = ResolvedTrainSection(
             **{**BASE, "steps": 11, "warmup_steps": 2, "learning_rate": 1.0, "schedule": schedule, **changes}
         )
         return [learning_rate(step, config) for step in range(11)]
@@ -403,7 +407,7 @@ def test_no_step_has_the_rate_0() -> None:
     for schedule in ("cosine", "linear", "wsd", "constant"):
         for warmup in range(4):
             for steps in range(max(1, warmup), 8):
-                config = TrainingConfig(
+                config = ResolvedTrainSection(
                     **{
                         **BASE,
                         "steps": steps,
@@ -434,3 +438,13 @@ def test_a_metrics_file_cut_short_is_read_up_to_the_cut(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "st')
     assert read_metrics(path) == [{"kind": "train", "step": 1}]
+
+
+def test_a_schedule_of_another_package_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "square", lambda progress, section: (1 - progress) ** 2)
+    config = ResolvedTrainSection(
+        **{**BASE, "steps": 11, "learning_rate": 1.0, "min_lr_ratio": 0.2, "schedule": "square"}
+    )
+    assert learning_rate(5, config) == pytest.approx(0.2 + 0.8 * 0.25)
+    with pytest.raises(ValueError, match="there are cosine, linear, wsd, constant"):
+        ResolvedTrainSection(**{**BASE, "schedule": "sine"})

@@ -11,7 +11,7 @@ from mm_rec.data.corpus import Corpus
 from mm_rec.runs.metrics_log import PLAN_EVENT, read_metrics
 from mm_rec.runs.status import read_status
 from mm_rec.training.time_limit import TimeLimit
-from mm_rec.training.trainer import Training
+from mm_rec.training.trainer import Trainer
 from tests.small_trainings import Killed, SmallTrainings, at, fit, kill
 
 
@@ -65,7 +65,7 @@ class Clock:
     def __init__(self, step: float, validation: float) -> None:
         self.now, self.step, self.validation = 0.0, step, validation
 
-    def drive(self, training: Training, event: Callable[[str, int], None] | None = None) -> Training:
+    def drive(self, training: Trainer, event: Callable[[str, int], None] | None = None) -> Trainer:
         """Let a training live by this clock."""
 
         def on_event(moment: str, step: int) -> None:
@@ -97,10 +97,10 @@ def test_a_slow_run_ends_in_time_with_the_rate_of_the_end(trainings: SmallTraini
     assert clock.now == pytest.approx(66.0, rel=0.1)
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     planned = [record["steps"] for record in records if record.get("event") == PLAN_EVENT]
-    assert planned and planned[-1] == training.state.step == training.config.steps < 32
+    assert planned and planned[-1] == training.state.step == training.section.steps < 32
     assert read_status(tmp_path / "run").steps == training.state.step
     rates = [record["lr"] for record in records if record["kind"] == "train"]
-    assert rates[-1] == pytest.approx(0.1 * training.config.learning_rate)
+    assert rates[-1] == pytest.approx(0.1 * training.section.learning_rate)
     validations = [record for record in records if record["kind"] == "validation"]
     assert validations[-1]["step"] == training.state.step and validations[-1]["seconds"] == 4.0
     assert any("steps instead of 60 fit into the time asked for" in text for text in training.reporter.said)  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ def test_a_slow_run_ends_in_time_with_the_rate_of_the_end(trainings: SmallTraini
 def test_a_killed_run_takes_the_steps_of_before_whatever_the_clock_says(
     trainings: SmallTrainings, tmp_path: Path
 ) -> None:
-    def lived(run: Path, seconds: float, event: Callable[[str, int], None] | None = None) -> Training:
+    def lived(run: Path, seconds: float, event: Callable[[str, int], None] | None = None) -> Trainer:
         training = trainings.new(run, steps=40, checkpoint_every=1000, log_every=1)
         training.time_limit = TimeLimit(60.0)
         clock = Clock(seconds, validation=0.0)

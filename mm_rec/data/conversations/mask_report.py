@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.rendering import (
-    TrainOn,
     conversation_text,
     encode_texts,
     render_with_spans,
     select_loss_spans,
 )
+from mm_rec.data.sections import TrainOn
 from mm_rec.errors import DataError
 from mm_rec.runs.jinja_templates import jinja_environment
 from mm_rec.tokenizers.assistant_format import eot_token_ids

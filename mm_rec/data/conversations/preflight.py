@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -13,16 +13,14 @@ from mm_rec.data.conversations.conversation import ChatMessage, Conversation
 from mm_rec.data.conversations.issues import Fix, Issue
 from mm_rec.data.conversations.rendering import (
     TokenizedExample,
-    TrainOn,
     encode_texts,
     prompt_text,
     render,
     render_batch,
 )
+from mm_rec.data.sections import TooLong, TrainOn
 from mm_rec.errors import ConfigError, DataError, TokenizerError
 from mm_rec.tokenizers.assistant_format import assistant_format, eot_token_ids
-
-TooLong = Literal["refuse", "turns"]
 
 
 @dataclass(slots=True)

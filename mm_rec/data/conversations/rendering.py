@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
+from mm_rec.data.sections import TrainOn
 from mm_rec.errors import DataError, TokenizerError, UserError
 from mm_rec.tokenizers.assistant_format import AssistantFormat, assistant_format
 from mm_rec.tokenizers.chat_template import TEMPLATES, has_generation_markers, require_template
@@ -24,7 +25,6 @@ from mm_rec.tokenizers.loading import encoder, special_token_pattern
 from mm_rec.tokenizers.template_rendering import Span, common_prefix_length, render_messages
 from mm_rec.tokenizers.tool_call_format import ToolCallFormat
 
-TrainOn = Literal["all", "last"]
 _ENCODE_BATCH = 1024  # conversations encoded at once
 
 

@@ -117,7 +117,7 @@ def sampling_per_choice(sampling: SamplingParams, n: int | None, most: int) -> l
         )
     if sampling.seed is None:
         return [sampling] * (n or 1)
-    return [sampling.changed(seed=(sampling.seed + number) % 2**63) for number in range(n or 1)]
+    return [sampling.replace(seed=(sampling.seed + number) % 2**63) for number in range(n or 1)]
 
 
 def resolve_max_tokens(

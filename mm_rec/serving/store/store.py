@@ -29,10 +29,10 @@ from mm_rec.serving.store.tables import (
     ID_PATTERN,
     SESSION_FILE_PATTERN,
     ApiKey,
+    DailyUsage,
     OwnedMixin,
     SavedSession,
     StoredResponse,
-    TokenUsage,
     new_id,
 )
 
@@ -107,23 +107,23 @@ class Store:
         with self._sessions.begin() as session:
             return session.scalar(statement)
 
-    # TokenUsage
+    # DailyUsage
 
     def count_usage(self, owner: str | None, day: date, prompt_tokens: int, completion_tokens: int) -> None:
         """Add one request and its tokens to a day of a key."""
         added = {"requests": 1, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
         dialect = sqlite if is_sqlite(self._engine) else postgresql
-        statement = dialect.insert(TokenUsage).values(key_id=owner or "", day=day, **added)
-        sums = {name: getattr(TokenUsage, name) + getattr(statement.excluded, name) for name in added}
+        statement = dialect.insert(DailyUsage).values(key_id=owner or "", day=day, **added)
+        sums = {name: getattr(DailyUsage, name) + getattr(statement.excluded, name) for name in added}
         with self._sessions.begin() as session:
             session.execute(statement.on_conflict_do_update(index_elements=["key_id", "day"], set_=sums))
             if owner is not None:
                 session.execute(update(ApiKey).where(ApiKey.id == owner).values(last_used=_now()))
 
-    def usage(self, owner: str | None, day: date) -> TokenUsage:
+    def usage(self, owner: str | None, day: date) -> DailyUsage:
         """What a key used on a day; zeros where it did nothing."""
         with self._sessions() as session:
-            return session.get(TokenUsage, (owner or "", day)) or TokenUsage(
+            return session.get(DailyUsage, (owner or "", day)) or DailyUsage(
                 key_id=owner or "", day=day, requests=0, prompt_tokens=0, completion_tokens=0
             )
 

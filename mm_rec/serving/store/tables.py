@@ -75,7 +75,7 @@ class ApiKey(Base):
     tokens_per_day: Mapped[int | None]
 
 
-class TokenUsage(Base):
+class DailyUsage(Base):
     """What one key used on one day (UTC)."""
 
     __tablename__ = "mmrec_usage"

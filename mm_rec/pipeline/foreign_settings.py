@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mm_rec.errors import ConfigError
-from mm_rec.pipeline.recipe import LoraSection
+from mm_rec.pipeline.former_recipes import is_former, upgrade
+from mm_rec.pipeline.sections import LoraSection
 from mm_rec.runs.files import read_json
-from mm_rec.training.config import Optimizer
+from mm_rec.training.section import Optimizer
 
 PARAMETERS = "training_parameters.json"
 # Of one run, what it learnt from or what followed from it; not to be copied to another.
 _OWN = (
+    "kind",
+    "name",
+    "given",
     "start_from",
-    "start_adapter",
+    "seed",
     "data",
     "validation",
     "steps",
@@ -65,17 +69,22 @@ NAMES = [
     Name(("lora_name",), "", "the run's name: --name"),
     Name(("always_override",), "", "a run is never overwritten; go on with --resume or --start-adapter"),
     Name(("model_name_or_path", "base_model"), "start_from"),
-    Name(("adapter_name_or_path",), "start_adapter"),
-    Name(("lora_rank", "lora_r", "r"), "rank"),
-    Name(("lora_alpha",), "alpha"),
-    Name(("lora_dropout",), "dropout"),
-    Name(("lora_RS", "use_rslora"), "rslora", convert=bool),
+    Name(("adapter_name_or_path", "start_adapter"), "adapter.start_from"),
+    Name(("lora_rank", "lora_r", "r", "rank"), "adapter.rank"),
+    Name(("lora_alpha", "alpha"), "adapter.alpha"),
+    Name(("lora_dropout", "dropout"), "adapter.dropout"),
+    Name(("lora_RS", "use_rslora", "rslora"), "adapter.rslora", convert=bool),
     Name(("lora_RS_alpha",), "", "alpha serves both"),
-    Name(("use_dora",), "dora", convert=bool),
-    Name(("pissa_init",), "init", convert=lambda value: "pissa" if value else "zero"),
-    Name(("loraplus_lr_ratio",), "lora_plus", convert=lambda value: _none_if_zero(value) or 1.0),
-    Name(("training_projection", "lora_target", "target_modules"), "targets", "q-v is q+v", _targets),
-    Name(("lora_modulessave", "additional_target", "modules_to_save"), "train_head", "embedding and head", bool),
+    Name(("use_dora", "dora"), "adapter.dora", convert=bool),
+    Name(("pissa_init",), "adapter.init", convert=lambda value: "pissa" if value else "zero"),
+    Name(("loraplus_lr_ratio", "lora_plus"), "adapter.lora_plus", convert=lambda value: _none_if_zero(value) or 1.0),
+    Name(
+        ("training_projection", "lora_target", "target_modules", "targets"), "adapter.targets", "q-v is q+v", _targets
+    ),
+    Name(
+        ("lora_modulessave", "additional_target", "modules_to_save", "train_head"), "adapter.train_head",
+        "embedding and head", bool,
+    ),
     Name(("micro_batch_size", "per_device_train_batch_size"), "batch_size", "rows; several examples may share one"),
     Name(("grad_accumulation", "gradient_accumulation_steps"), "accumulation"),
     Name(("num_train_epochs",), "epochs"),
@@ -161,8 +170,9 @@ def read_parameters(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """
     file = path / PARAMETERS if path.is_dir() else path
     values = read_json(file)
-    if isinstance(values.get("lora"), dict):
-        return {key: value for key, value in values["lora"].items() if key not in _OWN and value is not None}
+    stages = upgrade(values)["stages"] if is_former(values) else values.get("stages")
+    if isinstance(stages, list):
+        return _of_run(stages, file)
     if not values.keys() & _BY_NAME.keys():
         raise ConfigError(f"{file}: these are no parameters of an adapter (neither ours nor Training PRO's)")
     known = {key: value for key, value in values.items() if value not in (None, "None", "")}
@@ -176,6 +186,16 @@ def read_parameters(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         if key in found:
             found[key] = float(found[key]) or None
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _of_run(stages: list[dict[str, Any]], file: Path) -> dict[str, Any]:
+    """The settings of a run of ours that made an adapter, but for what is its own."""
+    section = next((stage for stage in stages if stage.get("kind") == "lora"), None)
+    if section is None:
+        raise ConfigError(f"{file}: this run made no adapter")
+    kept = {key: value for key, value in section.items() if key not in _OWN and value is not None}
+    adapter = {key: value for key, value in (kept.get("adapter") or {}).items() if key != "start_from"}
+    return {**kept, "adapter": adapter} if adapter else kept
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:

@@ -16,17 +16,17 @@ from mm_rec.data.mixture import group_sources
 from mm_rec.data.split import plan_split
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.evaluation.finetune_eval import prompt_of_last_answer
-from mm_rec.pipeline.examples import Examples, longest_allowed
-from mm_rec.pipeline.recipe import SftSection
+from mm_rec.pipeline.finetune_data import Examples, longest_allowed
+from mm_rec.pipeline.sections import FinetuneSection
 from mm_rec.tokenizers.chat_template import known_chat_template
-from mm_rec.training.trainer import Reporter
+from mm_rec.training.interfaces import Reporter
 
 Pairs = list[tuple[Conversation, TokenizedExample]]
 Pair = TypeVar("Pair", bound=tuple[object, TokenizedExample])  # what was read, and what the model reads
 
 
 def read_conversation_examples(
-    section: SftSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, reporter: Reporter
+    section: FinetuneSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, reporter: Reporter
 ) -> Examples:
     """Read, check and split everything; raises DataError that lists every problem once, with nothing trained."""
     if not section.data:
@@ -41,7 +41,7 @@ def read_conversation_examples(
     first = section.data[0]
     held = reader.read(section.validation, first.format, first.fields) if section.validation else []
     reader.finish(reporter)
-    train, held = sides(train, held, section)
+    train, held = train_val_split(train, held, section)
     layout = known_chat_template(tokenizer)
     return Examples(
         train={name: [one for _, one in pairs] for name, pairs in train.items()},
@@ -53,8 +53,8 @@ def read_conversation_examples(
     )
 
 
-def sides(
-    train: dict[str, list[Pair]], held: list[Pair], section: SftSection
+def train_val_split(
+    train: dict[str, list[Pair]], held: list[Pair], section: FinetuneSection
 ) -> tuple[dict[str, list[Pair]], list[Pair]]:
     """Training by source, and what is held out: given files, or a share by the hash of the text."""
     if section.validation:
@@ -78,7 +78,9 @@ def sides(
 class _Reader:
     """Reads sources one after the other and gathers everything that is wrong with them."""
 
-    def __init__(self, section: SftSection, tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
+    def __init__(
+        self, section: FinetuneSection, tokenizer: PreTrainedTokenizerBase, context: int | None
+    ) -> None:
         self.section, self.tokenizer, self.context = section, tokenizer, context
         self.issues: list[Issue] = []
         self.fixes: list[Fix] = []

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.data.batches import PackedBatches
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.mixture import (
-    DEFAULT_SOURCE,
     MAX_EPOCHS,
     Mixture,
     MixtureBatches,
@@ -23,22 +22,23 @@ from mm_rec.data.mixture import (
     plan_mixture,
 )
 from mm_rec.data.prepare import PreparedCorpus, is_prepared, open_prepared, plan_groups, prepare_corpus
+from mm_rec.data.sections import DEFAULT_SOURCE, DataSection
 from mm_rec.data.streaming import StreamingBatches, StreamSource, first_held_out, plan_streams
 from mm_rec.errors import ConfigError, VocabularyTooLarge
 from mm_rec.models.loading import find_model
 from mm_rec.models.presets import ModelSize, preset
 from mm_rec.pipeline.contamination import check_contamination
-from mm_rec.pipeline.derive import budget_warning
-from mm_rec.pipeline.recipe import DataSection, Recipe
+from mm_rec.pipeline.resolve import budget_warning
+from mm_rec.pipeline.sections import PretrainSection
 from mm_rec.tokenizers.loading import fingerprint, load_tokenizer
 from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer
-from mm_rec.training.config import TrainingConfig
-from mm_rec.training.trainer import Batches, Reporter
+from mm_rec.training.interfaces import Batches, Reporter
+from mm_rec.training.section import ResolvedTrainSection, tokens_per_step
 
 
 @dataclass(frozen=True, slots=True)
-class RunText:
-    """What a run reads: by name, corpora that are on the disk, or else streams; and the tokenizer of both."""
+class PretrainData:
+    """The data of a pre-training run: by name, corpora on the disk, or else streams; and the tokenizer of both."""
 
     data: DataSection
     tokenizer: PreTrainedTokenizerBase
@@ -53,39 +53,39 @@ class RunText:
             return None
         return {name: prepared.train.tokens for name, prepared in self.corpora.items()}
 
-    def mixture(self, config: TrainingConfig) -> Mixture:
+    def mixture(self, section: ResolvedTrainSection) -> Mixture:
         """Which source each row of the run comes from; with one source, always that one."""
         sizes = {name: prepared.train.text_bytes for name, prepared in self.corpora.items()}
         sizes = sizes or {name: stream.size() for name, stream in self.streams.items()}
         if not all(sizes.values()):  # a server did not say
             sizes = dict.fromkeys(sizes, 1)
-        data, rows = self.data, config.micro_batch * config.accumulation
-        return plan_mixture(sizes, data.sources, data.temperature, data.stages, config.steps, rows)
+        data, rows = self.data, section.batch_size * section.accumulation
+        return plan_mixture(sizes, data.sources, data.temperature, data.phases, section.steps, rows)
 
-    def batches(self, config: TrainingConfig) -> Batches:
+    def batches(self, section: ResolvedTrainSection) -> Batches:
         """The run's batches from its first step on."""
-        sizes = (config.seq_len, config.micro_batch, config.accumulation, config.seed)
+        sizes = (section.seq_len, section.batch_size, section.accumulation, section.seed)
         if self.streams:
             rows = self.data.shuffle_rows
             return StreamingBatches(
-                self.streams, self.mixture(config), self.tokenizer, *sizes, rows, self.say
+                self.streams, self.mixture(section), self.tokenizer, *sizes, rows, self.say
             )
         corpora = {name: prepared.train for name, prepared in self.corpora.items()}
         if len(corpora) == 1:
             return PackedBatches(next(iter(corpora.values())), *sizes)
-        return MixtureBatches(corpora, self.mixture(config), *sizes)
+        return MixtureBatches(corpora, self.mixture(section), *sizes)
 
-    def held_out(self, config: TrainingConfig, folder: Path) -> dict[str, Corpus]:
+    def held_out(self, section: ResolvedTrainSection, folder: Path) -> dict[str, Corpus]:
         """The validation corpus of each source, or the one of separate files; those of streams are made in `folder`."""
         if self.streams:
-            return self._stream_held_out(config, folder)
+            return self._stream_held_out(section, folder)
         corpora = {name: prepared.validation for name, prepared in self.corpora.items()}
         different = {corpus.fingerprint: corpus for corpus in corpora.values()}
         # Separate files are the same for all sources, and are measured once.
         return {DEFAULT_SOURCE: next(iter(different.values()))} if len(different) == 1 else corpora
 
-    def _stream_held_out(self, config: TrainingConfig, folder: Path) -> dict[str, Corpus]:
-        tokens = config.validation_rows * config.seq_len // len(self.streams)
+    def _stream_held_out(self, section: ResolvedTrainSection, folder: Path) -> dict[str, Corpus]:
+        tokens = section.validation_rows * section.seq_len // len(self.streams)
         texts = {name: first_held_out(one, self.tokenizer, tokens) for name, one in self.streams.items()}
         if self.data.validation:
             texts = {DEFAULT_SOURCE: next(iter(self.streams.values())).texts("validation")}
@@ -97,14 +97,14 @@ class RunText:
             corpora[name].require_tokenizer(fingerprint(self.tokenizer))
         return corpora
 
-    def longest(self, config: TrainingConfig) -> int:
+    def longest(self, section: ResolvedTrainSection) -> int:
         """Tokens of the longest document that the model reads: a row."""
-        return config.seq_len
+        return section.seq_len
 
-    def describe(self, config: TrainingConfig, size: ModelSize) -> list[str]:
-        """What is read of each of several sources, a line each, and warnings."""
-        lines = self._shares(config)
-        tokens = config.steps * config.tokens_per_step
+    def describe(self, section: ResolvedTrainSection, size: ModelSize) -> list[str]:
+        """Describe the share of each of several sources, a line each, with warnings."""
+        lines = self._shares(section)
+        tokens = section.steps * tokens_per_step(section)
         epochs = 0.0 if self.tokens is None else tokens / sum(self.tokens.values())
         if epochs > MAX_EPOCHS:
             lines.append(
@@ -114,15 +114,15 @@ class RunText:
         warning = budget_warning(size, tokens)
         return lines if warning is None else [*lines, warning]
 
-    def _shares(self, config: TrainingConfig) -> list[str]:
+    def _shares(self, section: ResolvedTrainSection) -> list[str]:
         names = [*self.corpora, *self.streams]
         if len(names) < 2:
             return []
-        rows = config.steps * config.micro_batch * config.accumulation
-        return describe_mixture(self.mixture(config), rows, config.seq_len, self.tokens)
+        rows = section.steps * section.batch_size * section.accumulation
+        return describe_mixture(self.mixture(section), rows, section.seq_len, self.tokens)
 
     def record(self) -> dict[str, Any]:
-        """Where the text came from, for the run's lineage."""
+        """Return the provenance of the text, for the run's lineage."""
         records = {
             name: {
                 "train_corpus": prepared.train.fingerprint,
@@ -135,11 +135,11 @@ class RunText:
             return next(iter(records.values()))
         return {"sources": records or {name: stream.record() for name, stream in self.streams.items()}}
 
-    def card_lines(self, config: TrainingConfig) -> list[str]:
+    def card_lines(self, section: ResolvedTrainSection) -> list[str]:
         """The text in a few lines, for the model card."""
         lines = [_stream_line(name, stream) for name, stream in self.streams.items()]
         lines += [_corpus_line(prepared) for prepared in self.corpora.values()]
-        return [*lines, *self._shares(config)]
+        return [*lines, *self._shares(section)]
 
 
 def _files(files: list[str]) -> str:
@@ -162,16 +162,16 @@ def _stream_line(name: str, stream: StreamSource) -> str:
     )
 
 
-def read_text(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
+def read_text(section: PretrainSection, run: Path, reporter: Reporter) -> PretrainData:
     """The text of a run and its tokenizer: made, or found finished; raises UserError for what cannot be used."""
-    data = recipe.data
-    check_mixture(data.sources, data.temperature, data.stages)
+    data = section.data
+    check_mixture(data.sources, data.temperature, data.phases)
     for name in data.benchmarks:
         if not Path(name).exists():
             raise ConfigError(f"data.benchmarks: there is no file or folder {name!r}. Check the name")
     if not data.sources and data.prepared is None:
         raise ConfigError("no text to train on: name files or folders, for example `mmrec pretrain books/`")
-    text = _streamed(recipe, run, reporter) if data.streaming else _on_disk(recipe, run, reporter)
+    text = _streamed(section, run, reporter) if data.streaming else _on_disk(section, run, reporter)
     for prepared in text.corpora.values():
         for corpus in (prepared.train, prepared.validation):
             corpus.require_tokenizer(fingerprint(text.tokenizer))
@@ -188,9 +188,9 @@ def read_text(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
     return text
 
 
-def _on_disk(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
+def _on_disk(section: PretrainSection, run: Path, reporter: Reporter) -> PretrainData:
     """Corpora that are prepared already, and those that are made for this run."""
-    data, source = recipe.data, tokenizer_source(recipe)
+    data, source = section.data, tokenizer_source(section)
     groups = group_sources(data.sources) if data.prepared is None else {DEFAULT_SOURCE: [data.prepared]}
     ready = {
         name: Path(paths[0])
@@ -204,7 +204,7 @@ def _on_disk(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
     finished = all(is_prepared(folder) for folder in made.values())
     if finished and (source is not None or (run / "tokenizer").is_dir()):
         tokenizer = load_tokenizer(source or run / "tokenizer")
-        return RunText(
+        return PretrainData(
             data, tokenizer, {name: open_prepared(place) for name, place in folders.items()}, {}, reporter.say
         )
     plans = plan_groups(
@@ -222,19 +222,19 @@ def _on_disk(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
     def texts() -> Iterator[str]:
         return itertools.chain.from_iterable(plan.texts("train") for plan in plans.values())
 
-    tokenizer = _tokenizer(recipe, source, texts, run, reporter)
+    tokenizer = _tokenizer(section, source, texts, run, reporter)
     corpora = {
         name: prepare_corpus(plans[name], tokenizer, place, parse_specials=data.parse_specials)
         if name in made
         else open_prepared(place)
         for name, place in folders.items()
     }
-    return RunText(data, tokenizer, corpora, {}, reporter.say)
+    return PretrainData(data, tokenizer, corpora, {}, reporter.say)
 
 
-def _streamed(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
+def _streamed(section: PretrainSection, run: Path, reporter: Reporter) -> PretrainData:
     """Streams of the sources; a tokenizer that is not given is trained on the beginning of their text."""
-    data, section = recipe.data, recipe.pretrain
+    data = section.data
     if data.prepared is not None:
         raise ConfigError(
             "data.prepared is on the disk already and cannot be streamed: leave out one of the two"
@@ -272,8 +272,8 @@ def _streamed(recipe: Recipe, run: Path, reporter: Reporter) -> RunText:
             _beginning(stream.texts("train"), limit) for stream in streams.values()
         )
 
-    tokenizer = _tokenizer(recipe, tokenizer_source(recipe), texts, run, reporter)
-    return RunText(data, tokenizer, {}, streams, reporter.say)
+    tokenizer = _tokenizer(section, tokenizer_source(section), texts, run, reporter)
+    return PretrainData(data, tokenizer, {}, streams, reporter.say)
 
 
 def _beginning(texts: Iterator[str], size: int) -> Iterator[str]:
@@ -286,15 +286,19 @@ def _beginning(texts: Iterator[str], size: int) -> Iterator[str]:
         yield text
 
 
-def tokenizer_source(recipe: Recipe) -> Path | None:
-    """Where an existing tokenizer lies: named, or that of the model to continue."""
-    if recipe.tokenizer.path is not None:
-        return Path(recipe.tokenizer.path)
-    return None if recipe.model.start_from is None else find_model(recipe.model.start_from)
+def tokenizer_source(section: PretrainSection) -> Path | None:
+    """Return the folder of an existing tokenizer: named, or that of the model to continue."""
+    if section.tokenizer.path is not None:
+        return Path(section.tokenizer.path)
+    return None if section.model.start_from is None else find_model(section.model.start_from)
 
 
 def _tokenizer(
-    recipe: Recipe, source: Path | None, texts: Callable[[], Iterator[str]], run: Path, reporter: Reporter
+    section: PretrainSection,
+    source: Path | None,
+    texts: Callable[[], Iterator[str]],
+    run: Path,
+    reporter: Reporter,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that is given, or the run's own: there, or trained on the texts.
 
@@ -303,17 +307,17 @@ def _tokenizer(
     out = run / "tokenizer"
     if source is None and not out.is_dir():
         config = TokenizerConfig(
-            vocab_size=recipe.tokenizer.vocab_size or preset(recipe.model.size).vocab_size,
-            threads=recipe.pretrain.threads,
-            seed=recipe.seed,
+            vocab_size=section.tokenizer.vocab_size or preset(section.model.size).vocab_size,
+            threads=section.threads,
+            seed=section.seed or 0,
         )
         try:
             report = train_tokenizer(texts, config, out)
         except VocabularyTooLarge as error:
-            if recipe.tokenizer.vocab_size is not None:
+            if section.tokenizer.vocab_size is not None:
                 raise
             # The preset's size was nobody's wish: the largest that the text can fill does as well.
-            report = train_tokenizer(texts, config.changed(vocab_size=error.largest), out)
+            report = train_tokenizer(texts, config.replace(vocab_size=error.largest), out)
         reporter.say(
             f"tokenizer: {report.vocab_size:,} pieces; {report.proof.lines:,} lines encoded as SentencePiece does, "
             "0 differ, all decoded exactly"

@@ -1,0 +1,62 @@
+"""The kind `evaluate`: a model → how well it predicts texts, and what it writes. What `mmrec evaluate text` does."""
+
+from __future__ import annotations
+
+from mm_rec.config import Section, setting
+from mm_rec.errors import ConfigError
+from mm_rec.pipeline.kinds import Artifacts, StageContext, StageKind, StageResult
+from mm_rec.runs.metrics import Outcome
+from mm_rec.sources.documents import find_files, read_documents
+
+
+class EvaluateSection(Section):
+    """Which model is measured, and on what."""
+
+    model: str | None = setting(None, "A run or model folder, or a stage (default: the newest model).")
+    text: list[str] = setting(list, "Files or folders to predict; each is a row of its own.", option="")
+    text_field: str = setting("text", "Field of .jsonl rows.")
+    context: list[int] = setting(list, "Tokens that the model sees at most (default: 512).", option="")
+    prompts: list[str] = setting(
+        list, "Texts to continue (default: two each in English and Turkish).", option=""
+    )
+    max_new_tokens: int = setting(100, "The most tokens to write.", ge=1)
+
+
+def _connect(section: EvaluateSection, made: Artifacts) -> EvaluateSection:
+    return section.replace(model=made.find(section.model, "model") or made.latest("model"))
+
+
+def _require(section: EvaluateSection, first: bool) -> None:
+    if section.model is None and first:
+        raise ConfigError("no model to evaluate: name one in model, a run or a model folder")
+    for name in section.text:
+        find_files([name])
+
+
+def _run(kind: StageKind, section: EvaluateSection, context: StageContext) -> StageResult:
+    from mm_rec.evaluation.perplexity import evaluate_text
+    from mm_rec.evaluation.report import TextResult, make_report
+    from mm_rec.evaluation.samples import DEFAULT_PROMPTS, generate_samples  # these bring torch
+    from mm_rec.inference.engine import Engine
+    from mm_rec.inference.sampler import SamplingParams
+    from mm_rec.models.loading import load_model_and_tokenizer
+
+    _require(section, first=True)
+    assert section.model is not None
+    model, tokenizer = load_model_and_tokenizer(section.model)
+    engine = Engine(model)
+    contexts = sorted(set(section.context)) or [min(512, engine.context_limit or 512)]
+    results = []
+    for name in section.text:
+        texts = [document.text for document in read_documents([name], text_field=section.text_field)]
+        results += [TextResult(name, size, evaluate_text(model, tokenizer, texts, size)) for size in contexts]
+    sampling = SamplingParams(max_new_tokens=section.max_new_tokens, seed=context.seed)
+    samples = list(generate_samples(engine, tokenizer, section.prompts or DEFAULT_PROMPTS, sampling))
+    report = make_report(model, section.model, results, samples)
+    written = report.write(context.run)
+    context.keep(section, {})
+    context.reporter.say(f"evaluated {section.model}: {', '.join(str(path) for path in written)}")
+    return StageResult(Outcome.FINISHED, made={"report": written[0]})
+
+
+KIND = StageKind("evaluate", EvaluateSection, run=_run, connect=_connect, require=_require)

@@ -1,0 +1,41 @@
+"""The kind `pretrain`: text → tokenizer → corpus → model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mm_rec.pipeline.kinds import Artifacts, StageKind, train
+from mm_rec.pipeline.sections import PretrainSection
+
+if TYPE_CHECKING:
+    from mm_rec.pipeline.train import TrainingContext, TrainingJob
+
+
+def _prepare(section: PretrainSection, context: TrainingContext) -> TrainingJob:
+    from mm_rec.pipeline.pretrain import prepare_pretraining  # it brings torch
+
+    return prepare_pretraining(section, context)
+
+
+def _connect(section: PretrainSection, made: Artifacts) -> PretrainSection:
+    """Text of a cleaning stage and the tokenizer of another, where none is named; a model by the stage's name."""
+    data, tokenizer, model = section.data, section.tokenizer, section.model
+    corpus = made.latest("corpus")
+    if corpus is not None and not data.sources and data.prepared is None:
+        data = data.replace(sources=[corpus])
+    trained = made.latest("tokenizer") if tokenizer.vocab_size is None else None
+    tokenizer = tokenizer.replace(path=made.find(tokenizer.path, "tokenizer") or trained)
+    model = model.replace(start_from=made.find(model.start_from, "model"))
+    adapter = section.adapter
+    if adapter is not None:
+        adapter = adapter.replace(start_from=made.find(adapter.start_from, "adapter"))
+    return section.replace(data=data, tokenizer=tokenizer, model=model, adapter=adapter)
+
+
+KIND = StageKind(
+    "pretrain",
+    PretrainSection,
+    run=train,
+    prepare=_prepare,
+    connect=_connect,
+)
