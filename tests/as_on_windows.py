@@ -183,7 +183,7 @@ def text_to_answers() -> None:
         ["pretrain", "--resume", "runs/tiny"],
         ["sft", "chats.jsonl", "--from", "runs/tiny", "--steps", "4"],
         ["generate", "runs/sft", "--prompt", "Bir gun", "--max-new-tokens", "4"],
-        ["evaluate", "runs/sft", "--text", "text/0.txt", "--max-new-tokens", "4", "--out", "report"],
+        ["evaluate", "text", "runs/sft", "text/0.txt", "--max-new-tokens", "4", "--out", "report"],
         ["runs", "show", "runs/sft"],
     ):
         status = run(command)

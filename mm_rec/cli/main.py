@@ -11,7 +11,6 @@ from mm_rec import __version__
 from mm_rec.cli import (
     chat,
     data,
-    evaluate,
     generate,
     keys,
     merge,
@@ -21,6 +20,7 @@ from mm_rec.cli import (
     serve,
     tokenizer,
 )
+from mm_rec.cli.evaluate.app import app as evaluate_app
 from mm_rec.cli.lazy import LazyGroup
 from mm_rec.terminal import run_app
 
@@ -65,7 +65,7 @@ app.command()(merge.merge)
 app.command(name="run")(runs.run_recipe)
 app.add_typer(runs.app, name="runs", help="Look at runs, and steer them while they train.")
 app.command(name="verify-resume")(runs.verify_resume)
-app.command()(evaluate.evaluate)
+app.add_typer(evaluate_app, name="evaluate", help="Measure a model.")
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(serve.serve)

@@ -9,6 +9,7 @@ from rich.table import Table
 def models() -> None:
     """List the presets: parameters, what a conversation costs in memory and arithmetic, how much text they want."""
     from mm_rec.models.presets import PRESETS, measure, minimum_tokens
+    from mm_rec.models.traits import traits_of
 
     table = Table(title="Presets", caption=_CAPTION, caption_justify="left")
     for column in (
@@ -30,7 +31,7 @@ def models() -> None:
             f"{config.hidden_size:,} × {config.num_hidden_layers}",
             f"{config.vocab_size:,}",
             f"{size.state_bytes / 1e6:.2f} MB"
-            if size.state_bytes
+            if traits_of(config).constant_state
             else f"+{size.cache_bytes_per_token / 1e3:.1f} kB/token",
             f"{size.flops_per_token / 1e6:,.1f} M",
             f"{minimum_tokens(size.parameters) / 1e6:,.0f} M tokens",

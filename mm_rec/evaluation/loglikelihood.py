@@ -21,6 +21,7 @@ from mm_rec.errors import DataError
 from mm_rec.inference.generate import encode_prompt, encode_rendered, encode_text
 from mm_rec.models.cross_entropy import IGNORE_INDEX, token_losses
 from mm_rec.models.forward import Batch, hidden_states, lm_head_of
+from mm_rec.models.traits import traits_of
 
 BATCH_TOKENS = 4096
 _ROW_TOKENS = 256  # longer rows make attention dearer, shorter ones leave more of them unfilled
@@ -90,7 +91,7 @@ def loglikelihoods(
     Where there is no context the first token is not predicted. Memory holds about `batch_tokens` tokens, or one
     request. Raises DataError for a continuation that is longer than `max_length`, or has nothing to predict.
     """
-    limit: int | None = max_length or getattr(model.config, "max_position_embeddings", None)
+    limit = max_length or traits_of(model.config).context_limit
     texts = (_truncate(number, request, limit) for number, request in enumerate(requests, start=1))
     for group in _groups(texts, batch_tokens):
         yield from _score(model, group)

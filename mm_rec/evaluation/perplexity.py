@@ -28,6 +28,7 @@ from mm_rec.data.corpus import Corpus
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.models.cross_entropy import IGNORE_INDEX, token_losses
 from mm_rec.models.forward import Batch, hidden_states, lm_head_of
+from mm_rec.models.traits import traits_of
 from mm_rec.tokenizers.loading import bos_ids, encode_documents, token_byte_lengths
 
 BATCH_TOKENS = 8192
@@ -157,7 +158,7 @@ def _require_context(model: PreTrainedModel, context: int) -> None:
         raise ConfigError(
             f"the context is {context} tokens; it must be 2 or more, so that a token has one before it"
         )
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = traits_of(model.config).context_limit
     if limit is not None and context > limit:
         raise ConfigError(
             f"the context is {context:,} tokens and this model reads at most {limit:,}. Choose a smaller one"

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from mm_rec.evaluation.perplexity import TextScores
 from mm_rec.evaluation.samples import GeneratedSample
 from mm_rec.models.presets import measure
+from mm_rec.models.traits import traits_of
 from mm_rec.runs.files import write_json, write_text
 
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
@@ -103,7 +104,7 @@ def model_info(model: PreTrainedModel, path: Path | str) -> ModelInfo:
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
-        context_limit=getattr(config, "max_position_embeddings", None),
+        context_limit=traits_of(config).context_limit,
         state_bytes=size.state_bytes,
         cache_bytes_per_token=size.cache_bytes_per_token,
     )

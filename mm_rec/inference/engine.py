@@ -41,6 +41,7 @@ from mm_rec.models.states import (
     require_cache_support,
     save_state,
 )
+from mm_rec.models.traits import traits_of
 
 PREFILL_CHUNK_TOKENS = 512
 MAX_KERNEL_TOKENS = 64  # up to here the kernels are the faster form of reading
@@ -79,8 +80,7 @@ class Engine:
     @property
     def context_limit(self) -> int | None:
         """The most tokens that a session can hold; None where there is no limit, as with MM-Rec."""
-        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
-        return limit
+        return traits_of(self.model.config).context_limit
 
     def session(self, adapters: Mapping[str, float] | None = None) -> Session:
         """An empty session that reads with these adapters, by name and weight (default: those applied now)."""

@@ -7,7 +7,7 @@ tokens shows. docs/models.md has what was tested of these and all other families
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 from transformers import PreTrainedConfig
 
@@ -17,6 +17,8 @@ ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 NO_WINDOW = 2**31 - 1  # tokens: of a layer without a window
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
+# How a layer mixes tokens: transformers' attention, or MM-Rec's memories and windows.
+Mixer = Literal["attention", "memory", "window"]
 # Names of the norms in a layer: before attention, after it, before the MLP, after it. None where there is none.
 Norms = tuple[str | None, str | None, str | None, str | None]
 _BEFORE: Norms = ("input_layernorm", None, "post_attention_layernorm", None)
@@ -31,10 +33,12 @@ class UnsupportedModelError(Exception):
 
 
 @dataclass(frozen=True)
-class Traits:
-    """The traits of a model beside its matrices."""
+class KernelTraits:
+    """What the kernels must know of a model beside its matrices."""
 
     norms: Norms
+    mixers: list[Mixer]  # of each layer
+    head_dim: int
     norm_offset: float = 0.0  # norms multiply by this plus their weight
     activation: str = "silu"  # transformers' name
     windows: list[int] = field(default_factory=list)  # tokens that each layer sees
@@ -82,10 +86,11 @@ _NEUTRAL_SETTINGS = """
 """
 
 
-def traits_of(config: PreTrainedConfig) -> Traits:
-    """Return the traits of a model with this configuration; raises UnsupportedModelError for what is not known."""
+def kernel_traits(config: PreTrainedConfig) -> KernelTraits:
+    """What the kernels must know of a model with this configuration; raises UnsupportedModelError for what is new."""
     if isinstance(config, MMRecConfig):
-        return Traits(norms=("mixer_norm", None, "mlp_norm", None))
+        norms: Norms = ("mixer_norm", None, "mlp_norm", None)
+        return KernelTraits(norms, mixers=cast(list[Mixer], config.layer_types), head_dim=config.head_dim)
     family = _FAMILIES.get(config.model_type)
     if family is None:
         raise UnsupportedModelError(f"models of the kind {config.model_type!r}")
@@ -117,10 +122,12 @@ def _activation(config: Any, own: set[str]) -> str:
     return name
 
 
-def _traits(config: Any, family: _Family, activation: str) -> Traits:
+def _traits(config: Any, family: _Family, activation: str) -> KernelTraits:
     read = {name: getattr(config, name) for name in family.settings}
-    return Traits(
+    return KernelTraits(
         norms=family.norms,
+        mixers=["attention"] * config.num_hidden_layers,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         norm_offset=family.norm_offset,
         activation=activation,
         windows=_windows(read.get("sliding_window"), read.get("layer_types"), config.num_hidden_layers),

@@ -13,6 +13,7 @@ from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.mmrec.state import MemoryState
 
 Batch = dict[str, Tensor]
+CarriedState = MemoryState  # what goes on from row to row in training
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -89,8 +90,8 @@ def _packing_unsupported(model: PreTrainedModel) -> CheckpointError:
 
 
 def stateful_hidden_states(
-    model: PreTrainedModel, batch: Batch, state: MemoryState | None
-) -> tuple[Tensor, MemoryState]:
+    model: PreTrainedModel, batch: Batch, state: CarriedState | None
+) -> tuple[Tensor, CarriedState]:
     """Return `hidden_states` of a batch that continues a state, and the state after it, detached.
 
     A row whose first document is the one that the state has read last goes on with it; all others start anew. Padding
@@ -105,7 +106,7 @@ def stateful_hidden_states(
         past_key_values=state,
         use_cache=True,
     )
-    after: MemoryState = out.past_key_values
+    after: CarriedState = out.past_key_values
     for name, tensor in after.tensors.items():
         after[name] = tensor.detach()
     return out.last_hidden_state, after

@@ -16,6 +16,7 @@ from mm_rec.data.prompt_formats import load_prompt_format, render_rows
 from mm_rec.data.split import plan_end_split, plan_split
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.finetune_eval import prompt_of_example
+from mm_rec.models.traits import traits_of
 from mm_rec.pipeline.conversation_examples import read_conversation_examples, train_val_split
 from mm_rec.pipeline.finetune_data import Examples, longest_allowed
 from mm_rec.pipeline.sections import FinetuneSection
@@ -147,7 +148,7 @@ class _Text:
         self, section: FinetuneSection, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
     ) -> None:
         self.section, self.tokenizer = section, tokenizer
-        limit = getattr(config, "max_position_embeddings", None)
+        limit = traits_of(config).context_limit
         self.chunking = section.text_slices
         if limit is not None and self.chunking.chunk_length > limit:
             raise ConfigError(

@@ -20,6 +20,7 @@ from mm_rec.models.adapters import Adapters
 from mm_rec.models.forward import require_packing_support
 from mm_rec.models.loading import find_model, load_model_and_tokenizer
 from mm_rec.models.resize import align_special_tokens, resize_token_embeddings
+from mm_rec.models.traits import traits_of
 from mm_rec.pipeline.adapter import adapter_settings, attach_adapter
 from mm_rec.pipeline.base_text import base_text
 from mm_rec.pipeline.examples import learns_conversations, learns_rows, read_examples
@@ -269,7 +270,7 @@ class _Validation:
 
     def _text_bits(self, model: PreTrainedModel) -> float:
         assert self.text is not None
-        limit = getattr(model.config, "max_position_embeddings", None) or _TEXT_SEQ_LEN
+        limit = traits_of(model.config).context_limit or _TEXT_SEQ_LEN
         seq_len = max(2, min(_TEXT_SEQ_LEN, limit, self.text.tokens))
         batch = max(1, self.settings.batch_size * self.settings.seq_len // seq_len)
         return evaluate_corpus(

@@ -26,8 +26,8 @@ from mm_rec.data.prepare import PreparedCorpus
 from mm_rec.data.split import LARGE_VALIDATION_SHARE
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.finetune_eval import SamplePrompt
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import ModelSize
+from mm_rec.models.traits import traits_of
 from mm_rec.pipeline.resolve import batch_shape
 from mm_rec.pipeline.sections import FinetuneSection
 from mm_rec.training.interfaces import Batches, Reporter
@@ -221,14 +221,15 @@ def plan_rows(
         text=text,
         seq_len=seq_len,
         accumulation=_accumulation(section, config, examples.train, seq_len, reporter),
-        fold_rows=not isinstance(config, MMRecConfig),  # its reading costs the same in rows of any length
+        fold_rows=not traits_of(config).linear_time,
     )
 
 
 def _row_length(section: FinetuneSection, config: PreTrainedConfig, lengths: Sequence[int]) -> int:
     """The row length that fits the conversations; rows of text must be within the model's context."""
-    limit = getattr(config, "max_position_embeddings", None) if section.text_share else None
-    return choose_seq_len(lengths, isinstance(config, MMRecConfig), limit)
+    traits = traits_of(config)
+    limit = traits.context_limit if section.text_share else None
+    return choose_seq_len(lengths, traits.carries_state, limit)
 
 
 def _accumulation(
@@ -254,12 +255,13 @@ def _accumulation(
 
 def longest_allowed(section: FinetuneSection, config: PreTrainedConfig) -> int | None:
     """The most tokens of an example: asked for, the model's limit, or none."""
-    limit: int | None = getattr(config, "max_position_embeddings", None)
+    traits = traits_of(config)
+    limit = traits.context_limit
     if section.max_length is not None and limit is not None and section.max_length > limit:
         raise ConfigError(
             f"--max-length {section.max_length:,} is over this model's context of {limit:,} tokens"
         )
-    if isinstance(config, MMRecConfig):
+    if traits.carries_state:
         return section.max_length or _MOST_ROWS * max(MAX_CARRIED_SEQ_LEN, section.seq_len or 0)
     # Without a state an example must stand whole in a row.
     limits = [one for one in (section.max_length, section.seq_len, limit) if one is not None]

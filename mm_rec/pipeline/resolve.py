@@ -11,7 +11,6 @@ from transformers import PreTrainedConfig
 
 from mm_rec.data.mixture import MAX_EPOCHS
 from mm_rec.errors import ConfigError
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import ModelSize, minimum_tokens
 from mm_rec.training.section import TrainSection
 
@@ -246,10 +245,3 @@ def require_memory(
             "Choose a smaller --size or --batch-size, or --gradient-checkpointing"
         )
     return needed
-
-
-def state_text(model: PreTrainedConfig, size: ModelSize) -> str:
-    """One line on what the model remembers, for people."""
-    if isinstance(model, MMRecConfig):
-        return f"{size.state_bytes / 1e6:.2f} MB of state, however long the text"
-    return f"{size.cache_bytes_per_token / 1e3:.1f} kB of cache for each token read"

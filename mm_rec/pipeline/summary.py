@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from mm_rec.config import load_yaml
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.presets import ModelSize
-from mm_rec.pipeline.resolve import state_text
+from mm_rec.models.traits import traits_of
 from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.runs.files import write_json, write_text
 from mm_rec.runs.metrics import MetricSpec, Outcome, best_record, outcome_sentence
@@ -23,7 +23,7 @@ _WHOLE = (
     "library_name: transformers\n",
     """    mmrec chat {run}
     mmrec generate {run} --prompt "…"
-    mmrec evaluate {run} --text FILE
+    mmrec evaluate text {run} FILE
 
 `final/` (the last weights) and `best/` (the lowest validation loss) are complete Hugging Face folders.""",
 )
@@ -38,7 +38,6 @@ that of the lowest validation loss, `checkpoint-…-loss-…` those at which the
 what model it belongs to, `training_prompt.json` how its examples are written: ask in the same way.""",
 )
 _STOPPED = "This run was stopped before its end: `--resume` goes on, and then this card says how to use what it made."
-_FAMILIES = {"mmrec": "An MM-Rec", "llama": "A LLaMA-like"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +124,10 @@ def _model_card(result: RunResult, log: dict[str, Any]) -> str:
     seconds, ended = f"{log['train_runtime']:,.0f}", outcome_sentence(result.outcome)
     adapters = adapters_of(model)
     head, use = _WHOLE if adapters is None else _ADAPTER
-    kind = _FAMILIES.get(model.config.model_type, "A")
+    traits = traits_of(model.config)
     what = (
-        f"{kind} language model of {size.parameters:,} parameters, trained with MM-Rec.\n"
-        f"It remembers by {state_text(model.config, size)}."
+        f"{traits.label} language model of {size.parameters:,} parameters, trained with MM-Rec.\n"
+        f"It remembers by {traits.state_text(size)}."
         if adapters is None
         else f"A LoRA adapter for `{log['base_model_name']}` ({log['base_model_class']}, {size.parameters:,} "
         f"parameters), trained with MM-Rec.\n{adapters.description}"

@@ -16,6 +16,7 @@ from mm_rec.errors import ConfigError
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.loading import save_model
 from mm_rec.models.presets import ModelSize, measure
+from mm_rec.models.traits import traits_of
 from mm_rec.pipeline.kinds import StageContext, StageKind, StageResult
 from mm_rec.pipeline.resolve import (
     Facts,
@@ -24,7 +25,6 @@ from mm_rec.pipeline.resolve import (
     require_memory,
     resolve,
     resolve_batch,
-    state_text,
     steps_without_pace,
 )
 from mm_rec.pipeline.summary import RunResult, write_summary
@@ -206,7 +206,7 @@ def _begin(
     precision = choose_precision(section.precision, device)
     peak = measure_peak_flops(precision.dtype, device)
     reporter.say(
-        f"{model.config.model_type} with {size.parameters:,} parameters; {state_text(model.config, size)}"
+        f"{model.config.model_type} with {size.parameters:,} parameters; {traits_of(model.config).state_text(size)}"
     )
     if adapters_of(model) is not None:
         reporter.say(f"{_trained(model):,} parameters are trained, in an adapter; the model stays as it is")
@@ -343,7 +343,7 @@ def _check(
 ) -> None:
     """Everything that could go wrong later and can be known now."""
     config = job.model.config
-    limit, longest = getattr(config, "max_position_embeddings", None), job.data.longest(settings)
+    limit, longest = traits_of(config).context_limit, job.data.longest(settings)
     if limit is not None and longest > limit:
         raise ConfigError(f"{longest:,} tokens at a time are over this model's context of {limit:,} tokens")
     needed = _require_memory(settings, size, job.model)

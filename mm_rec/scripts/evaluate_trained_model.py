@@ -3,7 +3,7 @@
     python mm_rec/scripts/evaluate_trained_model.py --checkpoint checkpoints/tiny/final_checkpoint.pt \
         --test-text "The quick brown fox jumps over the lazy dog." --prompt "Machine learning" --max-length 100
 
-`mmrec evaluate` does the same for whole files.
+`mmrec evaluate text` does the same for whole files.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-_CONTEXT = 512  # tokens; a test text of the command line is rarely longer
 
 
 @app.command()
@@ -39,10 +37,8 @@ def evaluate_trained_model(
     """Perplexity and token accuracy of a text, continuations of prompts, and what they say of the model."""
     from rich.console import Console
 
-    from mm_rec.evaluation.perplexity import evaluate_text
-    from mm_rec.evaluation.report import TextResult, make_report
     from mm_rec.evaluation.report_console import render_report
-    from mm_rec.evaluation.samples import DEFAULT_PROMPTS, generate_samples
+    from mm_rec.evaluation.text_eval import TextSource, evaluate_texts
     from mm_rec.inference.engine import Engine
     from mm_rec.inference.sampler import SamplingParams
     from mm_rec.models.loading import load_model_and_tokenizer
@@ -50,11 +46,15 @@ def evaluate_trained_model(
     values = {"max_new_tokens": max_length, "temperature": temperature, "seed": seed}
     sampling = SamplingParams.read(values, where="options")
     model, tokenizer = load_model_and_tokenizer(checkpoint)
-    engine = Engine(model)
-    context = min(_CONTEXT, engine.context_limit or _CONTEXT)
-    result = TextResult("test text", context, evaluate_text(model, tokenizer, [test_text], context))
-    samples = list(generate_samples(engine, tokenizer, prompt or DEFAULT_PROMPTS, sampling))
-    Console().print(render_report(make_report(model, checkpoint, [result], samples)))
+    report = evaluate_texts(
+        Engine(model),
+        tokenizer,
+        checkpoint,
+        [TextSource("test text", [test_text])],
+        sampling,
+        prompts=prompt or (),
+    )
+    Console().print(render_report(report))
 
 
 if __name__ == "__main__":

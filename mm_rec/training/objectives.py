@@ -15,8 +15,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mm_rec.models.cross_entropy import IGNORE_INDEX, chunked_cross_entropy
-from mm_rec.models.forward import Batch, document_lengths, hidden_states, lm_head_of, stateful_hidden_states
-from mm_rec.models.mmrec.state import MemoryState
+from mm_rec.models.forward import (
+    Batch,
+    CarriedState,
+    document_lengths,
+    hidden_states,
+    lm_head_of,
+    stateful_hidden_states,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ def carried_next_token(dtype: torch.dtype) -> Objective:
 
     Gradients end where a row ends (truncated back-propagation through time). For models with a state of constant size.
     """
-    state: MemoryState | None = None
+    state: CarriedState | None = None
 
     def objective(model: PreTrainedModel, batch: Batch) -> Sums:
         nonlocal state

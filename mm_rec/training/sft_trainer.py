@@ -29,6 +29,7 @@ from mm_rec.inference.generate import encode_rendered, stop_ids
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.cross_entropy import IGNORE_INDEX
 from mm_rec.models.resize import align_special_tokens, resize_token_embeddings
+from mm_rec.models.traits import traits_of
 from mm_rec.runtime import choose_precision
 from mm_rec.tokenizers.assistant_format import AssistantReply, assistant_format
 from mm_rec.tokenizers.chat_template import prepare_for_chat
@@ -95,7 +96,7 @@ class SFTTrainer:
         """The conversation as one row: `input_ids` and `labels` (1, T) int64."""
         if issues := check_conversation(conversation, self.tokenizer.all_special_tokens):
             raise IssueError(issues)
-        limit = getattr(self.model.config, "max_position_embeddings", None) or self.config.max_length
+        limit = traits_of(self.model.config).context_limit or self.config.max_length
         most = min(limit, self.config.max_length)
         checked = preflight(self.tokenizer, [conversation], max_length=most, too_long="turns")
         if checked.issues:

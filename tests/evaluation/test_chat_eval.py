@@ -12,7 +12,7 @@ import torch
 from playwright.sync_api import Browser
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.cli.evaluate_chat import evaluate_chat_files
+from mm_rec.cli.evaluate.chat import evaluate_chat_files
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import chat_prompt_ids, render
 from mm_rec.errors import CheckpointError, ConfigError, DataError

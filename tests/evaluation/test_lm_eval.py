@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mm_rec.cli.evaluate_tasks import evaluate_tasks
+from mm_rec.cli.evaluate.tasks import evaluate_tasks
 from mm_rec.errors import ConfigError, DataError, TokenizerError
 from mm_rec.evaluation.lm_eval_adapter import MMRecLM, _known_tasks, run_tasks
 from mm_rec.inference.generate import encode_prompt

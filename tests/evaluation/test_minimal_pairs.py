@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.cli.evaluate_pairs import evaluate_pairs
+from mm_rec.cli.evaluate.pairs import evaluate_pairs
 from mm_rec.errors import DataError
 from mm_rec.evaluation.minimal_pairs import MinimalPair, read_pairs, score_pairs
 from mm_rec.sources.problems import Problem

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine
 from mm_rec.inference.native.decoder import decoder_for
 from mm_rec.inference.sampler import SamplingParams
-from mm_rec.models.families import UnsupportedModelError, traits_of
+from mm_rec.models.families import UnsupportedModelError, kernel_traits
 from mm_rec.models.loading import load_model
 
 NEW = 60  # tokens
@@ -119,7 +119,7 @@ def test_a_setting_that_the_kernels_do_not_know_is_named(
     config = tiny_config(family)
     fresh = type(config)(**{**config.to_dict(), **changes})
     with pytest.raises(UnsupportedModelError) as refusal:
-        traits_of(fresh)
+        kernel_traits(fresh)
     assert str(refusal.value) == what
 
 

@@ -52,8 +52,7 @@ def test_prepared_data_tokenizer_and_evaluation_by_separate_commands(
     assert run(["pretrain", *arguments]) == 0
     assert list(Path("runs/run/tensorboard").iterdir())
     assert (
-        run(["evaluate", "runs/run", "--text", str(text_file), "--context", "64", "--max-new-tokens", "3"])
-        == 0
+        run(["evaluate", "text", "runs/run", str(text_file), "--context", "64", "--max-new-tokens", "3"]) == 0
     )
     assert "bits" in capsys.readouterr().out
     assert run(["generate", "runs/run", "--prompt", "One day", "--max-new-tokens", "3"]) == 0

@@ -521,13 +521,15 @@ def test_evaluation_asks_for_lists_as_the_adapter_learnt_them_and_names_what_was
     run_stage(recipe(base, text, steps=1), run, listener)
     words = tmp_path / "words.csv"
     words.write_text("word\n" + "\n".join(WORDS) + "\n", encoding="utf-8")
-    options = ["--list-format", str(words), "--limit", "2", "--max-new-tokens", "8", "--training", str(text)]
+    options = [str(words), "--limit", "2", "--max-new-tokens", "8", "--training", str(text)]
     report = tmp_path / "report"
-    assert command(["evaluate", str(base), "--adapter", str(run), *options, "--out", str(report)]) == 0
+    assert (
+        command(["evaluate", "list", str(base), "--adapter", str(run), *options, "--out", str(report)]) == 0
+    )
     assert "asked as ### Instruction: … ### Response:" in " ".join(capsys.readouterr().out.split())
     values = json.loads((report / "list_format.json").read_text())
     assert values["model"] == f"{base} + {run}" and values["words"] == str(words) and values["answers"] == 2
-    assert command(["evaluate", str(base), *options]) == 0
+    assert command(["evaluate", "list", str(base), *options]) == 0
     assert "asked as a chat" in " ".join(capsys.readouterr().out.split())
 
 

@@ -342,7 +342,7 @@ def test_the_commands(
     assert "train_on" in capsys.readouterr().err
     assert command(["sft", "--resume", "runs/talk"]) == 0
     assert (
-        command(["evaluate", "runs/talk", "--chat", str(chats), "--limit", "5", "--max-new-tokens", "5"]) == 0
+        command(["evaluate", "chat", "runs/talk", str(chats), "--limit", "5", "--max-new-tokens", "5"]) == 0
     )
     assert "chrF" in capsys.readouterr().out
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mm_rec.inference.native.program import GROUP, Activation, LoraTable, Program, quantize_int8
-from mm_rec.models.families import NO_WINDOW, UnsupportedModelError, traits_of
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.families import NO_WINDOW, UnsupportedModelError, kernel_traits
 
 
 class GraphBuilder:
@@ -24,7 +23,7 @@ class GraphBuilder:
     def __init__(self, model: PreTrainedModel, max_rows: int, threads: int, int8: bool = False) -> None:
         self.config: Any = model.config
         self.dtype = next(model.parameters()).dtype
-        self._traits = traits_of(self.config)
+        self._traits = kernel_traits(self.config)
         self._require(model)
         self._int8 = int8
         self.adapted: list[
@@ -34,7 +33,7 @@ class GraphBuilder:
         self._state_tensors = 0  # of the state, so far
         self._rotary_tables: dict[str, tuple[Tensor, Tensor]] = {}  # cosines and sines of a kind of layer
         body: Any = model.base_model
-        self._buffers(body.layers[0])
+        self._buffers()
         self._embed(body.embed_tokens)
         for number, layer in enumerate(body.layers):
             self._layer(layer, number, body)
@@ -51,10 +50,9 @@ class GraphBuilder:
         if model.device.type != "cpu":
             raise UnsupportedModelError(f"the device {model.device.type}")
 
-    def _buffers(self, layer: Any) -> None:
+    def _buffers(self) -> None:
         """Those that every layer uses anew; parts of one buffer where a family has one matrix for them."""
-        config, buffer = self.config, self.program.buffer
-        head_dim = layer.self_attn.head_dim if hasattr(layer, "self_attn") else config.head_dim
+        config, buffer, head_dim = self.config, self.program.buffer, self._traits.head_dim
         self._x, self._normed = buffer(config.hidden_size), buffer(config.hidden_size)
         self.logits = buffer(config.vocab_size)
         width, narrow = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
@@ -62,8 +60,8 @@ class GraphBuilder:
         self._q, self._k, self._v = self._qkv.split([width, narrow, narrow], dim=1)
         self._gate_up = buffer(2 * config.intermediate_size)
         self._gate, self._up = self._gate_up.chunk(2, dim=1)
-        if isinstance(config, MMRecConfig):
-            self._mmrec_buffers()
+        if "memory" in self._traits.mixers:
+            self._memory_buffers()
 
     # --- parts that all families have ---------------------------------------------------------------------------------
 
@@ -78,12 +76,16 @@ class GraphBuilder:
     def _layer(self, layer: Any, number: int, body: Any) -> None:
         before, after, before_mlp, after_mlp = (name and getattr(layer, name) for name in self._traits.norms)
         x = self._residual_input(before)
-        if isinstance(self.config, MMRecConfig):
-            y, out = self._mixer(layer.mixer, x)
-        else:
-            y, out = self._attention(layer.self_attn, x, number, body.rotary_emb)
+        y, out = self._mix(layer, x, number, body)
         self._add_to_residual(y, out, after)
         self._mlp(layer.mlp, self._residual_input(before_mlp), after_mlp)
+
+    def _mix(self, layer: Any, x: Tensor, number: int, body: Any) -> tuple[Tensor, Any]:
+        """What a layer makes of x and the tokens before it, before the output matrix; and that matrix."""
+        mixer = self._traits.mixers[number]
+        if mixer == "attention":
+            return self._attention(layer.self_attn, x, number, body.rotary_emb)
+        return self._memory(layer.mixer, x) if mixer == "memory" else self._window(layer.mixer, x)
 
     def _residual_input(self, norm: Any) -> Tensor:
         """The residual stream, normed where there is a norm."""
@@ -168,7 +170,7 @@ class GraphBuilder:
     # --- transformers' families ---------------------------------------------------------------------------------------
 
     def _attention(self, attention: Any, x: Tensor, number: int, rotary: Any) -> tuple[Tensor, Any]:
-        """Its output before the output matrix, and that matrix."""
+        """As `_mix`."""
         rope = (
             self._layer_rotary(rotary, number) if getattr(attention, "use_rope", True) else None
         )  # SmolLM 3
@@ -185,7 +187,7 @@ class GraphBuilder:
 
     # --- MM-Rec -------------------------------------------------------------------------------------------------------
 
-    def _mmrec_buffers(self) -> None:
+    def _memory_buffers(self) -> None:
         config = self.config
         self._keys = config.num_memories * config.memory_key_dim
         self._values = config.num_memories * config.memory_value_dim
@@ -194,11 +196,13 @@ class GraphBuilder:
         self._write, self._decay = (self.program.buffer(config.num_memories) for _ in range(2))
         self._gates, self._recalled = self.program.buffer(self._values), self.program.buffer(self._values)
 
-    def _mixer(self, mixer: Any, x: Tensor) -> tuple[Tensor, Any]:
-        """Its output before the output matrix, and that matrix."""
-        if hasattr(mixer, "conv_weight"):
-            self._memory_ops(mixer, x)
-            return self._recalled, mixer.o_proj
+    def _memory(self, mixer: Any, x: Tensor) -> tuple[Tensor, Any]:
+        """As `_mix`."""
+        self._memory_ops(mixer, x)
+        return self._recalled, mixer.o_proj
+
+    def _window(self, mixer: Any, x: Tensor) -> tuple[Tensor, Any]:
+        """As `_mix`."""
         size, window = self.config.head_dim, self.config.window
         exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
         rope = self._rotary_table("", self.config.rope_theta**-exponents, 1.0)

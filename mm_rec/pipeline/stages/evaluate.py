@@ -6,7 +6,7 @@ from mm_rec.config import Section, setting
 from mm_rec.errors import ConfigError
 from mm_rec.pipeline.kinds import Artifacts, StageContext, StageKind, StageResult
 from mm_rec.runs.metrics import Outcome
-from mm_rec.sources.documents import find_files, read_documents
+from mm_rec.sources.documents import find_files
 
 
 class EvaluateSection(Section):
@@ -34,25 +34,26 @@ def _require(section: EvaluateSection, first: bool) -> None:
 
 
 def _run(kind: StageKind, section: EvaluateSection, context: StageContext) -> StageResult:
-    from mm_rec.evaluation.perplexity import evaluate_text
-    from mm_rec.evaluation.report import TextResult, make_report
-    from mm_rec.evaluation.samples import DEFAULT_PROMPTS, generate_samples  # these bring torch
+    from mm_rec.evaluation.text_eval import evaluate_texts, text_sources  # these bring torch
     from mm_rec.inference.engine import Engine
     from mm_rec.inference.sampler import SamplingParams
+    from mm_rec.models.forward import require_packing_support
     from mm_rec.models.loading import load_model_and_tokenizer
 
     _require(section, first=True)
     assert section.model is not None
     model, tokenizer = load_model_and_tokenizer(section.model)
-    engine = Engine(model)
-    contexts = sorted(set(section.context)) or [min(512, engine.context_limit or 512)]
-    results = []
-    for name in section.text:
-        texts = [document.text for document in read_documents([name], text_field=section.text_field)]
-        results += [TextResult(name, size, evaluate_text(model, tokenizer, texts, size)) for size in contexts]
-    sampling = SamplingParams(max_new_tokens=section.max_new_tokens, seed=context.seed)
-    samples = list(generate_samples(engine, tokenizer, section.prompts or DEFAULT_PROMPTS, sampling))
-    report = make_report(model, section.model, results, samples)
+    require_packing_support(model)
+    report = evaluate_texts(
+        Engine(model),
+        tokenizer,
+        section.model,
+        text_sources(section.text, section.text_field),
+        SamplingParams(max_new_tokens=section.max_new_tokens, seed=context.seed),
+        contexts=section.context,
+        prompts=section.prompts,
+        say=context.reporter.say,
+    )
     written = report.write(context.run)
     context.keep(section, {})
     context.reporter.say(f"evaluated {section.model}: {', '.join(str(path) for path in written)}")

@@ -1,4 +1,4 @@
-"""`mmrec evaluate MODEL --chat FILE`: how well a model answers, beside given answers."""
+"""`mmrec evaluate chat`: how well a model answers, beside given answers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from mm_rec.cli.evaluate.common import COMMAND, Out, open_model, print_line
+from mm_rec.cli.sampling_options import (
+    Adapter,
+    Device,
+    MaxNewTokens,
+    MinP,
+    ModelPath,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    read_sampling,
+)
 from mm_rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -24,6 +40,58 @@ if TYPE_CHECKING:
 
 _ACROSS = 5  # figures in one table: as many as 80 columns hold
 _COLUMNS = ("bleu", "chrf", "rouge_l", "exact_match", "calls_right", "token_accuracy", "loss", "judge")
+
+
+def chat(
+    model: ModelPath,
+    chat: Annotated[
+        list[str], typer.Argument(metavar="FILES", help="Conversations, as `mmrec sft` reads them.")
+    ],
+    judge_url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible endpoint that marks the answers.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's model.")] = None,
+    judge_key_env: Annotated[
+        str, typer.Option(help="Environment variable with the judge's key.")
+    ] = "OPENAI_API_KEY",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many conversations.")] = None,
+    out: Out = None,
+    adapter: Adapter = None,
+    max_new_tokens: MaxNewTokens = 100,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = 42,
+    device: Device = "auto",
+) -> None:
+    """Compare a model's last answers with the given ones: BLEU, chrF, ROUGE, format, tool calls; a judge on request."""
+    sampling = read_sampling(
+        COMMAND,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
+    loaded, tokenizer, name = open_model(model, adapter, device)
+    evaluate_chat_files(
+        loaded,
+        tokenizer,
+        name,
+        chat,
+        sampling,
+        out,
+        limit=limit,
+        judge_url=judge_url,
+        judge_model=judge_model,
+        judge_key_env=judge_key_env,
+    )
 
 
 def evaluate_chat_files(
@@ -58,7 +126,7 @@ def evaluate_chat_files(
     _print(report, console)
     if out is not None:
         for path in write_chat_report(report, out):
-            console.print(f"Written: {path}", soft_wrap=True, markup=False)
+            print_line(console, f"Written: {path}")
 
 
 @contextlib.contextmanager
@@ -78,9 +146,7 @@ def _judge(url: str | None, model: str | None, key_env: str) -> JudgeConfig | No
         raise ConfigError("a judge needs both --judge-url, its address, and --judge-model, its name there")
     from mm_rec.evaluation.judge import JudgeConfig
 
-    return JudgeConfig.read(
-        {"base_url": url, "model": model, "api_key_env": key_env}, "mmrec evaluate --judge"
-    )
+    return JudgeConfig.read({"base_url": url, "model": model, "api_key_env": key_env}, f"{COMMAND} --judge")
 
 
 def _read(files: Sequence[str], special_tokens: Sequence[str]) -> Sequence[Conversation]:

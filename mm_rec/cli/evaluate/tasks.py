@@ -1,17 +1,39 @@
-"""`mmrec evaluate --tasks`: benchmark tasks of lm-eval, as a table."""
+"""`mmrec evaluate tasks`: benchmark tasks of lm-eval, as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mm_rec.cli.evaluate.common import Out, open_model, write_result
+from mm_rec.cli.sampling_options import Adapter, Device, ModelPath
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def tasks(
+    model: ModelPath,
+    tasks: Annotated[list[str], typer.Argument(metavar="TASKS", help="Tasks of lm-eval, by name.")],
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder of your own lm-eval tasks (its Python runs).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of a task.")] = None,
+    out: Out = None,
+    adapter: Adapter = None,
+    device: Device = "auto",
+) -> None:
+    """Run benchmark tasks of lm-eval."""
+    loaded, tokenizer, _ = open_model(model, adapter, device)
+    console = Console()
+    results = evaluate_tasks(loaded, tokenizer, tasks, console, limit=limit, include_path=include_path)
+    write_result(results, out, "tasks.json", console)
 
 
 def evaluate_tasks(
@@ -21,22 +43,12 @@ def evaluate_tasks(
     console: Console,
     *,
     limit: int | None = None,
-    num_fewshot: int | None = None,
-    chat: bool = False,
     include_path: Path | None = None,
 ) -> dict[str, Any]:
     """Run the tasks, print a row for each figure, and return lm-eval's results; options and errors as `run_tasks`."""
     from mm_rec.evaluation.lm_eval_adapter import run_tasks
 
-    results = run_tasks(
-        model,
-        tokenizer,
-        tasks,
-        limit=limit,
-        num_fewshot=num_fewshot,
-        chat=chat,
-        include_path=include_path,
-    )
+    results = run_tasks(model, tokenizer, tasks, limit=limit, include_path=include_path)
     console.print(_table(results))
     if limit is not None:
         console.print(

@@ -1,14 +1,19 @@
-"""`mmrec evaluate --pairs`: minimal pairs, as a table."""
+"""`mmrec evaluate pairs`: minimal pairs, as a table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from mm_rec.cli.evaluate.common import Out, open_model, write_result
+from mm_rec.cli.sampling_options import Adapter, Device, ModelPath
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +22,22 @@ if TYPE_CHECKING:
     from mm_rec.sources.problems import Problem
 
 _SHOWN_PROBLEMS = 20
+
+
+def pairs(
+    model: ModelPath,
+    pairs: Annotated[
+        list[str], typer.Argument(metavar="PATHS", help="Files or folders of BLiMP, TurBLiMP or XCOPA.")
+    ],
+    out: Out = None,
+    adapter: Adapter = None,
+    device: Device = "auto",
+) -> None:
+    """Score minimal pairs: is the right sentence the likelier one?"""
+    loaded, tokenizer, _ = open_model(model, adapter, device)
+    console = Console()
+    scores = evaluate_pairs(loaded, tokenizer, pairs, console)
+    write_result(asdict(scores), out, "pairs.json", console)
 
 
 def evaluate_pairs(
