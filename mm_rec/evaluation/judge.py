@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import pydantic
 
 from mm_rec.config import Section
-from mm_rec.errors import ConfigError
-from mm_rec.inference.client import import_openai
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from mm_rec.errors import UserError
+from mm_rec.inference.client import ChatClient, ClientConfig, find_url_problem
 
 MAX_SCORE = 10
 _RULES = f"""\
@@ -50,11 +45,8 @@ class JudgeConfig(Section):
     @classmethod
     def _without_secrets(cls, url: str) -> str:
         """Refuse keys in the address, which goes into reports."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("give an address such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("leave keys out of the address: name the environment variable that holds yours")
+        if problem := find_url_problem(url, written_down=True):
+            raise ValueError(problem)
         return url
 
 
@@ -76,29 +68,9 @@ class Verdict:
 
 
 def check_judge(config: JudgeConfig) -> None:
-    """Ask the judge once before the evaluation; raises ConfigError where it cannot be asked."""
+    """Ask the judge once before the evaluation; raises ConfigError or DataError where it does not answer."""
     with _client(config) as client:
-        _check_endpoint(client, config)
-
-
-def _check_endpoint(client: OpenAI, config: JudgeConfig) -> None:
-    openai = import_openai("a judge")
-    try:
-        _ask(client, config, _messages(JudgeCase("user: 2 + 2?", "4", "4")))
-    except openai.APIStatusError as error:
-        remedy = {
-            401: f"put its key into the environment variable {config.api_key_env}",
-            403: f"the key in {config.api_key_env} may not use this model",
-            404: f"check the address (it mostly ends with /v1) and the model {config.model!r}",
-        }.get(error.status_code, "see what its server says")
-        raise ConfigError(
-            f"the judge at {config.base_url} answers with status {error.status_code}: {remedy}"
-        ) from error
-    except openai.OpenAIError as error:
-        raise ConfigError(
-            f"the judge at {config.base_url} cannot be reached ({type(error).__name__}). "
-            "Start its server or correct the address"
-        ) from error
+        _ask(client, _messages(JudgeCase("user: 2 + 2?", "4", "4")))
 
 
 def judge_answers(config: JudgeConfig, cases: Sequence[JudgeCase]) -> list[Verdict]:
@@ -133,14 +105,13 @@ def parse_verdict(text: str) -> Verdict:
     return Verdict(score, reason)
 
 
-def _judge(client: OpenAI, config: JudgeConfig, case: JudgeCase) -> Verdict:
-    openai = import_openai("a judge")
+def _judge(client: ChatClient, config: JudgeConfig, case: JudgeCase) -> Verdict:
     messages = _messages(case)
     for _ in range(config.attempts):
         try:
-            text = _ask(client, config, messages)
-        except openai.OpenAIError as error:  # only its kind: the text of an error may repeat the key
-            return Verdict(None, f"no answer: {type(error).__name__}")
+            text = _ask(client, messages)
+        except UserError as error:
+            return Verdict(None, f"no answer: {error}")
         try:
             return parse_verdict(text)
         except (ValueError, RecursionError):
@@ -154,18 +125,21 @@ def _messages(case: JudgeCase) -> list[dict[str, str]]:
     return [{"role": "system", "content": _RULES}, {"role": "user", "content": asked}]
 
 
-def _ask(client: OpenAI, config: JudgeConfig, messages: list[dict[str, str]]) -> str:
+def _ask(client: ChatClient, messages: list[dict[str, str]]) -> str:
     """Return the judge's answer at temperature 0."""
-    given: Any = messages
-    completion = client.chat.completions.create(model=config.model, messages=given, temperature=0)
-    return completion.choices[0].message.content or "" if completion.choices else ""
+    return client.complete(messages, temperature=0).text
 
 
-def _client(config: JudgeConfig) -> OpenAI:
-    openai = import_openai("a judge")
-    # A server of one's own mostly asks for no key, the client always does.
-    key = os.environ.get(config.api_key_env) or "none"
-    client: OpenAI = openai.OpenAI(
-        base_url=config.base_url, api_key=key, timeout=config.timeout, max_retries=config.retries
+def _client(config: JudgeConfig) -> ChatClient:
+    return ChatClient(
+        ClientConfig(
+            url=config.base_url,
+            purpose="a judge",
+            url_option="--judge-url",
+            key_variable=config.api_key_env,
+            key_option="--judge-key-env",
+            timeout=config.timeout,
+            retries=config.retries,
+        ),
+        config.model,
     )
-    return client

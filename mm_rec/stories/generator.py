@@ -16,7 +16,7 @@ from functools import cache
 from typing import Literal, TypeVar
 
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation
-from mm_rec.stories.english import ENGLISH
+from mm_rec.stories.english import english
 from mm_rec.stories.patterns import (
     FactGroup,
     Family,
@@ -27,9 +27,7 @@ from mm_rec.stories.patterns import (
     StoryLanguage,
     Word,
 )
-from mm_rec.stories.turkish import TURKISH
-
-LANGUAGES: tuple[StoryLanguage, ...] = (ENGLISH, TURKISH)
+from mm_rec.stories.turkish import turkish
 
 STORY_SHARE = 0.3
 QUESTION_SHARE = 0.4
@@ -88,6 +86,11 @@ class AskedQuestion:
     full: str
 
 
+def languages() -> tuple[StoryLanguage, StoryLanguage]:
+    """Return English and Turkish; their files are read at the first call."""
+    return english(), turkish()
+
+
 def stories(seed: int, count: int) -> Iterator[Story]:
     """Yield `count` documents, the same for the same seed; fewer of them are a prefix of more.
 
@@ -95,7 +98,7 @@ def stories(seed: int, count: int) -> Iterator[Story]:
     """
     rng = random.Random(f"stories {seed}")
     for _ in range(count):
-        language = LANGUAGES[rng.random() < 0.5]
+        language = languages()[rng.random() < 0.5]
         share = rng.random()
         if share < STORY_SHARE:
             yield Story(_plot_text(rng, language), language.code, "story")
@@ -109,7 +112,7 @@ def conversations(seed: int, count: int) -> Iterator[Conversation]:
     """Yield `count` conversations of the kind that `stories` writes as text, half of them in either language."""
     rng = random.Random(f"conversations {seed}")
     for number in range(count):
-        language = LANGUAGES[rng.random() < 0.5]
+        language = languages()[rng.random() < 0.5]
         metadata = {"id": f"{seed}-{number}", "language": language.code}
         yield Conversation(tuple(_chat_messages(rng, language)), metadata=metadata)
 
@@ -122,7 +125,7 @@ def held_out_questions(seed: int, count: int) -> list[HeldOutQuestion]:
     rng = random.Random(f"questions {seed}")
     questions: dict[str, HeldOutQuestion] = {}
     while len(questions) < count:
-        language = LANGUAGES[len(questions) % 2]
+        language = languages()[len(questions) % 2]
         kind: Literal["question", "chat"] = ("question", "chat")[len(questions) // 2 % 2]
         (asked,) = _draw_asked(rng, language, held_out=True, questions=1)
         question = (
@@ -248,7 +251,7 @@ def _reply(ask: QuestionPattern, cast: Mapping[str, Word], language: StoryLangua
 @cache
 def _fact_questions(code: LanguageCode) -> tuple[tuple[AskedQuestion, ...], tuple[AskedQuestion, ...]]:
     """Return the questions about facts: those to train on, those held out (one phrasing of every fact)."""
-    language = next(language for language in LANGUAGES if language.code == code)
+    language = next(language for language in languages() if language.code == code)
     parts: tuple[list[AskedQuestion], list[AskedQuestion]] = ([], [])
     for group in language.fact_groups:
         for position, fact in enumerate(group.facts):

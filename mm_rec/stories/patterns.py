@@ -33,6 +33,15 @@ Roles = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What a language does with the entries of its files: a word of each kind, one of a fact, a first letter."""
+
+    kinds: Mapping[str, Callable[[str], Word]]
+    fact_word: Callable[[str], Word]
+    capitalise: Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
 class Plot:
     """The skeleton of a story: for each step several phrasings of one sentence ("" leaves the step out)."""
 

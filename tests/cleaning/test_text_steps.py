@@ -54,6 +54,43 @@ def test_markup_gives_way_to_its_text(markup, text):
     assert stripped(markup) == text
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("<p>Bir&nbsp;paragraf &amp; &#305;şık<p>İki", "Bir paragraf & ışık\n\nİki"),
+        ('<p>Bir <a title="a > b" href=x>bağ</a> var.</p>', "Bir bağ var."),
+        ("<p>2 < 3 ve # 4,\nbir * iki *\n- üç</p>", "2 < 3 ve # 4, bir * iki * - üç"),
+        (
+            "<ul><li>Bir<li>İki</ul><table><tr><th>Ad<th>Yaş<tr><td>Ali<td>5</table>",
+            "Bir\nİki\nAd Yaş\nAli 5",
+        ),
+        ("<form action=x><p>Sayfanın metni.<input value=1></form>", "Sayfanın metni."),
+        ("<nav>Ana sayfa</nav><p>Metin.<script>if (a<b) x('<p>y</p>')</script>", "Metin."),
+        ("<nav>Kapanmadı<p>Metin.", "Kapanmadı\n\nMetin."),
+    ],
+)
+@pytest.mark.parametrize(
+    "before",
+    [
+        "<!DOCTYPE html>\n<html><head><title>T</title></head><body>",
+        "\n<?xml version='1.0'?><!-- x -->\n<HTML>",
+    ],
+)
+def test_a_web_page_is_read_as_a_browser_reads_it(before, body, text):
+    assert stripped(before + body) == text
+
+
+def test_text_about_a_web_page_is_no_web_page():
+    assert (
+        stripped("Bir sayfa\n<html> ile başlar; 3 <5.\n* Madde") == "Bir sayfa\n\n ile başlar; 3 <5.\n* Madde"
+    )
+
+
+def test_what_is_cut_from_a_web_page_is_kept():
+    cuts = strip_markup(page("<html><head><title>T</title></head><p>x</p><footer>y</footer>")).cuts
+    assert [cut.text for cut in cuts] == ["<head><title>T</title></head>", "<footer>y</footer>"]
+
+
 def test_what_is_cut_is_kept_with_its_reason():
     cuts = strip_markup(page("---\na: 1\n---\nx\n```\ncode\n```\n<style>b</style>")).cuts
     assert [cut.reason for cut in cuts] == ["front matter", "code block", "HTML without prose"]
@@ -62,11 +99,27 @@ def test_what_is_cut_is_kept_with_its_reason():
 
 @pytest.mark.parametrize(
     "hostile",
-    ["<nav>" * 50_000, "<!--" * 50_000, "[a" * 100_000, "**" * 100_000, "|-" * 100_000, "# " + " " * 200_000],
+    [
+        "<nav>" * 50_000,
+        "<!--" * 50_000,
+        "<!---->" * 50_000,
+        "[a" * 100_000,
+        "**" * 100_000,
+        "|-" * 100_000,
+        "# " + " " * 200_000,
+    ],
 )
 def test_broken_markup_is_read_in_linear_time(hostile):
     with little_work():  # a second form of any pattern here would take minutes
         strip_markup(page(hostile + " son"))
+
+
+@pytest.mark.parametrize(
+    "hostile", ["<nav>" * 50_000, "<div>" * 50_000, "<table><td>" * 20_000, "<div><b><a>" * 10_000]
+)
+def test_a_broken_web_page_is_read_soon(hostile):
+    with little_work():
+        assert stripped(f"<html>{hostile}son") == "son"
 
 
 def cut(text: str, **settings: object) -> tuple[str, list[str]]:

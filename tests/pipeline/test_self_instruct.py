@@ -301,11 +301,11 @@ def test_errors_of_an_endpoint_say_what_to_change(
 
     refused = error(401, f'{{"error": {{"message": "wrong key {KEY}"}}}}')
     assert "OPENAI_API_KEY holds a key that was refused" in refused and "--api-key-env" in refused
-    assert f"{server.url}/chat/completions was not found, or has no model 'small' (404)" in error(404)
+    assert f"{server.url} has no model 'small', or is not the URL of an API (404)" in error(404)
     assert "does not let this key use 'small' (403): not for …" in error(
         403, f'{{"error": {{"message": "not for {KEY}."}}}}'
     )
-    assert "refused the request for 'small' (400): too long" in error(400, '{"message": "too long"}')
+    assert "refuses the request for 'small' (400): too long" in error(400, '{"message": "too long"}')
     assert "Try again in 3600 seconds" in error(429, retry_after="3600")
     for text, kind in (
         ("<html>", "text/html"),

@@ -1,24 +1,29 @@
+import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
+from mm_rec.config import load_yaml
 from mm_rec.data.conversations.validation import check_conversation
-from mm_rec.stories.english_words import with_article
+from mm_rec.stories import language_files
+from mm_rec.stories.english import with_article
 from mm_rec.stories.generator import (
-    LANGUAGES,
     conversations,
     held_out_phrasing,
     held_out_questions,
+    languages,
     stories,
 )
+from mm_rec.stories.language_files import read_file
 from mm_rec.stories.patterns import StoryLanguage
-from mm_rec.stories.turkish import capitalise
-from mm_rec.stories.turkish_words import name, noun
+from mm_rec.stories.turkish import capitalise, name, noun
 
-BY_CODE = {language.code: language for language in LANGUAGES}
-each_language = pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.code)
+BY_CODE = {language.code: language for language in languages()}
+each_language = pytest.mark.parametrize("language", languages(), ids=lambda language: language.code)
 
 
 def flat(text: str) -> str:
@@ -32,6 +37,55 @@ def test_same_seed_gives_the_same_text_and_fewer_documents_are_a_prefix() -> Non
     assert documents[:100] == list(stories(7, 100))
     assert documents != list(stories(8, 300))
     assert held_out_questions(7, 50) == held_out_questions(7, 50)
+
+
+@pytest.mark.parametrize(
+    ("language", "of_stories", "of_questions", "of_conversations"),
+    [
+        (
+            "en",
+            "80dcd6e6cac649803a88df7587725c1eed5d79eddf405b0ef6ee438d86718350",
+            "414118528be08a0a2c74b6bf405576410b21ad04cb54db9a87931be10edcf3f2",
+            "ebfc3c5f3bc52dd13d4470887b6422c35e5bc00c8bb8e84b435a92a69032928a",
+        ),
+        (
+            "tr",
+            "8daf5e10a92a6bed4e227661748dff922fb42f9b73b1b3781f388d12216e5e9f",
+            "302932b924dd3e379aef9133e838d94d5dc9a7aa18d396eb31e702132783a6ad",
+            "18608b254075fcfd3f684dfe845bf3cf9b43093e9458cc1afee8081751516118",
+        ),
+    ],
+)
+def test_the_text_is_byte_for_byte_what_results_were_measured_on(
+    language: str, of_stories: str, of_questions: str, of_conversations: str
+) -> None:
+    made = [(story.kind, story.text) for story in stories(0, 4000) if story.language == language]
+    asked = [
+        (question.kind, question.prompt, question.answer)
+        for question in held_out_questions(0, 2000)
+        if question.language == language
+    ]
+    talked = [
+        [(message.role, message.content) for message in one.messages]
+        for one in conversations(0, 2000)
+        if one.metadata["language"] == language
+    ]
+    assert [_sha256(rows) for rows in (made[:1000], asked, talked)] == [
+        of_stories,
+        of_questions,
+        of_conversations,
+    ]
+
+
+def _sha256(rows: object) -> str:
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+
+@each_language
+@pytest.mark.parametrize("kind", ["words", "plots", "passages", "facts", "chat"])
+def test_no_key_stands_twice_in_a_file(language: StoryLanguage, kind: str) -> None:
+    path = Path(language_files.__file__).parent / language.code / f"{kind}.yaml"
+    assert load_yaml(path) == read_file(language.code, kind)
 
 
 def test_shares_of_kinds_and_languages() -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mm_rec.errors import ConfigError, DataError
-from mm_rec.pipeline.self_instruct.endpoint import ChatEndpoint, EndpointReply
+from mm_rec.inference.client import Completion
+from mm_rec.pipeline.self_instruct.endpoint import ChatEndpoint
 from mm_rec.pipeline.self_instruct.filters import Rejection, SimilarityFilter, reject_answer, reject_task
 from mm_rec.pipeline.self_instruct.prompts import answer_prompt, read_answer, read_tasks, tasks_prompt
 from mm_rec.pipeline.self_instruct.task_pool import PoolTask, append_jsonl, append_row, read_pool
@@ -150,7 +151,7 @@ class _SelfInstructRun:
         choice.shuffle(examples)
         return examples
 
-    def _new_tasks(self, reply: EndpointReply) -> list[str]:
+    def _new_tasks(self, reply: Completion) -> list[str]:
         """Return the tasks of a reply that pass the filters, no more than rows are wanted."""
         code, wanted = self._config.language, self._config.count - self.stats.rows
         tasks = read_tasks(code, reply.text)
@@ -168,7 +169,7 @@ class _SelfInstructRun:
                 self._similarity.add(task)
         return passed
 
-    def _take(self, task: str, reply: EndpointReply, origin: Mapping[str, Any]) -> None:
+    def _take(self, task: str, reply: Completion, origin: Mapping[str, Any]) -> None:
         """Keep a task with the answer in a reply, or drop it."""
         read = read_answer(self._config.language, reply.text)
         if reply.truncated or read is None:
