@@ -84,16 +84,15 @@ def serve(
     """Serve models over OpenAI's API, with a chat page at /."""
     from mm_rec.inference.scheduler import Scheduler
     from mm_rec.serving.app import create_app
-    from mm_rec.serving.context import ServerContext
+    from mm_rec.serving.context import RequestLimits, ServerContext
     from mm_rec.serving.model_registry import ModelRegistry
-    from mm_rec.serving.protocol.preprocessing import RequestLimits
     from mm_rec.serving.server import GRACE_SECONDS, run
     from mm_rec.serving.sessions import SessionManager
     from mm_rec.serving.store.store import Store
 
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     opened = Store(store)
-    policy = _access_policy(host, keys, opened)
+    policy = _access_policy(host, keys, opened, sessions.with_name("uploads"))
     scheduler = Scheduler(most_active, most_waiting)
     load_one = partial(
         _load_model, adapters=adapter or [], device=device, precision=precision, notes=notes, scheduler=scheduler,
@@ -129,7 +128,7 @@ def serve(
     run(create_app(context, policy), host, port, on_listening, on_stopping)
 
 
-def _access_policy(host: str, keys: bool | None, store: Store) -> AccessPolicy:
+def _access_policy(host: str, keys: bool | None, store: Store, upload_folder: Path) -> AccessPolicy:
     """Return the access policy; raises ConfigError where it would let nobody in."""
     from mm_rec.errors import ConfigError
     from mm_rec.serving.access import LOCAL_HOSTS, AccessPolicy
@@ -144,7 +143,9 @@ def _access_policy(host: str, keys: bool | None, store: Store) -> AccessPolicy:
             else f"--keys: there is no key in {store}. Make one: mmrec keys create NAME"
         )
     return AccessPolicy(
-        require_keys=wanted, allowed_hosts=LOCAL_HOSTS if host in _LOCAL and not wanted else None
+        require_keys=wanted,
+        allowed_hosts=LOCAL_HOSTS if host in _LOCAL and not wanted else None,
+        upload_folder=upload_folder,
     )
 
 

@@ -1,24 +1,28 @@
 """Access control before every request: host names, API keys, rate limits and body sizes.
 
-Headers are checked before the body is read, and its size while it is read.
+Headers are checked before the body is read, and its size while it is read (`bodies.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mm_rec.serving.api_keys import RateLimiter, verify_key
+from mm_rec.serving.bodies import BodyLimit, find_limit, read_body
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.store.store import Store
 
 # Served without a key: none of it says anything of anybody.
 PUBLIC_PATHS = frozenset({"/", "/health", "/openapi.json"})
+_BODY_LIMIT = BodyLimit(bytes=8 * 2**20, seconds=30.0)
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -28,13 +32,14 @@ class AccessPolicy:
 
     `require_keys`: only those with an API key. `allowed_hosts`: only those whose Host header is one of these, or any
     where it is None: so a page of another site, shown by a browser on this machine, cannot reach the server under a
-    name of its own (DNS rebinding). A body has at most `max_body_bytes` and arrives within `body_timeout_seconds`.
+    name of its own (DNS rebinding). `body_limit` is that of the routes that have none of their own; where a route's
+    bodies go to disk, it is into `upload_folder`.
     """
 
     require_keys: bool = False
     allowed_hosts: Collection[str] | None = LOCAL_HOSTS
-    max_body_bytes: int = 8 * 2**20
-    body_timeout_seconds: float = 30.0
+    body_limit: BodyLimit = _BODY_LIMIT
+    upload_folder: Path = Path("serving/uploads")
 
 
 class AccessMiddleware:
@@ -55,13 +60,16 @@ class AccessMiddleware:
                 self._metrics.count_request(getattr(scope.get("route"), "path", "other"), message["status"])
             await send(message)
 
-        try:
-            await self._check(scope)
-            body = await self._read_body(Headers(scope=scope), receive)
-        except Exception as error:  # noqa: BLE001  # the store may fail too; a client is told in OpenAI's shape
-            await as_api_error(error).response()(scope, receive, send_counted)
-            return
-        await self._app(scope, _replay_body(body, receive), send_counted)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await self._check(scope)
+                limit = find_limit(scope, self._policy.body_limit)
+                body = read_body(scope, receive, limit, self._policy.upload_folder)
+                replay = await stack.enter_async_context(body)
+            except Exception as error:  # noqa: BLE001  # the store may fail too; a client is told in OpenAI's shape
+                await as_api_error(error).response()(scope, receive, send_counted)
+                return
+            await self._app(scope, replay, send_counted)
 
     async def _check(self, scope: Scope) -> None:
         headers, policy = Headers(scope=scope), self._policy
@@ -92,49 +100,7 @@ class AccessMiddleware:
             )  # fmt: skip
         return key.id
 
-    async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
-        """Read the whole body within the limits of size and time."""
-        max_bytes = self._policy.max_body_bytes
-        length = headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length[:20]) > max_bytes:
-            raise _too_large(max_bytes)
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(self._policy.body_timeout_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ApiError(499, "the client has gone")
-                    size += len(message.get("body", b""))
-                    if size > max_bytes:
-                        raise _too_large(max_bytes)
-                    parts.append(message.get("body", b""))
-                    if not message.get("more_body"):
-                        return b"".join(parts)
-        except TimeoutError as error:
-            raise ApiError(408, "the body of the request did not come in time", code="timeout") from error
-
-
-def _too_large(max_bytes: int) -> ApiError:
-    return ApiError(
-        413, f"a request has at most {max_bytes:,} bytes here; send less", code="request_too_large"
-    )
-
 
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     return (name if colon and port.isdigit() else host).lower()
-
-
-def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body already read, then whatever comes after it."""
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again

@@ -46,7 +46,8 @@ def create_app(context: ServerContext, policy: AccessPolicy) -> FastAPI:
     )  # fmt: skip
     app.state.context = context
     errors.add_exception_handlers(app)
-    for module in (chat_completions, completions, responses, embeddings, routes):
+    app.include_router(chat_completions.make_router())
+    for module in (completions, responses, embeddings, routes):
         app.include_router(module.router)
     _add_page(app)
     app.add_middleware(AccessMiddleware, store=context.store, policy=policy, metrics=context.metrics)

@@ -1,17 +1,32 @@
-"""The context that the routes of a server share (models, store, limits, metrics), and the owner of a request."""
+"""What the routes share (`ServerContext`), and what the answer to one request needs (`RequestContext`)."""
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from fastapi import Request
+from transformers import PreTrainedTokenizerBase
 
 from mm_rec.serving.generation import TokenUsage
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.model_registry import ModelRegistry, ModelVariant
-from mm_rec.serving.protocol.preprocessing import RequestLimits
 from mm_rec.serving.sessions import SessionManager
 from mm_rec.serving.store.store import Store, today
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """Limits of one request.
+
+    `max_tokens`: the most that are written, and as many where a request does not say; `max_prompt_tokens`: the most
+    that are read; `timeout_seconds`: the longest time.
+    """
+
+    max_tokens: int = 8_192
+    max_prompt_tokens: int = 262_144
+    timeout_seconds: float = 600.0
 
 
 class ServerContext:
@@ -48,6 +63,44 @@ class ServerContext:
         self.registry.close()
         self._writer.shutdown()
         self.store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What the answer to one request needs: the server, the model that it names, and the owner of its key.
+
+    `started`: when the request came, in seconds of `time.perf_counter`.
+    """
+
+    server: ServerContext
+    owner: str | None
+    variant: ModelVariant
+    started: float
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of the model."""
+        return self.variant.model.tokenizer
+
+    @property
+    def limits(self) -> RequestLimits:
+        """Return the limits of a request."""
+        return self.server.limits
+
+    def record_first_token(self) -> None:
+        """Record the time to the first token, which is now."""
+        self.server.metrics.observe_first_token(self.variant.model.name, self.started)
+
+    def record_usage(self, usage: TokenUsage) -> None:
+        """Count the tokens of the request."""
+        self.server.record_usage(self.owner, self.variant, usage)
+
+
+def request_context(request: Request, model: str | None) -> RequestContext:
+    """Make the context of a request to a model, the first where it names none; raises ApiError, 404."""
+    server = get_context(request)
+    name = server.registry.models[0].name if model is None else model
+    return RequestContext(server, get_owner(request), server.registry.find(name), time.perf_counter())
 
 
 def get_context(request: Request) -> ServerContext:

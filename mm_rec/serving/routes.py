@@ -12,11 +12,16 @@ from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.prompt_parts import require_known_layout
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.inference.generate import encode_rendered
-from mm_rec.serving.context import ServerContext, get_context, get_owner
+from mm_rec.serving.context import (
+    RequestContext,
+    ServerContext,
+    get_context,
+    get_owner,
+    request_context,
+)
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import TokenUsage, prefill_only
 from mm_rec.serving.metrics import CONTENT_TYPE
-from mm_rec.serving.model_registry import ModelVariant
 from mm_rec.serving.protocol.preprocessing import (
     FieldNames,
     resolve_max_tokens,
@@ -72,7 +77,7 @@ def _model(context: ServerContext, name: str) -> dict[str, Any]:
 @router.post("/tokenize")
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """The ids of a text, or of a conversation, as the model reads them."""
-    variant = _named(request, body.model)
+    variant = request_context(request, body.model).variant
 
     def ids() -> list[int]:
         tokenizer = variant.model.tokenizer
@@ -92,21 +97,15 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 @router.get("/tokenizer_info")
 async def tokenizer_info(request: Request, model: str | None = None) -> Response:
     """What a client must know to use this server's tokenizer as its own, as lm-eval does."""
-    tokenizer = _named(request, model).model.tokenizer
+    tokenizer = request_context(request, model).tokenizer
     names = ("bos_token", "eos_token", "pad_token", "chat_template")
     return SafeJSONResponse({name: getattr(tokenizer, name) for name in names})
-
-
-def _named(request: Request, name: str | None) -> ModelVariant:
-    """Return the model of a name, or the first."""
-    registry = get_context(request).registry
-    return registry.find(registry.models[0].name if name is None else name)
 
 
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of ids, special tokens too."""
-    variant = _named(request, body.model)
+    variant = request_context(request, body.model).variant
     with errors_in_field("tokens"):
         variant.model.engine.require_tokens(body.tokens)
     text = await asyncio.to_thread(
@@ -121,17 +120,12 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
 @router.post("/v1/sessions")
 async def create_session(body: SessionRequest, request: Request) -> Response:
     """Begin a session, which has read these messages, or nothing yet."""
-    context, owner = get_context(request), get_owner(request)
-    variant = context.registry.find(body.model)
-    return SafeJSONResponse(
-        await cancel_on_disconnect(request.receive, _create(context, owner, variant, body))
-    )
+    context = request_context(request, body.model)
+    return SafeJSONResponse(await cancel_on_disconnect(request.receive, _create(context, body)))
 
 
-async def _create(
-    context: ServerContext, owner: str | None, variant: ModelVariant, body: SessionRequest
-) -> dict[str, Any]:
-    tokenizer = variant.model.tokenizer
+async def _create(context: RequestContext, body: SessionRequest) -> dict[str, Any]:
+    variant, tokenizer, sessions = context.variant, context.tokenizer, context.server.sessions
     with errors_in_field("model"):
         require_known_layout(tokenizer)
 
@@ -145,13 +139,13 @@ async def _create(
             )
 
     read = await asyncio.to_thread(ids)
-    resolve_max_tokens(variant, len(read), None, context.limits, FieldNames("messages"))
+    resolve_max_tokens(context, len(read), None, FieldNames("messages"))
     session = variant.session()
     if read:
         await prefill_only(variant, session, [read], context.limits.timeout_seconds)
-        context.record_usage(owner, variant, TokenUsage(len(read)))
-    row = await asyncio.to_thread(context.sessions.create, owner, variant, session)
-    return context.sessions.to_object(row, variant)
+        context.record_usage(TokenUsage(len(read)))
+    row = await asyncio.to_thread(sessions.create, context.owner, variant, session)
+    return sessions.to_object(row, variant)
 
 
 @router.get("/v1/sessions")

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
+DONE = b"data: [DONE]\n\n"  # the last event of the streams of chat completions and completions
 
 
 def json_bytes(value: Any) -> bytes:
@@ -24,7 +24,7 @@ class SafeJSONResponse(JSONResponse):
         return json_bytes(content)
 
 
-def sse_event(value: Mapping[str, Any], name: str | None = None) -> bytes:
-    """Return a server-sent event, with its name where it has one (the Responses API)."""
-    head = b"" if name is None else b"event: %s\n" % name.encode()
+def sse_event(value: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event, named by its `type` where it has one (the Responses API)."""
+    head = b"event: %s\n" % value["type"].encode() if "type" in value else b""
     return head + b"data: %s\n\n" % json_bytes(value)

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from mm_rec.serving.errors import ApiError, as_api_error
-from mm_rec.serving.sse import sse_event
+from mm_rec.serving.errors import ApiError
 
 _Result = TypeVar("_Result")
 
@@ -55,12 +54,3 @@ async def cancel_on_disconnect(receive: Receive, answer: Coroutine[Any, Any, _Re
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the events of a stream, and an error that comes up as a last event: the status was sent long ago."""
-    try:
-        async for one in events:
-            yield one
-    except Exception as error:  # noqa: BLE001  # as in every route, but the answer has begun
-        yield sse_event(as_api_error(error).body)

@@ -15,9 +15,8 @@ from mm_rec.inference.engine import Engine
 from mm_rec.inference.scheduler import Scheduler
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.app import create_app
-from mm_rec.serving.context import ServerContext
+from mm_rec.serving.context import RequestLimits, ServerContext
 from mm_rec.serving.model_registry import ModelRegistry, ServedModel
-from mm_rec.serving.protocol.preprocessing import RequestLimits
 from mm_rec.serving.server import GracefulServer
 from mm_rec.serving.sessions import SessionManager
 from mm_rec.serving.store.store import Store
@@ -39,7 +38,7 @@ def small_model(
 
 
 class Server:
-    """Serves from a thread until `stop`; `url` is its address, `context` what it works with."""
+    """Serves from a thread until `stop`; `url` is its address, `app` and `context` what it works with."""
 
     def __init__(
         self, models: Sequence[ServedModel], folder: Path, *, store: str = "", policy: AccessPolicy | None = None,
@@ -50,8 +49,8 @@ class Server:
         sessions = SessionManager(opened, folder / "sessions", 64 * MIB)
         limits = limits or RequestLimits(max_tokens=256)
         self.context = ServerContext(ModelRegistry(list(models)), opened, sessions, limits, truncate=truncate)
-        app = create_app(self.context, policy or AccessPolicy())
-        self._server = GracefulServer(app, grace_seconds)
+        self.app = create_app(self.context, policy or AccessPolicy())
+        self._server = GracefulServer(self.app, grace_seconds)
         listening = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()

@@ -17,6 +17,7 @@ from waiting import LONGEST, little_work
 
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.api_keys import create_key
+from mm_rec.serving.bodies import BodyLimit
 
 HI = {"model": "mmrec", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
 CHAT = "/v1/chat/completions"
@@ -25,7 +26,7 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture
 def guarded(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[Server]:
     policy = AccessPolicy(
-        require_keys=True, allowed_hosts=None, max_body_bytes=10_000, body_timeout_seconds=0.5
+        require_keys=True, allowed_hosts=None, body_limit=BodyLimit(bytes=10_000, seconds=0.5)
     )
     running = Server([small_model("mmrec", chat_tokenizer)], tmp_path, policy=policy)
     yield running
@@ -90,7 +91,7 @@ def test_a_body_too_large_or_too_slow_is_not_waited_for(guarded: Server) -> None
         begun = time.monotonic()
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
         assert (
-            time.monotonic() - begun < AccessPolicy().body_timeout_seconds
+            time.monotonic() - begun < AccessPolicy().body_limit.seconds
         )  # its own limit holds, not the usual one
 
 

@@ -29,6 +29,7 @@ from serving.response_proofs import RESPONSE_EXAMPLES, RESPONSES
 from serving.server import Server
 
 from mm_rec.serving.protocol import response_schemas, schemas
+from mm_rec.serving.protocol.fields import chat_request_type
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/openai.md"
 BEGIN, END = "<!-- The tables begin: tests write them. -->", "<!-- The tables end. -->"
@@ -57,7 +58,7 @@ class Table:
 
 
 TABLES = (
-    Table(Chat, schemas.ChatRequest, CHAT, CHAT_EXAMPLES),
+    Table(Chat, chat_request_type(), CHAT, CHAT_EXAMPLES),
     Table(Completions, schemas.CompletionRequest, COMPLETIONS, COMPLETION_EXAMPLES),
     Table(Responses, response_schemas.ResponseRequest, RESPONSES, RESPONSE_EXAMPLES),
     Table(Embeddings, schemas.EmbeddingRequest, EMBEDDINGS, EMBEDDING_EXAMPLES),

@@ -23,7 +23,7 @@ from mm_rec.inference.fingerprints import adapter_digests
 from mm_rec.inference.generate import IncrementalDetokenizer
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.inference.scheduler import Scheduler
-from mm_rec.serving.protocol.preprocessing import RequestLimits
+from mm_rec.serving.context import RequestLimits
 
 SYSTEM = {"role": "system", "content": "You are helpful, and answer in a few words."}
 

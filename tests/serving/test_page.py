@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.data.conversations.dataset_reader import read_conversations
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.api_keys import create_key
-from mm_rec.serving.protocol.preprocessing import RequestLimits
+from mm_rec.serving.context import RequestLimits
 
 FILE = Path(__file__).parents[2] / "mm_rec" / "serving" / "page.html"
 CHAT = "**/v1/chat/completions"

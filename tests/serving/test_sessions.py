@@ -21,7 +21,7 @@ from mm_rec.inference.sampler import SamplingParams
 from mm_rec.inference.scheduler import Scheduler
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.api_keys import create_key
-from mm_rec.serving.protocol.preprocessing import RequestLimits
+from mm_rec.serving.context import RequestLimits
 
 SYSTEM = {"role": "system", "content": "Answer in a word."}
 QUESTIONS = ("What is red?", "And what is blue?", "Neither?")

@@ -7,7 +7,7 @@ import json
 import pytest
 from serving.parsing import parse_in_pieces
 
-from mm_rec.serving.protocol.responses import _after_reasoning
+from mm_rec.serving.protocol.response_encoder import _after_reasoning
 from mm_rec.serving.protocol.tool_calls import OutputParser, ReasoningParser, TextParser, ToolCallParser
 from mm_rec.tokenizers.assistant_format import assistant_format
 from mm_rec.tokenizers.chat_template import prepare_for_chat

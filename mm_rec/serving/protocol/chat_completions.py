@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-import uuid
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from transformers import PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.prompt_parts import continuation_text
 from mm_rec.data.conversations.rendering import prompt_text
 from mm_rec.inference.generate import encode_rendered
 from mm_rec.inference.sampler import SamplingParams
-from mm_rec.serving.context import ServerContext, get_context, get_owner
+from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
-from mm_rec.serving.generation import Choice, EnginePrompt, TokenUsage, start_choices
+from mm_rec.serving.generation import EnginePrompt, TokenUsage, start_choices
 from mm_rec.serving.model_registry import ModelVariant
-from mm_rec.serving.protocol.outputs import count_reasoning_tokens, logprobs_content, stream_deltas
+from mm_rec.serving.protocol.chat_encoder import ChatEncoder
+from mm_rec.serving.protocol.encoding import respond
+from mm_rec.serving.protocol.events import Answer
+from mm_rec.serving.protocol.fields import apply_fields, chat_request_type
 from mm_rec.serving.protocol.preprocessing import (
     DROP_TURNS,
     SEND_LESS,
@@ -41,40 +43,48 @@ from mm_rec.serving.protocol.preprocessing import (
     tool_call_options,
 )
 from mm_rec.serving.protocol.schemas import ChatRequest, NamedFunction, NamedTool, ResponseFormat, Tool
-from mm_rec.serving.protocol.tool_calls import OutputParser, ParsedDelta, make_parser, needs_special_tokens
+from mm_rec.serving.protocol.tool_calls import make_parser, needs_special_tokens
 from mm_rec.serving.sessions import SessionTurn
-from mm_rec.serving.sse import DONE, SafeJSONResponse, sse_event
-from mm_rec.serving.streaming import EventStreamResponse, cancel_on_disconnect, errors_as_events
 from mm_rec.tokenizers.assistant_format import assistant_format
 
-router = APIRouter()
+
+def make_router() -> APIRouter:
+    """Make the route, for requests with the fields that are registered now."""
+    router = APIRouter()
+
+    async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation."""
+        return await _answer(apply_fields(body), request)
+
+    create_chat_completion.__annotations__["body"] = chat_request_type()
+    router.add_api_route("/v1/chat/completions", create_chat_completion, methods=["POST"])
+    return router
 
 
-@router.post("/v1/chat/completions")
-async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
-    """Answer a conversation."""
-    context, owner = get_context(request), get_owner(request)
+async def _answer(body: ChatRequest, request: Request) -> Response:
+    context = request_context(request, body.model)
     async with contextlib.AsyncExitStack() as stack:
-        answer = await _begin(context, owner, body, stack)
-        if not body.stream:
-            return SafeJSONResponse(await cancel_on_disconnect(request.receive, answer.collect()))
-        return EventStreamResponse(errors_as_events(answer.chunks()), stack.pop_all())
+        answer, turn = await _begin(context, body, stack)
+        return await respond(
+            request, context, answer, ChatEncoder(context, body, len(answer.choices)), stream=bool(body.stream),
+            stack=stack, on_end=partial(_commit, context, answer, turn),
+        )  # fmt: skip
 
 
 async def _begin(
-    context: ServerContext, owner: str | None, body: ChatRequest, stack: contextlib.AsyncExitStack
-) -> ChatCompletionStream:
+    context: RequestContext, body: ChatRequest, stack: contextlib.AsyncExitStack
+) -> tuple[Answer, SessionTurn | None]:
     """Read the request and start its choices; the stack holds a session until the answer is over."""
-    variant, started = context.registry.find(body.model), time.perf_counter()
     _require_together(body)
+    variant = context.variant
     tools = _tools_of(variant, body)
     call_options = _tool_call_options(body, tools)
     turn = None
     if body.session is not None:
-        manager = context.sessions.turn(owner, body.session, variant)
+        manager = context.server.sessions.turn(context.owner, body.session, variant)
         turn = await asyncio.to_thread(manager.__enter__)
         stack.push(manager.__exit__)
-    prompt, samplings = await asyncio.to_thread(_prepare, context, variant, body, tools, turn)
+    prompt, samplings = await asyncio.to_thread(_prepare, context, body, tools, turn)
     choices = await start_choices(
         variant, prompt, samplings, context.limits.timeout_seconds,
         constrain=constraint_factory(variant, call_options, _output_schema(body), "response_format", prompt),
@@ -83,10 +93,19 @@ async def _begin(
     )  # fmt: skip
     for choice in choices:
         stack.callback(choice.cancel)
-    form = assistant_format(variant.model.tokenizer)
+    form = assistant_format(context.tokenizer)
     parsers = [make_parser(form, prompt.ending, call_options is not None) for _ in choices]
-    usage = TokenUsage(prompt.length, prompt.cached_tokens)
-    return ChatCompletionStream(context, owner, variant, body, choices, parsers, usage, turn, started)
+    return Answer(choices, parsers, TokenUsage(prompt.length, prompt.cached_tokens)), turn
+
+
+async def _commit(context: RequestContext, answer: Answer, turn: SessionTurn | None) -> None:
+    """Store the state of a session after its turn."""
+    if turn is None:
+        return
+    [choice] = answer.choices
+    finished = None if choice is None else choice.finished_session()
+    assert finished is not None  # there are no stop strings
+    await asyncio.to_thread(context.server.sessions.commit, context.owner, turn, context.variant, finished[0])
 
 
 def _require_together(body: ChatRequest) -> None:
@@ -129,202 +148,31 @@ def _output_schema(body: ChatRequest) -> Mapping[str, Any] | None:
 
 
 def _prepare(
-    context: ServerContext,
-    variant: ModelVariant,
-    body: ChatRequest,
-    tools: ToolSchemas,
-    turn: SessionTurn | None,
+    context: RequestContext, body: ChatRequest, tools: ToolSchemas, turn: SessionTurn | None
 ) -> tuple[EnginePrompt, list[SamplingParams]]:
     """Return the prompt, and the sampling of each choice."""
-    truncate = body.truncation == "auto" if body.truncation else context.truncate
+    variant = context.variant
+    truncate = body.truncation == "auto" if body.truncation else context.server.truncate
     remedy = SEND_LESS if truncate or turn else DROP_TURNS
     wanted, names = body.max_tokens, FieldNames("messages", "max_tokens", remedy)
     if body.max_completion_tokens is not None:
         wanted, names = body.max_completion_tokens, FieldNames("messages", "max_completion_tokens", remedy)
     messages = to_chat_messages(variant, body.messages)
     if turn is None:
-        prompt, most = fit_prompt(variant, messages, tools, wanted, context.limits, names, truncate)
+        prompt, most = fit_prompt(context, messages, tools, wanted, names, truncate)
     else:
-        prompt = _session_prompt(variant, turn, messages, tools)
-        most = resolve_max_tokens(variant, prompt.length, wanted, context.limits, names)
+        prompt = _session_prompt(context.tokenizer, turn, messages, tools)
+        most = resolve_max_tokens(context, prompt.length, wanted, names)
     return prompt, sampling_per_choice(
         build_sampling(variant, body, most), body.n, variant.model.scheduler.max_running
     )
 
 
 def _session_prompt(
-    variant: ModelVariant, turn: SessionTurn, messages: Sequence[ChatMessage], tools: ToolSchemas
+    tokenizer: PreTrainedTokenizerBase, turn: SessionTurn, messages: Sequence[ChatMessage], tools: ToolSchemas
 ) -> EnginePrompt:
     """Return the prompt of a turn: the new messages alone, in an empty session after the tools."""
-    tokenizer = variant.model.tokenizer
     is_new = not turn.session.length
     with errors_in_field("messages"):
         text = prompt_text(tokenizer, messages, tools) if is_new else continuation_text(tokenizer, messages)
     return EnginePrompt(turn.session, [encode_rendered(tokenizer, text)])
-
-
-@dataclass
-class _ChoiceBuffer:
-    """What one choice has said so far."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
-
-
-class ChatCompletionStream:
-    """The response to a request, collected or in chunks."""
-
-    def __init__(
-        self, context: ServerContext, owner: str | None, variant: ModelVariant, body: ChatRequest,
-        choices: list[Choice], parsers: list[OutputParser], usage: TokenUsage, turn: SessionTurn | None, started: float,
-    ) -> None:  # fmt: skip
-        self._context, self._owner, self._variant, self._body = context, owner, variant, body
-        self._choices, self._parsers = choices, parsers
-        self._usage, self._turn, self._started = usage, turn, started
-        self._buffers = [_ChoiceBuffer() for _ in choices]
-        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
-
-    async def collect(self) -> dict[str, Any]:
-        """Return the chat.completion object."""
-        async with contextlib.aclosing(self._parsed_deltas()) as parts:
-            async for _ in parts:
-                pass
-        choices = [
-            {
-                "index": number,
-                "message": self._message(buffer),
-                "logprobs": {"content": buffer.logprobs, "refusal": None} if self._body.logprobs else None,
-                "finish_reason": self._finish_reason(number),
-            }
-            for number, buffer in enumerate(self._buffers)
-        ]
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": choices,
-            "usage": self._usage.chat(),
-            "service_tier": "default",
-            "system_fingerprint": self._variant.model.system_fingerprint,
-        }
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the chat.completion.chunk events of a stream."""
-        usage = self._body.stream_options is not None and self._body.stream_options.include_usage
-        async with contextlib.aclosing(self._parsed_deltas()) as parts:
-            for number in range(len(self._choices)):
-                yield self._chunk(number, {"role": "assistant", "content": "", "refusal": None}, usage)
-            async for number, found, logprobs in parts:
-                deltas = self._deltas(found) or ([{}] if logprobs else [])
-                for place, delta in enumerate(deltas):
-                    yield self._chunk(number, delta, usage, () if place else logprobs)
-            for number in range(len(self._choices)):
-                yield self._chunk(number, {}, usage, finish_reason=self._finish_reason(number))
-            if usage:
-                yield self._event([], {"usage": self._usage.chat()})
-            yield DONE
-
-    async def _parsed_deltas(
-        self,
-    ) -> AsyncGenerator[tuple[int, list[ParsedDelta], list[dict[str, Any]]], None]:
-        """Yield the parsed deltas and log-probabilities of each choice as they come."""
-        deltas = stream_deltas(
-            self._context, self._owner, self._variant, self._choices, self._usage, self._started
-        )
-        async with contextlib.aclosing(deltas):
-            async for number, delta in deltas:
-                logprobs = logprobs_content(self._variant, delta)
-                self._buffers[number].logprobs += logprobs
-                yield number, self._record(number, self._parsers[number].push(delta.text)), logprobs
-        for number, parser in enumerate(self._parsers):
-            if left := self._record(number, parser.finish()):
-                yield number, left, []
-        self._usage.reasoning_tokens = sum(
-            count_reasoning_tokens(self._variant, buffer.reasoning) for buffer in self._buffers
-        )
-        await self._commit()
-
-    def _record(self, number: int, parts: Iterable[ParsedDelta]) -> list[ParsedDelta]:
-        """Add parsed deltas to the buffer of a choice."""
-        found, buffer = list(parts), self._buffers[number]
-        for part in found:
-            if part.kind == "text":
-                buffer.text += part.text
-            elif part.kind == "reasoning":
-                buffer.reasoning += part.text
-            elif part.kind == "call":
-                buffer.calls.append({"id": part.id, "name": part.text, "arguments": ""})
-            else:
-                buffer.calls[part.call]["arguments"] += part.text
-        return found
-
-    async def _commit(self) -> None:
-        """Store the state of a session after its turn."""
-        if self._turn is None:
-            return
-        finished = self._choices[0].finished_session()
-        assert finished is not None  # there are no stop strings
-        await asyncio.to_thread(
-            self._context.sessions.commit, self._owner, self._turn, self._variant, finished[0]
-        )
-
-    def _message(self, buffer: _ChoiceBuffer) -> dict[str, Any]:
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": buffer.text,
-            "refusal": None,
-            "annotations": [],
-        }
-        if buffer.reasoning:
-            message["reasoning_content"] = buffer.reasoning
-        if buffer.calls:
-            message["content"] = buffer.text or None
-            called = [{"name": call["name"], "arguments": call["arguments"]} for call in buffer.calls]
-            if self._body.functions:
-                message["function_call"] = called[0]
-            else:
-                message["tool_calls"] = [
-                    {"id": call["id"], "type": "function", "function": function}
-                    for call, function in zip(buffer.calls, called, strict=True)
-                ]
-        return message
-
-    def _finish_reason(self, number: int) -> str:
-        finish_reason = self._choices[number].finish_reason
-        if finish_reason == "stop" and self._buffers[number].calls:
-            return "function_call" if self._body.functions else "tool_calls"
-        return finish_reason
-
-    def _deltas(self, parts: Sequence[ParsedDelta]) -> list[dict[str, Any]]:
-        deltas: list[dict[str, Any]] = []
-        for part in parts:
-            if part.kind in ("text", "reasoning"):
-                deltas.append({"content" if part.kind == "text" else "reasoning_content": part.text})
-                continue
-            function = (
-                {"name": part.text, "arguments": ""} if part.kind == "call" else {"arguments": part.text}
-            )
-            if self._body.functions:
-                deltas.append({"function_call": function})
-                continue
-            named = {"id": part.id, "type": "function"} if part.kind == "call" else {}
-            deltas.append({"tool_calls": [{"index": part.call, **named, "function": function}]})
-        return deltas
-
-    def _chunk(
-        self,
-        number: int,
-        delta: dict[str, Any],
-        usage: bool,
-        logprobs: Sequence[Any] = (),
-        finish_reason: str | None = None,
-    ) -> bytes:
-        shown = {"content": logprobs, "refusal": None} if logprobs else None
-        choice = {"index": number, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
-        return self._event([choice], {"usage": None} if usage else {})
-
-    def _event(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
-        fingerprint = self._variant.model.system_fingerprint
-        head = {**self._head, "object": "chat.completion.chunk", "system_fingerprint": fingerprint}
-        return sse_event({**head, "choices": choices, **more})

@@ -10,10 +10,9 @@ from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
 from mm_rec.inference.engine import Session
-from mm_rec.serving.context import ServerContext, get_context, get_owner
+from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import TokenUsage, prefill_only
-from mm_rec.serving.model_registry import ModelVariant
 from mm_rec.serving.protocol.preprocessing import FieldNames, resolve_max_tokens, tokenize_prompt
 from mm_rec.serving.protocol.schemas import EmbeddingRequest, as_list
 from mm_rec.serving.sse import SafeJSONResponse
@@ -26,40 +25,35 @@ _NAMES = FieldNames("input", remedy="Send shorter texts")
 @router.post("/v1/embeddings")
 async def create_embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """Turn texts into vectors."""
-    context = get_context(request)
-    variant = context.registry.find(body.model)
-    size = variant.model.engine.model.config.get_text_config().hidden_size
+    context = request_context(request, body.model)
+    size = context.variant.model.engine.model.config.get_text_config().hidden_size
     if body.dimensions not in (None, size):
         message = f"dimensions: this model's vectors have {size}, and cannot be shortened; leave this out"
         raise ApiError(400, message, "dimensions", "invalid_value")
-    return SafeJSONResponse(
-        await cancel_on_disconnect(request.receive, _embed(context, get_owner(request), variant, body))
-    )
+    return SafeJSONResponse(await cancel_on_disconnect(request.receive, _embed(context, body)))
 
 
-async def _embed(
-    context: ServerContext, owner: str | None, variant: ModelVariant, body: EmbeddingRequest
-) -> dict[str, Any]:
-    rows, usage = [], TokenUsage(0)
+async def _embed(context: RequestContext, body: EmbeddingRequest) -> dict[str, Any]:
+    variant, rows, usage = context.variant, [], TokenUsage(0)
     for number, one in enumerate(as_list(body.input)):
         with errors_in_field("input"):
             ids = tokenize_prompt(variant, one) if isinstance(one, str) else one
             variant.model.engine.require_tokens(ids, f"the text {number}: ")
-        resolve_max_tokens(variant, len(ids), None, context.limits, _NAMES, least=0)
-        vector = await _vector(context, variant, ids)
+        resolve_max_tokens(context, len(ids), None, _NAMES, least=0)
+        vector = await _vector(context, ids)
         embedding: Any = vector.tolist()
         if body.encoding_format == "base64":
             embedding = base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
         rows.append({"object": "embedding", "index": number, "embedding": embedding})
         usage.prompt_tokens += len(ids)
-    context.record_usage(owner, variant, usage)
+    context.record_usage(usage)
     told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
     return {"object": "list", "data": rows, "model": body.model, "usage": told}
 
 
-async def _vector(context: ServerContext, variant: ModelVariant, ids: list[int]) -> Tensor:
+async def _vector(context: RequestContext, ids: list[int]) -> Tensor:
     """Return the mean hidden state of a text's tokens: (D,) float32, of L2 norm 1."""
-    total = torch.zeros(())
+    total, variant = torch.zeros(()), context.variant
 
     def read(session: Session) -> None:
         nonlocal total

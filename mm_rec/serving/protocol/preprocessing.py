@@ -16,6 +16,7 @@ from mm_rec.data.conversations.rendering import reject_special_tokens
 from mm_rec.inference.generate import encode_prompt, encode_text
 from mm_rec.inference.grammar.constraint import GrammarConstraint
 from mm_rec.inference.sampler import SamplingParams
+from mm_rec.serving.context import RequestContext
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import EnginePrompt, build_prompt
 from mm_rec.serving.model_registry import ModelVariant
@@ -35,19 +36,6 @@ _FREE_SHARE = 4  # of a context that turns are dropped from, where it is not sai
 DROP_TURNS = 'Send less, write less, or send "truncation": "auto" to drop the oldest turns'
 SEND_LESS = "Send less, or ask for fewer tokens"
 ToolSchemas = Sequence[Mapping[str, Any]]  # of tools, as templates and grammars take them
-
-
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
-    """Limits of one request.
-
-    `max_tokens`: the most that are written, and as many where a request does not say; `max_prompt_tokens`: the most
-    that are read; `timeout_seconds`: the longest time.
-    """
-
-    max_tokens: int = 8_192
-    max_prompt_tokens: int = 262_144
-    timeout_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +65,14 @@ def require_fields_together(request: RequestModel, **others: str) -> None:
 
 
 def build_sampling(variant: ModelVariant, request: SamplingRequest, most_tokens: int) -> SamplingParams:
-    """Build the sampling parameters of a request; what is not given has OpenAI's defaults."""
+    """Build the sampling parameters of a request from its fields of the same names; the defaults are OpenAI's."""
+    given = {name: getattr(request, name, None) for name in SamplingParams.model_fields}
     values: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": most_tokens}
-    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
-        if (value := getattr(request, name)) is not None:
-            values[name] = value
+    values |= {name: value for name, value in given.items() if value is not None}
     if values["top_p"] == 0:  # the likeliest token alone
         values["top_p"] = 1e-9
     if isinstance(request, CompletionRequestBase):
         values["stop"] = tuple(_stops(request))
-        for name in ("frequency_penalty", "presence_penalty"):
-            values[name] = getattr(request, name) or 0.0
         values["logit_bias"] = _biases(variant, request.logit_bias or {})
         values["seed"] = None if request.seed is None else request.seed % 2**63
     return SamplingParams.read(values, where="the request")
@@ -121,17 +106,13 @@ def sampling_per_choice(sampling: SamplingParams, n: int | None, most: int) -> l
 
 
 def resolve_max_tokens(
-    variant: ModelVariant,
-    prompt_tokens: int,
-    wanted: int | None,
-    limits: RequestLimits,
-    names: FieldNames,
-    least: int = 1,
+    context: RequestContext, prompt_tokens: int, wanted: int | None, names: FieldNames, least: int = 1
 ) -> int:
     """Return the most tokens of an answer; raises ApiError where the request asks for more, or there is no room.
 
     Where the request does not say, there must be room for `least`.
     """
+    variant, limits = context.variant, context.limits
     if prompt_tokens > limits.max_prompt_tokens:
         most = f"{limits.max_prompt_tokens:,} are the most. Send less"
         message = f"{names.prompt}: {prompt_tokens:,} tokens are more than this server reads; {most}"
@@ -231,8 +212,8 @@ def _require_calls(messages: Sequence[ChatMessage], name: Callable[[int, str], s
 
 
 def fit_prompt(
-    variant: ModelVariant, messages: Sequence[ChatMessage], tools: ToolSchemas, wanted: int | None,
-    limits: RequestLimits, names: FieldNames, truncate: bool,
+    context: RequestContext, messages: Sequence[ChatMessage], tools: ToolSchemas, wanted: int | None,
+    names: FieldNames, truncate: bool,
 ) -> tuple[EnginePrompt, int]:  # fmt: skip
     """Return the prompt of a conversation, and the most tokens of its answer.
 
@@ -242,15 +223,16 @@ def fit_prompt(
     """
     starts = [place for place, message in enumerate(messages) if message.role == "user"]
     truncate = truncate and len(starts) > 1
-    free = min(limits.max_tokens, (variant.model.context_limit or 0) // _FREE_SHARE)
+    variant = context.variant
+    free = min(context.limits.max_tokens, (variant.model.context_limit or 0) // _FREE_SHARE)
 
     def without(dropped: int) -> EnginePrompt:
         kept = [*messages[: starts[0]], *messages[starts[dropped] :]] if dropped else messages
         with errors_in_field(names.prompt):
-            return build_prompt(variant, prompt_parts(variant.model.tokenizer, kept, tools))
+            return build_prompt(variant, prompt_parts(context.tokenizer, kept, tools))
 
     def room(prompt: EnginePrompt, least: int) -> int:
-        return resolve_max_tokens(variant, prompt.length, wanted, limits, names, least)
+        return resolve_max_tokens(context, prompt.length, wanted, names, least)
 
     def fits(dropped: int) -> bool:
         try:

@@ -159,6 +159,19 @@ class TextParser:
         return iter(())
 
 
+class VerbatimParser:
+    """Parses nothing: an answer that follows no template is text, as it is."""
+
+    def push(self, text: str) -> Iterator[ParsedDelta]:
+        """Take some text, and yield it."""
+        if text:
+            yield ParsedDelta("text", text)
+
+    def finish(self) -> Iterator[ParsedDelta]:
+        """Yield nothing: nothing is held back."""
+        return iter(())
+
+
 class ReasoningParser:
     """Parses the reasoning that an answer may begin with, and gives what follows to another parser."""
 

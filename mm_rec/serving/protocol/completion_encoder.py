@@ -1,0 +1,130 @@
+"""The wire form of completions: text_completion objects, with OpenAI's four lists of log-probabilities."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mm_rec.inference.sampler import SampledToken
+from mm_rec.serving.context import RequestContext
+from mm_rec.serving.errors import ApiError
+from mm_rec.serving.generation import TokenUsage
+from mm_rec.serving.protocol.encoding import Chunk
+from mm_rec.serving.protocol.events import Delta, Finish, OutputEvent, Usage
+from mm_rec.serving.protocol.schemas import CompletionRequest
+from mm_rec.serving.sse import DONE
+
+
+@dataclass
+class _ChoiceBuffer:
+    """The text of one choice so far, its tokens, and how it ended."""
+
+    text: str = ""
+    tokens: list[str] = field(default_factory=list)
+    token_logprobs: list[float | None] = field(default_factory=list)
+    top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
+    text_offset: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    def since(self, tokens: int, text: str) -> _ChoiceBuffer:
+        """Return what came after so many tokens, with this text."""
+        return _ChoiceBuffer(
+            text, self.tokens[tokens:], self.token_logprobs[tokens:], self.top_logprobs[tokens:],
+            self.text_offset[tokens:],
+        )  # fmt: skip
+
+
+class CompletionEncoder:
+    """Encodes the answer to a request of completions; choices are numbered through all prompts."""
+
+    done = DONE
+
+    def __init__(self, context: RequestContext, body: CompletionRequest, choices: int) -> None:
+        self._model, self._has_logprobs = context.variant.model, body.logprobs is not None
+        self._buffers = [_ChoiceBuffer() for _ in range(choices)]
+        self._usage = TokenUsage(0)
+        self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+        self._streams_usage = body.stream_options is not None and body.stream_options.include_usage
+
+    def begin(self) -> Iterator[Chunk]:
+        """Yield nothing."""
+        return iter(())
+
+    def encode(self, event: OutputEvent) -> Iterator[Chunk]:
+        """Yield the chunk of a delta."""
+        match event:
+            case Delta(choice=number, part=part):
+                buffer = self._buffers[number]
+                count = len(buffer.tokens)
+                buffer.text += part.text
+                for token in event.logprobs:
+                    self._add_token(buffer, token)
+                yield self._chunk(number, buffer.since(count, part.text))
+            case Finish(choice=number, reason=reason):
+                self._buffers[number].finish_reason = reason
+            case Usage(usage=usage):
+                self._usage = usage
+
+    def end(self) -> Iterator[Chunk]:
+        """Yield how each choice ended, and the usage where it was asked for."""
+        for number, buffer in enumerate(self._buffers):
+            yield self._chunk(number, _ChoiceBuffer(finish_reason=buffer.finish_reason))
+        if self._streams_usage:
+            yield {**self._envelope([]), "usage": self._usage.chat()}
+
+    def body(self) -> Chunk:
+        """Return the text_completion object."""
+        choices = [self._choice(number, buffer) for number, buffer in enumerate(self._buffers)]
+        return {**self._envelope(choices), "usage": self._usage.chat()}
+
+    def failed(self, error: ApiError) -> Chunk:
+        """Return the error as it would be without a stream."""
+        return error.body
+
+    def _add_token(self, buffer: _ChoiceBuffer, chosen: SampledToken) -> None:
+        """Add a token to the lists; the first of an echoed prompt has no log-probability."""
+        text = self._text_of(chosen.token)
+        buffer.text_offset.append(buffer.text_offset[-1] + len(buffer.tokens[-1]) if buffer.tokens else 0)
+        buffer.tokens.append(text)
+        buffer.token_logprobs.append(chosen.logprob)
+        # Of tokens with one text, such as parts of a character, the likeliest is told.
+        likeliest = {self._text_of(one): value for one, value in reversed(chosen.top_logprobs)}
+        if chosen.logprob is not None:
+            likeliest.setdefault(text, chosen.logprob)  # OpenAI's lists have the token itself too
+        buffer.top_logprobs.append(None if chosen.logprob is None else likeliest)
+
+    def _text_of(self, token: int) -> str:
+        return self._model.token_text(token).decode("utf-8", "replace")
+
+    def _chunk(self, number: int, buffer: _ChoiceBuffer) -> Chunk:
+        return {
+            **self._envelope([self._choice(number, buffer)]),
+            **({"usage": None} if self._streams_usage else {}),
+        }
+
+    def _envelope(self, choices: list[dict[str, Any]]) -> Chunk:
+        return {
+            **self._head,
+            "object": "text_completion",
+            "choices": choices,
+            "system_fingerprint": self._model.system_fingerprint,
+        }
+
+    def _choice(self, number: int, buffer: _ChoiceBuffer) -> dict[str, Any]:
+        logprobs = None
+        if self._has_logprobs and buffer.tokens:
+            logprobs = {
+                "tokens": buffer.tokens,
+                "token_logprobs": buffer.token_logprobs,
+                "top_logprobs": buffer.top_logprobs,
+                "text_offset": buffer.text_offset,
+            }
+        return {
+            "index": number,
+            "text": buffer.text,
+            "logprobs": logprobs,
+            "finish_reason": buffer.finish_reason,
+        }
