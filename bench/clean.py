@@ -23,7 +23,7 @@ import text_data
 def ours(documents: list[str]) -> tuple[float, list[bool]]:
     """Seconds for all documents, and which were kept."""
     from mm_rec.cleaning.lines import LineConfig
-    from mm_rec.cleaning.steps import Cleaner, CleaningConfig
+    from mm_rec.cleaning.steps import Cleaner, CleaningConfig, resolve_cleaning
 
     config = CleaningConfig(
         markup=False,
@@ -40,8 +40,8 @@ def ours(documents: list[str]) -> tuple[float, list[bool]]:
             "word_characters": {"active": False},
         },
     )
-    cleaner = Cleaner(config)
-    cleaner.steps.pop("normalise")  # datatrove has no such step among these
+    cleaner = Cleaner(resolve_cleaning(config))
+    del cleaner.steps[0]  # normalise: datatrove has no such step among these
     cleaner.clean(documents[0])
     start = time.process_time()
     kept = [cleaner.clean(text)[1] is None for text in documents]
@@ -50,9 +50,9 @@ def ours(documents: list[str]) -> tuple[float, list[bool]]:
 
 def whole(documents: list[str], identify: bool) -> float:
     """Seconds for all that `mmrec data clean` does to a document, with or without language identification."""
-    from mm_rec.cleaning.steps import Cleaner, CleaningConfig
+    from mm_rec.cleaning.steps import Cleaner, CleaningConfig, resolve_cleaning
 
-    cleaner = Cleaner(CleaningConfig(identification={"identify": identify}))
+    cleaner = Cleaner(resolve_cleaning(CleaningConfig(identification={"identify": identify})))
     cleaner.clean(documents[0])
     start = time.process_time()
     for text in documents:

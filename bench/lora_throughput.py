@@ -69,7 +69,7 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     import torch
 
     from mm_rec.data.mixture import Mixture
-    from mm_rec.data.packing import FinetuneBatches, PackedConversations, padded_length
+    from mm_rec.data.packing import PackedConversations, conversation_batches, padded_length
     from mm_rec.models.adapters import Adapters
     from mm_rec.models.presets import build
     from mm_rec.models.sections import LoraConfig
@@ -85,13 +85,15 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> proto
     packed = PackedConversations(rendered, length)
     clock = protocol.Clock()
 
-    class Counted(FinetuneBatches):
-        def batch_at(self, step: int, micro_step: int = 0) -> dict[str, Any]:
-            batch = super().batch_at(step, micro_step)
-            clock.tokens.append(int((batch["document_ids"] >= 0).sum()))
-            return batch
+    batches = conversation_batches({"all": packed}, Mixture(["all"], [(0, [1.0])]), length, ROWS, 1, 0, 2)
+    batch_at = batches.batch_at
 
-    batches = Counted({"all": packed}, Mixture(["all"], [(0, [1.0])]), length, ROWS, 1, 0, 2)
+    def counted(step: int, micro_step: int = 0) -> dict[str, Any]:
+        batch = batch_at(step, micro_step)
+        clock.tokens.append(int((batch["document_ids"] >= 0).sum()))
+        return batch
+
+    batches.batch_at = counted  # type: ignore[method-assign]
     config = ResolvedTrainSection(
         steps=steps, seq_len=length, batch_size=ROWS, learning_rate=RATE, optimizer="adamw", weight_decay=0.0,
         compile=True, checkpoint_every=10**9, seed=0,

@@ -60,7 +60,7 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
 
     from mm_rec.data.conversations.preflight import preflight
     from mm_rec.data.mixture import Mixture
-    from mm_rec.data.packing import FinetuneBatches, PackedConversations
+    from mm_rec.data.packing import PackedConversations, conversation_batches
     from mm_rec.models.presets import build
     from mm_rec.tokenizers.loading import load_tokenizer
     from mm_rec.training.interrupt import StopRequest
@@ -74,14 +74,16 @@ def ours(shape: str, tokenizer_folder: Path, steps: int, scratch: Path) -> tuple
     packed = PackedConversations(rendered, LONGEST, fold_rows=True)
     clock = protocol.Clock()
 
-    class Counted(FinetuneBatches):
-        def batch_at(self, step: int, micro_step: int = 0) -> dict[str, Any]:
-            batch = super().batch_at(step, micro_step)
-            clock.tokens.append(int((batch["document_ids"] >= 0).sum()))
-            return batch
-
     rows = ROWS // 2
-    batches = Counted({"all": packed}, Mixture(["all"], [(0, [1.0])]), LONGEST, rows, 1, 0, 2)
+    batches = conversation_batches({"all": packed}, Mixture(["all"], [(0, [1.0])]), LONGEST, rows, 1, 0, 2)
+    batch_at = batches.batch_at
+
+    def counted(step: int, micro_step: int = 0) -> dict[str, Any]:
+        batch = batch_at(step, micro_step)
+        clock.tokens.append(int((batch["document_ids"] >= 0).sum()))
+        return batch
+
+    batches.batch_at = counted  # type: ignore[method-assign]
     config = ResolvedTrainSection(
         steps=steps, seq_len=LONGEST, batch_size=rows, learning_rate=1e-3, optimizer="adamw", compile=True,
         checkpoint_every=10**9, seed=0,

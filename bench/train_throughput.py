@@ -84,7 +84,7 @@ def ours(
 
     Returns when each step ended, and how long the optimizer took of it, in seconds.
     """
-    from mm_rec.data.batches import PackedBatches
+    from mm_rec.data.batches import corpus_batches
     from mm_rec.data.corpus import Corpus
     from mm_rec.models.presets import build
     from mm_rec.training.interrupt import StopRequest
@@ -107,7 +107,7 @@ def ours(
         steps=steps, seq_len=SEQ_LEN, batch_size=ROWS, accumulation=PRESETS.get(shape, 1), learning_rate=1e-3,
         optimizer=optimizer, compile=True, checkpoint_every=10**9, seed=0,
     )  # fmt: skip
-    batches = PackedBatches(Corpus.open(corpus_folder), SEQ_LEN, ROWS, config.accumulation)
+    batches = corpus_batches(Corpus.open(corpus_folder), SEQ_LEN, ROWS, config.accumulation)
     model = build(model_config(shape), seed=0)
     optimizer = OptimizerSet(model, config)
     training = Trainer(model, None, optimizer, batches, next_token(precision()), config, scratch, Clock())
@@ -131,8 +131,8 @@ def trainer(shape: str, corpus_folder: Path, steps: int, scratch: Path, tuned: b
     import torch
     from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-    from mm_rec.data.batches import PackedSequences
     from mm_rec.data.corpus import Corpus
+    from mm_rec.data.row_sources import PackedSequences
 
     rows = PackedSequences(Corpus.open(corpus_folder), SEQ_LEN)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.batches import PackedBatches
+from mm_rec.data.batches import corpus_batches
 from mm_rec.data.corpus import Corpus
 from mm_rec.models.forward import Batch
 from mm_rec.models.loading import load_model
@@ -59,7 +59,7 @@ class SmallTrainings:
         config = ResolvedTrainSection(
             **{**settings, "precision": "float32", "checkpoint_every": 1000, **changes}
         )
-        batches = PackedBatches(self.corpus, config.seq_len, config.batch_size, 1, config.seed)
+        batches = corpus_batches(self.corpus, config.seq_len, config.batch_size, 1, config.seed)
         shape = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 96}
         model = model or build(preset("llama_tiny").config(24, **shape), seed=1)
         objective: Objective = extra.pop("objective", next_token(torch.float32))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm_rec.cleaning.dedup import DedupConfig
-from mm_rec.cleaning.steps import Cleaner, CleaningConfig
+from mm_rec.cleaning.steps import Cleaner, CleaningConfig, resolve_cleaning
 from mm_rec.errors import ConfigError, needs_extra
 from mm_rec.text.normalise import dedup_key
 
@@ -49,7 +49,7 @@ class CleanDocuments(PipelineStep):  # type: ignore[misc]  # datatrove has no ty
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents that stay; write the others, with their reason, where a writer was given."""
-        cleaner = Cleaner(self.config)
+        cleaner = Cleaner(resolve_cleaning(self.config))
         with self.dropped or contextlib.nullcontext() as writer:
             for document in data:
                 cleaned, drop = cleaner.clean(document.text)
@@ -59,7 +59,7 @@ class CleanDocuments(PipelineStep):  # type: ignore[misc]  # datatrove has no ty
                     continue
                 self.stat_update("dropped", f"dropped_{drop.reason}")
                 if writer is not None:
-                    document.metadata |= {"reason": drop.reason, "detail": drop.detail}
+                    document.metadata |= drop.record()
                     writer.write(document, rank)
 
 

@@ -47,6 +47,7 @@ class EvaluationIndex:
     """An index of the n-grams of evaluation items, by length."""
 
     language: str
+    n: int  # words of an n-gram
     items: list[EvaluationItem]
     skipped: int  # items of too few words to look for
     n_grams_by_length: dict[int, _NGrams]
@@ -68,7 +69,7 @@ class EvaluationIndex:
             owners.setdefault(length, []).append(len(kept))
             kept.append(item)
         grams = {length: _index(numbers[length], owners[length]) for length in sorted(numbers)}
-        return cls(language, kept, skipped, grams)
+        return cls(language, n, kept, skipped, grams)
 
     def find(self, text: str) -> list[EvaluationItem]:
         """Return the items that share an n-gram with the text, in the order of the evaluation files."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from mm_rec.cleaning.contamination import N_GRAM_WORDS, EvaluationIndex, evaluation_items
 from mm_rec.cleaning.dedup import (
+    REPEATED_PARAGRAPHS,
     DedupConfig,
     Duplicate,
     Fingerprints,
@@ -30,9 +31,11 @@ from mm_rec.cleaning.dedup import (
     remove_paragraphs,
     repeated_paragraphs,
 )
+from mm_rec.cleaning.document import Dropped
+from mm_rec.cleaning.language import LANGUAGE
 from mm_rec.cleaning.shards import CleanedShard, ShardCleaner, clean_shards, default_processes
 from mm_rec.cleaning.stats import CleaningStats, merge_stats
-from mm_rec.cleaning.steps import CleaningConfig
+from mm_rec.cleaning.steps import CleaningConfig, resolve_cleaning
 from mm_rec.config import Section
 from mm_rec.errors import DataError
 from mm_rec.runs.files import remove
@@ -124,7 +127,7 @@ def clean_corpus(
     with _timed(corpus, "cleaning"):
         progress.stage("cleaning", _text_bytes(files))
         documents = read_documents(files, config.text_field, rule, on_problem=note)
-        cleaner = ShardCleaner(work, config.cleaning, config.dedup, index)
+        cleaner = ShardCleaner(work, resolve_cleaning(config.cleaning, config.dedup, index))
         shards = clean_shards(documents, cleaner, processes or default_processes(), progress.advance)
         corpus.stats = merge_stats(shard.stats for shard in shards)
         if not corpus.stats.total().kept.count:
@@ -169,7 +172,7 @@ def _nothing_left(corpus: CleanCorpus) -> DataError:
         ", ".join(f"{reason} ({removal.count:,})" for reason, removal in most) or "nothing could be read"
     )
     hint = "`mmrec data inspect` shows what the files hold"
-    if most and most[0][0] == "language" and stats.languages:
+    if most and most[0][0] == LANGUAGE and stats.languages:
         found = max(stats.languages, key=lambda code: stats.languages[code].count)
         hint = f"most of it is in {found!r}, and --language is {corpus.config.cleaning.language!r}"
     elif most:
@@ -242,23 +245,20 @@ class _CorpusWriter:
             stats.record_kept(row["path"], location, row["text"], text, self.count_tokens(text))
         else:
             self.kept[number] = False
-            drop({**row, **removal})
-            stats.record_dropped(row["path"], location, row["text"], **removal)
+            drop({**row, **removal.record()})
+            stats.record_dropped(row["path"], location, row["text"], removal)
 
-    def _decide(self, number: int, text: str) -> tuple[str, dict[str, str] | None]:
+    def _decide(self, number: int, text: str) -> tuple[str, Dropped | None]:
         """Return the text to write, and the reason where the document is left out."""
         duplicate = self.duplicates.get(number)
         if duplicate is not None:
-            return text, {
-                "reason": f"{duplicate.kind} duplicate",
-                "detail": f"{duplicate.similarity:.2f} alike",
-            }
+            return text, duplicate.dropped
         again = self.repeated[self.fingerprints.borders[number] : self.fingerprints.borders[number + 1]]
         if not again.any():
             return text, None
         left = remove_paragraphs(text, again)
         if len(left) < _LEFT:
-            return text, {"reason": "repeated paragraphs", "detail": f"{len(left)} characters would be left"}
+            return text, Dropped(REPEATED_PARAGRAPHS, f"{len(left)} characters would be left")
         return left, None
 
     def _clusters(self) -> Iterator[dict[str, Any]]:

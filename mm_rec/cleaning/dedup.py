@@ -19,12 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from mm_rec.cleaning.document import Dropped, Reason
 from mm_rec.config import Section
 from mm_rec.errors import DataError, needs_extra
 from mm_rec.runs.files import atomic_path
 from mm_rec.text.ngrams import combine_hashes, hash_ngrams, hash_words, ngrams_within_rows
 from mm_rec.text.normalise import dedup_key
 
+DUPLICATE: dict[Literal["exact", "near"], Reason] = {
+    "exact": Reason("exact duplicate"),
+    "near": Reason("near duplicate"),
+}
+REPEATED_PARAGRAPHS = Reason("repeated paragraphs")
 _SEED = 1
 _NEIGHBOURS = 16  # documents of a band's bucket are compared with as many that follow: enough for any cluster
 _PAIRS = 2**16  # held against each other at once
@@ -179,6 +185,11 @@ class Duplicate:
     kept: int
     similarity: float
     kind: Literal["exact", "near"]
+
+    @property
+    def dropped(self) -> Dropped:
+        """Why the document is left out."""
+        return Dropped(DUPLICATE[self.kind], f"{self.similarity:.2f} alike")
 
 
 def find_duplicates(fingerprints: Fingerprints, config: DedupConfig, prior: int = 0) -> list[Duplicate]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,21 @@ class Cut:
     text: str
 
 
+# Why a document is left out, as reports name it; a reason is a constant beside the step that gives it.
+Reason = NewType("Reason", str)
+
+
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """The reason to drop a document: the rule, and the measured value beside its limit."""
+    """A document is left out: the reason, what was measured beside its limit, and the language that it was found in."""
 
-    reason: str
-    detail: str = ""
+    reason: Reason
+    measured: str = ""
+    language: str | None = None  # where it is why the document is left out
+
+    def record(self) -> dict[str, str]:
+        """The reason and what was measured, as plain values."""
+        return {"reason": self.reason, "detail": self.measured}
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,13 @@ class CleaningDocument:
             candidates = places[:-1][places[1:] == places[:-1] + 1]
             found.append(_repeated_places(self.hash_ngrams(len(found) + 2), candidates))
         return found[n - 2]
+
+
+class CleaningStep(Protocol):
+    """A step of the cleaning."""
+
+    def __call__(self, document: CleaningDocument, /) -> CleaningDocument | Dropped:
+        """Return the document, changed or not, or why it is left out."""
 
 
 def _repeated_places(keys: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArray[np.int64]:

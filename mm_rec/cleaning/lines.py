@@ -7,9 +7,9 @@ headings, verses and dialogue away too, and FineWeb (Penedo et al. 2024, section
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pydantic
 import yaml
@@ -41,10 +41,27 @@ class LineConfig(Section):
     repeated: bool = True  # lines of 20 characters or more that stood earlier on the page
 
 
-def cut_lines(document: CleaningDocument, config: LineConfig) -> CleaningDocument:
+class Phrases(NamedTuple):
+    """What a web page's frame says, in small letters: parts of notices, and entries of menus."""
+
+    notices: tuple[str, ...]
+    menu: tuple[str, ...]
+
+
+def phrases_for(code: str) -> Phrases:
+    """The phrases that hold on pages of a language: its own, and the English ones."""
+    lists = yaml.safe_load(_PHRASES.read_text(encoding="utf-8"))
+    chosen = [lists[name] for name in dict.fromkeys((code, "en")) if name in lists]
+    return Phrases(
+        notices=tuple(phrase for entry in chosen for phrase in entry["notices"]),
+        menu=tuple(phrase for entry in chosen for phrase in entry["menu"]),
+    )
+
+
+def cut_lines(document: CleaningDocument, config: LineConfig, phrases: Phrases) -> CleaningDocument:
     """Cut the lines that the configuration names."""
     code = document.language.code
-    notices, menu = _phrases(code)
+    notices, menu = phrases.notices, frozenset(phrases.menu)
     all_small = lower(document.text, code)  # at once: line by line would take several times as long
     if not any(phrase in all_small for phrase in notices):
         notices = ()
@@ -101,14 +118,3 @@ def _is_menu(small: str, menu: frozenset[str]) -> bool:
     entries = [entry for entry in stripped if entry]
     known = [entry in menu for entry in entries]
     return all(known) or (len(entries) >= 3 and (known[0] or 2 * sum(known) >= len(entries)))
-
-
-@functools.cache
-def _phrases(code: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The notices and the menu entries that hold on pages of a language."""
-    lists = yaml.safe_load(_PHRASES.read_text(encoding="utf-8"))
-    chosen = [lists[name] for name in dict.fromkeys((code, "en")) if name in lists]
-    return (
-        tuple(phrase for entry in chosen for phrase in entry["notices"]),
-        frozenset(phrase for entry in chosen for phrase in entry["menu"]),
-    )

@@ -37,26 +37,41 @@ _LOREM_IPSUM = re.compile("lorem ipsum", re.IGNORECASE)
 _TERMINAL = (".", "!", "?", "…", '."', '!"', '?"', ".”", "!”", "?”", ".'", ".)", "!)", "?)")
 
 
+Measure = Callable[[CleaningDocument], float]
+MEASURES: dict[str, Measure] = {}
+
+
+def measure(function: Measure) -> Measure:
+    """Let the rules of thresholds.yaml use a function by its name; the report shows its docstring's first line."""
+    MEASURES[function.__name__] = function
+    return function
+
+
+@measure
 def words(document: CleaningDocument) -> float:
     """Number of words."""
     return len(document.words)
 
 
+@measure
 def mean_word_length(document: CleaningDocument) -> float:
     """Characters a word."""
     return int(document.word_lengths.sum()) / len(document.words) if document.words else 0.0
 
 
+@measure
 def hashes(document: CleaningDocument) -> float:
     """Signs # a word."""
     return document.text.count("#") / max(1, len(document.words))
 
 
+@measure
 def ellipses(document: CleaningDocument) -> float:
     """Ellipses a word."""
     return (document.text.count("...") + document.text.count("…")) / max(1, len(document.words))
 
 
+@measure
 def bullet_lines(document: CleaningDocument) -> float:
     """Share of lines that begin with a bullet."""
     if _BULLETS.isdisjoint(map(itemgetter(0), document.lines)):
@@ -64,6 +79,7 @@ def bullet_lines(document: CleaningDocument) -> float:
     return len(_BULLET.findall(document.text)) / len(document.lines)
 
 
+@measure
 def ellipsis_lines(document: CleaningDocument) -> float:
     """Share of lines that end with an ellipsis."""
     if "…" not in document.text and "..." not in document.text:
@@ -71,12 +87,14 @@ def ellipsis_lines(document: CleaningDocument) -> float:
     return len(_ENDING_ELLIPSIS.findall(document.text)) / max(1, len(document.lines))
 
 
+@measure
 def words_with_letters(document: CleaningDocument) -> float:
     """Share of words with at least one letter."""
     without = sum(1 for word in filterfalse(str.isalpha, document.words) if not _LETTERS.search(word))
     return (len(document.words) - without) / max(1, len(document.words))
 
 
+@measure
 def stop_words(document: CleaningDocument) -> float:
     """Number of different stop words of the language."""
     known = document.language.stop_words
@@ -89,6 +107,7 @@ def stop_words(document: CleaningDocument) -> float:
     )
 
 
+@measure
 def sentences(document: CleaningDocument) -> float:
     """Number of sentences."""
     return count_sentences(document.text, document.language.code)
@@ -99,6 +118,7 @@ def sentences_up_to(document: CleaningDocument, enough: float) -> float:
     return count_sentences(document.text, document.language.code, math.ceil(enough))
 
 
+@measure
 def digits(document: CleaningDocument) -> float:
     """Share of digits among the characters."""
     encoded = document.encoded
@@ -109,32 +129,38 @@ def digits(document: CleaningDocument) -> float:
     return found / max(1, len(document.text))
 
 
+@measure
 def word_characters(document: CleaningDocument) -> float:
     """Share of the characters that are not white space that lies in words and numbers."""
     visible = len(document.text) - sum(map(document.text.count, " \n\t"))
     return int(document.word_lengths.sum()) / max(1, visible)
 
 
+@measure
 def duplicate_lines(document: CleaningDocument) -> float:
     """Share of lines that stood earlier on the page."""
     return 1 - len(set(document.lines)) / max(1, len(document.lines))
 
 
+@measure
 def duplicate_line_characters(document: CleaningDocument) -> float:
     """Share of the characters that lies in lines that stood earlier."""
     return _repeated_characters(document.lines) / max(1, len(document.text))
 
 
+@measure
 def duplicate_paragraphs(document: CleaningDocument) -> float:
     """Share of paragraphs that stood earlier on the page."""
     return 1 - len(set(document.paragraphs)) / max(1, len(document.paragraphs))
 
 
+@measure
 def duplicate_paragraph_characters(document: CleaningDocument) -> float:
     """Share of the characters that lies in paragraphs that stood earlier."""
     return _repeated_characters(document.paragraphs) / max(1, len(document.text))
 
 
+@measure
 def punctuated_lines(document: CleaningDocument) -> float:
     """Share of lines that end as a sentence does; 1 where there are too few lines to say."""
     if len(document.lines) < FEW_LINES:
@@ -142,16 +168,19 @@ def punctuated_lines(document: CleaningDocument) -> float:
     return sum(line.endswith(_TERMINAL) for line in document.lines) / max(1, len(document.lines))
 
 
+@measure
 def short_lines(document: CleaningDocument) -> float:
     """Share of lines of at most 30 characters."""
     return sum(len(line) <= SHORT_LINE for line in document.lines) / max(1, len(document.lines))
 
 
+@measure
 def curly_brackets(document: CleaningDocument) -> float:
     """Number of opening curly brackets, a sign of program text."""
     return document.text.count("{")
 
 
+@measure
 def lorem_ipsum(document: CleaningDocument) -> float:
     """Number of times that the printers' filler text occurs."""
     if b"psum" not in document.encoded.lower() and "ſ" not in document.text:  # ſ is a small s too
@@ -159,6 +188,7 @@ def lorem_ipsum(document: CleaningDocument) -> float:
     return len(_LOREM_IPSUM.findall(document.text))
 
 
+@measure
 def newlines(document: CleaningDocument) -> float:
     """Line ends a word."""
     return document.text.count("\n") / max(1, len(document.words))
@@ -208,14 +238,5 @@ def _repeated_characters(items: list[str]) -> int:
     return sum(map(len, items)) - sum(map(len, different))
 
 
-MEASURES: dict[str, Callable[[CleaningDocument], float]] = {
-    measure.__name__: measure
-    for measure in (
-        words, mean_word_length, hashes, ellipses, bullet_lines, ellipsis_lines, words_with_letters, stop_words,
-        sentences, digits, word_characters, duplicate_lines, duplicate_line_characters, duplicate_paragraphs,
-        duplicate_paragraph_characters, punctuated_lines, short_lines, newlines, curly_brackets,
-        lorem_ipsum,
-    )
-}  # fmt: skip
 MEASURES |= {f"top_{n}_gram": partial(top_n_gram, n=n) for n in (2, 3, 4)}
 MEASURES |= {f"duplicate_{n}_grams": partial(duplicate_n_grams, n=n) for n in (5, 6, 7, 8, 9, 10)}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mm_rec import __version__
 from mm_rec.cleaning.corpus import CleanCorpus
+from mm_rec.cleaning.dedup import DUPLICATE, REPEATED_PARAGRAPHS
+from mm_rec.cleaning.document import Reason
 from mm_rec.cleaning.measures import MEASURES
 from mm_rec.cleaning.rules import rules_for
-from mm_rec.cleaning.stats import RemovalStats, SourceStats
+from mm_rec.cleaning.stats import EARLIER_PARAGRAPH, RemovalStats, SourceStats
 from mm_rec.cleaning.steps import CleaningConfig
 from mm_rec.runs.files import hash_file, write_json, write_text
 from mm_rec.runs.jinja_templates import jinja_environment
@@ -113,10 +116,9 @@ def _stages(corpus: CleanCorpus) -> list[dict[str, Any]]:
     """Documents and bytes after each stage, from what was read to what was written."""
     total, stats = corpus.stats.total(), corpus.stats
     late = [
-        stats.dropped.get(reason, RemovalStats())
-        for reason in ("exact duplicate", "near duplicate", "repeated paragraphs")
+        stats.dropped.get(reason, RemovalStats()) for reason in (*DUPLICATE.values(), REPEATED_PARAGRAPHS)
     ]
-    paragraphs = stats.cut.get("paragraph stands in an earlier document", RemovalStats()).bytes
+    paragraphs = stats.cut.get(EARLIER_PARAGRAPH, RemovalStats()).bytes
     cleaned = (
         total.kept.count + sum(removal.count for removal in late),
         total.kept.bytes + sum(removal.bytes for removal in late) + paragraphs,
@@ -142,7 +144,7 @@ def _sources(corpus: CleanCorpus) -> dict[str, Any]:
     return {name: asdict(source_stats) for name, source_stats in by_source.items()}
 
 
-def _removals(removals: dict[str, RemovalStats]) -> dict[str, Any]:
+def _removals(removals: Mapping[Reason, RemovalStats] | Mapping[str, RemovalStats]) -> dict[str, Any]:
     """Return the removals by reason, most bytes first."""
     ordered = sorted(removals.items(), key=lambda entry: (-entry[1].bytes, entry[0]))
     return {reason: asdict(removal) for reason, removal in ordered}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import field_validator
 
-from mm_rec.cleaning.document import CleaningDocument, Dropped
+from mm_rec.cleaning.document import CleaningDocument, Dropped, Reason
 from mm_rec.cleaning.measures import MEASURES, sentences_up_to
 from mm_rec.config import Section
 from mm_rec.errors import ConfigError
@@ -43,9 +42,9 @@ class Rule(RuleLimits):
         """Return the reason to drop a document, or None."""
         value = self._measure(document)
         if self.min is not None and value < self.min:
-            return Dropped(self.rule, f"{self.measure} {value:.4g} < {self.min:g}")
+            return Dropped(Reason(self.rule), f"{self.measure} {value:.4g} < {self.min:g}")
         if self.max is not None and value > self.max:
-            return Dropped(self.rule, f"{self.measure} {value:.4g} > {self.max:g}")
+            return Dropped(Reason(self.rule), f"{self.measure} {value:.4g} > {self.max:g}")
         return None
 
     def _measure(self, document: CleaningDocument) -> float:
@@ -61,7 +60,7 @@ def rules_for(
 
     With `published` the limits are those of the papers, made for English, in every language.
     """
-    known = _published()
+    known = yaml.safe_load(_THRESHOLDS.read_text(encoding="utf-8"))
     changes = changes or {}
     for name in changes:
         if name not in {values["rule"] for values in known}:
@@ -81,9 +80,3 @@ def first_violation(document: CleaningDocument, rules: Iterable[Rule]) -> Droppe
         if drop := rule.check(document):
             return drop
     return None
-
-
-@functools.cache
-def _published() -> Sequence[dict[str, Any]]:
-    rules: Sequence[dict[str, Any]] = yaml.safe_load(_THRESHOLDS.read_text(encoding="utf-8"))
-    return rules

@@ -2,7 +2,8 @@
 
 A shard NNNNN of the work folder is NNNNN.kept.jsonl.zst and NNNNN.dropped.jsonl.zst (documents),
 NNNNN.npz (fingerprints) and NNNNN.json (its key and its numbers; written last, so a shard without it is not there).
-The key is a hash of the text, the configuration and the version of this code: a shard that has it is used again.
+The key is a hash of the text and of all that its cleaning depends on (`shard_key`): a shard that has it is used
+again.
 """
 
 from __future__ import annotations
@@ -23,12 +24,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mm_rec import __version__
-from mm_rec.cleaning.contamination import EvaluationIndex
-from mm_rec.cleaning.dedup import DedupConfig, Fingerprints, compute_fingerprints
+from mm_rec.cleaning.dedup import Fingerprints, compute_fingerprints
 from mm_rec.cleaning.document import CleaningDocument, Dropped
 from mm_rec.cleaning.stats import Amount, CleaningStats, RemovalStats, SourceStats
-from mm_rec.cleaning.steps import Cleaner, CleaningConfig
+from mm_rec.cleaning.steps import Cleaner, ResolvedCleaning
 from mm_rec.errors import DataError, MissingExtraError, needs_extra
 from mm_rec.runs.files import atomic_path, read_json, remove, write_json
 from mm_rec.sources.documents import Document
@@ -62,9 +61,7 @@ class ShardCleaner:
     """Cleans one shard; small, because it is sent to the processes with each."""
 
     folder: Path
-    config: CleaningConfig
-    dedup: DedupConfig
-    evaluation: EvaluationIndex | None = None
+    cleaning: ResolvedCleaning
 
     def __call__(self, number: int, documents: list[Document], key: str) -> CleanedShard:
         """Clean the documents and write the shard, unless it is there already."""
@@ -73,7 +70,7 @@ class ShardCleaner:
         if known is not None:
             return known
         remove(self.folder / f"{name}.json")
-        cleaner, stats = Cleaner(self.config, self.evaluation), CleaningStats()
+        cleaner, stats = Cleaner(self.cleaning), CleaningStats()
         kept: list[dict[str, Any]] = []
         dropped: list[dict[str, Any]] = []
         for document in documents:
@@ -83,26 +80,15 @@ class ShardCleaner:
             if drop is None:
                 kept.append(row)
             else:
-                dropped.append({**row, "reason": drop.reason, "detail": drop.detail})
+                dropped.append({**row, **drop.record()})
         _write_rows(self.folder / f"{name}.kept.jsonl.zst", kept)
         _write_rows(self.folder / f"{name}.dropped.jsonl.zst", dropped)
-        fingerprints = compute_fingerprints([row["text"] for row in kept], self.config.language, self.dedup)
+        fingerprints = compute_fingerprints(
+            [row["text"] for row in kept], self.cleaning.config.language, self.cleaning.dedup
+        )
         fingerprints.save(self.folder / f"{name}.npz")
         write_json(self.folder / f"{name}.json", {"key": key, "tally": stats.record()})
         return CleanedShard(self.folder, name, stats)
-
-    def key(self, documents: Sequence[Document]) -> str:
-        """Return a hash of everything that a shard of these documents depends on."""
-        digest = hashlib.sha256(
-            f"{__version__}\0{self.config.model_dump_json()}\0{self.dedup.model_dump_json()}\0".encode()
-        )
-        for item in self.evaluation.items if self.evaluation else ():
-            digest.update(item.text.encode())
-        for document in documents:
-            encoded = document.text.encode()
-            digest.update(f"{document.path}\0{document.line}\0{len(encoded)}\0".encode())
-            digest.update(encoded)
-        return digest.hexdigest()
 
     def _known(self, name: str, key: str) -> CleanedShard | None:
         """The shard of this name if it is whole and has this key."""
@@ -112,6 +98,16 @@ class ShardCleaner:
             return CleanedShard(self.folder, name, stats) if values["key"] == key else None
         except (DataError, KeyError, TypeError):
             return None
+
+
+def shard_key(documents: Sequence[Document], cleaning: ResolvedCleaning) -> str:
+    """Return a hash of everything that a cleaned shard of these documents depends on."""
+    digest = hashlib.sha256(cleaning.digest.encode())
+    for document in documents:
+        encoded = document.text.encode()
+        digest.update(f"{document.path}\0{document.line}\0{len(encoded)}\0".encode())
+        digest.update(encoded)
+    return digest.hexdigest()
 
 
 def clean_shards(
@@ -127,7 +123,7 @@ def clean_shards(
     cleaner.folder.mkdir(parents=True, exist_ok=True)
     _require_packages()  # a missing one is said before anything is read
     pieces = (
-        (number, piece, cleaner.key(piece), size)
+        (number, piece, shard_key(piece, cleaner.cleaning), size)
         for number, (piece, size) in enumerate(_split_into_shards(documents, SHARD_BYTES))
     )
     if processes == 1:
@@ -204,10 +200,10 @@ def _count(stats: CleaningStats, document: Document, cleaned: CleaningDocument, 
         source_stats.kept.add(len(cleaned.text.encode()))
     else:
         stats.dropped.setdefault(drop.reason, RemovalStats()).add_sample(
-            size, location, drop.detail, cleaned.text
+            size, location, drop.measured, cleaned.text
         )
-        if drop.reason == "language":
-            stats.languages.setdefault(drop.detail.split(" ")[0], Amount()).add(size)
+        if drop.language is not None:
+            stats.languages.setdefault(drop.language, Amount()).add(size)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

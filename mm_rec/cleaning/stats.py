@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from mm_rec.cleaning.document import Dropped, Reason
+
+EARLIER_PARAGRAPH = "paragraph stands in an earlier document"  # the reason of a cut
+_Why = TypeVar("_Why", bound=str)
 _SAMPLES = 5
 _KEPT_SAMPLES = 2  # of each source
 _SAMPLE_LENGTH = 300  # characters
@@ -60,7 +64,7 @@ class CleaningStats:
     """The numbers of a shard, or of all: by source, whole documents dropped, and pieces cut out of kept ones."""
 
     sources: dict[str, SourceStats] = field(default_factory=dict)
-    dropped: dict[str, RemovalStats] = field(default_factory=dict)
+    dropped: dict[Reason, RemovalStats] = field(default_factory=dict)
     cut: dict[str, RemovalStats] = field(default_factory=dict)
     languages: dict[str, Amount] = field(default_factory=dict)
 
@@ -68,11 +72,8 @@ class CleaningStats:
         """Add a later shard's numbers; samples are the first that there were."""
         for name, source_stats in other.sources.items():
             self.sources.setdefault(name, SourceStats()).add(source_stats)
-        for mine, theirs in ((self.dropped, other.dropped), (self.cut, other.cut)):
-            for reason, removal in theirs.items():
-                total = mine.setdefault(reason, RemovalStats())
-                _sum(total, removal)
-                total.samples += removal.samples[: _SAMPLES - len(total.samples)]
+        _add_removals(self.dropped, other.dropped)
+        _add_removals(self.cut, other.cut)
         for code, amount in other.languages.items():
             _sum(self.languages.setdefault(code, Amount()), amount)
 
@@ -86,16 +87,15 @@ class CleaningStats:
         if text != before:
             size = len(before.encode()) - len(text.encode())
             source_stats.kept.bytes -= size
-            self.cut.setdefault("paragraph stands in an earlier document", RemovalStats()).add_sample(
-                size, location, "", before
-            )
+            self.cut.setdefault(EARLIER_PARAGRAPH, RemovalStats()).add_sample(size, location, "", before)
 
-    def record_dropped(self, source: str, location: str, text: str, reason: str, detail: str) -> None:
+    def record_dropped(self, source: str, location: str, text: str, dropped: Dropped) -> None:
         """A kept document was left out after all."""
         size = len(text.encode())
         self.sources[source].kept.count -= 1
         self.sources[source].kept.bytes -= size
-        self.dropped.setdefault(reason, RemovalStats()).add_sample(size, location, detail, text)
+        removals = self.dropped.setdefault(dropped.reason, RemovalStats())
+        removals.add_sample(size, location, dropped.measured, text)
 
     def total(self) -> SourceStats:
         """All sources together."""
@@ -121,7 +121,9 @@ class CleaningStats:
                 name: SourceStats(Amount(**one["read"]), Amount(**one["kept"]), one["words"], one["tokens"])
                 for name, one in values["sources"].items()
             },
-            dropped={reason: RemovalStats(**removal) for reason, removal in values["dropped"].items()},
+            dropped={
+                Reason(reason): RemovalStats(**removal) for reason, removal in values["dropped"].items()
+            },
             cut={reason: RemovalStats(**removal) for reason, removal in values["cut"].items()},
             languages={code: Amount(**amount) for code, amount in values["languages"].items()},
         )
@@ -137,6 +139,13 @@ def merge_stats(parts: Iterable[CleaningStats]) -> CleaningStats:
 
 def _beginning(text: str) -> str:
     return text if len(text) <= _SAMPLE_LENGTH else text[:_SAMPLE_LENGTH] + "…"
+
+
+def _add_removals(own: dict[_Why, RemovalStats], other: Mapping[_Why, RemovalStats]) -> None:
+    for reason, removal in other.items():
+        total = own.setdefault(reason, RemovalStats())
+        _sum(total, removal)
+        total.samples += removal.samples[: _SAMPLES - len(total.samples)]
 
 
 def _sum(own: Amount, other: Amount) -> None:

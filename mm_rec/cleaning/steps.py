@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from pydantic import Field
 
+from mm_rec import __version__
 from mm_rec.cleaning.contamination import EvaluationIndex
-from mm_rec.cleaning.document import CleaningDocument, Cut, Dropped
+from mm_rec.cleaning.dedup import DedupConfig
+from mm_rec.cleaning.document import CleaningDocument, CleaningStep, Cut, Dropped, Reason
 from mm_rec.cleaning.language import LanguageConfig, filter_language
-from mm_rec.cleaning.lines import LineConfig, cut_lines
+from mm_rec.cleaning.lines import LineConfig, Phrases, cut_lines, phrases_for
 from mm_rec.cleaning.markup import strip_markup
 from mm_rec.cleaning.pii import mask_pii
 from mm_rec.cleaning.rules import Rule, first_violation, rules_for
@@ -21,7 +26,9 @@ from mm_rec.text.languages import get_language
 from mm_rec.text.normalise import normalise, repair_dotted_i
 from mm_rec.text.words import DOTTED_LANGUAGES, lower
 
-CleaningStep = Callable[[CleaningDocument], CleaningDocument | Dropped]
+EMPTY = Reason("empty")
+BAD_WORDS = Reason("bad words")
+EVALUATION_TEXT = Reason("evaluation text")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
 
 
@@ -39,68 +46,140 @@ class CleaningConfig(Section):
     personal: bool = True  # mask personal data
 
 
-class Cleaner:
-    """The steps that a configuration names, in order."""
+@dataclass(frozen=True)
+class ResolvedCleaning:
+    """Everything that a cleaned document depends on: the settings, and what they stand for."""
 
-    def __init__(self, config: CleaningConfig, evaluation: EvaluationIndex | None = None) -> None:
-        self.language = get_language(config.language)
-        self.steps: dict[str, CleaningStep] = {"normalise": _normalise}
-        if config.markup:
-            self.steps["markup"] = strip_markup
-        self.steps["lines"] = partial(cut_lines, config=config.lines)
-        self.steps["tidy"] = _collapse_blank_lines
-        if config.identification.identify:
-            self.steps["language"] = partial(filter_language, config=config.identification)
-        if config.bad_words:
-            bad = frozenset(lower(word.strip(), config.language) for word in config.bad_words) - {""}
-            self.steps["bad words"] = partial(_filter_bad_words, bad=bad)
-        if config.quality:
-            self.steps["quality"] = partial(
-                _filter_quality, rules=rules_for(config.language, config.rules, config.published_limits)
-            )
-        if config.personal:
-            self.steps["personal data"] = mask_pii
-        if evaluation is not None:
-            self.steps["evaluation"] = partial(_drop_contaminated, index=evaluation)
+    config: CleaningConfig
+    rules: Sequence[Rule]  # in force, with their limits
+    phrases: Phrases
+    dedup: DedupConfig  # of the fingerprints that are made of a cleaned document
+    evaluation: EvaluationIndex | None
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        index = self.evaluation
+        return {
+            "version": __version__,
+            "steps": [builder.__qualname__ for builder in STEPS],
+            "config": self.config.model_dump(mode="json"),
+            "rules": [rule.model_dump(mode="json") for rule in self.rules],
+            "phrases": self.phrases,
+            "dedup": self.dedup.model_dump(mode="json"),
+            "evaluation": None if index is None else [index.n, *(item.text for item in index.items)],
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the record."""
+        return hashlib.sha256(json.dumps(self.record()).encode()).hexdigest()
+
+
+def resolve_cleaning(
+    config: CleaningConfig, dedup: DedupConfig | None = None, evaluation: EvaluationIndex | None = None
+) -> ResolvedCleaning:
+    """Read the rules and the phrases that the settings name; raises ConfigError for a rule that there is not."""
+    rules = rules_for(config.language, config.rules, config.published_limits) if config.quality else []
+    return ResolvedCleaning(config, rules, phrases_for(config.language), dedup or DedupConfig(), evaluation)
+
+
+def _normalise(cleaning: ResolvedCleaning) -> CleaningStep:
+    def step(document: CleaningDocument) -> CleaningDocument:
+        text, dots = normalise(document.text), 0
+        if document.language.code in DOTTED_LANGUAGES:
+            text, dots = repair_dotted_i(text)
+        return document.with_text(
+            text, [Cut("second dot on an i (İ in small letters without a language)", "\u0307")] * dots
+        )
+
+    return step
+
+
+def _markup(cleaning: ResolvedCleaning) -> CleaningStep | None:
+    return strip_markup if cleaning.config.markup else None
+
+
+def _lines(cleaning: ResolvedCleaning) -> CleaningStep:
+    return partial(cut_lines, config=cleaning.config.lines, phrases=cleaning.phrases)
+
+
+def _blank_lines(cleaning: ResolvedCleaning) -> CleaningStep:
+    """Join the blank lines that cut lines left; drop an empty document."""
+
+    def step(document: CleaningDocument) -> CleaningDocument | Dropped:
+        text = _BLANK_LINES.sub("\n\n", document.text).strip()
+        return document.with_text(text) if text else Dropped(EMPTY, "nothing is left")
+
+    return step
+
+
+def _language(cleaning: ResolvedCleaning) -> CleaningStep | None:
+    config = cleaning.config.identification
+    return partial(filter_language, config=config) if config.identify else None
+
+
+def _bad_words(cleaning: ResolvedCleaning) -> CleaningStep | None:
+    code = cleaning.config.language
+    bad = frozenset(lower(word.strip(), code) for word in cleaning.config.bad_words) - {""}
+
+    def step(document: CleaningDocument) -> CleaningDocument | Dropped:
+        small = lower(" ".join(document.words), code).replace("'", " ")  # a name and its suffix: Ali'nin
+        found = bad.intersection(small.split())
+        return Dropped(BAD_WORDS, ", ".join(sorted(found))) if found else document
+
+    return step if bad else None
+
+
+def _quality(cleaning: ResolvedCleaning) -> CleaningStep | None:
+    rules = cleaning.rules
+    return (lambda document: first_violation(document, rules) or document) if rules else None
+
+
+def _personal_data(cleaning: ResolvedCleaning) -> CleaningStep | None:
+    return mask_pii if cleaning.config.personal else None
+
+
+def _evaluation(cleaning: ResolvedCleaning) -> CleaningStep | None:
+    index = cleaning.evaluation
+    if index is None:
+        return None
+
+    def step(document: CleaningDocument) -> CleaningDocument | Dropped:
+        found = index.find(document.text)
+        if not found:
+            return document
+        return Dropped(EVALUATION_TEXT, f"{found[0].location}: {found[0].text[:80]}")
+
+    return step
+
+
+# In this order; a builder returns None where the settings leave its step out.
+STEPS: tuple[Callable[[ResolvedCleaning], CleaningStep | None], ...] = (
+    _normalise,
+    _markup,
+    _lines,
+    _blank_lines,
+    _language,
+    _bad_words,
+    _quality,
+    _personal_data,
+    _evaluation,
+)
+
+
+class Cleaner:
+    """The steps of a cleaning, in order."""
+
+    def __init__(self, cleaning: ResolvedCleaning) -> None:
+        self.language = get_language(cleaning.config.language)
+        self.steps = [step for builder in STEPS if (step := builder(cleaning)) is not None]
 
     def clean(self, text: str) -> tuple[CleaningDocument, Dropped | None]:
         """Return the document after the last step that it reached, and why it was dropped there, or None."""
         document = CleaningDocument(text, self.language)
-        for step in self.steps.values():
+        for step in self.steps:
             result = step(document)
             if isinstance(result, Dropped):
                 return document, result
             document = result
         return document, None
-
-
-def _normalise(document: CleaningDocument) -> CleaningDocument:
-    text, dots = normalise(document.text), 0
-    if document.language.code in DOTTED_LANGUAGES:
-        text, dots = repair_dotted_i(text)
-    return document.with_text(
-        text, [Cut("second dot on an i (İ in small letters without a language)", "\u0307")] * dots
-    )
-
-
-def _collapse_blank_lines(document: CleaningDocument) -> CleaningDocument | Dropped:
-    """Join the blank lines that cut lines left; drop an empty document."""
-    text = _BLANK_LINES.sub("\n\n", document.text).strip()
-    return document.with_text(text) if text else Dropped("empty", "nothing is left")
-
-
-def _filter_quality(document: CleaningDocument, rules: list[Rule]) -> CleaningDocument | Dropped:
-    return first_violation(document, rules) or document
-
-
-def _drop_contaminated(document: CleaningDocument, index: EvaluationIndex) -> CleaningDocument | Dropped:
-    found = index.find(document.text)
-    return Dropped("evaluation text", f"{found[0].location}: {found[0].text[:80]}") if found else document
-
-
-def _filter_bad_words(document: CleaningDocument, bad: frozenset[str]) -> CleaningDocument | Dropped:
-    words = lower(" ".join(document.words), document.language.code).replace(
-        "'", " "
-    )  # a name and its suffix: Ali'nin
-    found = bad.intersection(words.split())
-    return Dropped("bad words", ", ".join(sorted(found))) if found else document

@@ -182,8 +182,8 @@ def _summary(corpus: CleanCorpus) -> Table:
     row("read", total.read.count, total.read.bytes, "bold")
     for reason, removal in sorted(corpus.stats.dropped.items(), key=lambda entry: -entry[1].bytes):
         row(f"  left out: {reason}", removal.count, removal.bytes)
-    for reason, removal in sorted(corpus.stats.cut.items(), key=lambda entry: -entry[1].bytes):
-        row(f"  cut out: {reason}", removal.count, removal.bytes)
+    for cut, removal in sorted(corpus.stats.cut.items(), key=lambda entry: -entry[1].bytes):
+        row(f"  cut out: {cut}", removal.count, removal.bytes)
     rest = corpus.stats.markup_bytes()
     table.add_row("  markup, white space", "", f"{rest / 1e6:,.1f}", f"{rest / total.read.bytes:.1%}")
     row("kept", total.kept.count, total.kept.bytes, "bold")

@@ -23,6 +23,7 @@ pretrain = command_of(
         KIND,
         "Files, folders, globs or URLs of text (formats: see `mmrec data clean --help`).",
         _sources,
+        use="mmrec generate {run} --prompt …",
         default_name=_default_name,
     )
 )

@@ -32,13 +32,14 @@ class TrainingCommand:
     """A training command: what is its own beside the settings of its kind.
 
     `files` gives the settings that its files, and its extra parameters, mean; `translate` may change what was given by
-    recipe and options; `default_name` names a run of a stage's settings, None for the recipe's name.
+    recipe and options; `use` is the command to try the result with; `default_name` names a run of a stage's settings, None for the recipe's name.
     """
 
     kind: StageKind
     files_help: str
     files: Callable[[Sequence[str], Mapping[str, Any]], Settings]
     extras: tuple[inspect.Parameter, ...] = ()
+    use: str = "mmrec chat {run}"
     translate: Callable[[Settings, Mapping[str, Any], Say], Settings] = _same
     default_name: Callable[[Any], str | None] = lambda section: None
 
@@ -76,7 +77,7 @@ def command_of(own: TrainingCommand) -> Callable[..., None]:
                 _check(recipe, reporter)
             else:
                 reporter.say(f"run: {run}")
-                _train(own.kind, recipe, run, reporter)
+                _train(own, recipe, run, reporter)
 
     command.__name__ = own.kind.name
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -172,17 +173,19 @@ def _check(recipe: Recipe, reporter: RichReporter) -> None:
     dry_run(recipe, reporter)
 
 
-def _train(kind: StageKind, recipe: Recipe, run: Path, reporter: RichReporter) -> None:
+def _train(own: TrainingCommand, recipe: Recipe, run: Path, reporter: RichReporter) -> None:
     from mm_rec.pipeline.run import run_stage
 
     ended = run_stage(recipe, run, reporter)
     if ended.stopped:
-        reporter.say(f"stopped at step {ended.step} and saved. Continue: mmrec {kind.name} --resume {run}")
+        reporter.say(
+            f"stopped at step {ended.step} and saved. Continue: mmrec {own.kind.name} --resume {run}"
+        )
         return
     section = recipe.stages[0].section
     if section.adapter is not None:
         base = getattr(section, "start_from", None) or section.model.start_from
         use = f"mmrec generate {base} --adapter {run} --prompt …"
     else:
-        use = f"mmrec generate {run} --prompt …" if kind.name == "pretrain" else f"mmrec chat {run}"
+        use = own.use.format(run=run)
     reporter.say(f"done: {run}/README.md, {run}/training_graph.png. Try it: {use}")

@@ -1,246 +1,215 @@
-"""Make batches of a corpus: lossless packing in a seeded order that is a pure function of the step.
+"""Make the batches of a run: the mixture says which source each row comes from, the sources give the rows.
 
-Notation: B rows of a batch, T tokens of a row.
+Shapes: B rows of a batch, T tokens of a row.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mm_rec.data.corpus import Corpus
-from mm_rec.errors import CheckpointError, ConfigError, DataError
-from mm_rec.models.cross_entropy import IGNORE_INDEX
-
-# Token ids, where a document starts, and what is no padding; each (B, T).
-RowArrays = tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]
-
-
-class PackedSequences:
-    """A corpus cut into rows of T tokens in which every token is a label exactly once.
-
-    Row i holds tokens i·(T − 1) … i·(T − 1) + T − 1: neighbours share one token, which is the last label of
-    one row and the first input of the next. Only the first token of each document is never a label, and only
-    the last row can have padding.
-    """
-
-    def __init__(self, corpus: Corpus, seq_len: int) -> None:
-        if seq_len < 2:
-            raise ConfigError(
-                f"the sequence length is {seq_len}; it must be 2 or more, so that a token has a next one"
-            )
-        if seq_len > corpus.tokens:
-            raise DataError(
-                f"the sequence length is {seq_len:,} tokens and the corpus has {corpus.tokens:,}. "
-                f"Add text, or choose a sequence length of {corpus.tokens} or less",
-                corpus.path,
-            )
-        self.corpus = corpus
-        self.seq_len = seq_len
-
-    def __len__(self) -> int:
-        """The number of rows that an epoch has."""
-        return -(-(self.corpus.tokens - 1) // (self.seq_len - 1))
-
-    def batch(self, indices: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """The rows `indices` (B,) as `make_batch` gives them."""
-        return make_batch(*self.rows(indices))
-
-    def rows(self, indices: NDArray[np.int64]) -> RowArrays:
-        """The rows `indices` (B,): token ids, where a document starts, and what is no padding; each (B, T)."""
-        shape = (len(indices), self.seq_len)
-        ids = np.full(shape, self.corpus.header.pad_id, dtype=np.int64)
-        starts = np.zeros(shape, dtype=bool)
-        present = np.ones(shape, dtype=bool)
-        for row, index in enumerate(indices):
-            first = int(index) * (self.seq_len - 1)
-            stop = min(first + self.seq_len, self.corpus.tokens)
-            ids[row, : stop - first] = self.corpus.read(first, stop)
-            starts[row, self.corpus.document_starts(first, stop) - first] = True
-            present[row, stop - first :] = False
-        return ids, starts, present
+from mm_rec.data.mixture import Mixture
+from mm_rec.data.row_sources import (
+    PADDING,
+    Ids,
+    PackedSequences,
+    Rows,
+    RowSource,
+    SeededRows,
+    make_batch,
+    source_seed,
+)
+from mm_rec.errors import CheckpointError, ConfigError
 
 
-def make_batch(
-    ids: NDArray[np.int64], starts: NDArray[np.bool_], present: NDArray[np.bool_]
-) -> dict[str, torch.Tensor]:
-    """A batch of rows as int64 tensors (B, T): `input_ids`, `labels`, `document_ids`.
+class RowBatches:
+    """The batches of a run on one or several row sources, in micro-batches for accumulation.
 
-    Labels are unshifted (labels[t] = input_ids[t]) and −100 for the first token of each document and of
-    the row. Document ids start at 0 in each row and rise by one where a document starts. Where the batch
-    has padding, `attention_mask` (1 token, 0 padding) is added; padding has label −100 and document −1.
-    """
-    starts = starts.copy()
-    starts[:, 0] = False
-    documents = np.cumsum(starts, axis=1, dtype=np.int64)
-    labels = np.where(starts, IGNORE_INDEX, ids)
-    labels[:, 0] = IGNORE_INDEX
-    if present.all():
-        return _tensors(input_ids=ids, labels=labels, document_ids=documents)
-    labels[~present] = IGNORE_INDEX
-    documents[~present] = -1
-    return _tensors(
-        input_ids=ids, labels=labels, document_ids=documents, attention_mask=present.astype(np.int64)
-    )
-
-
-def _tensors(**arrays: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-class SeededSampler:
-    """Choose the sequences of each step: a pure function of seed, step and rank layout.
-
-    The epochs' permutations, one after the other, form one endless row of positions; step s takes the
-    batch_size · world_size positions from s · batch_size · world_size on, rank r the r-th block of them. So a
-    step may span two epochs, and within an epoch nothing is dropped or repeated.
-
-    With `kinds` (N,), those of one kind stand together, `group_size` at a time, as far as they go: in random order, and
-    the groups of both kinds mixed evenly.
+    Where a row group is one row, a step takes micro_batch · accumulation of them on each rank, and M micro-steps of N
+    rows are the same rows in the same order as one batch of N·M. Where a group has as many rows as a step has
+    micro-batches, a step takes micro_batch groups, and micro-batch m holds their m-th rows. Step s takes the mixture's
+    row groups from s · (groups of a step) on, rank r the r-th block of them.
     """
 
     def __init__(
         self,
-        n_sequences: int,
-        batch_size: int,
-        seed: int,
+        sources: Mapping[str, RowSource],
+        mixture: Mixture,
+        micro_batch: int,
+        accumulation: int = 1,
+        *,
+        settings: Mapping[str, Any],
+        pad_id: int,
+        epoch_of: Sequence[str] | None = None,
+        carry_state: bool = False,
         rank: int = 0,
         world_size: int = 1,
-        kinds: NDArray[np.bool_] | None = None,
-        group_size: int = 1,
     ) -> None:
-        if min(n_sequences, batch_size, world_size) < 1:
+        """`settings`: what the batches depend on, as plain values; `epoch_of`: the sources that make an epoch, or all.
+
+        `carry_state`: a row of a micro-batch may continue the one before, so a state is carried in a step.
+        """
+        if list(sources) != mixture.names:
             raise ConfigError(
-                f"batches need at least one sequence, row and rank; there are {n_sequences} sequences, "
-                f"{batch_size} rows a batch, {world_size} ranks"
+                f"the sources are {', '.join(sources)}, and those of the mixture {', '.join(mixture.names)}"
             )
-        if not 0 <= seed < 2**64:
-            raise ConfigError(f"the seed is {seed}; it must be from 0 to 2^64 − 1")
+        if min(micro_batch, accumulation, world_size) < 1:
+            raise ConfigError(
+                f"batches need at least one row and rank; there are {micro_batch} rows a batch, {accumulation} batches "
+                f"a step, {world_size} ranks"
+            )
         assert 0 <= rank < world_size, (rank, world_size)
-        self.n_sequences = n_sequences
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.kinds, self.group_size = kinds, group_size
-        self._permutations: dict[int, NDArray[np.int64]] = {}
+        self.sources, self.mixture = dict(sources), mixture
+        self.micro_batch, self.accumulation = micro_batch, accumulation
+        self.settings, self.pad_id, self.carry_state = dict(settings), pad_id, carry_state
+        self.epoch_of = list(sources) if epoch_of is None else list(epoch_of)
+        self.rank, self.world_size = rank, world_size
+        (self.seq_len,) = {source.seq_len for source in self.sources.values()}
+        (self.rows_per_group,) = {source.rows_per_group for source in self.sources.values()}
+        assert accumulation % self.rows_per_group == 0, (accumulation, self.rows_per_group)
+        self.fold_rows = any(source.can_fold for source in self.sources.values())
 
-    def indices(self, step: int) -> NDArray[np.int64]:
-        """The sequences (batch_size,) that this rank takes at a step (from 0)."""
-        first = (step * self.world_size + self.rank) * self.batch_size
-        return self.sequences_at(np.arange(first, first + self.batch_size))
-
-    def sequences_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The sequences at rising positions of the endless row."""
-        epochs, places = np.divmod(positions, self.n_sequences)
-        taken = np.empty(len(positions), dtype=np.int64)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            taken[here] = self._permutation(epoch)[places[here]]
-        return taken
+    @property
+    def groups_per_step(self) -> int:
+        """Row groups that all ranks together read at a step."""
+        return self.micro_batch * self.accumulation // self.rows_per_group * self.world_size
 
     def epoch(self, step: int) -> int:
-        """The epoch (from 0) in which a step's first sequence lies."""
-        return step * self.world_size * self.batch_size // self.n_sequences
+        """The epoch (from 0) in which a step starts: how often as much as the sources hold was read before it.
 
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        """The order of an epoch's sequences; two are kept, for steps that span two epochs."""
-        if epoch not in self._permutations:
-            # Raw words and a stable sort: numpy promises that these never change, not so for `permutation`.
-            random = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64))
-            kept = {known: order for known, order in self._permutations.items() if known == epoch - 1}
-            self._permutations = {**kept, epoch: self._order(random.random_raw(self.n_sequences))}
-        return self._permutations[epoch]
+        Of streams, whose length nobody knows, how often the one read least was read to its end.
+        """
+        counts = dict(
+            zip(self.sources, self.mixture.counts(step * self.groups_per_step).tolist(), strict=True)
+        )
+        lengths = [self.sources[name].row_groups for name in self.epoch_of]
+        if None in lengths:
+            return min(self.sources[name].epoch(counts[name]) for name in self.epoch_of)
+        read = sum(counts[name] for name in self.epoch_of)
+        return int(read // sum(length or 0 for length in lengths))
 
-    def _order(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The sequences by random keys (N,), and by kinds where there are any."""
-        order = np.argsort(keys, kind="stable")
-        if self.kinds is None or self.kinds.all() or not self.kinds.any():
-            return order
-        order = order[np.argsort(self.kinds[order], kind="stable")]
-        # What is no whole group stays at the end.
-        whole = self.n_sequences - self.n_sequences % self.group_size
-        groups = order[:whole].reshape(-1, self.group_size)
-        # By the keys of their first sequences: both kinds come as evenly as they do one by one.
-        return np.concatenate([groups[np.argsort(keys[groups[:, 0]], kind="stable")].ravel(), order[whole:]])
+    def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
+        """A micro-batch of a step, both counted from 0, as `make_batch` gives it; of streams, it must be the next one.
 
+        Where no document crosses the middle of a row and the sources say so, it is folded into (2B, T / 2). With
+        `carry_state`, `carried` is a bool that says that rows may go on from the micro-batch before.
+        """
+        assert 0 <= micro_step < self.accumulation, (micro_step, self.accumulation)
+        before, row = divmod(micro_step, self.rows_per_group)
+        first = step * self.groups_per_step + self.rank * (self.groups_per_step // self.world_size)
+        rows = self._rows(first + before * self.micro_batch, row)
+        batch = make_batch(rows, self.pad_id)
+        if self.fold_rows and not _any_crosses_fold(rows.documents):
+            batch = {name: tensor.view(-1, self.seq_len // 2) for name, tensor in batch.items()}
+        if self.carry_state:
+            batch["carried"] = torch.tensor(micro_step > 0)
+        return batch
 
-class StatelessBatches(ABC):
-    """Batches that are a function of the step: only what they depend on is saved."""
+    def _rows(self, first: int, row: int) -> Rows:
+        """Row `row` of each of the mixture's row groups from `first` on."""
+        chosen, places = self.mixture.assign(first, self.micro_batch)
+        rows = Rows.empty(self.micro_batch, self.seq_len)
+        for number, source in enumerate(self.sources.values()):
+            here = chosen == number
+            if here.any():
+                for whole, part in zip(rows, source.rows(places[here], row), strict=True):
+                    whole[here] = part
+        return rows
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return what the order of the data depends on; the position itself is the step."""
+        """Return what the batches depend on, and where streams stand; the position elsewhere is the step."""
+        states = {name: source.state_dict() for name, source in self.sources.items()}
+        streams = {name: state for name, state in states.items() if state}
+        if not streams:
+            return dict(self.settings)
+        return {
+            **self.settings,
+            "row": sum(state["drawn"] for state in streams.values()),
+            "streams": streams,
+        }
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Nothing: the order of the data is computed."""
-        return {}
+        """What streams have read and not handed out."""
+        return dict(
+            itertools.chain.from_iterable(source.state_tensors().items() for source in self.sources.values())
+        )
 
     def load_state_dict(
         self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        """Raise CheckpointError unless these batches continue those of the saved state exactly."""
-        require_same_data(self.state_dict(), state)
+        """Go on behind the saved state; raises CheckpointError unless these batches continue it exactly."""
+        _require_same_settings(self.settings, state)
+        positions = state.get("streams", {})
+        for name, source in self.sources.items():
+            source.load_state_dict(positions.get(name, {}), tensors or {})
 
 
-class PackedBatches(StatelessBatches):
-    """The batches of a training run: packed sequences in seeded order, in micro-batches for accumulation.
-
-    A step takes micro_batch · accumulation rows on each rank. M micro-steps of N rows are the same sequences
-    in the same order as one batch of N·M rows.
-    """
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        seq_len: int,
-        micro_batch: int,
-        accumulation: int = 1,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.sequences = PackedSequences(corpus, seq_len)
-        self.micro_batch = micro_batch
-        self.accumulation = accumulation
-        self.sampler = SeededSampler(len(self.sequences), micro_batch * accumulation, seed, rank, world_size)
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens, padding included, that all ranks together read at a step."""
-        return self.sampler.batch_size * self.sampler.world_size * self.sequences.seq_len
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps in which every sequence is read once; not a whole number where a step spans two epochs."""
-        return len(self.sequences) / (self.sampler.batch_size * self.sampler.world_size)
-
-    def epoch(self, step: int) -> int:
-        """The epoch (from 0) in which a step starts."""
-        return self.sampler.epoch(step)
-
-    def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
-        """One micro-batch of a step, both counted from 0, as `PackedSequences.batch` gives it."""
-        assert 0 <= micro_step < self.accumulation, (micro_step, self.accumulation)
-        first = micro_step * self.micro_batch
-        return self.sequences.batch(self.sampler.indices(step)[first : first + self.micro_batch])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the order of the data depends on; the position itself is the step."""
-        return {
-            "corpus": self.sequences.corpus.fingerprint,
-            "seq_len": self.sequences.seq_len,
-            "global_batch": self.sampler.batch_size * self.sampler.world_size,
-            "seed": self.sampler.seed,
-        }
+def corpus_batches(
+    corpus: Corpus,
+    seq_len: int,
+    micro_batch: int,
+    accumulation: int = 1,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> RowBatches:
+    """The batches of a run on one corpus, in seeded order."""
+    settings = {
+        "corpus": corpus.fingerprint,
+        "seq_len": seq_len,
+        "global_batch": micro_batch * accumulation * world_size,
+        "seed": seed,
+    }
+    return RowBatches(
+        {"corpus": SeededRows(PackedSequences(corpus, seq_len), seed)},
+        Mixture(["corpus"], [(0, [1.0])]),
+        micro_batch,
+        accumulation,
+        settings=settings,
+        pad_id=corpus.header.pad_id,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
-def require_same_data(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+def mixture_batches(
+    corpora: Mapping[str, Corpus],
+    mixture: Mixture,
+    seq_len: int,
+    micro_batch: int,
+    accumulation: int = 1,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> RowBatches:
+    """The batches of a run on several corpora of one tokenizer; each is read in its own seeded order."""
+    settings = {
+        "corpora": [corpus.fingerprint for corpus in corpora.values()],
+        "mixture": mixture.record(),
+        "seq_len": seq_len,
+        "global_batch": micro_batch * accumulation * world_size,
+        "seed": seed,
+    }
+    return RowBatches(
+        {
+            name: SeededRows(PackedSequences(corpus, seq_len), source_seed(seed, name))
+            for name, corpus in corpora.items()
+        },
+        mixture,
+        micro_batch,
+        accumulation,
+        settings=settings,
+        pad_id=next(iter(corpora.values())).header.pad_id,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def _require_same_settings(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """Raise CheckpointError naming what these batches depend on and a checkpoint's batches had otherwise."""
     changed = [
         f"{name} was {saved.get(name)} and is {own[name]}" for name in own if own[name] != saved.get(name)
@@ -250,3 +219,9 @@ def require_same_data(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
             f"the checkpoint was trained on other batches: {'; '.join(changed)}. "
             "Give the same data and sizes, or start a new run from the model"
         )
+
+
+def _any_crosses_fold(documents: Ids) -> bool:
+    """Return True if a document, of ids (B, T), has tokens on both sides of a row's middle."""
+    left, right = documents[:, documents.shape[1] // 2 - 1], documents[:, documents.shape[1] // 2]
+    return bool(((left == right) & (left != PADDING)).any())

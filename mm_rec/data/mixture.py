@@ -1,23 +1,19 @@
 """The data mixture of a run: the share of each source, by stage, and the source of each row.
 
 A row's source and its place there are a pure function of the row's number in the run, so nothing needs to be saved.
-Notation: B rows of a batch, T tokens of a row, S sources.
+Notation: S sources.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mm_rec.data.batches import PackedSequences, SeededSampler, StatelessBatches, make_batch
-from mm_rec.data.corpus import Corpus
 from mm_rec.data.sections import DataSource, Phase
 from mm_rec.errors import ConfigError
 
@@ -213,74 +209,3 @@ def _interleave(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         order[place] = chosen
         done[chosen] += 1
     return order
-
-
-def source_seed(seed: int, name: str) -> int:
-    """A seed of 64 bits for one source, so that sources of equal length are not read in the same order."""
-    digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-class MixtureBatches(StatelessBatches):
-    """The batches of a run on several corpora; each is read in its own seeded order, epoch after epoch.
-
-    Step s takes rows s · batch · world_size … of the mixture, rank r the r-th block of them, micro-batches in order: a
-    step of N·M rows is the same rows in the same order as M micro-batches of N.
-    """
-
-    def __init__(
-        self,
-        corpora: Mapping[str, Corpus],
-        mixture: Mixture,
-        seq_len: int,
-        micro_batch: int,
-        accumulation: int = 1,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        assert list(corpora) == mixture.names and 0 <= rank < world_size
-        self.sequences = [PackedSequences(corpus, seq_len) for corpus in corpora.values()]
-        self.samplers = [
-            SeededSampler(len(sequences), 1, source_seed(seed, name))
-            for name, sequences in zip(mixture.names, self.sequences, strict=True)
-        ]
-        self.mixture = mixture
-        self.micro_batch = micro_batch
-        self.accumulation = accumulation
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-
-    @property
-    def rows_per_step(self) -> int:
-        """Rows that all ranks together read at a step."""
-        return self.micro_batch * self.accumulation * self.world_size
-
-    def epoch(self, step: int) -> int:
-        """Return how often, in whole numbers, as much as all sources together was read before a step."""
-        return step * self.rows_per_step // sum(len(sequences) for sequences in self.sequences)
-
-    def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
-        """One micro-batch of a step, both counted from 0, as `make_batch` gives it."""
-        assert 0 <= micro_step < self.accumulation, (micro_step, self.accumulation)
-        first = (step * self.world_size + self.rank) * self.micro_batch * self.accumulation
-        sources, places = self.mixture.assign(first + micro_step * self.micro_batch, self.micro_batch)
-        shape = (self.micro_batch, self.sequences[0].seq_len)
-        ids = np.empty(shape, dtype=np.int64)
-        starts, present = np.empty(shape, dtype=bool), np.empty(shape, dtype=bool)
-        for source in np.unique(sources).tolist():
-            here = sources == source
-            rows = self.sequences[source].rows(self.samplers[source].sequences_at(places[here]))
-            ids[here], starts[here], present[here] = rows
-        return make_batch(ids, starts, present)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the order of the data depends on; the position itself is the step."""
-        return {
-            "corpora": [sequences.corpus.fingerprint for sequences in self.sequences],
-            "mixture": self.mixture.record(),
-            "seq_len": self.sequences[0].seq_len,
-            "global_batch": self.rows_per_step,
-            "seed": self.seed,
-        }

@@ -19,23 +19,20 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mm_rec.data.batches import PackedSequences, SeededSampler, StatelessBatches
+from mm_rec.data.batches import RowBatches
 from mm_rec.data.conversations.rendering import TokenizedExample
-from mm_rec.data.mixture import Mixture, source_seed
-from mm_rec.errors import ConfigError, DataError
+from mm_rec.data.mixture import Mixture
+from mm_rec.data.row_sources import Flags, Ids, IndexedRows, Rows, SeededRows, source_seed
+from mm_rec.errors import DataError
 from mm_rec.models.cross_entropy import IGNORE_INDEX
 
 MAX_CARRIED_SEQ_LEN = 2048  # tokens, where a model with a state may go on in the next row
 MAX_PADDING_SHARE = 0.02
-PADDING = -1  # the document id of padding; it is a document, so what stands before it is not seen from it
-
-Ids = NDArray[np.int64]
 
 
 def pack_best_fit(lengths: Sequence[int], capacity: int, used: Sequence[int] = ()) -> list[list[int]]:
@@ -117,22 +114,6 @@ class Segment:
 PackedRow = list[Segment]
 
 
-class RowSource(Protocol):
-    """A source of row groups in a mixture."""
-
-    def __len__(self) -> int:
-        """The row groups of an epoch."""
-
-    def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
-        """Write a row group's row of a micro-step into arrays (T,); labels come as −100, documents as padding."""
-
-    def crosses_fold(self) -> NDArray[np.bool_]:
-        """Mark the row groups (G,) that may have a document across the fold."""
-
-    def record(self) -> dict[str, Any]:
-        """Return what the rows depend on."""
-
-
 class PackedConversations:
     """Conversations packed into rows of T tokens and groups of A rows; memory holds all of their tokens once."""
 
@@ -150,7 +131,7 @@ class PackedConversations:
         self.loss_mask = np.concatenate([one.loss_mask for one in rendered])
         lengths = [len(one.ids) for one in rendered]
         self.offsets = np.cumsum([0, *lengths])
-        self.seq_len, self.accumulation, self.fold_rows = seq_len, accumulation, fold_rows
+        self.seq_len, self.rows_per_group, self.fold_rows = seq_len, accumulation, fold_rows
         runs = [
             _split_conversation(number, one.loss_mask, seq_len)
             for number, one in enumerate(rendered)
@@ -186,26 +167,29 @@ class PackedConversations:
     @property
     def padding_share(self) -> float:
         """The share of all positions of an epoch that is padding."""
-        return 1 - self.tokens / (len(self.row_groups) * self.accumulation * self.seq_len)
+        return 1 - self.tokens / (len(self.row_groups) * self.rows_per_group * self.seq_len)
 
     @property
     def carry_state(self) -> bool:
         """True where a conversation is longer than a row."""
         return bool(np.diff(self.offsets).max() > self.seq_len)
 
-    def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
-        """Write a row; see RowSource."""
-        rows = self.row_groups[row_group]
-        for segment in rows[micro_step] if micro_step < len(rows) else []:
-            first = int(self.offsets[segment.conversation])
-            begin, end = segment.offset, segment.end
-            source = slice(first + segment.start, first + segment.stop)
-            ids[begin:end] = self.ids[source]
-            labels[begin:end] = np.where(self.loss_mask[source], ids[begin:end], IGNORE_INDEX)
-            labels[begin] = IGNORE_INDEX
-            documents[begin:end] = segment.conversation
+    def rows(self, groups: Ids, row: int = 0) -> Rows:
+        """Row `row` of each group (B,); see IndexedRows. Padding is a document, so all is attended to."""
+        rows = Rows.empty(len(groups), self.seq_len)
+        for place, group in enumerate(groups.tolist()):
+            parts = self.row_groups[group]
+            for segment in parts[row] if row < len(parts) else []:
+                first = int(self.offsets[segment.conversation])
+                here = slice(segment.offset, segment.end)
+                tokens = slice(first + segment.start, first + segment.stop)
+                rows.ids[place, here] = self.ids[tokens]
+                rows.labels[place, here] = np.where(self.loss_mask[tokens], self.ids[tokens], IGNORE_INDEX)
+                rows.labels[place, segment.offset] = IGNORE_INDEX
+                rows.documents[place, here] = segment.conversation
+        return rows
 
-    def crosses_fold(self) -> NDArray[np.bool_]:
+    def crosses_fold(self) -> Flags:
         """Mark the row groups (G,) that may have a conversation across the fold."""
         half = self.seq_len // 2
         crosses = [
@@ -286,113 +270,41 @@ def _split_points(loss_mask: NDArray[np.bool_], seq_len: int) -> list[int]:
     return [*points, len(loss_mask)]
 
 
-class CorpusRows:
-    """Rows of a text corpus beside conversations, in groups of A."""
+def conversation_batches(
+    sources: Mapping[str, IndexedRows],
+    mixture: Mixture,
+    seq_len: int,
+    micro_batch: int,
+    accumulation: int,
+    seed: int,
+    pad_id: int,
+    carry_state: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> RowBatches:
+    """The batches of a fine-tuning run: row groups of several sources by weight, each in its own seeded order.
 
-    def __init__(self, sequences: PackedSequences, accumulation: int = 1) -> None:
-        self.sequences, self.accumulation = sequences, accumulation
-
-    def __len__(self) -> int:
-        return -(-len(self.sequences) // self.accumulation)
-
-    def fill(self, row_group: int, micro_step: int, ids: Ids, labels: Ids, documents: Ids) -> None:
-        """Write a row; see RowSource."""
-        row = (row_group * self.accumulation + micro_step) % len(self.sequences)
-        batch = {name: tensor[0].numpy() for name, tensor in self.sequences.batch(np.array([row])).items()}
-        present = batch["document_ids"] >= 0
-        ids[present], labels[present] = batch["input_ids"][present], batch["labels"][present]
-        # Other ids in each row of a group: no row goes on where the one before it ended.
-        documents[present] = batch["document_ids"][present] + micro_step * len(ids)
-
-    def crosses_fold(self) -> NDArray[np.bool_]:
-        """Mark all: which ones cross is not known without reading them."""
-        return np.ones(len(self), dtype=bool)
-
-    def record(self) -> dict[str, Any]:
-        """Return the corpus's fingerprint."""
-        return {"corpus": self.sequences.corpus.fingerprint, "columns": len(self)}
-
-
-class FinetuneBatches(StatelessBatches):
-    """The batches of a fine-tuning run: row groups of several sources by weight, each source in its own seeded order.
-
-    A step takes micro_batch row groups on each rank; micro-batch m of the step holds their m-th rows. All is a pure
-    function of the step.
+    An epoch is one of the first source. `carry_state`: a row of a micro-batch may continue the one before.
     """
-
-    def __init__(
-        self,
-        sources: Mapping[str, RowSource],
-        mixture: Mixture,
-        seq_len: int,
-        micro_batch: int,
-        accumulation: int,
-        seed: int,
-        pad_id: int,
-        carry_state: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """`carry_state`: a row of a micro-batch may continue the one before, so a state is carried in a step."""
-        if list(sources) != mixture.names or not 0 <= rank < world_size:
-            raise ConfigError("the sources of a fine-tuning run are not those of its mixture")
-        self.sources = list(sources.values())
-        crosses_fold = [source.crosses_fold() for source in self.sources]
-        self.samplers = [
-            SeededSampler(
-                len(source), 1, source_seed(seed, name), kinds=kinds, group_size=micro_batch * world_size
-            )
-            for (name, source), kinds in zip(sources.items(), crosses_fold, strict=True)
-        ]
-        self.fold_rows = not all(kinds.all() for kinds in crosses_fold)
-        self.mixture, self.seq_len, self.micro_batch, self.accumulation = (
-            mixture,
-            seq_len,
-            micro_batch,
-            accumulation,
-        )
-        self.seed, self.pad_id, self.carry_state = seed, pad_id, carry_state
-        self.rank, self.world_size = rank, world_size
-
-    def epoch(self, step: int) -> int:
-        """Return how often the first source was read to its end before a step."""
-        first = self.mixture.counts(step * self.micro_batch * self.world_size)[0]
-        return int(first) // len(self.sources[0])
-
-    def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
-        """Return a micro-batch as int64 tensors (B, T), or (2B, T / 2) where it is folded: `input_ids`, `labels`,
-        `document_ids`; with `carry_state`, also `carried`, a bool that says that rows may go on from the one before.
-        """
-        first = (step * self.world_size + self.rank) * self.micro_batch
-        chosen, positions = self.mixture.assign(first, self.micro_batch)
-        shape = (self.micro_batch, self.seq_len)
-        ids, labels = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORE_INDEX, np.int64)
-        documents = np.full(shape, PADDING, np.int64)
-        for row, (source, position) in enumerate(zip(chosen.tolist(), positions.tolist(), strict=True)):
-            row_group = int(self.samplers[source].sequences_at(np.array([position]))[0])
-            self.sources[source].fill(row_group, micro_step, ids[row], labels[row], documents[row])
-        batch = {
-            name: torch.from_numpy(array)
-            for name, array in (("input_ids", ids), ("labels", labels), ("document_ids", documents))
-        }
-        if self.fold_rows and not _any_crosses_fold(documents):
-            batch = {name: tensor.view(-1, self.seq_len // 2) for name, tensor in batch.items()}
-        if self.carry_state:
-            batch["carried"] = torch.tensor(micro_step > 0)
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the order of the data depends on; the position itself is the step."""
-        return {
-            "sources": [source.record() for source in self.sources],
-            "mixture": self.mixture.record(),
-            "seq_len": self.seq_len,
-            "batch": [self.micro_batch, self.accumulation, self.world_size],
-            "seed": self.seed,
-        }
-
-
-def _any_crosses_fold(documents: Ids) -> bool:
-    """Return True if a document, of ids (B, T), has tokens on both sides of a row's middle."""
-    left, right = documents[:, documents.shape[1] // 2 - 1], documents[:, documents.shape[1] // 2]
-    return bool(((left == right) & (left != PADDING)).any())
+    settings = {
+        "sources": [source.record() for source in sources.values()],
+        "mixture": mixture.record(),
+        "seq_len": seq_len,
+        "batch": [micro_batch, accumulation, world_size],
+        "seed": seed,
+    }
+    return RowBatches(
+        {
+            name: SeededRows(source, source_seed(seed, name), group_size=micro_batch * world_size)
+            for name, source in sources.items()
+        },
+        mixture,
+        micro_batch,
+        accumulation,
+        settings=settings,
+        pad_id=pad_id,
+        epoch_of=list(sources)[:1],
+        carry_state=carry_state,
+        rank=rank,
+        world_size=world_size,
+    )

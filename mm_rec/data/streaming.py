@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mm_rec.data.batches import make_batch, require_same_data
-from mm_rec.data.mixture import Mixture, source_seed
+from mm_rec.data.batches import RowBatches
+from mm_rec.data.mixture import Mixture
 from mm_rec.data.prepare import SplitName, read_split
+from mm_rec.data.row_sources import Flags, Ids, Rows, rows_of_text, source_seed
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, DataError
 from mm_rec.sources.documents import choose_documents_rule, find_files, read_documents
@@ -184,11 +185,15 @@ class DocumentReader:
 
 
 class RowStream:
-    """One source as endless rows of T tokens, packed as `PackedSequences` does and shuffled through a buffer.
+    """A row source that is read in order: rows packed as `PackedSequences` does and shuffled through a buffer.
 
     Neighbouring rows share one token, across epochs too, so every token is a label once an epoch and nothing is
     padded. Row n is drawn from the R rows of the buffer by the n-th random word; the next packed row takes its place.
     """
+
+    rows_per_group = 1
+    row_groups = None
+    can_fold = False
 
     def __init__(
         self,
@@ -203,7 +208,7 @@ class RowStream:
         self.reader = DocumentReader(source, seed)
         self._tokenizer = tokenizer
         self._say, self._specials = say, set[str]()
-        self._seq_len = seq_len
+        self.seq_len = seq_len
         self._buffer_rows = buffer_rows
         self._seed = source_seed(seed, source.name)
         self._drawn = 0
@@ -214,7 +219,18 @@ class RowStream:
         self._buffer = np.empty((0, seq_len), dtype=np.int32)  # (R, T) once a row was asked for
         self._buffer_starts = np.empty((0, seq_len), dtype=bool)
 
-    def next_row(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    def rows(self, places: Ids, row: int = 0) -> Rows:
+        """The rows at these places (B,) of the stream; they must be the next ones. See RowSource."""
+        assert row == 0 and places[0] == self._drawn, (places, self._drawn)
+        found = [self._next_row() for _ in places]
+        ids, starts = (np.stack(arrays) for arrays in zip(*found, strict=True))
+        return rows_of_text(ids.astype(np.int64), starts, np.ones_like(starts))
+
+    def epoch(self, groups: int) -> int:
+        """How often the source was read to its end, as far as it was read."""
+        return self.reader.epoch
+
+    def _next_row(self) -> tuple[NDArray[np.int32], Flags]:
         """The next row: its token ids (T,) and where a document starts (T,)."""
         if not len(self._buffer):
             rows = [self._next_packed_row() for _ in range(self._buffer_rows)]
@@ -226,12 +242,12 @@ class RowStream:
         self._drawn += 1
         return row
 
-    def _next_packed_row(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    def _next_packed_row(self) -> tuple[NDArray[np.int32], Flags]:
         """The next row of the text, in order."""
-        stop = self._at + self._seq_len
+        stop = self._at + self.seq_len
         while stop > len(self._ids):
             self._encode_more()
-            stop = self._at + self._seq_len
+            stop = self._at + self.seq_len
         row = self._ids[self._at : stop], self._starts[self._at : stop]
         self._at = stop - 1
         return row
@@ -274,8 +290,8 @@ class RowStream:
         }
         return {f"{self.name}.{key}": torch.from_numpy(array.copy()) for key, array in arrays.items()}
 
-    def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Resume from a saved state."""
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on behind the saved position."""
         self._drawn, self._at = state["drawn"], 0
         self._ids, self._starts, self._buffer, self._buffer_starts = (
             tensors[f"{self.name}.{key}"].numpy().copy()
@@ -284,75 +300,41 @@ class RowStream:
         self.reader.load_state_dict(state["reader"])
 
 
-class StreamingBatches:
-    """The batches of a run on streams: the mixture says which source each row comes from, each has its own buffer.
+def stream_batches(
+    sources: Mapping[str, StreamSource],
+    mixture: Mixture,
+    tokenizer: Any,
+    seq_len: int,
+    micro_batch: int,
+    accumulation: int = 1,
+    seed: int = 0,
+    shuffle_rows: int = 1024,
+    say: Callable[[str], None] = lambda text: None,
+) -> RowBatches:
+    """The batches of a run on streams; they can only be taken in order.
 
-    They can only be taken in order. Memory holds `shuffle_rows` rows and one encoding batch a source.
+    Memory holds `shuffle_rows` rows and one encoding batch a source.
     """
-
-    def __init__(
-        self,
-        sources: Mapping[str, StreamSource],
-        mixture: Mixture,
-        tokenizer: Any,
-        seq_len: int,
-        micro_batch: int,
-        accumulation: int = 1,
-        seed: int = 0,
-        shuffle_rows: int = 1024,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        assert list(sources) == mixture.names
-        self.streams = [
-            RowStream(source, tokenizer, seq_len, shuffle_rows, seed, say) for source in sources.values()
-        ]
-        self.mixture = mixture
-        self.micro_batch = micro_batch
-        self.accumulation = accumulation
-        self._row = 0  # rows handed out
-        self._settings = {
-            "tokenizer": fingerprint(tokenizer),
-            "mixture": mixture.record(),
-            "seq_len": seq_len,
-            "global_batch": micro_batch * accumulation,
-            "seed": seed,
-            "shuffle_rows": shuffle_rows,
-            "held_out": [[source.threshold, len(source.held_out)] for source in sources.values()],
-        }
-
-    def epoch(self, step: int) -> int:
-        """Return how often the source that was read least was read to its end, at the last step taken."""
-        return min(stream.reader.epoch for stream in self.streams)
-
-    def batch_at(self, step: int, micro_step: int = 0) -> dict[str, torch.Tensor]:
-        """The next micro-batch, as `make_batch` gives it; `step` and `micro_step`, from 0, must be the next ones."""
-        row = (step * self.accumulation + micro_step) * self.micro_batch
-        assert row == self._row and 0 <= micro_step < self.accumulation, (step, micro_step, self._row)
-        sources, _ = self.mixture.assign(row, self.micro_batch)
-        rows = [self.streams[source].next_row() for source in sources.tolist()]
-        self._row += self.micro_batch
-        ids = np.stack([ids for ids, _ in rows]).astype(np.int64)
-        starts = np.stack([starts for _, starts in rows])
-        return make_batch(ids, starts, np.ones_like(starts))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the batches depend on and the position in each source; `state_tensors` has the tokens between."""
-        streams = {stream.name: stream.state_dict() for stream in self.streams}
-        return {**self._settings, "row": self._row, "streams": streams}
-
-    def state_tensors(self) -> dict[str, torch.Tensor]:
-        """The tokens that were read and not handed out, by source."""
-        return dict(itertools.chain(*(stream.state_tensors().items() for stream in self.streams)))
-
-    def load_state_dict(
-        self, state: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
-        """Resume after the last batch of the saved state's run; raises CheckpointError where it cannot."""
-        require_same_data(self._settings, state)
-        assert tensors is not None
-        self._row = state["row"]
-        for stream in self.streams:
-            stream.load_state(state["streams"][stream.name], tensors)
+    settings = {
+        "tokenizer": fingerprint(tokenizer),
+        "mixture": mixture.record(),
+        "seq_len": seq_len,
+        "global_batch": micro_batch * accumulation,
+        "seed": seed,
+        "shuffle_rows": shuffle_rows,
+        "held_out": [[source.threshold, len(source.held_out)] for source in sources.values()],
+    }
+    return RowBatches(
+        {
+            name: RowStream(source, tokenizer, seq_len, shuffle_rows, seed, say)
+            for name, source in sources.items()
+        },
+        mixture,
+        micro_batch,
+        accumulation,
+        settings=settings,
+        pad_id=0,  # a stream has no padding
+    )
 
 
 def plan_streams(

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.rendering import TokenizedExample, chat_prompt_ids
-from mm_rec.data.packing import PADDING, PackedConversations
+from mm_rec.data.packing import PackedConversations
+from mm_rec.data.row_sources import make_batch
 from mm_rec.evaluation.perplexity import score_tokens
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.generate import stop_ids
-from mm_rec.models.cross_entropy import IGNORE_INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,8 @@ def score_assistant_tokens(
     count = len(packed) if rows is None else min(rows, len(packed))
     chosen = np.linspace(0, len(packed) - 1, count).round().astype(np.int64)
     for first in range(0, count, batch):
-        shape = (min(batch, count - first), packed.seq_len)
-        ids, labels = np.full(shape, pad_id, np.int64), np.full(shape, IGNORE_INDEX, np.int64)
-        documents = np.full(shape, PADDING, np.int64)
-        for row in range(shape[0]):
-            packed.fill(int(chosen[first + row]), 0, ids[row], labels[row], documents[row])
-        arrays = {"input_ids": ids, "labels": labels, "document_ids": documents}
-        losses, correct = score_tokens(
-            model, {name: torch.from_numpy(x) for name, x in arrays.items()}, dtype
-        )
+        read = make_batch(packed.rows(chosen[first : first + batch]), pad_id)
+        losses, correct = score_tokens(model, read, dtype)
         nats += float(losses.double().sum())
         right += int(correct.sum())
         tokens += len(losses)

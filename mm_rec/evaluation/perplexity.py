@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.batches import PackedSequences
 from mm_rec.data.corpus import Corpus
+from mm_rec.data.row_sources import PackedSequences
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.models.cross_entropy import IGNORE_INDEX, token_losses
 from mm_rec.models.forward import Batch, hidden_states, lm_head_of

@@ -5,16 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
-
-from mm_rec.data.conversations.rendering import TokenizedExample
-from mm_rec.pipeline.finetune_data import FinetuneData
 from mm_rec.pipeline.kinds import StageContext
 from mm_rec.pipeline.recipe import Recipe
-from mm_rec.pipeline.train import Measured, measure_training
+from mm_rec.pipeline.train import measure_training
 from mm_rec.training.interfaces import Reporter
-from mm_rec.training.section import tokens_per_step
 
 
 def dry_run(recipe: Recipe, reporter: Reporter) -> None:
@@ -27,7 +21,7 @@ def dry_run(recipe: Recipe, reporter: Reporter) -> None:
         context = StageContext(Path(folder), recipe.seed, reporter, keep=lambda section, reasons: None)
         seen = measure_training(stage.kind, stage.section, context)
     settings, data = seen.settings, seen.job.data
-    epoch = _steps_per_epoch(seen)
+    epoch = data.steps_per_epoch(settings)
     often = "" if epoch is None else f"{epoch:.1f} steps an epoch, "
     reporter.say(
         f"{often}{settings.steps:,} in all; {seen.seconds_per_step:.2f} seconds a step, measured: "
@@ -39,26 +33,5 @@ def dry_run(recipe: Recipe, reporter: Reporter) -> None:
         f"suggested: --warmup-steps {warmup}, "
         f"--save-every {max(1, settings.steps // 10)} to {max(1, settings.steps // 5)}"
     )
-    if isinstance(data, FinetuneData):
-        for name, rendered in data.examples.train.items():
-            shown = masked_text(seen.job.tokenizer, rendered[0])
-            reporter.say(f"{name}, the first example (learnt is what stands in ⟦ ⟧):\n{shown}")
-
-
-def _steps_per_epoch(seen: Measured) -> float | None:
-    data = seen.job.data
-    if isinstance(data, FinetuneData):
-        return data.steps_per_epoch(seen.settings)
-    return None if data.tokens is None else sum(data.tokens.values()) / tokens_per_step(seen.settings)
-
-
-def masked_text(tokenizer: PreTrainedTokenizerBase, rendered: TokenizedExample) -> str:
-    """An example's text with what is learnt of it in ⟦ ⟧."""
-    changes = np.flatnonzero(np.diff(rendered.loss_mask)) + 1
-    pieces = []
-    for ids, loss_mask in zip(
-        np.split(rendered.ids, changes), np.split(rendered.loss_mask, changes), strict=True
-    ):
-        text = str(tokenizer.decode(ids))
-        pieces.append(f"⟦{text}⟧" if loss_mask[0] else text)
-    return "".join(pieces)
+    for name, shown in data.preview().items():
+        reporter.say(f"{name}, the first example (learnt is what stands in ⟦ ⟧):\n{shown}")

@@ -8,21 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from mm_rec.data.batches import PackedSequences
 from mm_rec.data.conversations.rendering import TokenizedExample
 from mm_rec.data.mixture import Mixture
 from mm_rec.data.packing import (
     MAX_CARRIED_SEQ_LEN,
-    CorpusRows,
-    FinetuneBatches,
     PackedConversations,
-    RowSource,
     choose_seq_len,
+    conversation_batches,
     count_rows,
 )
 from mm_rec.data.prepare import PreparedCorpus
+from mm_rec.data.row_sources import CorpusRows, IndexedRows, PackedSequences
 from mm_rec.data.split import LARGE_VALIDATION_SHARE
 from mm_rec.errors import ConfigError
 from mm_rec.evaluation.finetune_eval import SamplePrompt
@@ -90,7 +89,7 @@ class FinetuneData:
         """The run's batches from its first step on."""
         if settings.accumulation != self.accumulation:
             raise ConfigError(f"the rows were packed for steps of {self.accumulation} batches")
-        return FinetuneBatches(
+        return conversation_batches(
             {**self._packed, **self._text_rows(settings)},
             self._mixture(),
             settings.seq_len,
@@ -117,7 +116,7 @@ class FinetuneData:
             for name, rendered in self.examples.train.items()
         }
 
-    def _text_rows(self, settings: ResolvedTrainSection) -> dict[str, RowSource]:
+    def _text_rows(self, settings: ResolvedTrainSection) -> dict[str, IndexedRows]:
         if not self.section.text_share or self.text is None:
             return {}
         return {_TEXT: CorpusRows(PackedSequences(self.text.train, settings.seq_len), settings.accumulation)}
@@ -166,6 +165,12 @@ class FinetuneData:
         if self.section.text_share:
             lines.append(f"{self.section.text_share:.0%} of the rows are text of the base")
         return lines
+
+    def preview(self) -> dict[str, str]:
+        """The first example of each source, with what is learnt of it in ⟦ ⟧."""
+        return {
+            name: masked_text(self.tokenizer, rendered[0]) for name, rendered in self.examples.train.items()
+        }
 
     def record(self) -> dict[str, Any]:
         """Return the provenance of the data, for the run's lineage."""
@@ -274,3 +279,15 @@ def _digest(rendered: Sequence[TokenizedExample]) -> str:
         digest.update(one.ids.tobytes())
         digest.update(one.loss_mask.tobytes())
     return digest.hexdigest()
+
+
+def masked_text(tokenizer: PreTrainedTokenizerBase, rendered: TokenizedExample) -> str:
+    """An example's text with what is learnt of it in ⟦ ⟧."""
+    changes = np.flatnonzero(np.diff(rendered.loss_mask)) + 1
+    pieces = []
+    for ids, loss_mask in zip(
+        np.split(rendered.ids, changes), np.split(rendered.loss_mask, changes), strict=True
+    ):
+        text = str(tokenizer.decode(ids))
+        pieces.append(f"⟦{text}⟧" if loss_mask[0] else text)
+    return "".join(pieces)

@@ -96,6 +96,10 @@ def _unconnected(section: Any, artifacts: Artifacts) -> Any:
     return section
 
 
+def _as_it_is(section: Any, run: Path) -> Any:
+    return section
+
+
 def _nothing_required(section: Any, first: bool) -> None:
     pass
 
@@ -107,7 +111,7 @@ class StageKind:
     `run` does the work. A training kind has `prepare` too, and runs by `pipeline.train.run_training`: it gives data,
     objective and validation. `connect` fills settings that were left open with what earlier stages made; `require`
     raises UserError for what is missing, before the first stage of a recipe runs; it is told whether the stage is the
-    first.
+    first. `reuse` points the section of a run at what that run has prepared already, for a trial of the same.
     """
 
     name: str
@@ -116,6 +120,7 @@ class StageKind:
     prepare: Callable[[Any, TrainingContext], TrainingJob] | None = None
     connect: Callable[[Any, Artifacts], Any] = _unconnected
     require: Callable[[Any, bool], None] = _nothing_required
+    reuse: Callable[[Any, Path], Any] = _as_it_is
 
 
 def train(kind: StageKind, section: Any, context: StageContext) -> StageResult:

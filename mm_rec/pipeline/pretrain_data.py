@@ -10,12 +10,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.data.batches import PackedBatches
+from mm_rec.data.batches import corpus_batches, mixture_batches
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.mixture import (
     MAX_EPOCHS,
     Mixture,
-    MixtureBatches,
     check_mixture,
     describe_mixture,
     group_sources,
@@ -23,7 +22,7 @@ from mm_rec.data.mixture import (
 )
 from mm_rec.data.prepare import PreparedCorpus, is_prepared, open_prepared, plan_groups, prepare_corpus
 from mm_rec.data.sections import DEFAULT_SOURCE, DataSection
-from mm_rec.data.streaming import StreamingBatches, StreamSource, first_held_out, plan_streams
+from mm_rec.data.streaming import StreamSource, first_held_out, plan_streams, stream_batches
 from mm_rec.errors import ConfigError, VocabularyTooLarge
 from mm_rec.models.loading import find_model
 from mm_rec.models.presets import ModelSize, preset
@@ -67,13 +66,11 @@ class PretrainData:
         sizes = (section.seq_len, section.batch_size, section.accumulation, section.seed)
         if self.streams:
             rows = self.data.shuffle_rows
-            return StreamingBatches(
-                self.streams, self.mixture(section), self.tokenizer, *sizes, rows, self.say
-            )
+            return stream_batches(self.streams, self.mixture(section), self.tokenizer, *sizes, rows, self.say)
         corpora = {name: prepared.train for name, prepared in self.corpora.items()}
         if len(corpora) == 1:
-            return PackedBatches(next(iter(corpora.values())), *sizes)
-        return MixtureBatches(corpora, self.mixture(section), *sizes)
+            return corpus_batches(next(iter(corpora.values())), *sizes)
+        return mixture_batches(corpora, self.mixture(section), *sizes)
 
     def held_out(self, section: ResolvedTrainSection, folder: Path) -> dict[str, Corpus]:
         """The validation corpus of each source, or the one of separate files; those of streams are made in `folder`."""
@@ -120,6 +117,14 @@ class PretrainData:
             return []
         rows = section.steps * section.batch_size * section.accumulation
         return describe_mixture(self.mixture(section), rows, section.seq_len, self.tokens)
+
+    def steps_per_epoch(self, section: ResolvedTrainSection) -> float | None:
+        """Steps in which the text is read once; None for a stream."""
+        return None if self.tokens is None else sum(self.tokens.values()) / tokens_per_step(section)
+
+    def preview(self) -> dict[str, str]:
+        """Nothing: all of the text is learnt."""
+        return {}
 
     def record(self) -> dict[str, Any]:
         """Return the provenance of the text, for the run's lineage."""
@@ -323,3 +328,18 @@ def _tokenizer(
             "0 differ, all decoded exactly"
         )
     return load_tokenizer(source or out)
+
+
+def prepared_data(data: DataSection, folder: Path) -> DataSection:
+    """The same data from the shards that a run made of it; a stream is read from its sources again."""
+    if data.streaming:
+        return data
+    if len(group_sources(data.sources)) < 2:
+        return DataSection(prepared=str(folder))
+    sources = {
+        source.name: source.replace(path=str(folder / source.name))
+        for source in data.sources
+        if is_prepared(folder / source.name)
+    }
+    kept = [source for source in data.sources if source.name not in sources]
+    return data.replace(sources=[*sources.values(), *kept])

@@ -83,6 +83,12 @@ class TrainingData(Protocol):
     def card_lines(self, section: ResolvedTrainSection) -> list[str]:
         """The data in a few lines, for the model card."""
 
+    def steps_per_epoch(self, section: ResolvedTrainSection) -> float | None:
+        """Steps in which all of it is read once; None where nobody knows."""
+
+    def preview(self) -> Mapping[str, str]:
+        """The first example of each source as the model reads it, with what is learnt of it in ⟦ ⟧."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingContext:

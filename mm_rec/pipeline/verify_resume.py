@@ -13,13 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from mm_rec.data.mixture import group_sources
-from mm_rec.data.prepare import is_prepared
-from mm_rec.data.sections import DataSection
 from mm_rec.errors import ConfigError, MismatchError
 from mm_rec.pipeline.kinds import Artifacts
 from mm_rec.pipeline.recipe import Recipe, Stage, read_recipe, read_run
-from mm_rec.pipeline.sections import PretrainSection
 from mm_rec.pipeline.train import TrainingContext
 from mm_rec.pipeline.worker import KILLED, Moment, Silent, Worker
 from mm_rec.runs.files import read_json
@@ -64,10 +60,8 @@ def _trial(target: Path, steps: int) -> Recipe:
     recipe = read_run(target) if target.is_dir() else read_recipe(target)
     stage = _stage(recipe)
     section = stage.kind.connect(stage.section, Artifacts())
-    if isinstance(section, PretrainSection) and target.is_dir() and (target / "data").is_dir():
-        tokenizer = section.tokenizer.path or str((target / "tokenizer").resolve())
-        data = _prepared_data(section.data, (target / "data").resolve())
-        section = section.replace(data=data, tokenizer={"path": tokenizer})
+    if target.is_dir():
+        section = stage.kind.reuse(section, target.resolve())
     if section.steps is not None and section.steps < 3:
         raise ConfigError("a proof of resuming needs a recipe of 3 steps or more")
     changed = section.replace(
@@ -101,21 +95,6 @@ def _stage(recipe: Recipe) -> Stage:
     if recipe.stages[0].kind.prepare is None:
         raise ConfigError(f"a stage of the kind {recipe.stages[0].kind.name} has no steps to resume")
     return recipe.stages[0]
-
-
-def _prepared_data(data: DataSection, folder: Path) -> DataSection:
-    """The same data from the shards that a run made of it; a stream is read from its sources again."""
-    if data.streaming:
-        return data
-    if len(group_sources(data.sources)) < 2:
-        return DataSection(prepared=str(folder))
-    sources = {
-        source.name: source.replace(path=str(folder / source.name))
-        for source in data.sources
-        if is_prepared(folder / source.name)
-    }
-    kept = [source for source in data.sources if source.name not in sources]
-    return data.replace(sources=[*sources.values(), *kept])
 
 
 def _moments(chance: random.Random, kills: int) -> Iterator[Moment]:

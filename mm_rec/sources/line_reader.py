@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from mm_rec.sources.decompression import byte_pieces
 from mm_rec.sources.encoding import HEAD_BYTES, not_text
 from mm_rec.sources.locations import SourceFile, compression
-from mm_rec.sources.problems import ProblemError, problem_error
+from mm_rec.sources.problems import ProblemError, problem_error, too_large
+
+Row = tuple[int, dict[str, Any]]  # the line or row where it starts, and its values by name
 
 _PIECE = 2**16  # small enough for a processor's cache, which makes it twice as fast as a MiB
 _MARKS = re.compile("^\ufeff+", re.MULTILINE)
@@ -139,3 +142,15 @@ def _first_line_end(piece: bytes) -> int:
 
 def _last_line_end(piece: bytes) -> int:
     return max(piece.rfind(b"\n"), piece.rfind(b"\r", 0, len(piece) - 1)) + 1
+
+
+def read_whole_text(path: SourceFile, limit: int) -> str:
+    """The text of a whole file of at most `limit` characters."""
+    parts: list[str] = []
+    size = 0
+    for _, text in read_line_blocks(path, limit):
+        size += 0 if text is None else len(text)
+        if text is None or size > limit:
+            raise too_large(path, 1, limit, "file")
+        parts.append(text)
+    return "".join(parts)

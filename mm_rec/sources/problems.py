@@ -83,3 +83,9 @@ def too_large(path: SourceFile, line: int, limit: int, what: str) -> ProblemErro
         path,
         line,
     )
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """The beginning of a text, for a message."""
+    text = text.strip()
+    return text if len(text) <= length else text[: length - 1] + "…"

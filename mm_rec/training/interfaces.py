@@ -15,7 +15,7 @@ OnEvent = Callable[[str, int], None]
 
 
 class Batches(Protocol):
-    """The batches of a run; `mm_rec.data.batches.PackedBatches` is one."""
+    """The batches of a run; `mm_rec.data.batches.RowBatches` is one."""
 
     def batch_at(self, step: int, micro_step: int = 0) -> Batch:
         """A micro-batch of a step, both counted from 0; the trainer asks in order."""

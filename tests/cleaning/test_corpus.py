@@ -104,8 +104,9 @@ def test_what_is_clean_stays_and_what_is_not_goes_with_its_reason(
     assert "Kısa." in kept
 
 
-def test_the_report_says_it_all(messy: Path, tmp_path: Path):
-    corpus = clean_corpus([messy], tmp_path / "c.jsonl.zst", CorpusConfig(), processes=1)
+def test_the_report_says_it_all(messy: Path, evaluation: Path, tmp_path: Path):
+    config = CorpusConfig(evaluation=[str(evaluation)])
+    corpus = clean_corpus([messy], tmp_path / "c.jsonl.zst", config, processes=1)
     page = write_report(corpus).read_text(encoding="utf-8")
     report = json.loads((corpus.report / "report.json").read_text(encoding="utf-8"))
     read, after, final = (stage["documents"] for stage in report["stages"])
@@ -114,7 +115,7 @@ def test_the_report_says_it_all(messy: Path, tmp_path: Path):
     assert report["sources"][str(messy / "a.jsonl")]["read"]["count"] == 30
     assert report["other_languages"] == {"en": {"count": 1, "bytes": report["dropped"]["language"]["bytes"]}}
     assert len(report["problems"]) == 5
-    for told in ("The cat sat on the mat", "gopher_words", "near duplicate", "c.txt", "<svg"):
+    for told in ("The cat sat on the mat", "gopher_words", "near duplicate", "c.txt", "<svg", "1 items of"):
         assert told in page
     card = (corpus.report / "README.md").read_text(encoding="utf-8")
     assert "| language | 1 |" in card and "LICENCE.md" in card

@@ -61,7 +61,7 @@ def page(*lines: str, code: str = "tr") -> CleaningDocument:
 def dropped(result: CleaningDocument | Dropped) -> str:
     assert isinstance(result, Dropped)
     assert result.reason == "language"
-    return result.detail
+    return result.measured
 
 
 def documents(sentences: Iterable[str], length: int = 500) -> list[str]:

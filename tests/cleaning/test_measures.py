@@ -114,7 +114,7 @@ def test_each_rule_leaves_out_the_page_that_breaks_it(rule):
     drop = first_violation(page(BROKEN[rule]), only)
     assert drop is not None
     assert drop.reason == rule
-    assert only[0].measure in drop.detail
+    assert only[0].measure in drop.measured
 
 
 def test_good_prose_passes_all_rules():

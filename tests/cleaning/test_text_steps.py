@@ -6,7 +6,7 @@ import pytest
 from waiting import little_work
 
 from mm_rec.cleaning.document import CleaningDocument
-from mm_rec.cleaning.lines import LineConfig, cut_lines
+from mm_rec.cleaning.lines import LineConfig, cut_lines, phrases_for
 from mm_rec.cleaning.markup import strip_markup
 from mm_rec.cleaning.pii import is_card, is_iban, is_turkish_identity, mask_pii
 from mm_rec.text.languages import get_language
@@ -123,7 +123,7 @@ def test_a_broken_web_page_is_read_soon(hostile):
 
 
 def cut(text: str, **settings: object) -> tuple[str, list[str]]:
-    result = cut_lines(page(text), LineConfig(**settings))
+    result = cut_lines(page(text), LineConfig(**settings), phrases_for("tr"))
     return result.text, [piece.reason for piece in result.cuts]
 
 

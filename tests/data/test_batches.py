@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mm_rec.data.batches import IGNORE_INDEX, PackedBatches, PackedSequences, SeededSampler
+from mm_rec.data.batches import RowBatches, corpus_batches
 from mm_rec.data.corpus import Corpus, write_corpus
+from mm_rec.data.row_sources import PackedSequences, SeededSampler
 from mm_rec.errors import CheckpointError, ConfigError, DataError
+from mm_rec.models.cross_entropy import IGNORE_INDEX
 
 
 @pytest.fixture(scope="module")
@@ -72,81 +74,87 @@ def test_a_sequence_longer_than_the_corpus(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
 def test_every_epoch_takes_each_sequence_once(batch_size: int) -> None:
-    sampler = SeededSampler(10, batch_size, seed=7)
-    stream = np.concatenate([sampler.indices(step) for step in range(60)])[: 60 * batch_size // 10 * 10]
-    epochs = stream.reshape(-1, 10)
+    sampler = SeededSampler(10, seed=7)
+    drawn = [sampler.indices(np.arange(batch_size) + batch_size * step) for step in range(60)]
+    epochs = np.concatenate(drawn)[: 60 * batch_size // 10 * 10].reshape(-1, 10)
     assert (np.sort(epochs, axis=1) == np.arange(10)).all()
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == len(epochs)
-    assert sampler.epoch(0) == 0 and sampler.epoch(10) == batch_size
 
 
-def test_the_order_depends_on_nothing_but_seed_and_step() -> None:
-    steps = [5, 0, 31, 5, 2, 0]
-    fresh = [SeededSampler(13, 4, seed=1).indices(step).tolist() for step in steps]
-    sampler = SeededSampler(13, 4, seed=1)
-    assert [sampler.indices(step).tolist() for step in steps] == fresh
-    assert SeededSampler(13, 4, seed=2).indices(5).tolist() != fresh[0]
-    assert SeededSampler(10, 10, seed=2**64 - 1).indices(0).tolist() == [8, 9, 0, 7, 4, 2, 6, 3, 1, 5]
+def test_the_order_depends_on_nothing_but_seed_and_place() -> None:
+    places = [np.arange(4) + 4 * step for step in (5, 0, 31, 5, 2, 0)]
+    fresh = [SeededSampler(13, seed=1).indices(one).tolist() for one in places]
+    sampler = SeededSampler(13, seed=1)
+    assert [sampler.indices(one).tolist() for one in places] == fresh
+    assert SeededSampler(13, seed=2).indices(places[0]).tolist() != fresh[0]
+    order = SeededSampler(10, seed=2**64 - 1).indices(np.arange(10)).tolist()
+    assert order == [8, 9, 0, 7, 4, 2, 6, 3, 1, 5]
 
 
-def test_ranks_share_the_batch_of_one_process() -> None:
-    whole = SeededSampler(17, 12, seed=3)
-    ranks = [SeededSampler(17, 3, seed=3, rank=rank, world_size=4) for rank in range(4)]
+def test_ranks_share_the_batch_of_one_process(corpus: Corpus) -> None:
+    whole = corpus_batches(corpus, 32, 12, seed=3)
+    ranks = [corpus_batches(corpus, 32, 3, seed=3, rank=rank, world_size=4) for rank in range(4)]
     for step in range(20):
-        assert np.concatenate([rank.indices(step) for rank in ranks]).tolist() == whole.indices(step).tolist()
+        parts = [rank.batch_at(step)["input_ids"] for rank in ranks]
+        assert torch.equal(torch.cat(parts), whole.batch_at(step)["input_ids"])
         assert {rank.epoch(step) for rank in ranks} == {whole.epoch(step)}
 
 
-@pytest.mark.parametrize("options", [(0, 1, 0), (5, 0, 0), (5, 1, -1), (5, 1, 2**64)])
-def test_orders_that_cannot_be(options: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(("micro_batch", "seed"), [(0, 0), (1, -1), (1, 2**64)])
+def test_orders_that_cannot_be(corpus: Corpus, micro_batch: int, seed: int) -> None:
     with pytest.raises(ConfigError):
-        SeededSampler(*options)
+        corpus_batches(corpus, 32, micro_batch, seed=seed)
+
+
+def rows_of(batches: RowBatches) -> int:
+    (source,) = batches.sources.values()
+    assert source.row_groups is not None
+    return source.row_groups
 
 
 def test_accumulation_gives_the_same_sequences_as_one_batch(corpus: Corpus) -> None:
-    whole = PackedBatches(corpus, 32, micro_batch=12, seed=5)
-    parts = PackedBatches(corpus, 32, micro_batch=3, accumulation=4, seed=5)
-    assert whole.tokens_per_step == parts.tokens_per_step == 12 * 32
-    for step in range(int(2.5 * whole.steps_per_epoch)):
+    whole = corpus_batches(corpus, 32, micro_batch=12, seed=5)
+    parts = corpus_batches(corpus, 32, micro_batch=3, accumulation=4, seed=5)
+    assert whole.groups_per_step == parts.groups_per_step == 12
+    for step in range(int(2.5 * rows_of(whole) / 12)):
         pieces = [parts.batch_at(step, micro_step) for micro_step in range(4)]
         for name in ("input_ids", "labels", "document_ids"):
             assert torch.equal(torch.cat([piece[name] for piece in pieces]), whole.batch_at(step)[name])
 
 
 def test_an_epoch_of_batches_has_each_label_once(corpus: Corpus) -> None:
-    batches = PackedBatches(corpus, 32, micro_batch=1, seed=5)
+    batches = corpus_batches(corpus, 32, micro_batch=1, seed=5)
     count = sum(
-        int((batches.batch_at(step)["labels"] != IGNORE_INDEX).sum())
-        for step in range(len(batches.sequences))
+        int((batches.batch_at(step)["labels"] != IGNORE_INDEX).sum()) for step in range(rows_of(batches))
     )
     assert count == corpus.tokens - corpus.documents
-    assert batches.steps_per_epoch == len(batches.sequences) and batches.epoch(len(batches.sequences)) == 1
+    assert batches.epoch(rows_of(batches) - 1) == 0 and batches.epoch(rows_of(batches)) == 1
 
 
 def test_a_state_is_taken_back_only_by_the_same_batches(
     corpus: Corpus, tmp_path: Path, byte_tokenizer: Any
 ) -> None:
-    state = PackedBatches(corpus, 32, micro_batch=4, accumulation=2, seed=5).state_dict()
-    PackedBatches(corpus, 32, micro_batch=8, seed=5).load_state_dict(state)
-    PackedBatches(corpus, 32, micro_batch=2, accumulation=2, seed=5, rank=1, world_size=2).load_state_dict(
+    state = corpus_batches(corpus, 32, micro_batch=4, accumulation=2, seed=5).state_dict()
+    corpus_batches(corpus, 32, micro_batch=8, seed=5).load_state_dict(state)
+    corpus_batches(corpus, 32, micro_batch=2, accumulation=2, seed=5, rank=1, world_size=2).load_state_dict(
         state
     )
     with pytest.raises(CheckpointError, match="seed was 5 and is 6"):
-        PackedBatches(corpus, 32, micro_batch=8, seed=6).load_state_dict(state)
+        corpus_batches(corpus, 32, micro_batch=8, seed=6).load_state_dict(state)
     other = write_corpus(["x" * 500, "y" * 500], byte_tokenizer, tmp_path, threads=1)
     with pytest.raises(CheckpointError, match="corpus was"):
-        PackedBatches(other, 32, micro_batch=8, seed=5).load_state_dict(state)
+        corpus_batches(other, 32, micro_batch=8, seed=5).load_state_dict(state)
 
 
 def test_an_order_by_kinds_keeps_groups_of_one_kind_and_every_sequence() -> None:
     kinds = np.arange(47) % 5 == 0
-    sampler = SeededSampler(47, 1, seed=3, kinds=kinds, group_size=4)
+    sampler = SeededSampler(47, seed=3, kinds=kinds, group_size=4)
     for epoch in range(3):
-        drawn = sampler.sequences_at(np.arange(47 * epoch, 47 * (epoch + 1)))
+        drawn = sampler.indices(np.arange(47 * epoch, 47 * (epoch + 1)))
         assert sorted(drawn.tolist()) == list(range(47))
         groups = kinds[drawn[:44]].reshape(11, 4)
         assert (groups.all(axis=1) | ~groups.any(axis=1)).sum() >= 10  # one may hold the last of both kinds
-    plain = SeededSampler(47, 1, seed=3)
-    same = SeededSampler(47, 1, seed=3, kinds=np.ones(47, dtype=bool), group_size=4)
-    assert same.sequences_at(np.arange(47)).tolist() == plain.sequences_at(np.arange(47)).tolist()
-    assert sampler.sequences_at(np.arange(47)).tolist() != plain.sequences_at(np.arange(47)).tolist()
+    plain = SeededSampler(47, seed=3)
+    same = SeededSampler(47, seed=3, kinds=np.ones(47, dtype=bool), group_size=4)
+    assert same.indices(np.arange(47)).tolist() == plain.indices(np.arange(47)).tolist()
+    assert sampler.indices(np.arange(47)).tolist() != plain.indices(np.arange(47)).tolist()

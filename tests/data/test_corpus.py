@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mm_rec.cli.data import app
 from mm_rec.data import corpus as module
+from mm_rec.data import token_shards
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.prepare import open_prepared, plan_sources, prepare_corpus
 from mm_rec.data.streaming import plan_streams
@@ -78,7 +79,9 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(
 ) -> None:
     monkeypatch.setattr(module, "vocabulary_size", lambda _: 70_000)
     monkeypatch.setattr(
-        module, "encode_documents", lambda _, texts, parse=False: [np.array([65_536, 69_999]) for _ in texts]
+        token_shards,
+        "encode_documents",
+        lambda _, texts, parse=False: [np.array([65_536, 69_999]) for _ in texts],
     )
     corpus = write_corpus(["a", "b"], byte_tokenizer, tmp_path / "corpus")
     assert corpus.header.dtype == "uint32"
@@ -91,7 +94,7 @@ def test_a_killed_run_keeps_its_finished_shards(
 ) -> None:
     out = tmp_path / "killed"
     total = len(written.shards)
-    monkeypatch.setattr(module, "encode_documents", CountingEncoder(allowed=2))
+    monkeypatch.setattr(token_shards, "encode_documents", CountingEncoder(allowed=2))
     with pytest.raises(KeyboardInterrupt):
         write_corpus(DOCUMENTS, byte_tokenizer, out, shard_bytes=900, threads=threads)
     with pytest.raises(DataError, match="no finished corpus"):
@@ -99,7 +102,7 @@ def test_a_killed_run_keeps_its_finished_shards(
     (out / ".00003.bin.999999.tmp").write_bytes(b"left by a kill")
     (out / "00003.bin").write_bytes(b"without its record")
     encoder = CountingEncoder()
-    monkeypatch.setattr(module, "encode_documents", encoder)
+    monkeypatch.setattr(token_shards, "encode_documents", encoder)
     resumed = write_corpus(DOCUMENTS, byte_tokenizer, out, shard_bytes=900, threads=threads)
     assert encoder.batches == total - 2
     assert hash_folder(out) == hash_folder(written.path)
@@ -111,7 +114,7 @@ def test_a_second_run_encodes_only_what_changed(
 ) -> None:
     changed = [*DOCUMENTS[:-1], DOCUMENTS[-1] + "!", "one more"]
     encoder = CountingEncoder()
-    monkeypatch.setattr(module, "encode_documents", encoder)
+    monkeypatch.setattr(token_shards, "encode_documents", encoder)
     progress: list[int] = []
     write_corpus(DOCUMENTS, byte_tokenizer, written.path, shard_bytes=900, progress=progress.append)
     assert encoder.batches == 0 and sum(progress) == written.text_bytes
@@ -140,7 +143,7 @@ def test_leftovers_of_other_settings_go(written: Corpus, byte_tokenizer: Any) ->
 def test_nothing_vouches_for_a_corpus_that_is_being_replaced(
     written: Corpus, byte_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "encode_documents", CountingEncoder(allowed=1))
+    monkeypatch.setattr(token_shards, "encode_documents", CountingEncoder(allowed=1))
     with pytest.raises(KeyboardInterrupt):
         write_corpus(DOCUMENTS[::-1], byte_tokenizer, written.path, shard_bytes=900, threads=1)
     with pytest.raises(DataError, match="no finished corpus"):

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from mm_rec.data.batches import PackedSequences
+from mm_rec.data.batches import RowBatches, mixture_batches
 from mm_rec.data.corpus import Corpus, write_corpus
 from mm_rec.data.mixture import (
     CYCLE,
     Mixture,
-    MixtureBatches,
     check_mixture,
     describe_mixture,
     group_sources,
     plan_mixture,
 )
 from mm_rec.data.prepare import plan_groups
+from mm_rec.data.row_sources import PackedSequences
 from mm_rec.data.sections import DataSource, Phase
 from mm_rec.data.split import document_hash
 from mm_rec.errors import CheckpointError, ConfigError, DataError
@@ -95,8 +95,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Any) -> di
     return found
 
 
-def batches(corpora: dict[str, Corpus], micro: int, times: int = 1, **options: int) -> MixtureBatches:
-    return MixtureBatches(
+def batches(corpora: dict[str, Corpus], micro: int, times: int = 1, **options: int) -> RowBatches:
+    return mixture_batches(
         corpora, Mixture(list(corpora), [(0, [2, 1])]), 32, micro, times, **{"seed": 5, **options}
     )
 
@@ -139,7 +139,7 @@ def test_a_state_is_taken_back_only_by_the_same_mixture(corpora: dict[str, Corpu
     state = batches(corpora, 8).state_dict()
     batches(corpora, 2, 4).load_state_dict(state, {})
     batches(corpora, 2, 2, rank=1, world_size=2).load_state_dict(state)
-    other = MixtureBatches(corpora, Mixture(list(corpora), [(0, [1, 1])]), 32, 8, seed=5)
+    other = mixture_batches(corpora, Mixture(list(corpora), [(0, [1, 1])]), 32, 8, seed=5)
     with pytest.raises(CheckpointError, match="mixture was"):
         other.load_state_dict(state)
 
@@ -208,4 +208,4 @@ def test_no_source_trains_on_what_another_holds_out(tmp_path: Path) -> None:
 
 def test_a_source_shorter_than_a_row_is_named(corpora: dict[str, Corpus]) -> None:
     with pytest.raises(DataError, match="books"):
-        MixtureBatches(corpora, Mixture(list(corpora), [(0, [1, 1])]), corpora["books"].tokens + 1, 1)
+        mixture_batches(corpora, Mixture(list(corpora), [(0, [1, 1])]), corpora["books"].tokens + 1, 1)

@@ -13,21 +13,20 @@ from comparing import relative
 from conversations_made import made
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.batches import PackedSequences
+from mm_rec.data.batches import RowBatches
 from mm_rec.data.conversations.dataset_reader import read_conversations
 from mm_rec.data.conversations.preflight import preflight
 from mm_rec.data.conversations.rendering import TokenizedExample, render_batch
 from mm_rec.data.corpus import write_corpus
 from mm_rec.data.mixture import Mixture
 from mm_rec.data.packing import (
-    PADDING,
-    CorpusRows,
-    FinetuneBatches,
     PackedConversations,
     choose_seq_len,
+    conversation_batches,
     count_rows,
     pack_best_fit,
 )
+from mm_rec.data.row_sources import PADDING, CorpusRows, PackedSequences, SeededRows
 from mm_rec.errors import CheckpointError, ConfigError, DataError
 from mm_rec.models.cross_entropy import IGNORE_INDEX
 from mm_rec.models.forward import hidden_states, lm_head_of
@@ -73,8 +72,8 @@ def test_real_conversations_waste_less_than_two_percent(
             assert packed.padding_share < 0.02, name
 
 
-def batches(packed: PackedConversations, rows: int, accumulation: int = 1, seed: int = 0) -> FinetuneBatches:
-    return FinetuneBatches(
+def batches(packed: PackedConversations, rows: int, accumulation: int = 1, seed: int = 0) -> RowBatches:
+    return conversation_batches(
         {"all": packed}, ONE, packed.seq_len, rows, accumulation, seed, 2, carry_state=packed.carry_state
     )
 
@@ -201,7 +200,9 @@ def test_a_conversation_longer_than_a_row_is_carried_on(
                 summed = objective(model, batch)["loss"]
                 loss, count = summed.total, summed.count
                 nats, tokens = nats + float(loss), tokens + count
-            columns = data.samplers[0].sequences_at(data.mixture.assign(2 * step, 2)[1])
+            source = data.sources["all"]
+            assert isinstance(source, SeededRows)
+            columns = source.sampler.indices(data.mixture.assign(2 * step, 2)[1])
             seen += [segment.conversation for c in columns for row in packed.row_groups[c] for segment in row]
         expected, learnt = 0.0, 0
         for number in set(seen):
@@ -223,8 +224,8 @@ def test_gradients_of_a_carried_conversation_end_at_its_rows(
     model = build_model("mmrec").train()
     longest = max(rendered, key=lambda one: len(one.ids))
     packed = PackedConversations([longest], 64, -(-len(longest.ids) // 64))
-    data, objective = batches(packed, 1, packed.accumulation), carried_next_token(torch.float32)
-    for micro in range(packed.accumulation):
+    data, objective = batches(packed, 1, packed.rows_per_group), carried_next_token(torch.float32)
+    for micro in range(packed.rows_per_group):
         loss = objective(model, data.batch_at(0, micro))["loss"].total
         if loss.requires_grad:
             loss.backward()  # would fail if a graph of the row before were still needed
@@ -251,7 +252,7 @@ def test_batches_are_a_function_of_the_step_and_know_their_data(rendered: list[T
         with pytest.raises(CheckpointError, match="trained on other batches"):
             changed.load_state_dict(one.state_dict())
     with pytest.raises(ConfigError, match="mixture"):
-        FinetuneBatches({"b": packed}, ONE, 2048, 1, 1, 0, 2)
+        conversation_batches({"b": packed}, ONE, 2048, 1, 1, 0, 2)
 
 
 def test_text_beside_conversations_has_its_share_and_is_all_learnt(
@@ -262,7 +263,7 @@ def test_text_beside_conversations_has_its_share_and_is_all_learnt(
     packed = PackedConversations(rendered, 256, 7)
     sources = {"all": packed, "text of the base": CorpusRows(sequences, 7)}
     mixture = Mixture(list(sources), [(0, [0.75, 0.25])])
-    data = FinetuneBatches(sources, mixture, 256, 8, 7, 0, 2, packed.carry_state)
+    data = conversation_batches(sources, mixture, 256, 8, 7, 0, 2, packed.carry_state)
     of_text = 0
     for step in range(6):
         both = [data.batch_at(step, micro) for micro in range(2)]
@@ -280,10 +281,10 @@ def test_an_end_of_turn_is_learnt_wherever_a_row_ends(
 ) -> None:
     for length in (64, 100, 128, 256):
         packed = PackedConversations(rendered, length, max(count_rows(one, length) for one in rendered))
-        data = batches(packed, 1, packed.accumulation)
+        data = batches(packed, 1, packed.rows_per_group)
         ends = loss_ends = learnt = 0
         for step in range(len(packed)):
-            for micro in range(packed.accumulation):
+            for micro in range(packed.rows_per_group):
                 labels = data.batch_at(step, micro)["labels"]
                 loss_ends += int((labels == tokenizer.eos_token_id).sum())
                 learnt += int((labels != IGNORE_INDEX).sum())

@@ -13,10 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mm_rec.data.batches import IGNORE_INDEX
+from mm_rec.data.batches import RowBatches
 from mm_rec.data.mixture import Mixture
-from mm_rec.data.streaming import StreamingBatches, StreamSource, first_held_out, plan_streams
+from mm_rec.data.streaming import (
+    DocumentReader,
+    RowStream,
+    StreamSource,
+    first_held_out,
+    plan_streams,
+    stream_batches,
+)
 from mm_rec.errors import CheckpointError, DataError
+from mm_rec.models.cross_entropy import IGNORE_INDEX
 from mm_rec.tokenizers.loading import encode_documents
 
 FRACTION = 0.2
@@ -60,16 +68,22 @@ def batches(
     micro: int = 2,
     times: int = 2,
     **options: Any,
-) -> StreamingBatches:
+) -> RowBatches:
     weights = options.pop("weights", [1.0] * len(sources))
     mixture = Mixture(list(sources), [(0, weights)])
-    return StreamingBatches(
+    return stream_batches(
         sources, mixture, tokenizer, options.pop("seq_len", 20), micro, times, seed=options.pop("seed", 3),
         shuffle_rows=rows,
     )  # fmt: skip
 
 
-def steps(run: StreamingBatches, first: int, count: int) -> Iterator[dict[str, torch.Tensor]]:
+def reader_of(run: RowBatches) -> DocumentReader:
+    (source,) = run.sources.values()
+    assert isinstance(source, RowStream)
+    return source.reader
+
+
+def steps(run: RowBatches, first: int, count: int) -> Iterator[dict[str, torch.Tensor]]:
     for step in range(first, first + count):
         for micro in range(run.accumulation):
             yield run.batch_at(step, micro)
@@ -83,9 +97,7 @@ def test_special_tokens_in_a_stream_are_text_and_said_once(tmp_path: Path, byte_
     (tmp_path / "a.txt").write_text("\n\n".join(f"document {i} <s> or </s>" for i in range(30)))
     sources, said = stream(tmp_path), list[str]()
     mixture = Mixture(list(sources), [(0, [1.0])])
-    run = StreamingBatches(
-        sources, mixture, byte_tokenizer, 20, 2, 1, seed=3, shuffle_rows=1, say=said.append
-    )
+    run = stream_batches(sources, mixture, byte_tokenizer, 20, 2, 1, seed=3, shuffle_rows=1, say=said.append)
     ids = rows_of(steps(run, 0, 30))
     assert len(said) == 1 and said[0].endswith("are read as plain text: </s>, <s>")
     text = byte_tokenizer.decode([*ids[0], *itertools.chain.from_iterable(row[1:] for row in ids[1:])])
@@ -138,7 +150,7 @@ def test_the_buffer_changes_only_the_order(folder: Path, byte_tokenizer: Any) ->
 def test_files_come_in_another_order_every_epoch(folder: Path, byte_tokenizer: Any) -> None:
     run = batches(stream(folder), byte_tokenizer, rows=1)
     seen: dict[int, list[str]] = {}
-    reader = run.streams[0].reader
+    reader = reader_of(run)
     while reader.epoch < 4:
         texts = reader.batch()
         seen.setdefault(reader.epoch, []).extend(texts)
@@ -256,11 +268,11 @@ def test_what_was_read_may_not_change_and_what_was_not_may(folder: Path, byte_to
         (folder / name).unlink()
     run = batches(stream(folder), byte_tokenizer)
     while len(run.state_dict()["streams"][folder.name]["reader"]["finished"]) != 1:
-        rows_of(steps(run, run._row // 4, 1))
+        rows_of(steps(run, run.state_dict()["row"] // 4, 1))
     state, tensors = run.state_dict(), run.state_tensors()
     reader = state["streams"][folder.name]["reader"]
     assert 0 < reader["documents"] < 30
-    finished, begun, ahead = run.streams[0].reader._order()
+    finished, begun, ahead = reader_of(run)._order()
 
     def load() -> None:
         batches(stream(folder), byte_tokenizer).load_state_dict(state, tensors)

@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from mm_rec.data.batches import PackedSequences
 from mm_rec.data.corpus import Corpus, write_corpus
+from mm_rec.data.row_sources import PackedSequences
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.evaluation.perplexity import TextScores, evaluate_corpus, evaluate_text
 from mm_rec.tokenizers.loading import encode_document

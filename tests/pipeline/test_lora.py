@@ -28,8 +28,8 @@ from mm_rec.models.adapters import Adapters
 from mm_rec.models.forward import document_lengths, hidden_states
 from mm_rec.models.loading import load_model, load_model_and_tokenizer, load_with_adapters, save_model
 from mm_rec.models.presets import build, preset
-from mm_rec.pipeline.dry_run import masked_text
 from mm_rec.pipeline.examples import read_examples
+from mm_rec.pipeline.finetune_data import masked_text
 from mm_rec.pipeline.foreign_settings import NAMES, names_table, read_parameters, translate
 from mm_rec.pipeline.recipe import Recipe, read_run, recipe_of
 from mm_rec.pipeline.run import run_recipe, run_stage

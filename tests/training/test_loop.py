@@ -12,8 +12,9 @@ from comparing import relative
 from small_trainings import Said
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.data.batches import PackedBatches, PackedSequences
+from mm_rec.data.batches import corpus_batches
 from mm_rec.data.corpus import Corpus
+from mm_rec.data.row_sources import PackedSequences
 from mm_rec.errors import CheckpointError, TrainingStopped
 from mm_rec.models.attention import NAME
 from mm_rec.models.loading import load_model
@@ -58,7 +59,7 @@ def training(
 ) -> Trainer:
     extra = {key: changes.pop(key) for key in ("validate", "objective", "reporter") if key in changes}
     config = ResolvedTrainSection(**{**BASE, **changes})
-    batches = PackedBatches(corpus, config.seq_len, config.batch_size, config.accumulation, config.seed)
+    batches = corpus_batches(corpus, config.seq_len, config.batch_size, config.accumulation, config.seed)
     objective = extra.pop("objective", next_token(torch.float32))
     reporter = extra.pop("reporter", Said())
     model = model or tiny()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mm_rec.pipeline.kinds import Artifacts, StageKind, train
-from mm_rec.pipeline.sections import PretrainSection
+from mm_rec.pipeline.sections import PretrainSection, TokenizerSection
 
 if TYPE_CHECKING:
     from mm_rec.pipeline.train import TrainingContext, TrainingJob
@@ -32,10 +33,22 @@ def _connect(section: PretrainSection, made: Artifacts) -> PretrainSection:
     return section.replace(data=data, tokenizer=tokenizer, model=model, adapter=adapter)
 
 
+def _reuse(section: PretrainSection, run: Path) -> PretrainSection:
+    """The same text from the shards that a run made of it, with the run's tokenizer."""
+    from mm_rec.pipeline.pretrain_data import prepared_data
+
+    if not (run / "data").is_dir():
+        return section
+    tokenizer = section.tokenizer.path or str(run / "tokenizer")
+    data = prepared_data(section.data, run / "data")
+    return section.replace(data=data, tokenizer=TokenizerSection(path=tokenizer))
+
+
 KIND = StageKind(
     "pretrain",
     PretrainSection,
     run=train,
     prepare=_prepare,
     connect=_connect,
+    reuse=_reuse,
 )
