@@ -47,7 +47,8 @@ class SmallTrainings:
         self.corpus, self.tokenizer = corpus, tokenizer
 
     def new(self, run: Path, model: PreTrainedModel | None = None, **changes: Any) -> Trainer:
-        extra = {key: changes.pop(key) for key in ("validate", "objective", "on_event") if key in changes}
+        own = ("validate", "objective", "on_event", "metrics", "best")
+        extra = {key: changes.pop(key) for key in own if key in changes}
         settings = {
             "steps": 12,
             "seq_len": 16,

@@ -23,8 +23,8 @@ from mm_rec.cli.sampling_options import (
     Temperature,
     TopK,
     TopP,
-    open_engine,
     read_sampling,
+    show_notice,
     warn_prompt_format,
 )
 from mm_rec.errors import ConfigError, UserError
@@ -138,15 +138,16 @@ def _chat_with_model(
     from mm_rec.data.conversations.conversation import ChatMessage
     from mm_rec.data.conversations.rendering import prompt_text
     from mm_rec.inference.chat_session import ChatSession
-    from mm_rec.inference.fingerprints import adapter_digests
+    from mm_rec.inference.manager import open_model
     from mm_rec.inference.session_file import SessionFile
     from mm_rec.models.adapters import adapters_of
 
-    engine, tokenizer = open_engine(path, wanted, device, precision, console)
+    loaded = open_model(path, wanted, device, precision.value)
+    show_notice(loaded.notice, console)
+    engine, tokenizer = loaded.engine, loaded.tokenizer
     file = None
     if session is not None:
-        digests = adapter_digests(engine.model, wanted)
-        file = SessionFile(session, engine, tokenizer, digests)
+        file = SessionFile(session, engine, tokenizer, loaded.adapter_digests)
     conversation = ChatSession(engine, tokenizer, sampling, system, file)
     warn_prompt_format(wanted, prompt_text(tokenizer, [ChatMessage("user", "…")]), console)
     if session is not None:

@@ -22,8 +22,8 @@ from mm_rec.cli.sampling_options import (
     Temperature,
     TopK,
     TopP,
-    open_engine,
     read_sampling,
+    show_notice,
     warn_prompt_format,
 )
 from mm_rec.terminal import write_raw
@@ -59,10 +59,13 @@ def generate(
     )
     from mm_rec.errors import ConfigError
     from mm_rec.inference.generate import encode_prompt, generate_text
+    from mm_rec.inference.manager import open_model
     from mm_rec.tokenizers.loading import count_special_tokens, describe_special_tokens
 
     console, notes = Console(soft_wrap=True, highlight=False, markup=False), Console(stderr=True)
-    engine, tokenizer = open_engine(model, adapter or [], device, precision, notes)
+    loaded = open_model(model, adapter or [], device, precision.value)
+    show_notice(loaded.notice, notes)
+    tokenizer = loaded.tokenizer
     tokens, started = 0, time.perf_counter()
     for text in prompt:
         warn_prompt_format(adapter or [], text, notes)
@@ -74,7 +77,7 @@ def generate(
                 "there is nothing to go on with: the prompt is empty, and this model's tokenizer puts no token "
                 "before a text. Write a prompt"
             )
-        session = engine.session()
+        session = loaded.engine.session()
         session.prefill(ids)
         for number in range(count):
             branch = session.fork()

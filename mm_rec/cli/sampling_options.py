@@ -1,4 +1,4 @@
-"""The options of all commands that generate text, and the opening of their model."""
+"""The options of all commands that generate text, and what they say of a model and its prompts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from transformers import PreTrainedTokenizerBase
 
-    from mm_rec.inference.engine import Engine
     from mm_rec.inference.sampler import SamplingParams
 
 _PANEL = "How text is written"
@@ -85,33 +83,10 @@ def read_sampling(command: str, **values: Any) -> SamplingParams:
     return SamplingParams.read(values, where=command)
 
 
-def open_engine(
-    model: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console,
-    inactive: bool = False,
-) -> tuple[Engine, PreTrainedTokenizerBase]:  # fmt: skip
-    """Read a model with its adapters (with `inactive`: none applied), and say where it is slower than it could be."""
-    import torch
-
-    from mm_rec import cpu
-    from mm_rec.errors import ConfigError
-    from mm_rec.inference.engine import Engine
-    from mm_rec.models.loading import load_with_adapters
-    from mm_rec.runtime import choose_device
-
-    place, int8 = choose_device(device), precision is PrecisionChoice.INT8
-    dtype = torch.float32 if precision is PrecisionChoice.FLOAT32 else torch.bfloat16
-    loaded, tokenizer = load_with_adapters(model, adapters, dtype, str(place), inactive)
-    engine = Engine(loaded, place, int8=int8)
-    if engine.fallback_reason and place.type != "cpu" and int8:
-        raise ConfigError(f"--precision int8 cannot be used here: {engine.fallback_reason}. Choose bfloat16")
-    if engine.fallback_reason and place.type == "cpu":
-        note = engine.fallback_reason
-        if int8 or (dtype is torch.bfloat16 and not cpu.has_native_bfloat16()):
-            note += f"; {precision.value} would not be faster here, so float32 is used"
-            loaded, tokenizer = load_with_adapters(model, adapters, torch.float32, str(place), inactive)
-            engine = Engine(loaded, place)
-        notes.print(f"note: {note}", style="dim")
-    return engine, tokenizer
+def show_notice(notice: str, console: Console) -> None:
+    """Say where a model is slower than it could be."""
+    if notice:
+        console.print(f"note: {notice}", style="dim")
 
 
 def warn_prompt_format(adapters: list[str], prompt: str, console: Console) -> None:

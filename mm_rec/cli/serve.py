@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +10,10 @@ import typer
 from rich.console import Console
 
 from mm_rec.cli.keys import DEFAULT_STORE, StoreUrl
-from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionChoice, open_engine
+from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionChoice, show_notice
 
 if TYPE_CHECKING:
-    from mm_rec.inference.scheduler import Scheduler
     from mm_rec.serving.access import AccessPolicy
-    from mm_rec.serving.model_registry import ServedModel
     from mm_rec.serving.store.store import Store
 
 _MIB = 2**20
@@ -82,6 +78,7 @@ def serve(
     precision: Precision = PrecisionChoice.FLOAT32,
 ) -> None:
     """Serve models over OpenAI's API, with a chat page at /."""
+    from mm_rec.inference.manager import ModelManager
     from mm_rec.inference.scheduler import Scheduler
     from mm_rec.serving.app import create_app
     from mm_rec.serving.context import RequestLimits, ServerContext
@@ -93,15 +90,14 @@ def serve(
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     opened = Store(store)
     policy = _access_policy(host, keys, opened, sessions.with_name("uploads"))
-    scheduler = Scheduler(most_active, most_waiting)
-    load_one = partial(
-        _load_model, adapters=adapter or [], device=device, precision=precision, notes=notes, scheduler=scheduler,
-        keep_memory=keep_memory,
+    manager = ModelManager(
+        Scheduler(most_active, most_waiting), device=device, precision=precision.value,
+        prefix_cache_bytes=keep_memory * _MIB,
     )  # fmt: skip
-    # In a thread that ends, and with it the team of threads that it computed with.
-    with ThreadPoolExecutor(1) as pool:
-        served = list(pool.map(load_one, models or [_quickstart()]))
-    registry = ModelRegistry(served, _aliases(alias or []))
+    for text in models or [_quickstart()]:
+        name, given, path = text.rpartition("=")
+        show_notice(manager.load(name if given else Path(path).resolve().name, path, adapter or []), notes)
+    registry = ModelRegistry(manager, _aliases(alias or []))
     limits = RequestLimits(max_tokens=max_tokens, max_prompt_tokens=max_prompt, timeout_seconds=timeout)
     context = ServerContext(
         registry,
@@ -159,22 +155,6 @@ def _quickstart() -> str:
             f"there is no {model} here. Make it in a few minutes: mmrec quickstart. Or name a model: mmrec serve MODEL"
         )
     return f"{FOLDER}={model}"
-
-
-def _load_model(
-    text: str, adapters: list[str], device: str, precision: PrecisionChoice, notes: Console, scheduler: Scheduler,
-    keep_memory: int,
-) -> ServedModel:  # fmt: skip
-    """Load a model with its adapters for serving."""
-    from mm_rec.inference.fingerprints import adapter_digests
-    from mm_rec.serving.model_registry import ServedModel
-
-    name, given, path = text.rpartition("=")
-    engine, tokenizer = open_engine(path, adapters, device, precision, notes, inactive=True)
-    return ServedModel(
-        name if given else Path(path).resolve().name, engine, tokenizer, scheduler,
-        adapters=adapter_digests(engine.model, adapters), prefix_cache_bytes=keep_memory * _MIB,
-    )  # fmt: skip
 
 
 def _aliases(texts: list[str]) -> dict[str, str]:

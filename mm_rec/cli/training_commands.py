@@ -32,7 +32,8 @@ class TrainingCommand:
     """A training command: what is its own beside the settings of its kind.
 
     `files` gives the settings that its files, and its extra parameters, mean; `translate` may change what was given by
-    recipe and options; `use` is the command to try the result with; `default_name` names a run of a stage's settings, None for the recipe's name.
+    recipe and options; `use` is the command to try the result with; `default_name` names a run of a stage's settings,
+    None for the recipe's name.
     """
 
     kind: StageKind

@@ -100,7 +100,7 @@ def answer_samples(
 ) -> list[SampleAnswer]:
     """Answer the prompts that fit the context by greedy decoding; the model is in evaluation mode meanwhile."""
     training = model.training
-    engine = Engine(model, model.device)  # sets the model to evaluation
+    engine = Engine(model)  # sets the model to evaluation
     limit = engine.context_limit
     asked = [one for one in questions if limit is None or len(one.ids) + max_new_tokens <= limit]
     if not asked:

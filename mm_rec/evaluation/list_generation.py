@@ -28,7 +28,7 @@ def greedy_answer_function(
 
     `instruction`: written as in the user's documents, "### Instruction: … ### Response:"; else as a chat.
     """
-    engine = Engine(model, model.device)
+    engine = Engine(model)
 
     def read(prompt: str) -> list[int]:
         if not instruction:

@@ -32,10 +32,9 @@ from mm_rec.evaluation.loglikelihood import (
 )
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.generate import encode_prompt, encode_rendered, encode_text, generate_text
+from mm_rec.inference.manager import open_model
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.forward import require_packing_support
-from mm_rec.models.loading import load_model_and_tokenizer
-from mm_rec.runtime import choose_device
 from mm_rec.tokenizers.loading import fingerprint
 
 with needs_extra("eval", "running benchmark tasks"):
@@ -76,7 +75,7 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
-        self.engine = Engine(model, model.device)
+        self.engine = Engine(model)
         self.limit = max_length or self.engine.context_limit
         self._device = model.device
         self._uses_chat_template = False  # whether a chat template writes what is read
@@ -98,9 +97,9 @@ class MMRecLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         device = arguments.pop("device", (additional_config or {}).get("device") or "auto")
         if "path" not in arguments:
             raise ConfigError("--model mmrec needs to know which model: --model_args path=FOLDER")
-        model, tokenizer = load_model_and_tokenizer(arguments.pop("path"), device=str(choose_device(device)))
-        require_packing_support(model)
-        return cls(model, tokenizer, **arguments)
+        loaded = open_model(arguments.pop("path"), device=device)
+        require_packing_support(loaded.model)
+        return cls(loaded.model, loaded.tokenizer, **arguments)
 
     @property
     def max_length(self) -> int:

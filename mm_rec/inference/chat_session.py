@@ -11,7 +11,7 @@ from mm_rec.data.conversations.prompt_parts import continuation_text, turn_end_t
 from mm_rec.data.conversations.rendering import prompt_text, reject_special_tokens
 from mm_rec.errors import ConfigError, UserError
 from mm_rec.inference.engine import Engine, Session
-from mm_rec.inference.generate import IncrementalDetokenizer, encode_rendered, stop_ids
+from mm_rec.inference.generate import encode_rendered, generate_deltas
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.inference.session_file import SessionFile
 from mm_rec.tokenizers.assistant_format import assistant_format
@@ -104,19 +104,15 @@ class ChatSession:
 
     def _reply(self) -> Generator[str]:
         ids: list[int] = []
-        stream = IncrementalDetokenizer(self.tokenizer, self.sampling.stop)
         held = ""  # line ends: the last one closes the message and is not part of it
         try:
-            for token in self.session.generate(self.sampling, stop_ids(self.tokenizer, self.engine.model)):
-                ids.append(token)
-                text = held + stream.push(token)
+            for delta in generate_deltas(self.session, self.tokenizer, self.sampling):
+                if delta.token is not None:
+                    ids.append(delta.token)
+                text = held + delta.text
                 held = text[len(text.rstrip("\n")) :]
                 if shown := text.rstrip("\n"):
                     yield shown
-                if stream.stopped:
-                    return
-            if shown := (held + stream.finish()).rstrip("\n"):
-                yield shown
         finally:
             self._keep_reply(ids)
 

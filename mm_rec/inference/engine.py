@@ -32,7 +32,7 @@ from mm_rec.inference.sampler import (
     SamplingParams,
     with_logprobs,
 )
-from mm_rec.models.adapters import adapters_of
+from mm_rec.models.adapters import adapters_of, apply_adapters
 from mm_rec.models.states import (
     SequenceState,
     cache_argument,
@@ -50,16 +50,18 @@ MAX_KERNEL_TOKENS = 64  # up to here the kernels are the faster form of reading
 class Engine:
     """A model made ready for decoding; its sessions share the weights and nothing else.
 
-    `int8`: the kernels keep the matrices as bytes, with a scale for every 64 weights. `fallback_reason` says why the
-    kernels are not used, and is empty where they are.
+    `device`: the model is moved there (default: where it is). `int8`: the kernels keep the matrices as bytes, with a
+    scale for every 64 weights. `threads`: of the kernels (default: as many as torch uses in this thread).
+    `fallback_reason` says why the kernels are not used, and is empty where they are.
     """
 
     def __init__(
-        self, model: PreTrainedModel, device: torch.device | str = "cpu", *, int8: bool = False
-    ) -> None:
-        self.model = model.to(device).eval()  # type: ignore[arg-type]
-        self.device = torch.device(device)
-        self._int8 = int8
+        self, model: PreTrainedModel, device: torch.device | str | None = None, *, int8: bool = False,
+        threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self.device = model.device if device is None else torch.device(device)
+        self.model = model.to(self.device).eval()  # type: ignore[arg-type]
+        self._int8, self._threads = int8, threads
         self._cache_argument = cache_argument(self.model)
         self._prepare_kernels()
         if self.fallback_reason:
@@ -69,7 +71,7 @@ class Engine:
         """Prepare the kernels for the model and the adapters that are on it now."""
         adapters = adapters_of(self.model)
         self._known_adapters = [] if adapters is None else adapters.names
-        self._decoder, self.fallback_reason = decoder_for(self.model, self._int8)
+        self._decoder, self.fallback_reason = decoder_for(self.model, self._int8, self._threads)
         self._kernels_are_faster = self.model.dtype == torch.bfloat16 and not cpu.has_native_bfloat16()
 
     @property
@@ -128,14 +130,7 @@ class Engine:
 
     def _adapter_slot(self, session: Session) -> int | None:
         """Return the kernels' slot of a session's adapters; None where the kernels cannot run them."""
-        if self._decoder is None:
-            return None
-        return self._decoder.adapter_slot(session.adapters, lambda: self._apply_adapters(session.adapters))
-
-    def _apply_adapters(self, wanted: dict[str, float]) -> None:
-        on_model = adapters_of(self.model)
-        if on_model is not None and on_model.weights != wanted:
-            on_model.apply(wanted)
+        return None if self._decoder is None else self._decoder.adapter_slot(session.adapters)
 
     @torch.inference_mode()
     def prefill_chunk(self, session: Session) -> None:
@@ -173,7 +168,7 @@ class Engine:
 
     def _forward_model(self, session: Session, model: Any = None, **options: Any) -> Tensor:
         """Read a segment by the model, or by its backbone: the first of what that returns."""
-        self._apply_adapters(session.adapters)
+        apply_adapters(self.model, session.adapters)
         ids = torch.tensor([session.pending_ids[:PREFILL_CHUNK_TOKENS]], device=self.device)
         reading = {self._cache_argument: session.writable_state(), "use_cache": True}
         out = (model or self.model)(input_ids=ids, **reading, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -116,19 +117,32 @@ def partial_match_length(text: str, stop: str) -> int:
     return next((length for length in lengths if text.endswith(stop[:length])), 0)
 
 
-def generate_text(
+class TextDelta(NamedTuple):
+    """A token of a text as it is generated, and the text that is certain with it; at the end perhaps text alone."""
+
+    text: str
+    token: int | None
+
+
+def generate_deltas(
     session: Session, tokenizer: PreTrainedTokenizerBase, sampling: SamplingParams
-) -> Iterator[str]:
-    """Yield the text that follows what the session has read, piece by piece, up to eos or a stop string.
+) -> Iterator[TextDelta]:
+    """Yield each token that follows what the session has read, up to eos or a stop string.
 
     The session's `ended` is then true for both.
     """
     stream = IncrementalDetokenizer(tokenizer, sampling.stop)
     for token in session.generate(sampling, stop_ids(tokenizer, session.engine.model)):
-        if text := stream.push(token):
-            yield text
+        yield TextDelta(stream.push(token), token)
         if stream.stopped:
             break
     if text := stream.finish():
-        yield text
+        yield TextDelta(text, None)
     session.ended = session.ended or stream.stopped
+
+
+def generate_text(
+    session: Session, tokenizer: PreTrainedTokenizerBase, sampling: SamplingParams
+) -> Iterator[str]:
+    """Yield the text of `generate_deltas`, piece by piece."""
+    return (delta.text for delta in generate_deltas(session, tokenizer, sampling) if delta.text)

@@ -57,6 +57,12 @@ class PrefixCache:
             session = self._sessions[key, read]
         return read, session.fork()
 
+    def clear(self) -> None:
+        """Let go of all that is kept."""
+        with self._lock:
+            self._sessions.clear()
+            self.bytes = 0
+
     def _evict(self, name: tuple[Hashable, str]) -> None:
         session = self._sessions.pop(name, None)
         if session is not None:

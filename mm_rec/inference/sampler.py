@@ -104,8 +104,8 @@ class Sampler:
                 penalty = sampling.frequency_penalty * count + sampling.presence_penalty
                 changes[token] = changes.get(token, 0.0) - penalty
         if changes:
-            ids, amounts = torch.tensor(list(changes)), torch.tensor(list(changes.values()))
-            logits = logits.index_add(0, ids, amounts.to(logits.dtype))
+            ids = torch.tensor(list(changes))
+            logits = logits.index_add(0, ids, torch.tensor(list(changes.values()), dtype=logits.dtype))
         return logits
 
     def _draw(self, probabilities: Tensor) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 
 import torch
 
 from mm_rec.errors import MMRecError
-from mm_rec.inference.request import RequestState
+from mm_rec.inference.request import GenerationRequest, OnToken, RequestState
 
 
 class QueueFullError(MMRecError):
@@ -30,9 +31,10 @@ class Scheduler:
 
     def __init__(self, max_running: int = 8, max_waiting: int = 64) -> None:
         self.max_running, self.max_waiting = max_running, max_waiting
-        self._threads = torch.get_num_threads()
+        self.threads = torch.get_num_threads()
         self._waiting: deque[RequestState] = deque()
         self._running: list[RequestState] = []
+        self._settled: list[Future[None]] = []
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -48,8 +50,9 @@ class Scheduler:
         """The number of requests waiting."""
         return len(self._waiting)
 
-    def submit(self, request: RequestState) -> None:
-        """Queue a request; raises QueueFullError where too many wait."""
+    def submit(self, request: GenerationRequest, on_token: OnToken) -> RequestState:
+        """Queue a request, whose tokens `on_token` gets; raises QueueFullError where too many wait."""
+        state = RequestState(request, on_token)
         with self._changed:
             # Both are counted: what just came waits for a moment even where a place is free.
             if self._closed or len(self._running) + len(self._waiting) >= self.max_running + self.max_waiting:
@@ -58,8 +61,19 @@ class Scheduler:
                     if self._closed
                     else f"{self.max_waiting} requests wait already: ask again later"
                 )
-            self._waiting.append(request)
+            self._waiting.append(state)
             self._changed.notify()
+        return state
+
+    def settle(self) -> None:
+        """Wait for the next moment between two steps: what was cancelled before has left the engine by then."""
+        settled: Future[None] = Future()
+        with self._changed:
+            if self._closed:
+                return
+            self._settled.append(settled)
+            self._changed.notify()
+        settled.result()
 
     def close(self) -> None:
         """End everything that is not done, and the thread."""
@@ -70,21 +84,34 @@ class Scheduler:
 
     def _run(self) -> None:
         # Of this thread; others may have set another number for themselves.
-        torch.set_num_threads(self._threads)
-        while self._admit():
+        torch.set_num_threads(self.threads)
+        while (settled := self._admit()) is not None:
             self.step()
+            for one in settled:
+                one.set_result(None)
         for request in [*self._running, *self._waiting]:
             request.cancel()
             request.end()
+        self._running, self._waiting = [], deque()
+        for one in self._settled:
+            one.set_result(None)
 
-    def _admit(self) -> bool:
-        """Fill the free places; waits while there is nothing to do. False when the scheduler is closed."""
+    def _admit(self) -> list[Future[None]] | None:
+        """Fill the free places; waits while there is nothing to do. None when the scheduler is closed, else those that
+        wait for the end of the next step.
+        """
         with self._changed:
-            while not (self._closed or self._running or self._waiting):
+            while not (self._closed or self._running or self._waiting or self._settled):
                 self._changed.wait()
+            if self._closed:
+                return None
+            # Who gave up in the queue leaves it with this step.
+            self._running += [request for request in self._waiting if request.done]
+            self._waiting = deque(request for request in self._waiting if not request.done)
             while self._waiting and len(self._running) < self.max_running:
                 self._running.append(self._waiting.popleft())
-            return not self._closed
+            settled, self._settled = self._settled, []
+            return settled
 
     def step(self) -> None:
         """Prefill a chunk of one long prompt, then decode one token of every other running request."""

@@ -69,9 +69,7 @@ class Adapters:
     @property
     def names(self) -> list[str]:
         """All that are loaded, applied or not."""
-        return (
-            [] if self._peft is None else [name.removeprefix(_NAME_PREFIX) for name in self._peft.peft_config]
-        )
+        return [name.removeprefix(_NAME_PREFIX) for name in getattr(self._peft, "peft_config", ())]
 
     @property
     def is_additive(self) -> bool:
@@ -101,8 +99,7 @@ class Adapters:
             try:
                 self._inject(TRAINED, peft_config(self.model, config))
                 self._require_running()
-            # PEFT's layers fail in many ways.
-            except (ValueError, RuntimeError, AttributeError, TypeError) as error:
+            except (ValueError, RuntimeError, AttributeError, TypeError) as error:  # PEFT's fail in many ways
                 raise ConfigError(
                     f"targets: {config.targets} cannot be adapted in models of the kind "
                     f"{self.model.config.model_type!r} with these settings ({truncated(str(error))})"
@@ -162,9 +159,8 @@ class Adapters:
         """Apply these and no others, each times its weight; none at all is the base. Nothing is read again."""
         for name in weights:
             if name not in self.names:
-                raise ConfigError(
-                    f"there is no adapter {name!r}; loaded are {', '.join(self.names) or 'none'}"
-                )
+                known = ", ".join(self.names) or "none"
+                raise ConfigError(f"there is no adapter {name!r}; loaded are {known}")
         whole = [name for name in weights if not self._is_additive(name)]
         if whole and (len(weights) > 1 or weights[whole[0]] != 1):
             raise ConfigError(
@@ -259,8 +255,7 @@ class Adapters:
                 self._peft = peft.get_peft_model(self.model, config, adapter_name=name)
             else:
                 self._peft.add_adapter(name, config)
-        # What is new too, or its dropout would be at work in evaluation.
-        self.model.train(self.model.training)
+        self.model.train(self.model.training)  # what is new too, or its dropout would be at work
 
     def _undo_injection(self, modules: dict[str, nn.Module], name: str) -> None:
         """Take out what an adapter that could not be injected has put around and into the model's modules."""
@@ -377,6 +372,13 @@ def adapters_of(model: PreTrainedModel) -> Adapters | None:
     """The adapters that were put on a model; None for a plain one."""
     found = getattr(model, "adapters", None)
     return found if isinstance(found, Adapters) and found.names else None
+
+
+def apply_adapters(model: PreTrainedModel, weights: dict[str, float]) -> None:
+    """Apply these adapters of a model and no others, where others are applied."""
+    on_model = adapters_of(model)
+    if on_model is not None and on_model.weights != weights:
+        on_model.apply(weights)
 
 
 def find_adapter(path: Path | str) -> Path:

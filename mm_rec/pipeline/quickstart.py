@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from mm_rec.data.conversations.dataset_writer import to_rows, write_rows
 from mm_rec.evaluation.exact_match import score_exact_match
 from mm_rec.evaluation.samples import GeneratedSample, generate_samples
-from mm_rec.inference.engine import Engine
+from mm_rec.inference.manager import open_model
 from mm_rec.inference.sampler import SamplingParams
-from mm_rec.models.loading import load_model_and_tokenizer
 from mm_rec.pipeline.kinds import OnPlan
 from mm_rec.pipeline.recipe import Recipe, read_recipe, read_run
 from mm_rec.pipeline.run import run_recipe
@@ -73,12 +70,13 @@ def quickstart(folder: Path, reporter: Reporter, minutes: float | None = None) -
     run = outcome.run
     reporter.say(f"asking {QUESTIONS} questions that the training text never asked …")
     questions = held_out_questions(seed=1, count=QUESTIONS)
-    before = score_exact_match(*_engine(folder / "pretrain"), questions)
-    engine, tokenizer = _engine(run)
-    report = score_exact_match(engine, tokenizer, questions)
+    base = open_model(folder / "pretrain", device="cpu")
+    before = score_exact_match(base.engine, base.tokenizer, questions)
+    tuned = open_model(run, device="cpu")
+    report = score_exact_match(tuned.engine, tuned.tokenizer, questions)
     sampling = SamplingParams(temperature=0.6, top_p=0.95, max_new_tokens=90, seed=7)
     samples = {
-        language: list(generate_samples(engine, tokenizer, prompts, sampling))
+        language: list(generate_samples(tuned.engine, tuned.tokenizer, prompts, sampling))
         for language, prompts in PROMPTS.items()
     }
     write_json(folder / "questions.json", report)
@@ -99,11 +97,6 @@ def _announcement(recipe: Recipe, reporter: Reporter) -> OnPlan:
         )
 
     return on_plan
-
-
-def _engine(run: Path) -> tuple[Engine, PreTrainedTokenizerBase]:
-    model, tokenizer = load_model_and_tokenizer(run)
-    return Engine(model), tokenizer
 
 
 def _recipe(folder: Path, text: Path, chats: Path, minutes: float | None) -> Recipe:

@@ -39,16 +39,15 @@ def evaluate_trained_model(
 
     from mm_rec.evaluation.report_console import render_report
     from mm_rec.evaluation.text_eval import TextSource, evaluate_texts
-    from mm_rec.inference.engine import Engine
+    from mm_rec.inference.manager import open_model
     from mm_rec.inference.sampler import SamplingParams
-    from mm_rec.models.loading import load_model_and_tokenizer
 
     values = {"max_new_tokens": max_length, "temperature": temperature, "seed": seed}
     sampling = SamplingParams.read(values, where="options")
-    model, tokenizer = load_model_and_tokenizer(checkpoint)
+    loaded = open_model(checkpoint, device="cpu")
     report = evaluate_texts(
-        Engine(model),
-        tokenizer,
+        loaded.engine,
+        loaded.tokenizer,
         checkpoint,
         [TextSource("test text", [test_text])],
         sampling,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -46,6 +48,7 @@ class ServerContext:
     ) -> None:
         self.registry, self.store, self.sessions, self.limits = registry, store, sessions, limits
         self.truncate = truncate
+        registry.manager.on_unload.append(sessions.let_go)
         self.metrics = ServerMetrics(registry)
         self._writer = ThreadPoolExecutor(1, "usage")
 
@@ -96,11 +99,15 @@ class RequestContext:
         self.server.record_usage(self.owner, self.variant, usage)
 
 
-def request_context(request: Request, model: str | None) -> RequestContext:
-    """Make the context of a request to a model, the first where it names none; raises ApiError, 404."""
-    server = get_context(request)
-    name = server.registry.models[0].name if model is None else model
-    return RequestContext(server, get_owner(request), server.registry.find(name), time.perf_counter())
+@contextlib.contextmanager
+def request_context(request: Request, model: str | None) -> Iterator[RequestContext]:
+    """Make the context of a request to a model, the first where it names none; the model stays loaded meanwhile.
+
+    Raises ApiError, 404.
+    """
+    server, started = get_context(request), time.perf_counter()
+    with server.registry.lease(model) as variant:
+        yield RequestContext(server, get_owner(request), variant, started)
 
 
 def get_context(request: Request) -> ServerContext:

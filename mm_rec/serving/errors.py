@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from mm_rec.errors import UserError
 from mm_rec.inference.scheduler import QueueFullError
+from mm_rec.inference.token_stream import RequestAbortedError, RequestTimeoutError
 from mm_rec.serving.sse import SafeJSONResponse
 
 _log = logging.getLogger(__name__)
@@ -64,9 +65,8 @@ def as_api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # a union has several
             return _from_validation_error(deepest)
-        case QueueFullError():
-            headers = {"Retry-After": str(_RETRY_SECONDS)}
-            return ApiError(429, str(error), code="queue_full", type="rate_limit_error", headers=headers)
+        case QueueFullError() | RequestTimeoutError() | RequestAbortedError():
+            return _from_engine_error(error)
         case UserError() | UnicodeEncodeError():
             return ApiError(400, _message_of(error), code="invalid_value")
         case HTTPException():
@@ -74,6 +74,15 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(error.status_code, said, code="not_found", headers=dict(error.headers or {}))
         case _:
             return _internal_error(error)
+
+
+def _from_engine_error(error: QueueFullError | RequestTimeoutError | RequestAbortedError) -> ApiError:
+    if isinstance(error, QueueFullError):
+        headers = {"Retry-After": str(_RETRY_SECONDS)}
+        return ApiError(429, str(error), code="queue_full", type="rate_limit_error", headers=headers)
+    if isinstance(error, RequestTimeoutError):
+        return ApiError(408, str(error), code="timeout")
+    return ApiError(503, str(error), code="shutting_down", type="server_error")
 
 
 def _internal_error(error: Exception) -> ApiError:
@@ -118,6 +127,8 @@ def add_exception_handlers(app: FastAPI) -> None:
         ApiError,
         RequestValidationError,
         QueueFullError,
+        RequestTimeoutError,
+        RequestAbortedError,
         UserError,
         UnicodeEncodeError,
         HTTPException,

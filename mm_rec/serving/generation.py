@@ -1,4 +1,4 @@
-"""From a prompt to streamed choices: prompts with their cached prefix, token streams, choices.
+"""From a prompt to streamed choices: prompts with their cached prefix, and choices.
 
 The engine's thread generates; the server's event loop reads. A choice that nobody reads any more is cancelled.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from mm_rec.data.conversations.prompt_parts import turn_end_text
-from mm_rec.inference.engine import Generation, Session
+from mm_rec.inference.engine import Session
 from mm_rec.inference.generate import IncrementalDetokenizer, encode_rendered
-from mm_rec.inference.request import RequestState
+from mm_rec.inference.request import GenerationRequest, RequestState
 from mm_rec.inference.sampler import Constraint, SampledToken, SamplingParams
-from mm_rec.serving.errors import ApiError
+from mm_rec.inference.token_stream import TokenStream
 from mm_rec.serving.model_registry import ModelVariant
 
 
@@ -80,78 +79,6 @@ class TokenUsage:
         }
 
 
-_POLL_SECONDS = 0.02
-OnToken = Callable[[SampledToken | None], None]
-
-
-class TokenStream:
-    """The tokens of one request to the engine, as an asynchronous stream for the event loop.
-
-    The loop looks at most every `_POLL_SECONDS` seconds, and at all works at once: waking it for every token would
-    take the engine more time than the tokens do. `make` makes the work, for a function that it calls with the tokens;
-    `seconds` is the longest that it may take. Raises QueueFullError where too many wait.
-    """
-
-    def __init__(
-        self, variant: ModelVariant, make: Callable[[OnToken], RequestState], seconds: float
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._token_ready, self._ended = asyncio.Event(), asyncio.Event()
-        self._deadline = self._loop.time() + seconds
-        self._tokens: deque[SampledToken] = deque()
-        self._loop_is_waiting, self._has_begun = True, False
-        self.work = make(self._on_token)
-        variant.model.scheduler.submit(self.work)
-
-    def _on_token(self, chosen: SampledToken | None) -> None:
-        """Keep a token, and wake the loop if it waits for one; called by the engine's thread."""
-        if chosen is not None:
-            self._tokens.append(chosen)
-        if self._loop_is_waiting or chosen is None:
-            self._loop_is_waiting = False
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
-                self._loop.call_soon_threadsafe(self._wake, chosen is None)
-
-    def _wake(self, ended: bool) -> None:
-        self._token_ready.set()
-        if ended:
-            self._ended.set()
-
-    async def tokens(self) -> AsyncGenerator[list[SampledToken], None]:
-        """Yield tokens as they come, at least one a time; raises the engine's error, or ApiError at the deadline."""
-        try:
-            while not self._ended.is_set() or self._tokens:
-                await self._wait()
-                if tokens := [self._tokens.popleft() for _ in range(len(self._tokens))]:
-                    yield tokens
-            if self.work.error is not None:
-                raise self.work.error
-            if not self.work.finished:
-                raise ApiError(503, "the server is stopping", code="shutting_down", type="server_error")
-        finally:
-            self.work.cancel()  # of no effect where it has ended
-
-    async def _wait(self) -> None:
-        """Wait for the next token, and, but for the first, for those that come soon after it."""
-        if self._ended.is_set():
-            return
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                await self._token_ready.wait()
-        except TimeoutError as error:
-            raise ApiError(
-                408, "this took longer than the server allows: ask for less", code="timeout"
-            ) from error
-        if self._has_begun:
-            next_look = (self._loop.time() // _POLL_SECONDS + 1) * _POLL_SECONDS  # the same for all
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(next_look):
-                    await self._ended.wait()
-        self._has_begun = True
-        self._token_ready.clear()
-        self._loop_is_waiting = True
-
-
 @dataclass(frozen=True, slots=True)
 class OutputDelta:
     """A part of a choice as it comes: text, perhaps none yet, and its tokens."""
@@ -172,24 +99,20 @@ class Choice:
         self.finish_reason = ""
         self._ids: list[int] = []
         self._stream = IncrementalDetokenizer(variant.model.tokenizer, sampling.stop, with_special_tokens)
-        session = prompt.session
-        self._generation = Generation(session, sampling, variant.model.stop_ids, constraint, logprobs)
-        self._token_stream = TokenStream(variant, self._work, seconds)
+        request = GenerationRequest(
+            session=prompt.session, prompt_ids=prompt.parts, sampling=sampling, stop_ids=variant.model.stop_ids,
+            constraint=constraint, logprobs=logprobs, on_prefilled=self._cache_prefix,
+        )  # fmt: skip
+        self._token_stream = TokenStream(variant.model.scheduler, request, seconds)
 
     @property
     def completion_tokens(self) -> int:
         """Return the number of tokens generated so far."""
         return len(self._ids)
 
-    def _work(self, take: OnToken) -> RequestState:
-        prompt, continuation = self.prompt, self._generation
-        return RequestState(
-            prompt.session, prompt.parts, take, generation=continuation, on_prefilled=self._cache_prefix
-        )
-
     def cancel(self) -> None:
         """Stop generating."""
-        self._token_stream.work.cancel()
+        self._token_stream.cancel()
 
     def _cache_prefix(self, number: int) -> None:
         """Cache the prefix up to the end of a message; the last part ends where the answer begins."""
@@ -213,7 +136,7 @@ class Choice:
                     return
         if text := self._stream.finish():
             yield OutputDelta(text, ())
-        self.finish_reason = "stop" if self._stream.stopped else self._generation.finish_reason
+        self.finish_reason = "stop" if self._stream.stopped else self._token_stream.state.finish_reason
         if self.prompt.is_cacheable and not self._stream.stopped:
             self._cache_reply()
 
@@ -246,7 +169,9 @@ async def start_choices(
 ) -> list[Choice]:  # fmt: skip
     """Start the answers to one prompt, which is prefilled once; each has its own sampling and constraint."""
     if len(samplings) > 1:
-        await prefill_only(variant, prompt.session, prompt.parts, seconds)
+        await prefill_only(
+            variant, GenerationRequest(session=prompt.session, prompt_ids=prompt.parts), seconds
+        )
     choices: list[Choice] = []
     try:
         for sampling in samplings:
@@ -270,16 +195,12 @@ async def start_choices(
     return choices
 
 
-async def prefill_only(
-    variant: ModelVariant, session: Session, parts: Sequence[Sequence[int]], seconds: float,
-    prefill_chunk: Callable[[Session], None] | None = None,
-) -> None:  # fmt: skip
-    """Read without writing; `prefill_chunk` may take the engine's place, to get more out of it than the state."""
-    token_stream = TokenStream(
-        variant, lambda take: RequestState(session, parts, take, prefill_chunk=prefill_chunk), seconds
-    )
-    async for _ in token_stream.tokens():
-        raise AssertionError("nothing is written by a work without a continuation")
+async def prefill_only(variant: ModelVariant, request: GenerationRequest, seconds: float) -> RequestState:
+    """Have a prompt read, and nothing written; returns what else was asked for."""
+    stream = TokenStream(variant.model.scheduler, request, seconds)
+    async for _ in stream.tokens():
+        raise AssertionError("nothing is written without a sampling")
+    return stream.state
 
 
 async def merge_choices(choices: Sequence[Choice]) -> AsyncGenerator[tuple[int, OutputDelta], None]:

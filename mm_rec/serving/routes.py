@@ -12,6 +12,7 @@ from mm_rec.data.conversations.conversation import Conversation
 from mm_rec.data.conversations.prompt_parts import require_known_layout
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.inference.generate import encode_rendered
+from mm_rec.inference.request import GenerationRequest
 from mm_rec.serving.context import (
     RequestContext,
     ServerContext,
@@ -22,6 +23,7 @@ from mm_rec.serving.context import (
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import TokenUsage, prefill_only
 from mm_rec.serving.metrics import CONTENT_TYPE
+from mm_rec.serving.model_registry import ModelVariant
 from mm_rec.serving.protocol.preprocessing import (
     FieldNames,
     resolve_max_tokens,
@@ -77,7 +79,7 @@ def _model(context: ServerContext, name: str) -> dict[str, Any]:
 @router.post("/tokenize")
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """The ids of a text, or of a conversation, as the model reads them."""
-    variant = request_context(request, body.model).variant
+    variant = _named(request, body.model)
 
     def ids() -> list[int]:
         tokenizer = variant.model.tokenizer
@@ -97,15 +99,20 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 @router.get("/tokenizer_info")
 async def tokenizer_info(request: Request, model: str | None = None) -> Response:
     """What a client must know to use this server's tokenizer as its own, as lm-eval does."""
-    tokenizer = request_context(request, model).tokenizer
+    tokenizer = _named(request, model).model.tokenizer
     names = ("bos_token", "eos_token", "pad_token", "chat_template")
     return SafeJSONResponse({name: getattr(tokenizer, name) for name in names})
+
+
+def _named(request: Request, name: str | None) -> ModelVariant:
+    """Return the model of a name, or the first; only its tokenizer is used, which needs no lease."""
+    return get_context(request).registry.find(name)
 
 
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of ids, special tokens too."""
-    variant = request_context(request, body.model).variant
+    variant = _named(request, body.model)
     with errors_in_field("tokens"):
         variant.model.engine.require_tokens(body.tokens)
     text = await asyncio.to_thread(
@@ -120,8 +127,8 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
 @router.post("/v1/sessions")
 async def create_session(body: SessionRequest, request: Request) -> Response:
     """Begin a session, which has read these messages, or nothing yet."""
-    context = request_context(request, body.model)
-    return SafeJSONResponse(await cancel_on_disconnect(request.receive, _create(context, body)))
+    with request_context(request, body.model) as context:
+        return SafeJSONResponse(await cancel_on_disconnect(request.receive, _create(context, body)))
 
 
 async def _create(context: RequestContext, body: SessionRequest) -> dict[str, Any]:
@@ -142,7 +149,8 @@ async def _create(context: RequestContext, body: SessionRequest) -> dict[str, An
     resolve_max_tokens(context, len(read), None, FieldNames("messages"))
     session = variant.session()
     if read:
-        await prefill_only(variant, session, [read], context.limits.timeout_seconds)
+        prefill = GenerationRequest(session=session, prompt_ids=[read])
+        await prefill_only(variant, prefill, context.limits.timeout_seconds)
         context.record_usage(TokenUsage(len(read)))
     row = await asyncio.to_thread(sessions.create, context.owner, variant, session)
     return sessions.to_object(row, variant)
@@ -174,8 +182,8 @@ async def fork_session(session_id: str, request: Request) -> Response:
     context, owner = get_context(request), get_owner(request)
 
     def fork() -> dict[str, Any]:
-        variant = context.registry.find(context.sessions.get(owner, session_id).name)
-        return context.sessions.to_object(context.sessions.fork(owner, session_id, variant), variant)
+        with context.registry.lease(context.sessions.get(owner, session_id).name) as variant:
+            return context.sessions.to_object(context.sessions.fork(owner, session_id, variant), variant)
 
     return SafeJSONResponse(await asyncio.to_thread(fork))
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 from mm_rec.errors import CheckpointError
-from mm_rec.inference.engine import Session
+from mm_rec.inference.engine import Engine, Session
+from mm_rec.inference.served_model import ServedModel
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.model_registry import ModelVariant
 from mm_rec.serving.store.store import Store
@@ -40,6 +42,7 @@ class SessionManager:
     def __init__(self, store: Store, folder: Path, max_bytes: int) -> None:
         self._store, self._folder, self._max_bytes = store, folder, max_bytes
         self._in_memory: OrderedDict[str, Session] = OrderedDict()
+        self._unloaded: WeakSet[Engine] = WeakSet()
         self._busy: set[str] = set()
         self._lock = Lock()
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +120,14 @@ class SessionManager:
         self._remove(row.file_name)
         return row
 
+    def let_go(self, model: ServedModel) -> None:
+        """Let go of the states of a model that is unloaded; their files stay."""
+        with self._lock:
+            self._unloaded.add(model.engine)
+            of_model = [name for name, one in self._in_memory.items() if one.engine is model.engine]
+            for name in of_model:
+                del self._in_memory[name]
+
     def to_object(self, row: SavedSession, variant: ModelVariant | None) -> dict[str, Any]:
         """Return a session as the API shows it, with its cost per token where its model is served now."""
         path = self._folder / row.file_name
@@ -157,6 +168,8 @@ class SessionManager:
         """Keep a state in memory; the least recently used ones make room."""
         with self._lock:
             self._in_memory.pop(session_id, None)
+            if session.engine in self._unloaded:  # its client gave up, and this thread went on
+                return
             self._in_memory[session_id] = session
             while sum(one.state.nbytes for one in self._in_memory.values()) > self._max_bytes:
                 self._in_memory.popitem(last=False)

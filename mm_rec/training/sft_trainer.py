@@ -133,7 +133,7 @@ class ChatCompletionAPI:
         A call that is not well-formed stays in the content as it was written. Raises UserError where a message holds a
         special token.
         """
-        engine = Engine(self.model, self.model.device if device is None else device)
+        engine = Engine(self.model, device)
         session = engine.session()
         given = to_chat_messages(messages)
         reject_special_tokens(

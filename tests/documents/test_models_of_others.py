@@ -33,11 +33,9 @@ from transformers import (
 from typer.testing import CliRunner
 
 from mm_rec.cli.main import app
-from mm_rec.inference.engine import Engine
-from mm_rec.inference.fingerprints import adapter_digests
+from mm_rec.inference.manager import open_model
 from mm_rec.inference.scheduler import Scheduler
-from mm_rec.models.loading import load_with_adapters
-from mm_rec.serving.model_registry import ServedModel
+from mm_rec.inference.served_model import ServedModel
 
 WORDS = ("cat", "dog", "tree", "house", "river", "song", "bread", "snow", "boat", "lamp", "door", "star")
 WINDOW = 16
@@ -229,11 +227,8 @@ def test_learn_from_conversations_with_its_own_template(model: Path, tmp_path: P
 @pytest.fixture(scope="module")
 def client(model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     """The official client of a server of the model and its adapter."""
-    loaded, tokenizer = load_with_adapters(model, [str(adapter)], inactive=True)
-    served = ServedModel(
-        "other", Engine(loaded), tokenizer, Scheduler(), adapters=adapter_digests(loaded, [str(adapter)]),
-        prefix_cache_bytes=2**24,
-    )  # fmt: skip
+    loaded = open_model(model, [str(adapter)], "cpu", apply_adapters=False)
+    served = ServedModel("other", loaded, Scheduler(), prefix_cache_bytes=2**24)
     running = Server([served], tmp_path_factory.mktemp("server"))
     yield OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
     running.stop()

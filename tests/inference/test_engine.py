@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError, ConfigError, UserError
 from mm_rec.inference import engine as engine_module
-from mm_rec.inference.engine import Engine, Generation, Session
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine, Generation, Session
 from mm_rec.inference.sampler import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
@@ -308,3 +308,21 @@ def test_together_is_one_by_one(model: PreTrainedModel) -> None:
 
 
 VOCABULARY_END = 10**6  # no token has this id
+
+
+def test_another_default_dtype_changes_nothing(model: PreTrainedModel) -> None:
+    """transformers sets it, for all threads, while it makes a model of another precision."""
+    engine, prompt = Engine(model), PROMPT * (MAX_KERNEL_TOKENS // len(PROMPT) + 1)
+    sampling = SamplingParams(
+        temperature=0.9, seed=5, max_new_tokens=20, repetition_penalty=1.3, frequency_penalty=0.3,
+        logit_bias={7: 0.123},
+    )  # fmt: skip
+
+    def generate() -> tuple[list[int], torch.Tensor]:
+        session = fed(engine, prompt)
+        return list(session.generate(sampling)), session.next_logits()
+
+    expected, logits = generate()
+    torch.set_default_dtype(torch.bfloat16)
+    found, same = generate()
+    assert found == expected and torch.equal(same, logits)

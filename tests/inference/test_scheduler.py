@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from waiting import LONGEST
 
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
-from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine, Generation, Session
-from mm_rec.inference.request import RequestState
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine
+from mm_rec.inference.request import GenerationRequest
 from mm_rec.inference.sampler import SampledToken, Sampler, SamplingParams
 from mm_rec.inference.scheduler import QueueFullError, Scheduler
 
@@ -28,15 +29,18 @@ class Told:
         self, engine: Engine, prompt: list[int], sampling: SamplingParams, stop_ids: frozenset[int] = frozenset(), *,
         parts: list[list[int]] | None = None, on_prefilled: Callable[[int], None] | None = None,
     ):  # fmt: skip
-        session = engine.session()
         self.tokens: list[int] = []
         self.times: list[float] = []
         self._ended = threading.Event()
         self.came: queue.SimpleQueue[SampledToken | None] = queue.SimpleQueue()
-        generation = Generation(session, sampling, stop_ids)
-        self.work = RequestState(
-            session, parts or [prompt], self._take, generation=generation, on_prefilled=on_prefilled
-        )
+        self.session = engine.session()
+        self._request = GenerationRequest(
+            session=self.session, prompt_ids=parts or [prompt], sampling=sampling, stop_ids=stop_ids,
+            on_prefilled=on_prefilled,
+        )  # fmt: skip
+
+    def submit(self, scheduler: Scheduler) -> None:
+        self.work = scheduler.submit(self._request, self._take)
 
     def _take(self, chosen: SampledToken | None) -> None:
         if chosen is None:
@@ -100,10 +104,10 @@ def test_each_writes_what_it_writes_alone(
     expected = [alone(engine, *one) for one in asked]
     told = [Told(engine, *one) for one in asked]
     for one in told:
-        scheduler.submit(one.work)
+        one.submit(scheduler)
     assert [one.wait() for one in told] == expected
     for one, (_, sampling, _) in zip(told, asked, strict=True):
-        finish_reason = one.work.generation.finish_reason
+        finish_reason = one.work.finish_reason
         assert finish_reason == ("length" if len(one.tokens) == sampling.max_new_tokens else "stop")
         assert one.work.error is None
     assert scheduler.num_running == scheduler.num_waiting == 0
@@ -113,10 +117,10 @@ def test_those_that_leave_change_nothing_for_those_that_stay(engine: Engine, sch
     long, endless = (SamplingParams(temperature=0, max_new_tokens=most) for most in (60, 10**6))
     expected = alone(engine, prompt_of(12, 1), long)
     stays = Told(engine, prompt_of(12, 1), long)
-    scheduler.submit(stays.work)
+    stays.submit(scheduler)
     for seed in range(2, 12):
         leaves = Told(engine, prompt_of(10 * seed, seed), endless)
-        scheduler.submit(leaves.work)
+        leaves.submit(scheduler)
         if seed % 2:
             leaves.came.get(timeout=LONGEST)  # one token was written
         leaves.work.cancel()
@@ -138,27 +142,43 @@ def test_parts_are_read_one_after_the_other_and_told(
         engine, [], greedy, parts=parts,
         on_prefilled=lambda number: seen.append((number, session.length, list(session.pending_ids))),
     )  # fmt: skip
-    session = told.work.session
-    scheduler.submit(told.work)
+    session = told.session
+    told.submit(scheduler)
     assert told.wait() == alone(engine, [token for part in parts for token in part], greedy)
     assert seen == [(0, 70, []), (1, 73, []), (2, 113, [])]
     assert told.work.finished
 
 
-def test_reading_alone_ends_without_a_token(engine: Engine, scheduler: Scheduler) -> None:
-    ended, session = threading.Event(), engine.session()
-    segments: list[int] = []
-
-    def read(one: Session) -> None:
-        segments.append(len(one.pending_ids))
-        engine.prefill_chunk(one)
-
-    scheduler.submit(RequestState(session, [prompt_of(20, 1)], lambda _: ended.set(), prefill_chunk=read))
+@pytest.mark.parametrize("asked", ["nothing", "prompt_logprobs", "pooling"])
+@torch.no_grad()
+def test_reading_alone_ends_without_a_token(engine: Engine, scheduler: Scheduler, asked: str) -> None:
+    ended, session, ids = threading.Event(), engine.session(), prompt_of(20, 1)
+    more: dict[str, Any] = {
+        "nothing": {},
+        "prompt_logprobs": {"prompt_logprobs": 1},
+        "pooling": {"pooling": True},
+    }
+    request = GenerationRequest(session=session, prompt_ids=[ids], **more[asked])
+    state = scheduler.submit(request, lambda _: ended.set())
     assert ended.wait(LONGEST)
-    assert (session.length, session.pending_ids, segments) == (20, [], [20])
-    other = engine.session()
-    other.prefill(prompt_of(20, 1))
-    torch.testing.assert_close(session.next_logits(), other.next_logits(), rtol=1e-4, atol=1e-4)
+    assert (session.length, session.pending_ids, state.finished, state.finish_reason) == (20, [], True, "")
+    if asked != "pooling":  # which has no use for logits
+        other = engine.session()
+        other.prefill(ids)
+        torch.testing.assert_close(session.next_logits(), other.next_logits(), rtol=1e-4, atol=1e-4)
+    model, read = engine.model, torch.tensor([ids])
+    if asked == "prompt_logprobs":
+        expected = model(input_ids=read, use_cache=False).logits[0].float().log_softmax(-1)
+        assert state.prompt_logprobs[0] is None
+        for place, found in enumerate(state.prompt_logprobs[1:]):
+            assert found is not None and found.token == ids[place + 1]
+            assert found.logprob == pytest.approx(float(expected[place, found.token]), rel=1e-4)
+            assert found.top_logprobs[0][0] == int(expected[place].argmax())
+    if asked == "pooling":
+        hidden = model.get_decoder()(input_ids=read, use_cache=False)[0][0].float().sum(0)
+        torch.testing.assert_close(state.hidden_sum, hidden, rtol=1e-4, atol=1e-4)
+    else:
+        assert state.hidden_sum.dim() == 0
 
 
 def test_an_error_ends_only_its_own(
@@ -176,7 +196,7 @@ def test_an_error_ends_only_its_own(
     greedy = SamplingParams(temperature=0, max_new_tokens=20)
     well, badly = Told(engine, prompt_of(9, 1), greedy), Told(engine, prompt_of(9, 2), damaged)
     for one in (well, badly):
-        scheduler.submit(one.work)
+        one.submit(scheduler)
     assert badly.wait() == []
     assert isinstance(badly.work.error, CheckpointError)
     assert well.wait() == alone(engine, prompt_of(9, 1), greedy)
@@ -188,15 +208,15 @@ def test_a_full_queue_refuses(engine: Engine) -> None:
         endless = SamplingParams(temperature=0, max_new_tokens=10**6)
         told = [Told(engine, prompt_of(3, seed), endless) for seed in range(3)]
         for one in told:  # at once: the first need not have its place yet
-            scheduler.submit(one.work)
+            one.submit(scheduler)
         with pytest.raises(QueueFullError, match="2 requests wait already"):
-            scheduler.submit(Told(engine, [1], endless).work)
+            Told(engine, [1], endless).submit(scheduler)
     finally:
         scheduler.close()
     for one in told:
         one.wait()  # closing tells everyone
     with pytest.raises(QueueFullError, match="stopping"):
-        scheduler.submit(Told(engine, [1], endless).work)
+        Told(engine, [1], endless).submit(scheduler)
 
 
 def test_a_long_prompt_delays_the_others_by_a_segment(
@@ -214,13 +234,13 @@ def test_a_long_prompt_delays_the_others_by_a_segment(
     scheduler = Scheduler()
     try:
         writes = Told(engine, prompt_of(5, 0), SamplingParams(temperature=0, max_new_tokens=10**6))
-        scheduler.submit(writes.work)
+        writes.submit(scheduler)
         writes.came.get(timeout=LONGEST)
         one = SamplingParams(temperature=0, max_new_tokens=1)
         long, short = Told(engine, prompt_of(1600, 1), one), Told(engine, prompt_of(100, 2), one)
         before = len(writes.tokens)
         for told in (long, short):
-            scheduler.submit(told.work)
+            told.submit(scheduler)
         long.wait()
         assert len(writes.tokens) - before >= len(seen) - 1
         assert short.times[0] < long.times[0]
@@ -229,6 +249,6 @@ def test_a_long_prompt_delays_the_others_by_a_segment(
         scheduler.close()
 
 
-def test_biases_of_tokens_that_are_none(engine: Engine) -> None:
+def test_biases_of_tokens_that_are_none(engine: Engine, scheduler: Scheduler) -> None:
     with pytest.raises(ConfigError, match="no token 400"):
-        Told(engine, [1], SamplingParams(logit_bias={400: 1.0}))
+        Told(engine, [1], SamplingParams(logit_bias={400: 1.0})).submit(scheduler)

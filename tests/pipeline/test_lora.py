@@ -306,7 +306,7 @@ def test_names_of_other_tools_are_understood_with_a_note_and_all_are_in_the_docu
         "save_every": None, "learning_rate": 1e-4, "no_such": 1, "text_slices": {"hard_cut": "\\n\\n"},
     }  # fmt: skip
     assert "evaluation_strategy has no use here: validation is measured every validate_every steps" in said
-    assert "lora_rank is called adapter.rank here: 64" in said
+    assert "lora_rank is called lora.adapter.rank here: 64" in said
     for name in NAMES:
         head, _, rest = name.ours.partition(".")
         assert not head or head in LoraSection.model_fields, name

@@ -44,3 +44,34 @@ def test_a_run_can_be_proven_without_reading_its_sources(
     run_stage(pretraining(recipe_values), tmp_path / "run", listener)
     verify_resume(tmp_path / "run", listener, steps=6, kills=1, seed=1)
     assert "identical after 1 kills" in listener.text
+
+
+@pytest.mark.seldom(
+    covers=["mm_rec/data/*", "mm_rec/models/*", "mm_rec/pipeline/*", "mm_rec/runs/*", "mm_rec/training/*"]
+)
+def test_a_killed_run_of_an_adapter_loses_nothing(
+    recipe_values: dict[str, Any], listener: Any, tmp_path: Path
+) -> None:
+    """Its checkpoints have an adapter's weights in place of a model's: whatever they hold is compared."""
+    run_stage(pretraining(recipe_values), tmp_path / "base", listener)
+    more = {
+        **recipe_values,
+        "model": {"start_from": str(tmp_path / "base")},
+        "tokenizer": {},
+        "adapter": {"rank": 2},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_text(pretraining(more)))
+    trial = tmp_path / "trial"
+    verify_resume(path, listener, steps=5, kills=1, keep=trial)
+    assert "identical after 1 kills" in listener.text
+    folder = sorted((trial / "killed" / "checkpoints").glob("step-*"))[-1]
+    weights = folder / "model" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    tensors[sorted(tensors)[0]].view(-1)[0] += 1e-3
+    save_file(tensors, weights)
+    files = read_json(folder / "files.json")
+    name = weights.relative_to(folder).as_posix()
+    write_json(folder / "files.json", {**files, name: hash_file(weights)})
+    with pytest.raises(MismatchError, match="adapter_model"):
+        compare_runs(trial / "unbroken", trial / "killed")

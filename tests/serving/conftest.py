@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST, until
 
 from mm_rec.inference.scheduler import Scheduler
-from mm_rec.serving.generation import _POLL_SECONDS
+from mm_rec.inference.token_stream import POLL_SECONDS
 from mm_rec.serving.store.store import Store
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.loading import load_tokenizer
@@ -150,7 +150,7 @@ def unhurried(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     write = scheduler.step
 
     def slowly() -> None:
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
         write()
 
     monkeypatch.setattr(scheduler, "step", slowly)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from small_models import build_small
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from waiting import LONGEST, until
 
-from mm_rec.inference.engine import Engine
+from mm_rec.inference.loaded_model import LoadedModel
+from mm_rec.inference.manager import ModelManager
 from mm_rec.inference.scheduler import Scheduler
+from mm_rec.inference.served_model import ServedModel
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.app import create_app
 from mm_rec.serving.context import RequestLimits, ServerContext
-from mm_rec.serving.model_registry import ModelRegistry, ServedModel
+from mm_rec.serving.model_registry import ModelRegistry
 from mm_rec.serving.server import GracefulServer
 from mm_rec.serving.sessions import SessionManager
 from mm_rec.serving.store.store import Store
@@ -27,14 +29,12 @@ MIB = 2**20
 def small_model(
     family: str, tokenizer: PreTrainedTokenizerBase, *, name: str = "", context: int = 4096,
     scheduler: Scheduler | None = None, model: PreTrainedModel | None = None,
-    adapters: Mapping[str, str] | None = None,
+    adapters: Sequence[str] = (),
 ) -> ServedModel:  # fmt: skip
-    """A random model in float32, at work by the kernels."""
+    """A random model in float32, at work by the kernels; `adapters`: the folders of those on it."""
     model = model or build_small(family, context, len(tokenizer)).float()
-    return ServedModel(
-        name or family, Engine(model), tokenizer, scheduler or Scheduler(), adapters=adapters or {},
-        prefix_cache_bytes=64 * MIB,
-    )  # fmt: skip
+    loaded = LoadedModel(model, tokenizer, adapters=adapters)
+    return ServedModel(name or family, loaded, scheduler or Scheduler(), prefix_cache_bytes=64 * MIB)
 
 
 class Server:
@@ -48,7 +48,10 @@ class Server:
         opened = Store(store or f"sqlite:///{folder}/store.db")
         sessions = SessionManager(opened, folder / "sessions", 64 * MIB)
         limits = limits or RequestLimits(max_tokens=256)
-        self.context = ServerContext(ModelRegistry(list(models)), opened, sessions, limits, truncate=truncate)
+        self.manager = ModelManager(models[0].scheduler, device="cpu", prefix_cache_bytes=64 * MIB)
+        for model in models:
+            self.manager.add(model)
+        self.context = ServerContext(ModelRegistry(self.manager), opened, sessions, limits, truncate=truncate)
         self.app = create_app(self.context, policy or AccessPolicy())
         self._server = GracefulServer(self.app, grace_seconds)
         listening = socket.create_server(("127.0.0.1", 0))

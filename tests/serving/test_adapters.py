@@ -10,19 +10,18 @@ import httpx
 import pytest
 import torch
 from peft_folders import plain, read_by_peft, write_adapter
-from rich.console import Console
 from serving.server import MIB, Server
 from serving.test_generation import SYSTEM, ask, said, user
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
 from waiting import LONGEST
 
-from mm_rec.cli.sampling_options import PrecisionChoice
-from mm_rec.cli.serve import _load_model
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import chat_prompt_ids
 from mm_rec.inference.generate import IncrementalDetokenizer
+from mm_rec.inference.manager import open_model
 from mm_rec.inference.scheduler import Scheduler
+from mm_rec.inference.served_model import ServedModel
 from mm_rec.models.loading import save_model
 
 QV = ["q_proj", "v_proj"]
@@ -62,10 +61,9 @@ def test_folders_of_peft_are_served_by_name_beside_each_other(
     save_model(build_small("llama", vocabulary=len(chat_tokenizer)).float(), chat_tokenizer, base)
     for seed, name in enumerate(kinds):
         write_adapter(base, tmp_path / name, seed, target_modules=QV, **KINDS[name])
-    model = _load_model(
-        f"base={base}", [str(tmp_path / name) for name in kinds], "cpu", PrecisionChoice.FLOAT32,
-        Console(quiet=True), Scheduler(), MIB,
-    )  # fmt: skip
+    folders = [str(tmp_path / name) for name in kinds]
+    loaded = open_model(base, folders, "cpu", apply_adapters=False)
+    model = ServedModel("base", loaded, Scheduler(), prefix_cache_bytes=MIB)
     assert not model.engine.fallback_reason
     stop_ids = set(model.stop_ids)
     texts = [written_by(plain(base), chat_tokenizer, stop_ids)]

@@ -19,7 +19,6 @@ from waiting import LONGEST, until
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import chat_prompt_ids
-from mm_rec.inference.fingerprints import adapter_digests
 from mm_rec.inference.generate import IncrementalDetokenizer
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.inference.scheduler import Scheduler
@@ -299,8 +298,8 @@ def test_adapters_of_one_batch_write_each_what_they_write_alone(
 ) -> None:
     model = build_small("mmrec", vocabulary=len(chat_tokenizer)).float()
     with_adapters(model, tmp_path)
-    digests = adapter_digests(model, [str(tmp_path / name) for name in "ab"])
-    running = Server([small_model("mmrec", chat_tokenizer, model=model, adapters=digests)], tmp_path)
+    folders = [str(tmp_path / name) for name in "ab"]
+    running = Server([small_model("mmrec", chat_tokenizer, model=model, adapters=folders)], tmp_path)
     try:
         names, messages = ["mmrec", "mmrec:a", "mmrec:b"], [SYSTEM, user("Hello!")]
         listed = httpx.get(f"{running.url}/v1/models", timeout=LONGEST).json()["data"]

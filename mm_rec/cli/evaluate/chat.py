@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from mm_rec.cli.evaluate.common import COMMAND, Out, open_model, print_line
+from mm_rec.cli.evaluate.common import COMMAND, Out, open_measurable, print_line
 from mm_rec.cli.sampling_options import (
     Adapter,
     Device,
@@ -79,7 +79,7 @@ def chat(
         stop=stop,
         seed=seed,
     )
-    loaded, tokenizer, name = open_model(model, adapter, device)
+    loaded, tokenizer, name = open_measurable(model, adapter, device)
     evaluate_chat_files(
         loaded,
         tokenizer,
@@ -120,7 +120,7 @@ def evaluate_chat_files(
     judge = _judge(judge_url, judge_model, judge_key_env)
     conversations = _read(files, tokenizer.all_special_tokens)[:limit]
     with _bar(console) as progress:
-        engine = Engine(model, model.device)
+        engine = Engine(model)
         report = evaluate_chat(engine, tokenizer, conversations, sampling, judge=judge, progress=progress)
     report = {"model": dataclasses.asdict(model_info(model, name)), "files": list(files), **report}
     _print(report, console)

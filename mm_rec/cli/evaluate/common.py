@@ -16,21 +16,20 @@ COMMAND = "mmrec evaluate"  # in the messages of wrong options
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the results here.")]
 
 
-def open_model(
+def open_measurable(
     model: str, adapters: list[str] | None, device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """The model with its adapters, its tokenizer, and its name for reports.
 
     Raises CheckpointError for a model that cannot be measured.
     """
+    from mm_rec.inference.manager import open_model
     from mm_rec.models.forward import require_packing_support
-    from mm_rec.models.loading import load_with_adapters
-    from mm_rec.runtime import choose_device
 
     adapters = adapters or []
-    loaded, tokenizer = load_with_adapters(model, adapters, device=str(choose_device(device)))
-    require_packing_support(loaded)
-    return loaded, tokenizer, " + ".join([model, *adapters])
+    loaded = open_model(model, adapters, device)
+    require_packing_support(loaded.model)
+    return loaded.model, loaded.tokenizer, " + ".join([model, *adapters])
 
 
 def print_line(console: Console, line: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from mm_rec.cli.evaluate.common import Out, open_model, print_line, write_result
+from mm_rec.cli.evaluate.common import Out, open_measurable, print_line, write_result
 from mm_rec.cli.sampling_options import Adapter, Device, ModelPath, Seed
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def list_format(
 
     Prompts are written as the adapter learnt them: as a chat, or as in the documents ("### Instruction:").
     """
-    loaded, tokenizer, name = open_model(model, adapter, device)
+    loaded, tokenizer, name = open_measurable(model, adapter, device)
     from mm_rec.evaluation.list_format import evaluate_list_format, list_prompts, make_list_rules
     from mm_rec.evaluation.list_generation import greedy_answer_function, read_training_sentences
     from mm_rec.stories.wordlists.entries import read_levels, read_word_list

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mm_rec.cli.evaluate.common import Out, open_model, write_result
+from mm_rec.cli.evaluate.common import Out, open_measurable, write_result
 from mm_rec.cli.sampling_options import Adapter, Device, ModelPath
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def pairs(
     device: Device = "auto",
 ) -> None:
     """Score minimal pairs: is the right sentence the likelier one?"""
-    loaded, tokenizer, _ = open_model(model, adapter, device)
+    loaded, tokenizer, _ = open_measurable(model, adapter, device)
     console = Console()
     scores = evaluate_pairs(loaded, tokenizer, pairs, console)
     write_result(asdict(scores), out, "pairs.json", console)

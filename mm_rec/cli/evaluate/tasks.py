@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mm_rec.cli.evaluate.common import Out, open_model, write_result
+from mm_rec.cli.evaluate.common import Out, open_measurable, write_result
 from mm_rec.cli.sampling_options import Adapter, Device, ModelPath
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def tasks(
     device: Device = "auto",
 ) -> None:
     """Run benchmark tasks of lm-eval."""
-    loaded, tokenizer, _ = open_model(model, adapter, device)
+    loaded, tokenizer, _ = open_measurable(model, adapter, device)
     console = Console()
     results = evaluate_tasks(loaded, tokenizer, tasks, console, limit=limit, include_path=include_path)
     write_result(results, out, "tasks.json", console)

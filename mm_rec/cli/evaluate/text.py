@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from mm_rec.cli.data_options import DocumentsChoice
-from mm_rec.cli.evaluate.common import COMMAND, Out, open_model, print_line
+from mm_rec.cli.evaluate.common import COMMAND, Out, open_measurable, print_line
 from mm_rec.cli.sampling_options import (
     Adapter,
     Device,
@@ -80,7 +80,7 @@ def text(
     from mm_rec.tokenizers.loading import count_special_tokens, describe_special_tokens
 
     console = Console()
-    loaded, tokenizer, name = open_model(model, adapter, device)
+    loaded, tokenizer, name = open_measurable(model, adapter, device)
     sources = text_sources(text or [], text_field, None if documents is None else documents.value, max_mb)
     for line in describe_special_tokens(count_special_tokens(tokenizer, prompt or [])):
         print_line(console, f"--prompt: {line}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from mm_rec.errors import CheckpointError
 from mm_rec.inference.native.graph_builder import GraphBuilder
 from mm_rec.inference.native.library import NoCompilerError
 from mm_rec.inference.native.program import MAX_ADAPTER_SLOTS, MAX_RANK, LoraTable, StatePointers
-from mm_rec.models.adapters import adapters_of
+from mm_rec.models.adapters import adapters_of, apply_adapters
 from mm_rec.models.families import UnsupportedModelError
 from mm_rec.models.lora import lora_layers
 from mm_rec.models.states import SequenceState, new_state
@@ -31,8 +31,8 @@ class KernelDecoder:
         self._slots: dict[tuple[tuple[str, float], ...], int | None] = {}
         self._verify(int8)
 
-    def adapter_slot(self, choice: Mapping[str, float], apply: Callable[[], None]) -> int | None:
-        """Return the slot of this choice of adapters; `apply` puts a new choice on the model.
+    def adapter_slot(self, choice: dict[str, float]) -> int | None:
+        """Return the slot of this choice of adapters; a new choice is applied to the model.
 
         None: their effect is no sum of matrices (DoRA, trained biases, a head of its own), or there are too many; −1:
         there are none.
@@ -41,7 +41,7 @@ class KernelDecoder:
         if not key:
             return -1
         if key not in self._slots:
-            apply()
+            apply_adapters(self._model, choice)
             self._slots[key] = self._fill_slot(len(self._slots))
         return self._slots[key]
 
@@ -57,7 +57,8 @@ class KernelDecoder:
         pointers = [
             StatePointers(state.kernel_tensors(len(new))) for state, new in zip(states, tokens, strict=True)
         ]
-        logits = torch.empty(len(states), self._graph.logits.shape[1])
+        # The default dtype is another for a moment where another thread loads a model.
+        logits = torch.empty(len(states), self._graph.logits.shape[1], dtype=torch.float32)
         for start in range(0, len(rows), MAX_ROWS):
             part = rows[start : start + MAX_ROWS]
             self._graph.program.run(
@@ -104,7 +105,7 @@ class KernelDecoder:
     def _verify(self, int8: bool) -> None:
         """Compare a few tokens with the model itself; raises UnsupportedModelError where they differ."""
         model, adapters = self._model, adapters_of(self._model)
-        place = self.adapter_slot({} if adapters is None else adapters.weights, lambda: None)
+        place = self.adapter_slot({} if adapters is None else adapters.weights)
         trained = place == -1 and any(_active_adapters(layer) for layer, _ in self._graph.adapted)
         if place is None or trained:
             raise UnsupportedModelError(

@@ -35,18 +35,17 @@ def _require(section: EvaluateSection, first: bool) -> None:
 
 def _run(kind: StageKind, section: EvaluateSection, context: StageContext) -> StageResult:
     from mm_rec.evaluation.text_eval import evaluate_texts, text_sources  # these bring torch
-    from mm_rec.inference.engine import Engine
+    from mm_rec.inference.manager import open_model
     from mm_rec.inference.sampler import SamplingParams
     from mm_rec.models.forward import require_packing_support
-    from mm_rec.models.loading import load_model_and_tokenizer
 
     _require(section, first=True)
     assert section.model is not None
-    model, tokenizer = load_model_and_tokenizer(section.model)
-    require_packing_support(model)
+    loaded = open_model(section.model, device="cpu")
+    require_packing_support(loaded.model)
     report = evaluate_texts(
-        Engine(model),
-        tokenizer,
+        loaded.engine,
+        loaded.tokenizer,
         section.model,
         text_sources(section.text, section.text_field),
         SamplingParams(max_new_tokens=section.max_new_tokens, seed=context.seed),

@@ -62,8 +62,8 @@ def make_router() -> APIRouter:
 
 
 async def _answer(body: ChatRequest, request: Request) -> Response:
-    context = request_context(request, body.model)
     async with contextlib.AsyncExitStack() as stack:
+        context = stack.enter_context(request_context(request, body.model))
         answer, turn = await _begin(context, body, stack)
         return await respond(
             request, context, answer, ChatEncoder(context, body, len(answer.choices)), stream=bool(body.stream),

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from mm_rec.errors import ConfigError
 from mm_rec.inference.engine import Session
 from mm_rec.inference.generate import encode_text
+from mm_rec.inference.request import GenerationRequest
 from mm_rec.inference.sampler import SampledToken, SamplingParams
 from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
@@ -39,8 +40,8 @@ _NAMES = FieldNames("prompt", "max_tokens")
 @router.post("/v1/completions")
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Go on with one or more texts."""
-    context = request_context(request, body.model)
     async with contextlib.AsyncExitStack() as stack:
+        context = stack.enter_context(request_context(request, body.model))
         answer = await cancel_on_disconnect(request.receive, _begin(context, body, stack))
         encoder = CompletionEncoder(context, body, len(answer.choices))
         return await respond(request, context, answer, encoder, stream=bool(body.stream), stack=stack)
@@ -138,11 +139,9 @@ async def _score_prompt(
     context: RequestContext, session: Session, prompt: _EncodedPrompt, top_logprobs: int
 ) -> None:
     """Prefill a prompt and keep the log-probability of each of its tokens."""
-
-    def read(one: Session) -> None:
-        prompt.scored += context.variant.model.engine.score_chunk(one, top_logprobs)
-
-    await prefill_only(context.variant, session, [prompt.ids], context.limits.timeout_seconds, read)
+    request = GenerationRequest(session=session, prompt_ids=[prompt.ids], prompt_logprobs=top_logprobs)
+    state = await prefill_only(context.variant, request, context.limits.timeout_seconds)
+    prompt.scored = state.prompt_logprobs
 
 
 def _echo(context: RequestContext, choice: int, prompt: _EncodedPrompt) -> Delta:

@@ -9,7 +9,7 @@ import torch
 from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
-from mm_rec.inference.engine import Session
+from mm_rec.inference.request import GenerationRequest
 from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import TokenUsage, prefill_only
@@ -25,12 +25,12 @@ _NAMES = FieldNames("input", remedy="Send shorter texts")
 @router.post("/v1/embeddings")
 async def create_embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """Turn texts into vectors."""
-    context = request_context(request, body.model)
-    size = context.variant.model.engine.model.config.get_text_config().hidden_size
-    if body.dimensions not in (None, size):
-        message = f"dimensions: this model's vectors have {size}, and cannot be shortened; leave this out"
-        raise ApiError(400, message, "dimensions", "invalid_value")
-    return SafeJSONResponse(await cancel_on_disconnect(request.receive, _embed(context, body)))
+    with request_context(request, body.model) as context:
+        size = context.variant.model.engine.model.config.get_text_config().hidden_size
+        if body.dimensions not in (None, size):
+            message = f"dimensions: this model's vectors have {size}, and cannot be shortened; leave this out"
+            raise ApiError(400, message, "dimensions", "invalid_value")
+        return SafeJSONResponse(await cancel_on_disconnect(request.receive, _embed(context, body)))
 
 
 async def _embed(context: RequestContext, body: EmbeddingRequest) -> dict[str, Any]:
@@ -53,11 +53,7 @@ async def _embed(context: RequestContext, body: EmbeddingRequest) -> dict[str, A
 
 async def _vector(context: RequestContext, ids: list[int]) -> Tensor:
     """Return the mean hidden state of a text's tokens: (D,) float32, of L2 norm 1."""
-    total, variant = torch.zeros(()), context.variant
-
-    def read(session: Session) -> None:
-        nonlocal total
-        total = total + variant.model.engine.embed_chunk(session)
-
-    await prefill_only(variant, variant.session(), [ids], context.limits.timeout_seconds, read)
-    return torch.nn.functional.normalize(total, dim=0)
+    variant = context.variant
+    request = GenerationRequest(session=variant.session(), prompt_ids=[ids], pooling=True)
+    state = await prefill_only(variant, request, context.limits.timeout_seconds)
+    return torch.nn.functional.normalize(state.hidden_sum, dim=0)

@@ -51,8 +51,8 @@ router = APIRouter()
 @router.post("/v1/responses")
 async def create_response(body: ResponseRequest, request: Request) -> Response:
     """Answer, after what a previous response answered."""
-    context = request_context(request, body.model)
     async with contextlib.AsyncExitStack() as stack:
+        context = stack.enter_context(request_context(request, body.model))
         answer = await _begin(context, body, stack)
         encoder = ResponseEncoder(context, body, isinstance(answer.parsers[0], ReasoningParser))
         return await respond(
