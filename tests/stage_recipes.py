@@ -23,7 +23,7 @@ def pretraining(settings: Mapping[str, Any], **top: Any) -> Recipe:
 
 def recipe_text(recipe: Recipe) -> str:
     """The YAML text of a recipe."""
-    return yaml.safe_dump(recipe.values(whole=False), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(recipe.values(), sort_keys=False, allow_unicode=True)
 
 
 def adapting(settings: Mapping[str, Any], **top: Any) -> Recipe:

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from mm_rec.config import setting
 from mm_rec.models.cross_entropy import token_logprobs
 from mm_rec.models.forward import Batch, hidden_states, lm_head_of
-from mm_rec.pipeline.kinds import StageKind, train
 from mm_rec.pipeline.pretrain import prepare_pretraining
 from mm_rec.pipeline.sections import PretrainSection
-from mm_rec.pipeline.train import TrainingContext, TrainingJob
+from mm_rec.pipeline.training_job import TrainingContext, TrainingJob
+from mm_rec.pipeline.training_kind import training_kind
 from mm_rec.runs.metrics import LOSS, MetricSpec
 from mm_rec.training.objectives import Objective, SumCount, Sums
 
@@ -33,7 +33,9 @@ def focal(focus: float) -> Callable[[torch.dtype], Objective]:
 
     def make(dtype: torch.dtype) -> Objective:
         def objective(model: PreTrainedModel, batch: Batch) -> Sums:
-            hidden = hidden_states(model, batch)
+            device = batch["input_ids"].device.type
+            with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+                hidden = hidden_states(model, batch)
             logprobs = token_logprobs(hidden, lm_head_of(model), batch["labels"], dtype)
             weights = (1 - logprobs.exp()).detach() ** focus
             count = len(logprobs)
@@ -54,4 +56,4 @@ def prepare(section: ToySection, context: TrainingContext) -> TrainingJob:
     return replace(job, objective=focal(section.focus), metrics=(LOSS, SURPRISE, SURE))
 
 
-KIND = StageKind("toy", ToySection, run=train, prepare=prepare)
+KIND = training_kind("toy", ToySection, prepare)

@@ -2,7 +2,7 @@
 
 The measures are those of Gopher (Rae et al. 2021, https://arxiv.org/abs/2112.11446, section A.1.1 and table A1),
 C4 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 2.2) and FineWeb (Penedo et al. 2024,
-https://arxiv.org/abs/2406.17557, section 3.6), over words without punctuation. `reference.py` of the tests has
+https://arxiv.org/abs/2406.17557, section 3.6), over words without punctuation. `tests/cleaning/test_measures.py` has
 the same measures in their slow, literal form.
 """
 

@@ -32,7 +32,9 @@ class LazyGroup(TyperGroup):
         if cmd_name in self.lazy and cmd_name not in self.commands:
             module, sentence, _ = self.lazy[cmd_name]
             function = getattr(importlib.import_module(module), cmd_name)
-            single = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+            single = typer.Typer(
+                add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+            )
             single.command(name=cmd_name, help=sentence)(function)
             command = typer.main.get_command(single)
             refuse_invalid_numbers(command)

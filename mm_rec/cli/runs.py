@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -153,7 +154,12 @@ def run_recipe(
         if ended.stopped:
             reporter.say(f"stopped at step {ended.step} of {ended.run} and saved. Continue: the same command")
         else:
-            reporter.say(f"done: {folder}. Try it: mmrec chat {ended.run}")
+            reporter.say(f"done: {folder}" + _try_it(pipeline.outputs(ended.run), ended.run))
+
+
+def _try_it(made: Mapping[str, Any], run: Path) -> str:
+    """The command to try what the last stage made, where that is a model."""
+    return f". Try it: mmrec chat {run}" if "model" in made else ""
 
 
 def verify_resume(

@@ -131,7 +131,7 @@ def _resumed(run: Path, kind: StageKind) -> tuple[Recipe, Path]:
     from mm_rec.pipeline.recipe import read_run
     from mm_rec.runs.directory import require_run
 
-    recipe = read_run(require_run(run))
+    recipe = read_run(require_run(run), kind.name)
     kinds = [stage.kind.name for stage in recipe.stages]
     if len(kinds) > 1:
         raise ConfigError(f"{run} is a run of several stages. Go on with it: the `mmrec run` that began it")

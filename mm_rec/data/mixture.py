@@ -1,4 +1,4 @@
-"""The data mixture of a run: the share of each source, by stage, and the source of each row.
+"""The data mixture of a run: the share of each source, by phase, and the source of each row.
 
 A row's source and its place there are a pure function of the row's number in the run, so nothing needs to be saved.
 Notation: S sources.
@@ -35,35 +35,35 @@ def group_sources(sources: Sequence[DataSource]) -> dict[str, list[str]]:
     return groups
 
 
-def check_mixture(sources: Sequence[DataSource], temperature: float, stages: Sequence[Phase]) -> None:
-    """Raise ConfigError where weights, temperature and stages do not fit the sources or each other."""
+def check_mixture(sources: Sequence[DataSource], temperature: float, phases: Sequence[Phase]) -> None:
+    """Raise ConfigError where weights, temperature and phases do not fit the sources or each other."""
     weights = {name: source.weight for source in sources for name in [source.name]}
     group_sources(sources)
-    if len(weights) < 2 and (temperature != 1 or stages):
+    if len(weights) < 2 and (temperature != 1 or phases):
         raise ConfigError(
             "data.temperature and data.phases mix sources, and there is one. Write data.sources as "
             "[{path: web/, name: web}, {path: books/, name: books}]"
         )
-    ends = [stage.until for stage in stages]
+    ends = [phase.until for phase in phases]
     if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
         raise ConfigError(
             f"data.phases: `until` must rise to 1.0, the end of the run; it is {', '.join(map(str, ends))}"
         )
-    for number, stage in enumerate(stages or [Phase(until=1.0, weights={})], start=1):
-        for name, weight in stage.weights.items():
+    for number, phase in enumerate(phases or [Phase(until=1.0, weights={})], start=1):
+        for name, weight in phase.weights.items():
             if name not in weights:
                 close = difflib.get_close_matches(name, weights, n=1, cutoff=0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(weights)}"
                 raise ConfigError(f"data.phases: there is no source {name!r}; {hint}")
             if weight < 0:
                 raise ConfigError(f"data.phases: the weight of {name!r} is {weight:g}; it is 0 or more")
-        if weights and not any({**weights, **stage.weights}.values()):
-            raise ConfigError(f"data: every source weighs 0 in stage {number}. Give one of them a weight")
+        if weights and not any({**weights, **phase.weights}.values()):
+            raise ConfigError(f"data: every source weighs 0 in phase {number}. Give one of them a weight")
 
 
 @dataclass(frozen=True, slots=True)
-class _StagePlan:
-    """A stage that is worked out: its cycle repeats from row `first` on; `before` (S,) rows of each came before it."""
+class _PhasePlan:
+    """A phase that is worked out: its cycle repeats from row `first` on; `before` (S,) rows of each came before it."""
 
     first: int
     rows: NDArray[np.int64]  # (S,) of each source in a cycle
@@ -75,25 +75,25 @@ class _StagePlan:
 class Mixture:
     """The source of each row of a run.
 
-    After any n rows of a stage, every source has had its share of n rounded down or up: never a whole row more or
+    After any n rows of a phase, every source has had its share of n rounded down or up: never a whole row more or
     less than its share (quota; see `_interleave`). Shares are rounded to 1/65,536, and no positive weight to zero.
     """
 
-    def __init__(self, names: Sequence[str], stages: Sequence[tuple[int, Sequence[float]]]) -> None:
-        """`stages`: the first row of each and the sources' weights in it."""
+    def __init__(self, names: Sequence[str], phases: Sequence[tuple[int, Sequence[float]]]) -> None:
+        """`phases`: the first row of each and the sources' weights in it."""
         self.names = list(names)
-        self._stage_plans: list[_StagePlan] = []
+        self._phase_plans: list[_PhasePlan] = []
         before = np.zeros(len(names), dtype=np.int64)
-        for first, weights in stages:
-            if self._stage_plans:
+        for first, weights in phases:
+            if self._phase_plans:
                 before = self.counts(first)
             rows = _round_shares(np.array(weights, dtype=np.float64))
             order = _interleave(rows)
             places = np.empty(CYCLE, dtype=np.int64)
             for source in range(len(names)):
                 places[order == source] = np.arange(rows[source])
-            self._stage_plans.append(_StagePlan(first, rows, order, places, before))
-        self._firsts = np.array([plan.first for plan in self._stage_plans])
+            self._phase_plans.append(_PhasePlan(first, rows, order, places, before))
+        self._firsts = np.array([plan.first for plan in self._phase_plans])
 
     def assign(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For `count` rows from `first` on: the source of each, and how many rows of it came before in the run."""
@@ -101,7 +101,7 @@ class Mixture:
         sources, places = np.empty_like(rows), np.empty_like(rows)
         numbers = np.searchsorted(self._firsts, rows, side="right") - 1
         for number in np.unique(numbers).tolist():
-            plan, here = self._stage_plans[number], numbers == number
+            plan, here = self._phase_plans[number], numbers == number
             cycles, within = np.divmod(rows[here] - plan.first, CYCLE)
             chosen = plan.order[within]
             sources[here] = chosen
@@ -110,7 +110,7 @@ class Mixture:
 
     def counts(self, rows: int) -> NDArray[np.int64]:
         """Return how many of the first `rows` rows of the run come from each source, (S,)."""
-        plan = next(plan for plan in reversed(self._stage_plans) if plan.first <= rows)
+        plan = next(plan for plan in reversed(self._phase_plans) if plan.first <= rows)
         cycles, rest = divmod(rows - plan.first, CYCLE)
         begun = np.bincount(plan.order[:rest], minlength=len(self.names))
         return plan.before + cycles * plan.rows + begun
@@ -119,20 +119,20 @@ class Mixture:
         """The share of each source in a run of so many rows."""
         return dict(zip(self.names, (self.counts(rows) / rows).tolist(), strict=True))
 
-    def describe_stages(self, rows: int) -> list[str]:
-        """Describe the shares of each stage, a line each; [] where the run has one stage."""
+    def describe_phases(self, rows: int) -> list[str]:
+        """Describe the shares of each phase, a line each; [] where the run has one."""
         lines = []
-        for number, plan in enumerate(self._stage_plans if len(self._stage_plans) > 1 else [], start=1):
+        for number, plan in enumerate(self._phase_plans if len(self._phase_plans) > 1 else [], start=1):
             counts = zip(self.names, plan.rows.tolist(), strict=True)
             shares = ", ".join(f"{name} {count / CYCLE:.1%}" for name, count in counts)
-            lines.append(f"stage {number}, from {plan.first / rows:.0%} of the run on: {shares}")
+            lines.append(f"phase {number}, from {plan.first / rows:.0%} of the run on: {shares}")
         return lines
 
     def record(self) -> dict[str, Any]:
         """Return what the choice depends on, as plain values."""
         return {
             "names": self.names,
-            "stages": [{"first_row": plan.first, "rows": plan.rows.tolist()} for plan in self._stage_plans],
+            "stages": [{"first_row": plan.first, "rows": plan.rows.tolist()} for plan in self._phase_plans],
         }
 
 
@@ -140,22 +140,22 @@ def plan_mixture(
     sizes: Mapping[str, int],
     sources: Sequence[DataSource],
     temperature: float,
-    stages: Sequence[Phase],
+    phases: Sequence[Phase],
     steps: int,
     rows_per_step: int,
 ) -> Mixture:
-    """The mixture of a run: each source weighs `size ** (1 / temperature)` times its weight in the stage.
+    """The mixture of a run: each source weighs `size ** (1 / temperature)` times its weight in the phase.
 
     `sizes` are bytes. Temperature 1 is proportional to size, infinity is uniform: Arivazhagan et al. 2019 (their T);
-    XLM-R (Conneau et al. 2020) and mT5 (Xue et al. 2021) write 1/T as α. A stage begins with a step.
+    XLM-R (Conneau et al. 2020) and mT5 (Xue et al. 2021) write 1/T as α. A phase begins with a step.
     """
     weights = {source.name: source.weight for source in sources}
     largest = max(sizes.values())
     base = {name: (size / largest) ** (1 / temperature) for name, size in sizes.items()}
     first, planned = 0, []
-    for stage in stages or [Phase(until=1.0, weights={})]:
-        planned.append((first, [base[name] * stage.weights.get(name, weights[name]) for name in sizes]))
-        first = round(stage.until * steps) * rows_per_step
+    for phase in phases or [Phase(until=1.0, weights={})]:
+        planned.append((first, [base[name] * phase.weights.get(name, weights[name]) for name in sizes]))
+        first = round(phase.until * steps) * rows_per_step
     return Mixture(list(sizes), planned)
 
 
@@ -166,7 +166,7 @@ def describe_mixture(
 
     `tokens` of each source, where they are known.
     """
-    lines = mixture.describe_stages(rows)
+    lines = mixture.describe_phases(rows)
     for name, share, count in zip(
         mixture.names, mixture.shares(rows).values(), mixture.counts(rows), strict=True
     ):

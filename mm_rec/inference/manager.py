@@ -168,19 +168,23 @@ class ModelManager:
         """End all running requests; nothing can be loaded any more."""
         with self._lock:
             self._closed = True
+            waiting, self._retired = self._retired, []
         self.scheduler.close()
         self._worker.shutdown(wait=False)
+        for _, released in waiting:
+            released.cancel()
 
     def _read(self, name: str, ref: Path | str, adapters: Sequence[str]) -> ServedModel:
-        if self._closed:
-            raise ConfigError("nothing can be loaded any more: the server is stopping")
-
         def read() -> ServedModel:
             return ServedModel(
                 name, self._open(ref, adapters), self.scheduler, prefix_cache_bytes=self._prefix_cache_bytes
             )
 
-        return self._worker.submit(read).result()
+        with self._lock:
+            if self._closed:
+                raise ConfigError("nothing can be loaded any more: the server is stopping")
+            reading = self._worker.submit(read)
+        return reading.result()
 
     def _find(self, name: str) -> ServedModel:
         for model in self._models.values():
@@ -215,7 +219,8 @@ class ModelManager:
         released = self._let_go_unused()
         trim_malloc()
         for one in released:
-            one.set_result(None)
+            if one.set_running_or_notify_cancel():
+                one.set_result(None)
 
     def _let_go_unused(self) -> list[Future[None]]:
         with self._lock:

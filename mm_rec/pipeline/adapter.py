@@ -8,7 +8,7 @@ from mm_rec.errors import ConfigError
 from mm_rec.models.adapter_folders import saved_settings
 from mm_rec.models.adapters import Adapters, find_adapter
 from mm_rec.models.sections import LoraConfig
-from mm_rec.pipeline.train import TrainingContext
+from mm_rec.pipeline.training_job import TrainingContext
 from mm_rec.training.section import TrainSection
 
 

@@ -26,7 +26,7 @@ from mm_rec.pipeline.base_text import base_text
 from mm_rec.pipeline.examples import learns_conversations, learns_rows, read_examples
 from mm_rec.pipeline.finetune_data import Examples, FinetuneData, pad_id, plan_rows
 from mm_rec.pipeline.sections import FinetuneSection
-from mm_rec.pipeline.train import TrainingContext, TrainingJob
+from mm_rec.pipeline.training_job import TrainingContext, TrainingJob
 from mm_rec.runs.files import read_json, write_json, write_text
 from mm_rec.runs.metrics import BASE_BITS_PER_BYTE, LOSS, TOKEN_ACCURACY
 from mm_rec.runs.metrics_log import METRICS_FILE, read_metrics

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from mm_rec.config import merge
 from mm_rec.errors import ConfigError
 from mm_rec.pipeline.former_recipes import is_former, upgrade
 from mm_rec.pipeline.sections import LoraSection
@@ -144,22 +145,27 @@ def names_table() -> str:
 def translate(values: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Settings of `lora` by our names; what other tools name otherwise is renamed, and a note says so.
 
-    A name that is ours stays; one that nobody knows stays too, for the recipe to complain about.
+    A name that is ours stays, and wins; one that nobody knows stays too, for the recipe to complain about.
     """
     result: dict[str, Any] = {}
     for key, value in values.items():
-        name = None if key in LoraSection.model_fields else _BY_NAME.get(key)
-        if key == "optimizer" and value not in (None, *get_args(Optimizer)):
-            name = _BY_NAME["optim"]
-        if name is None:
-            _set(result, key, value)
-        elif not name.ours:
+        if (name := _foreign_name(key, value)) is None:
+            continue
+        if not name.ours:
             say(f"{key} has no use here: {name.note}")
-        else:
-            converted = name.convert(value)
-            say(f"{key} is called lora.{name.ours} here: {converted}")
-            _set(result, name.ours, converted)
-    return result
+            continue
+        converted = name.convert(value)
+        say(f"{key} is called lora.{name.ours} here: {converted}")
+        _set(result, name.ours, converted)
+    ours = {key: value for key, value in values.items() if _foreign_name(key, value) is None}
+    return merge(result, ours)
+
+
+def _foreign_name(key: str, value: Any) -> Name | None:
+    """The entry of a setting that other tools name so; None where the name is ours, or nobody's."""
+    if key == "optimizer" and value not in (None, *get_args(Optimizer)):
+        return _BY_NAME["optim"]
+    return None if key in LoraSection.model_fields else _BY_NAME.get(key)
 
 
 def read_parameters(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -190,7 +196,7 @@ def read_parameters(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _of_run(stages: list[dict[str, Any]], file: Path) -> dict[str, Any]:
     """The settings of a run of ours that made an adapter, but for what is its own."""
-    section = next((stage for stage in stages if stage.get("kind") == "lora"), None)
+    section = next((stage for stage in stages if stage.get("adapter")), None)
     if section is None:
         raise ConfigError(f"{file}: this run made no adapter")
     kept = {key: value for key, value in section.items() if key not in _OWN and value is not None}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mm_rec.errors import ConfigError
+
 _PRETRAIN = ("data", "tokenizer", "model", "pretrain")
 _TUNING = ("instruct", "sft")
 _KEYS = (*_PRETRAIN, *_TUNING, "lora")
@@ -17,7 +19,10 @@ def is_former(values: Mapping[str, Any]) -> bool:
 
 
 def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe of the former form in the present one."""
+    """A recipe of the former form in the present one; raises ConfigError where a section is no mapping."""
+    for key in _KEYS:
+        if not isinstance(values.get(key) or {}, dict):
+            raise ConfigError(f"{key}: this is not a mapping of settings (it is {values[key]!r})")
     stages = []
     data = values.get("data") or {}
     if data.get("sources") or data.get("prepared") or not any(values.get(key) for key in (*_TUNING, "lora")):

@@ -7,7 +7,7 @@ through its `StageKind`. To add one: write the module, and name it in `registry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +18,7 @@ from mm_rec.errors import ConfigError
 OnPlan = Callable[["ResolvedTrainSection", float], None]
 
 if TYPE_CHECKING:
-    from mm_rec.pipeline.train import TrainingContext, TrainingJob
+    from mm_rec.pipeline.training_job import TrainingContext, TrainingJob
     from mm_rec.runs.metrics import Outcome
     from mm_rec.training.interfaces import OnEvent, Reporter
     from mm_rec.training.section import ResolvedTrainSection
@@ -100,7 +100,7 @@ def _as_it_is(section: Any, run: Path) -> Any:
     return section
 
 
-def _nothing_required(section: Any, first: bool) -> None:
+def _nothing_required(section: Any, made: Collection[str]) -> None:
     pass
 
 
@@ -108,10 +108,11 @@ def _nothing_required(section: Any, first: bool) -> None:
 class StageKind:
     """A kind of stage.
 
-    `run` does the work. A training kind has `prepare` too, and runs by `pipeline.train.run_training`: it gives data,
-    objective and validation. `connect` fills settings that were left open with what earlier stages made; `require`
-    raises UserError for what is missing, before the first stage of a recipe runs; it is told whether the stage is the
-    first. `reuse` points the section of a run at what that run has prepared already, for a trial of the same.
+    `run` does the work. A training kind has `prepare` too, which gives data, objective and validation: `training_kind`
+    makes it. `makes` names what the kind makes. `connect` fills settings that were left open with what earlier stages
+    made; `require` raises UserError for what is missing, before the first stage of a recipe runs: it is told the names
+    of what the stages before make. `reuse` points the section of a run at what that run has prepared already, for
+    a trial of the same.
     """
 
     name: str
@@ -119,12 +120,6 @@ class StageKind:
     run: RunStage
     prepare: Callable[[Any, TrainingContext], TrainingJob] | None = None
     connect: Callable[[Any, Artifacts], Any] = _unconnected
-    require: Callable[[Any, bool], None] = _nothing_required
+    makes: Collection[str] = ()
+    require: Callable[[Any, Collection[str]], None] = _nothing_required
     reuse: Callable[[Any, Path], Any] = _as_it_is
-
-
-def train(kind: StageKind, section: Any, context: StageContext) -> StageResult:
-    """The `run` of every training kind."""
-    from mm_rec.pipeline.train import run_training  # it brings torch, and a kind's options are shown without
-
-    return run_training(kind, section, context)

@@ -16,7 +16,7 @@ from mm_rec.models.presets import build, preset
 from mm_rec.pipeline.adapter import attach_adapter
 from mm_rec.pipeline.pretrain_data import PretrainData, read_text
 from mm_rec.pipeline.sections import PretrainSection
-from mm_rec.pipeline.train import TrainingContext, TrainingJob
+from mm_rec.pipeline.training_job import TrainingContext, TrainingJob
 from mm_rec.runtime import Precision
 from mm_rec.tokenizers.loading import require_vocab_fits, vocabulary_size
 from mm_rec.training.interfaces import Validation
@@ -64,6 +64,7 @@ def _model(
         if start_from is None:
             raise ConfigError("an adapter needs a model that it stands on: name one with --from")
         model = load_model(start_from)
+        require_packing_support(model)
         attach_adapter(Adapters(model, start_from), section, context)
     elif checkpoint is not None:
         model = load_model(checkpoint.model_folder)

@@ -32,6 +32,7 @@ from mm_rec.pipeline.kinds import StageKind
 from mm_rec.pipeline.registry import find_kind
 from mm_rec.runs.directory import RECIPE_FILE, require_run_name
 from mm_rec.runs.files import write_text
+from mm_rec.runs.metrics_log import METRICS_FILE
 
 OWN_KEYS = ("kind", "name", "given")  # keys of a stage that are no settings
 
@@ -44,11 +45,10 @@ class Stage:
     name: str
     section: Any
 
-    def values(self, whole: bool = True) -> dict[str, Any]:
-        """Plain values: all settings and which of them were given, or only those."""
-        settings = self.section.model_dump(mode="json", exclude_unset=not whole)
-        given = {"given": self.section.given()} if whole else {}
-        return {"kind": self.kind.name, "name": self.name, **given, **settings}
+    def values(self) -> dict[str, Any]:
+        """Plain values: all settings, and which of them were given."""
+        settings = self.section.model_dump(mode="json")
+        return {"kind": self.kind.name, "name": self.name, "given": self.section.given(), **settings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,12 @@ class Recipe:
         )
         return dataclasses.replace(self, stages=tuple(stages))
 
-    def values(self, whole: bool = True) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """Plain values, as a file has them."""
         return {
             "name": self.name,
             "seed": self.seed,
-            "stages": [stage.values(whole) for stage in self.stages],
+            "stages": [stage.values() for stage in self.stages],
         }
 
 
@@ -94,11 +94,7 @@ def recipe_of(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     stages = [_stage_of(entry, f"{where}: stage {number}") for number, entry in enumerate(header.stages, 1)]
     if not stages:
         raise ConfigError(f"{where}: there is no stage to run. Add one to stages: - kind: pretrain")
-    names = [stage.name for stage in stages]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(
-            f"{where}: two stages are called {min(twice)!r}. Give each a name of its own (name: …)"
-        )
+    _by_name(values, where)
     return Recipe(header.name, header.seed, tuple(stages))
 
 
@@ -128,24 +124,46 @@ def load_recipe(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_run(run: Path) -> Recipe:
-    """The recipe that a run keeps; that of a run of before is brought to the present form."""
+def read_run(run: Path, kind: str | None = None) -> Recipe:
+    """The recipe that a run keeps; that of a run of before is brought to the present form.
+
+    The run of a single command may keep a former recipe with sections that it did not use: `kind` says which it did.
+    """
     path = run / RECIPE_FILE
     values = load_yaml(path)
-    return recipe_of(upgrade(values) if is_former(values) else values, where=str(path))
+    if not is_former(values):
+        return recipe_of(values, where=str(path))
+    recipe = recipe_of(upgrade(values), where=str(path))
+    own = [stage for stage in recipe.stages if stage.kind.name == kind]
+    if kind is None or not own or not (run / METRICS_FILE).is_file():
+        return recipe
+    return dataclasses.replace(recipe, stages=(own[-1],))
 
 
 def only_stage(values: Mapping[str, Any], kind: str, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The one stage of a kind in a recipe's plain values, and what stands beside the stages."""
-    stages = [dict(entry) for entry in values.get("stages") or []]
-    found = [entry for entry in stages if entry.get("kind") == kind]
+    stages = _by_name(values, where)
+    found = [entry for entry in stages.values() if entry.get("kind") == kind]
     if len(found) != 1:
-        names = ", ".join(str(entry.get("name") or entry.get("kind")) for entry in stages)
+        names = ", ".join(stages)
         count = "no stage" if not found else f"{len(found)} stages"
         raise ConfigError(
             f"{where}: there is {count} of the kind {kind} (its stages: {names}). Try mmrec run"
         )
     return found[0], {key: value for key, value in values.items() if key != "stages"}
+
+
+def _by_name(values: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """The stages of plain values by name; raises ConfigError where two have one name."""
+    stages: dict[str, dict[str, Any]] = {}
+    for entry in _Header.read(values, where=where).stages:
+        name = str(entry.get("name") or entry.get("kind"))
+        if name in stages:
+            raise ConfigError(
+                f"{where}: two stages are called {name!r}. Give each a name of its own (name: …)"
+            )
+        stages[name] = dict(entry)
+    return stages
 
 
 def with_settings(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,10 +181,9 @@ def _dotted(values: Mapping[str, Any]) -> Iterator[str]:
 def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Apply `NAME.key=value` overrides to a recipe's plain values: NAME is that of a stage."""
     overrides = list(overrides)
-    entries = values.get("stages") or []
-    if not overrides or not isinstance(entries, list):
+    if not overrides:
         return dict(values)
-    stages = {str(entry.get("name") or entry.get("kind")): dict(entry) for entry in entries}
+    stages = _by_name(values, "recipe")
     for text in overrides:
         head, _, rest = text.partition("=")[0].strip().partition(".")
         if rest and "given" in stages.get(head, {}):

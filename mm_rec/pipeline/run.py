@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,10 @@ def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter, on_plan: OnPlan
 
     Raises ConfigError where the folder holds the run of another recipe.
     """
-    for number, stage in enumerate(recipe.stages):
-        _require(stage, first=number == 0)
+    before: set[str] = set()
+    for stage in recipe.stages:
+        _require(stage, before)
+        before.update(stage.kind.makes)
     _keep(recipe, folder)
     made = Artifacts()
     for number, stage in enumerate(recipe.stages, start=1):
@@ -133,10 +135,10 @@ def _begun(run: Path) -> bool:
     return (run / METRICS_FILE).is_file()
 
 
-def _require(stage: Stage, first: bool) -> None:
+def _require(stage: Stage, made: Collection[str]) -> None:
     """Check what a stage needs; an error names the stage."""
     try:
-        stage.kind.require(stage.section, first)
+        stage.kind.require(stage.section, made)
     except ConfigError as error:
         raise ConfigError(f"{stage.name}: {error}") from error
 

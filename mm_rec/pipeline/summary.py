@@ -15,7 +15,7 @@ from mm_rec.models.traits import traits_of
 from mm_rec.runs.directory import RECIPE_FILE
 from mm_rec.runs.files import write_json, write_text
 from mm_rec.runs.metrics import MetricSpec, Outcome, best_record, outcome_sentence
-from mm_rec.runs.metrics_log import read_metrics
+from mm_rec.runs.metrics_log import METRICS_FILE, read_metrics
 from mm_rec.runs.plots import plot_training
 from mm_rec.training.loop_state import LoopState
 
@@ -25,7 +25,7 @@ _WHOLE = (
     mmrec generate {run} --prompt "…"
     mmrec evaluate text {run} FILE
 
-`final/` (the last weights) and `best/` (the lowest validation loss) are complete Hugging Face folders.""",
+`final/` (the last weights) and `best/` (the best {best} of a validation) are complete Hugging Face folders.""",
 )
 _ADAPTER = (
     "library_name: peft\nbase_model: {base}\n",
@@ -34,8 +34,9 @@ _ADAPTER = (
     mmrec merge {base} --adapter {run} --out {run}-merged
 
 This folder is the adapter of the last step (`adapter_config.json`, `adapter_model.safetensors`; PEFT reads it), `best/`
-that of the lowest validation loss, `checkpoint-…-loss-…` those at which the training loss had fallen. `base.json` says
-what model it belongs to, `training_prompt.json` how its examples are written: ask in the same way.""",
+that of the best {best} of a validation, `checkpoint-…-loss-…` those at which the training loss had fallen. `base.json`
+says what model it belongs to, and `training_prompt.json`, where there is one, how its examples are written: ask in the
+same way.""",
 )
 _STOPPED = "This run was stopped before its end: `--resume` goes on, and then this card says how to use what it made."
 
@@ -68,7 +69,7 @@ def write_summary(result: RunResult) -> dict[str, Any]:
     The log's names are those of transformers' Trainer.
     """
     run, state = result.run, result.state
-    records = read_metrics(run / "metrics.jsonl")
+    records = read_metrics(run / METRICS_FILE)
     train = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
     losses = [record["loss"] for record in train]
@@ -124,6 +125,8 @@ def _model_card(result: RunResult, log: dict[str, Any]) -> str:
     seconds, ended = f"{log['train_runtime']:,.0f}", outcome_sentence(result.outcome)
     adapters = adapters_of(model)
     head, use = _WHOLE if adapters is None else _ADAPTER
+    use = use.format(run=run, base=log["base_model_name"], best=result.best.title)
+    use = _STOPPED if result.outcome == Outcome.STOPPED else use
     traits = traits_of(model.config)
     what = (
         f"{traits.label} language model of {size.parameters:,} parameters, trained with MM-Rec.\n"
@@ -152,7 +155,7 @@ All settings are in `recipe.yaml`, what it was made from in `lineage.json`, each
 
 ## Use
 
-{use.format(run=run, base=log["base_model_name"]) if result.outcome != Outcome.STOPPED else _STOPPED}
+{use}
 
 ## Limits
 

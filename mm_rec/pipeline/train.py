@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from mm_rec import cpu
-from mm_rec.errors import ConfigError
+from mm_rec.errors import ConfigError, TrainingStopped
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.loading import save_model
 from mm_rec.models.presets import ModelSize, measure
@@ -28,9 +27,10 @@ from mm_rec.pipeline.resolve import (
     steps_without_pace,
 )
 from mm_rec.pipeline.summary import RunResult, write_summary
+from mm_rec.pipeline.training_job import TrainingContext, TrainingJob
 from mm_rec.runs.directory import write_lineage
 from mm_rec.runs.files import atomic_path, require_free_space
-from mm_rec.runs.metrics import BITS_PER_BYTE, LOSS, TOKEN_ACCURACY, MetricSpec, Outcome
+from mm_rec.runs.metrics import Outcome
 from mm_rec.runtime import (
     Precision,
     choose_device,
@@ -44,9 +44,9 @@ from mm_rec.runtime import (
     seed_everything,
 )
 from mm_rec.tokenizers.loading import fingerprint
-from mm_rec.training.checkpoint import Checkpoint, Checkpoints
+from mm_rec.training.checkpoint import Checkpoints
 from mm_rec.training.compilation import compile_for_training
-from mm_rec.training.interfaces import Batches, Reporter, Validation
+from mm_rec.training.interfaces import Reporter
 from mm_rec.training.interrupt import StopRequest
 from mm_rec.training.objectives import Objective, with_embedding_noise
 from mm_rec.training.optim import OptimizerSet
@@ -56,7 +56,7 @@ from mm_rec.training.section import (
     require_resolved,
     tokens_per_step,
 )
-from mm_rec.training.step import training_step
+from mm_rec.training.step import NonFiniteError, training_step
 from mm_rec.training.time_limit import TimeLimit
 from mm_rec.training.trainer import Trainer
 
@@ -64,69 +64,10 @@ _WORTH_COMPILING = 120  # seconds of training below which compilation (10 to 40 
 _LONGEST_MEASUREMENT = 0.1  # of the time asked for
 
 
-class TrainingData(Protocol):
-    """The data of a training; `PretrainData` and `FinetuneData` are two."""
-
-    @property
-    def tokens(self) -> Mapping[str, int] | None:
-        """Training tokens of each source; None where nobody knows."""
-
-    def batches(self, section: ResolvedTrainSection) -> Batches:
-        """The run's batches from its first step on."""
-
-    def longest(self, section: ResolvedTrainSection) -> int:
-        """Tokens of the longest document that the model reads."""
-
-    def describe(self, section: ResolvedTrainSection, size: ModelSize) -> list[str]:
-        """Describe what is read and what is unusual about it, a line each."""
-
-    def card_lines(self, section: ResolvedTrainSection) -> list[str]:
-        """The data in a few lines, for the model card."""
-
-    def steps_per_epoch(self, section: ResolvedTrainSection) -> float | None:
-        """Steps in which all of it is read once; None where nobody knows."""
-
-    def preview(self) -> Mapping[str, str]:
-        """The first example of each source as the model reads it, with what is learnt of it in ⟦ ⟧."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingContext:
-    """The context of a training: its run, the device, the seed, and the checkpoint that it goes on from."""
-
-    run: Path
-    reporter: Reporter
-    device: torch.device
-    checkpoint: Checkpoint | None
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingJob:
-    """A training as its kind prepares it: model, tokenizer, data, what is learnt and how it is measured.
-
-    `base` names what the model was before, `continued` says whether it had learnt something, `inputs` goes into the
-    lineage. `metrics` describe what objective and validation give, `best` is that of them by which the best model is
-    chosen. `forgetting` gives bits a byte of the base's held-out text before and after, where they are known.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    data: TrainingData
-    section: TrainSection
-    objective: Callable[[torch.dtype], Objective]
-    validation: Callable[[ResolvedTrainSection, Precision], Validation]
-    base: str
-    continued: bool
-    inputs: Mapping[str, Any]
-    metrics: tuple[MetricSpec, ...] = (LOSS, BITS_PER_BYTE, TOKEN_ACCURACY)
-    best: str = LOSS.name
-    forgetting: Callable[[], dict[str, float] | None] = lambda: None
-
-    def make_objective(self, dtype: torch.dtype) -> Objective:
-        """The objective with matrix products in a dtype, and with noise on the embeddings where asked."""
-        objective, alpha = self.objective(dtype), self.section.neftune_alpha
-        return with_embedding_noise(objective, alpha) if alpha else objective
+def _objective(job: TrainingJob, dtype: torch.dtype) -> Objective:
+    """The job's objective with matrix products in a dtype, and with noise on the embeddings where asked."""
+    objective, alpha = job.objective(dtype), job.section.neftune_alpha
+    return with_embedding_noise(objective, alpha) if alpha else objective
 
 
 def run_training(kind: StageKind, section: TrainSection, context: StageContext) -> StageResult:
@@ -198,7 +139,7 @@ def _begin(
     """Data, model and settings, checked; the trainer stands at its last checkpoint."""
     assert kind.prepare is not None
     run, reporter = context.run, context.reporter
-    seed = context.seed if section.seed is None else section.seed
+    given_seed, seed = section.seed, context.seed if section.seed is None else section.seed
     section = section.replace(seed=seed)
     if section.threads:
         torch.set_num_threads(section.threads)
@@ -225,7 +166,7 @@ def _begin(
         job.tokenizer,
         OptimizerSet(model, settings),
         job.data.batches(settings),
-        job.make_objective(precision.dtype),
+        _objective(job, precision.dtype),
         settings,
         run,
         reporter,
@@ -238,7 +179,8 @@ def _begin(
         time_limit=_time_limit(resolved, start),
     )
     threads = settings.threads or torch.get_num_threads()
-    context.keep(resolved.section.replace(threads=threads), resolved.reasons)
+    # A seed that is the recipe's stays there.
+    context.keep(resolved.section.replace(threads=threads, seed=given_seed), resolved.reasons)
     write_lineage(run, {**job.inputs, "tokenizer": fingerprint(job.tokenizer)}, machine(device))
     if checkpoint is not None:
         trainer.resume(checkpoint)
@@ -325,7 +267,7 @@ def _measure_speed(
     disable_malloc_trim()  # as it is in training
     model, batches = job.model, job.data.batches(settings)
     one_batch = require_resolved(settings.replace(accumulation=1))
-    optimizer, objective = OptimizerSet(model, settings), job.make_objective(precision.dtype)
+    optimizer, objective = OptimizerSet(model, settings), _objective(job, precision.dtype)
     times: list[float] = []
     read_at = 0.0
 
@@ -336,7 +278,13 @@ def _measure_speed(
     with torch.random.fork_rng():
         while len(times) < 2 or (len(times) < 2 + steps and sum(times[1:]) < most):
             start = time.perf_counter()
-            training_step(model, batches, objective, optimizer, one_batch, len(times), 0.0, note_time)
+            try:
+                training_step(model, batches, objective, optimizer, one_batch, len(times), 0.0, note_time)
+            except NonFiniteError as error:
+                raise TrainingStopped(
+                    f"before the first step: {error}, so nothing can be learnt from here. Try --precision float32, "
+                    "or another model to begin with"
+                ) from error
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append((read_at - start) * settings.accumulation + time.perf_counter() - read_at)

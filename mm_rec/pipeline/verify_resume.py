@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from mm_rec.errors import ConfigError, MismatchError
 from mm_rec.pipeline.kinds import Artifacts
 from mm_rec.pipeline.recipe import Recipe, Stage, read_recipe, read_run
-from mm_rec.pipeline.train import TrainingContext
+from mm_rec.pipeline.training_job import TrainingContext
 from mm_rec.pipeline.worker import KILLED, Moment, Silent, Worker
 from mm_rec.runs.files import read_json
 from mm_rec.runs.metrics_log import METRICS_FILE, read_metrics
@@ -186,10 +186,11 @@ def _next_batches(run: Path, checkpoint: Checkpoint, count: int = 3) -> list[dic
     recipe = read_run(run)
     stage = _stage(recipe)
     section: TrainSection = stage.section
-    settings = require_resolved(section)
-    context = TrainingContext(run, Silent(), torch.device("cpu"), checkpoint, recipe.seed)
+    seed = recipe.seed if section.seed is None else section.seed
+    settings = require_resolved(section.replace(seed=seed))
+    context = TrainingContext(run, Silent(), torch.device("cpu"), checkpoint, seed)
     assert stage.kind.prepare is not None
-    batches = stage.kind.prepare(section, context).data.batches(settings)
+    batches = stage.kind.prepare(settings, context).data.batches(settings)
     batches.load_state_dict(checkpoint.state["data"], checkpoint.data)
     steps = range(checkpoint.step, checkpoint.step + count)
     return [batches.batch_at(step, micro) for step in steps for micro in range(settings.accumulation)]

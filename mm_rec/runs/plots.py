@@ -30,9 +30,7 @@ def plot_training(run: Path, title: str) -> Path:
     validation = [record for record in records if record["kind"] == "validation"]
     graph = {
         "train": _columns(train, "step", "tokens", "loss", "lr", *_present(others, train)),
-        "validation": _columns(
-            validation, "step", "loss", "train_loss", "bits_per_byte", *_present(others, validation)
-        ),
+        "validation": _columns(validation, "step", "loss", "train_loss", *_present(others, validation)),
     }
     write_json(run / "training_graph.json", graph)
     path = run / "training_graph.png"

@@ -16,7 +16,7 @@ from mm_rec.training.section import ResolvedTrainSection
 
 
 def compile_for_training(
-    model: PreTrainedModel, config: ResolvedTrainSection, say: Callable[[str], None]
+    model: PreTrainedModel, section: ResolvedTrainSection, say: Callable[[str], None]
 ) -> bool:
     """Compile the layers and try them on rows of the run's size; returns whether they are compiled.
 
@@ -27,7 +27,7 @@ def compile_for_training(
         return True
     compile_layers(model)
     try:
-        _try(model, config)
+        _try(model, section)
     except (BackendCompilerFailed, OSError) as error:
         uncompile_layers(model)
         first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
@@ -36,15 +36,15 @@ def compile_for_training(
     return True
 
 
-def _try(model: PreTrainedModel, config: ResolvedTrainSection) -> None:
+def _try(model: PreTrainedModel, section: ResolvedTrainSection) -> None:
     """A forward and a backward pass that change nothing: the backward pass is compiled only when it is first run."""
-    shape = (config.batch_size, config.seq_len)
+    shape = (section.batch_size, section.seq_len)
     ids = torch.arange(shape[0] * shape[1], device=model.device).view(shape) % model.config.vocab_size
     batch = {"input_ids": ids, "labels": ids, "document_ids": torch.zeros_like(ids)}
     training = model.training
     model.train()
     with torch.random.fork_rng(devices=[]):
-        sums = next_token(choose_precision(config.precision, model.device).dtype)(model, batch)
+        sums = next_token(choose_precision(section.precision, model.device).dtype)(model, batch)
         sums["loss"].total.backward()
     model.zero_grad(set_to_none=True)
     model.train(training)

@@ -21,11 +21,11 @@ class LiveControl:
     """The limits in force, and which changes of the control file they come from."""
 
     def __init__(
-        self, run: Path, config: ResolvedTrainSection, log: MetricsLog, say: Callable[[str], None]
+        self, run: Path, section: ResolvedTrainSection, log: MetricsLog, say: Callable[[str], None]
     ) -> None:
         self._run, self._log, self._say = run, log, say
         self._file = ControlFile(run, say)
-        self._own = {"stop_at_loss": config.stop_at_loss, "stop_at_epoch": config.stop_at_epoch}
+        self._own = {"stop_at_loss": section.stop_at_loss, "stop_at_epoch": section.stop_at_epoch}
         self._set: dict[str, float | None] = {}
         self._revision = 0
         self.limits = RunLimits.read(self._own)

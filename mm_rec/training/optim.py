@@ -20,29 +20,29 @@ _SMALLEST_MATRIX = 16  # a projection to a handful of gates is no matrix that or
 class OptimizerSet:
     """One or two torch optimizers that step together; a parameter's state is known by the parameter's name."""
 
-    def __init__(self, model: PreTrainedModel, config: ResolvedTrainSection) -> None:
+    def __init__(self, model: PreTrainedModel, section: ResolvedTrainSection) -> None:
         self.names = {
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
-        matrices, decayed, plain = _groups(model, config)
+        matrices, decayed, plain = _groups(model, section)
         second = [parameter for parameter in decayed if ".lora_B." in self.names[parameter]]
         first = [parameter for parameter in decayed if ".lora_B." not in self.names[parameter]]
-        lora_plus = config.adapter.lora_plus if config.adapter else 1.0
+        lora_plus = section.adapter.lora_plus if section.adapter else 1.0
         groups = [
-            {"params": first, "weight_decay": config.weight_decay},
-            {"params": second, "weight_decay": config.weight_decay, _FACTOR: lora_plus},
+            {"params": first, "weight_decay": section.weight_decay},
+            {"params": second, "weight_decay": section.weight_decay, _FACTOR: lora_plus},
             {"params": plain, "weight_decay": 0.0},
         ]
-        betas = (config.beta1, config.beta2)
+        betas = (section.beta1, section.beta2)
         adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.learning_rate, betas=betas, fused=True
+            [group for group in groups if group["params"]], lr=section.learning_rate, betas=betas, fused=True
         )
         self.optimizers: list[torch.optim.Optimizer] = [adamw]
         if matrices:
-            dtype = choose_precision(config.precision, matrices[0].device).dtype
+            dtype = choose_precision(section.precision, matrices[0].device).dtype
             if matrices[0].dtype == torch.float64:
                 dtype = torch.float64
-            self.optimizers.append(Muon(matrices, config.learning_rate, config.weight_decay, dtype))
+            self.optimizers.append(Muon(matrices, section.learning_rate, section.weight_decay, dtype))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -102,7 +102,7 @@ def _on_device(slots: dict[str, Tensor], parameter: Tensor) -> dict[str, Any]:
 
 
 def _groups(
-    model: PreTrainedModel, config: ResolvedTrainSection
+    model: PreTrainedModel, section: ResolvedTrainSection
 ) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """(hidden matrices for Muon, other matrices with weight decay, one-dimensional and convolution without)."""
     ends = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
@@ -114,7 +114,7 @@ def _groups(
         if id(parameter) not in linear | ends:
             plain.append(parameter)
         elif (
-            config.optimizer == "muon"
+            section.optimizer == "muon"
             and id(parameter) not in ends
             and min(parameter.shape) >= _SMALLEST_MATRIX
         ):

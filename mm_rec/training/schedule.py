@@ -8,27 +8,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mm_rec.training.section import ResolvedTrainSection, TrainSection
-
-Shape = Callable[[float, "TrainSection"], float]
+from typing import Protocol
 
 
-def _constant(progress: float, section: TrainSection) -> float:
+class ScheduleSettings(Protocol):
+    """The settings that the rate follows from; `ResolvedTrainSection` has them."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of warm-up."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak."""
+
+    @property
+    def schedule(self) -> str:
+        """The name of a shape."""
+
+    @property
+    def min_lr_ratio(self) -> float:
+        """The rate of the last step, as a share of the peak."""
+
+    @property
+    def decay_fraction(self) -> float:
+        """The share of the steps in which wsd falls."""
+
+
+Shape = Callable[[float, ScheduleSettings], float]
+
+
+def _constant(progress: float, section: ScheduleSettings) -> float:
     return 1.0
 
 
-def _linear(progress: float, section: TrainSection) -> float:
+def _linear(progress: float, section: ScheduleSettings) -> float:
     return 1 - progress
 
 
-def _cosine(progress: float, section: TrainSection) -> float:
+def _cosine(progress: float, section: ScheduleSettings) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _wsd(progress: float, section: TrainSection) -> float:
+def _wsd(progress: float, section: ScheduleSettings) -> float:
     """Warm-up, stable, decay (Hu et al. 2024): the peak, then linearly down over the last `decay_fraction`."""
     return min(1.0, (1 - progress) / section.decay_fraction) if section.decay_fraction else 1.0
 
@@ -36,7 +62,7 @@ def _wsd(progress: float, section: TrainSection) -> float:
 SHAPES: dict[str, Shape] = {"cosine": _cosine, "linear": _linear, "wsd": _wsd, "constant": _constant}
 
 
-def learning_rate(step: int, section: ResolvedTrainSection) -> float:
+def learning_rate(step: int, section: ScheduleSettings) -> float:
     """The rate of a step counted from 0: a linear warm-up, then the schedule down to min_lr_ratio of the peak.
 
     A schedule falls from the end of warm-up to the last step, or, where min_lr_ratio is 0, to the one after it, because

@@ -1,6 +1,6 @@
 """Fine-tuning and answering from Python, one call at a time, as the user's documents have it.
 
-For a whole run (packing, validation, resume) use `mmrec sft` or `mm_rec.pipeline.sft`.
+For a whole run (packing, validation, resume) use `mmrec sft` or `mm_rec.pipeline.run.run_stage`.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ class Snapshots:
     """The snapshots of one run."""
 
     def __init__(
-        self, run: Path, config: ResolvedTrainSection, log: MetricsLog, say: Callable[[str], None]
+        self, run: Path, section: ResolvedTrainSection, log: MetricsLog, say: Callable[[str], None]
     ) -> None:
-        self._run, self._config, self._log, self._say = run, config, log, say
+        self._run, self._section, self._log, self._say = run, section, log, say
         self._last_loss: float | None = None  # of the last snapshot that a drop of the loss gave
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Snapshots:
         tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
         """Write the snapshots that are due after `step` steps; `losses` are the training losses of the last ones."""
-        every = self._config.save_every
+        every = self._section.save_every
         if every is not None and step % every == 0:
             self.save(f"checkpoint-{step}", step, model, tokenizer)
         loss, threshold = mean_loss(losses), self.threshold()
@@ -79,10 +79,10 @@ class Snapshots:
 
     def threshold(self) -> float | None:
         """The loss below which the next snapshot is written; None where none is."""
-        first, ratio, last = self._config.save_below_loss, self._config.save_loss_ratio, self._last_loss
+        first, ratio, last = self._section.save_below_loss, self._section.save_loss_ratio, self._last_loss
         if first is None or last is None:
             return first
-        return min(first, last - self._config.save_loss_step if ratio is None else last * (1 - ratio))
+        return min(first, last - self._section.save_loss_step if ratio is None else last * (1 - ratio))
 
 
 def mean_loss(losses: Sequence[float]) -> float | None:

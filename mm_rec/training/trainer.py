@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.errors import TrainingStopped
+from mm_rec.errors import ConfigError, TrainingStopped
 from mm_rec.models.loading import load_weights, save_model
 from mm_rec.runs.files import atomic_path
 from mm_rec.runs.metrics import LOSS, MetricSpec, Outcome, describe_metrics
@@ -295,6 +295,10 @@ class Trainer:
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):  # its shapes would each be compiled for a few batches
             scores = self.validate(self.model)
+        if self.best.name not in scores:
+            raise ConfigError(
+                f"the best model cannot be chosen by {self.best.name}: validation gives {', '.join(scores)}"
+            )
         loss, value = scores[LOSS.name], scores[self.best.name]
         state.validated_step = state.step
         if not (math.isfinite(loss) and math.isfinite(value)):

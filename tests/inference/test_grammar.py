@@ -22,9 +22,10 @@ from mm_rec.data.conversations.conversation import ChatMessage, Conversation, To
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.errors import ConfigError, TokenizerError
 from mm_rec.inference.grammar.compiler import GrammarCompiler
-from mm_rec.inference.grammar.constraint import MAX_DIGITS, GrammarConstraint
+from mm_rec.inference.grammar.constraint import GrammarConstraint
 from mm_rec.inference.grammar.lark_grammar import MAX_TOOL_CALLS, callable_functions
 from mm_rec.inference.grammar.token_bytes import token_bytes
+from mm_rec.inference.grammar.vocabulary import MAX_DIGITS
 from mm_rec.inference.sampler import Sampler, SamplingParams
 from mm_rec.tokenizers.assistant_format import assistant_format
 from mm_rec.tokenizers.chat_template import prepare_for_chat

@@ -83,6 +83,7 @@ def test_a_session_that_the_kernels_read_alone_is_one_that_the_model_began(
 ) -> None:
     saved(family, 0, tmp_path)
     engine, prompt = Engine(load_model(tmp_path)), tokens(100, 1)
+    assert not engine.fallback_reason
     begun, alone = engine.session(), engine.session()
     begun.prefill(prompt)
     for token in prompt:

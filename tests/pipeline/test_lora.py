@@ -305,6 +305,8 @@ def test_names_of_other_tools_are_understood_with_a_note_and_all_are_in_the_docu
         "adapter": {"rank": 64, "targets": "q+k+v", "rslora": True}, "optimizer": "adamw", "batch_size": 3,
         "save_every": None, "learning_rate": 1e-4, "no_such": 1, "text_slices": {"hard_cut": "\\n\\n"},
     }  # fmt: skip
+    both = translate({"adapter": {"dropout": 0.1, "rank": 8}, "rank": 4, "lora_alpha": 32}, said.append)
+    assert both == {"adapter": {"rank": 8, "alpha": 32, "dropout": 0.1}}, "what is said by our names wins"
     assert "evaluation_strategy has no use here: validation is measured every validate_every steps" in said
     assert "lora_rank is called lora.adapter.rank here: 64" in said
     for name in NAMES:
@@ -418,7 +420,7 @@ def test_a_recipe_of_two_stages_ends_in_an_adapter_of_the_first(
         "steps": 3, "seq_len": 32, "batch_size": 4, "precision": "float32",
     }  # fmt: skip
     second = {"data": [{"path": str(text), "name": "text"}], **FAST, "text_share": 0.3, "seq_len": 256}
-    adapting_stage = adapting(second).stages[0].values(whole=False)
+    adapting_stage = adapting(second).stages[0].values()
     given = recipe_of({"stages": [first, adapting_stage]})
     outcome = run_recipe(given, tmp_path / "run", listener)
     assert outcome.run == tmp_path / "run" / "lora" and (outcome.run / "adapter_model.safetensors").is_file()

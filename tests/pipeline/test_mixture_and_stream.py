@@ -56,7 +56,7 @@ def test_a_mixture_is_said_measured_by_source_and_written_down(
     run_stage(pretraining(mixed_values), run, listener)
     for name in ("stories", "notes"):
         assert (run / "data" / name / "split.json").is_file()
-    assert "stage 2, from 50% of the run on: stories " in listener.text
+    assert "phase 2, from 50% of the run on: stories " in listener.text
     assert "notes: " in listener.text and " epochs" in listener.text
     card = (run / "README.md").read_text()
     assert "`stories.jsonl`" in card and "`notes.jsonl`" in card and "% of the rows" in card

@@ -190,3 +190,49 @@ def test_an_adapter_is_a_setting_of_pre_training_too(
     assert (section.learning_rate, section.optimizer) == (2e-4, "adamw")
     with pytest.raises(ConfigError, match="an adapter needs a model"):
         run_stage(pretraining({**recipe_values, "adapter": {}}), tmp_path / "none", listener)
+
+
+def test_overrides_do_not_hide_two_stages_of_one_name_and_bad_shapes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    for text, message in (
+        ("stages: [{kind: sft}, {kind: sft}]", "two stages are called 'sft'"),
+        ("stages: [pretrain]", "stages.0: .*dictionary"),
+        ("stages: pretrain", "stages: .*list"),
+        ("data: a.txt", "data: this is not a mapping"),
+        ("lora: [1]", "lora: this is not a mapping"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_recipe(path, ["sft.steps=3"])
+
+
+def test_a_run_of_one_command_that_keeps_a_former_recipe_with_more_sections_goes_on(tmp_path: Path) -> None:
+    (tmp_path / RECIPE_FILE).write_text(yaml.safe_dump(FORMER))
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert [stage.name for stage in read_run(tmp_path, "lora").stages] == ["lora"]
+    assert [stage.name for stage in read_run(tmp_path, "sft").stages] == ["instruct"]
+
+
+def test_the_seed_of_a_recipe_stays_the_recipes(
+    recipe_values: dict[str, Any], listener: Any, tmp_path: Path
+) -> None:
+    run_stage(pretraining({**recipe_values, "steps": 2}, seed=7), tmp_path / "run", listener)
+    kept = read_run(tmp_path / "run")
+    assert (kept.seed, kept.stages[0].section.seed) == (7, None)
+    assert read_recipe(tmp_path / "run" / RECIPE_FILE, ["seed=8"]).seed == 8
+
+
+def test_what_a_stage_lacks_is_known_by_what_those_before_it_make(tmp_path: Path, listener: Any) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("A text. " * 50)
+    for stages, message in (
+        ([{"kind": "clean", "sources": [str(text)]}, {"kind": "sft", "data": [str(text)]}], "sft: no model"),
+        (
+            [{"kind": "pretrain", "data": {"sources": [str(text)]}, "adapter": {}}],
+            "pretrain: an adapter needs",
+        ),
+        ([{"kind": "pretrain"}], "pretrain: no text"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run_recipe(recipe_of({"stages": stages}), tmp_path / "run", listener)
+    assert not (tmp_path / "run").exists()

@@ -262,7 +262,7 @@ def test_mistakes_are_said_before_anything_is_written(
 ) -> None:
     with pytest.raises(ConfigError, match="no model to begin with"):
         run_stage(one_stage("sft", {"data": [str(chats)]}), tmp_path / "a", listener)
-    with pytest.raises(ConfigError, match="no conversations"):
+    with pytest.raises(ConfigError, match="nothing to learn"):
         run_stage(recipe(base), tmp_path / "b", listener)
     copy = tmp_path / "model"
     save_model(*load_model_and_tokenizer(base), copy)

@@ -46,6 +46,6 @@ def test_a_killed_run_of_the_kind_loses_nothing(
     recipe_values: dict[str, Any], listener: Any, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(toy_recipe(recipe_values).values(whole=False)))
+    recipe.write_text(yaml.safe_dump(toy_recipe(recipe_values).values()))
     verify_resume(recipe, listener, steps=4, kills=1)
     assert "identical after 1 kills" in listener.text

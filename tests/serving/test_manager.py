@@ -30,8 +30,8 @@ from mm_rec.inference.manager import UnknownModelError, open_model
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.inference.scheduler import Scheduler
 from mm_rec.models.loading import save_model
+from mm_rec.serving.context import RequestLimits
 from mm_rec.serving.model_registry import ModelVariant
-from mm_rec.serving.protocol.preprocessing import RequestLimits
 
 MESSAGES: Any = [{"role": "user", "content": "Hello!"}]
 ENDLESS = 10**6  # tokens

@@ -390,7 +390,7 @@ def test_schedules() -> None:
         )
         return [learning_rate(step, config) for step in range(11)]
 
-    for schedule in ("cosine", "linear", "wsd", "constant"):
+    for schedule in SHAPES:
         assert rates(schedule)[:3] == pytest.approx([0.5, 1.0, 1.0])
     assert rates("cosine")[-1] == pytest.approx(0.1)
     assert rates("linear")[6] == pytest.approx(0.55)
@@ -405,7 +405,7 @@ def test_schedules() -> None:
 
 def test_no_step_has_the_rate_0() -> None:
     """A rate that falls to 0 would get there one step after the last."""
-    for schedule in ("cosine", "linear", "wsd", "constant"):
+    for schedule in SHAPES:
         for warmup in range(4):
             for steps in range(max(1, warmup), 8):
                 config = ResolvedTrainSection(

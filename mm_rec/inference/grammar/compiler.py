@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from mm_rec.errors import ConfigError, TokenizerError
-from mm_rec.inference.grammar.constraint import DIGITS, MAX_DIGITS, GrammarConstraint, cannot_follow
+from mm_rec.errors import ConfigError
+from mm_rec.inference.grammar.constraint import GrammarConstraint, cannot_follow
 from mm_rec.inference.grammar.lark_grammar import (
     TemplateGrammar,
     call_grammar,
@@ -21,17 +18,15 @@ from mm_rec.inference.grammar.lark_grammar import (
     pattern_literals,
 )
 from mm_rec.inference.grammar.reasoning import ReasoningState
-from mm_rec.inference.grammar.token_bytes import ForbiddenTexts, GrammarTokenizer, token_bytes
+from mm_rec.inference.grammar.token_bytes import GrammarTokenizer
+from mm_rec.inference.grammar.vocabulary import GrammarVocabulary
 from mm_rec.tokenizers.assistant_format import assistant_format
-from mm_rec.tokenizers.conversion import ESCAPES
-from mm_rec.tokenizers.loading import special_token_pattern, special_token_strings, vocabulary_size
+from mm_rec.tokenizers.loading import special_token_pattern
 
 MAX_GRAMMAR_CHARS = 1_000_000  # characters, schemas included
-# Tried first where nothing closes a text: a short value, then what a pattern may ask for.
-_FALLBACK_BYTES = b"n" + DIGITS + b"-,.:;@/_ +()#=*!?%&$~^'|<>`" + string.ascii_letters.encode() + b"{[}]\\"
 
 
-class GrammarCompiler:
+class GrammarCompiler(GrammarVocabulary):
     """Compiles grammars into constraints on one tokenizer's text.
 
     `model_vocab_size`: rows of the model, where it has more than the tokenizer has ids. `stop_ids` end a text as eos
@@ -46,37 +41,11 @@ class GrammarCompiler:
     ) -> None:
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        if tokenizer.eos_token_id is None:
-            raise TokenizerError("this tokenizer has no eos, so no text could end. Give it a chat layout")
-        self.vocab_size = max(model_vocab_size or 0, vocabulary_size(tokenizer))
-        self.model_vocab_size = (
-            model_vocab_size or self.vocab_size
-        )  # a tokenizer may have special tokens past them
-        self.eos: int = tokenizer.eos_token_id
-        self.stop_ids = sorted(stop for stop in {self.eos, *stop_ids} if stop < self.model_vocab_size)
-        self._tokenizer = tokenizer
+        super().__init__(tokenizer, model_vocab_size, stop_ids)
         self._form = assistant_format(tokenizer) if tokenizer.chat_template else None
         self._special = special_token_pattern(tokenizer)
         self._ids = tokenizer.get_vocab()
-        self.bytes = token_bytes(tokenizer)
-        self.bytes += [b""] * (self.vocab_size - len(self.bytes))
         self._llguidance = LLTokenizer(TokenizerWrapper(GrammarTokenizer(tokenizer, self.bytes)))
-        self.forbidden = ForbiddenTexts(
-            [text.encode() for text in {ESCAPES[0][0], *special_token_strings(tokenizer)}], self.bytes
-        )
-        self.tail = max(self.forbidden.longest, MAX_DIGITS)  # bytes that decide what may follow
-        self.digits = np.array([len(token) - len(token.lstrip(DIGITS)) for token in self.bytes])
-        self.single_byte_tokens = {token: index for index, token in enumerate(self.bytes) if len(token) == 1}
-        self.fallback_tokens = [
-            self.single_byte_tokens[bytes([byte])]
-            for byte in _FALLBACK_BYTES
-            if bytes([byte]) in self.single_byte_tokens
-        ]
-        self.closing_tokens = {sign: self.single_byte_tokens.get(sign.encode(), -1) for sign in '"}],'}
-
-    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """Return the bytes that tokens write."""
-        return b"".join(map(self.bytes.__getitem__, tokens))
 
     def json_object(self, prompt: str = "") -> GrammarConstraint:
         """Any JSON object, in answer to a prompt's text, which may have begun reasoning."""
@@ -125,14 +94,6 @@ class GrammarCompiler:
         in_reasoning = self._form is not None and self._form.opens_reasoning(prompt)
         return TemplateGrammar(self._form, self._special, self._ids, in_reasoning)
 
-    def literal_tokens(self, literals: Iterable[str]) -> list[list[int]]:
-        """Literals of patterns in tokens of one byte, and with a quote after them, whole or what may lack of them."""
-        texts = (json.dumps(text, ensure_ascii=False)[1:].encode() for text in literals)
-        whole = [[self.single_byte_tokens.get(bytes([byte]), -1) for byte in text] for text in texts]
-        whole = [tokens for tokens in whole if -1 not in tokens]
-        ends = [tokens[start:] for tokens in whole for start in range(len(tokens) - 1)]
-        return ends + [tokens[:-1] for tokens in whole]
-
     def _constraint(self, grammar: str, what: str, prompt: str = "") -> GrammarConstraint:
         reasoning = None if self._form is None or self._form.reasoning is None else self._reasoning(prompt)
         return GrammarConstraint(
@@ -160,11 +121,6 @@ class GrammarCompiler:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
-
-    def token_text(self, token: int) -> str:
-        """A token as text, a special one's name; bytes that are no text alone as signs for such."""
-        special = self._tokenizer.added_tokens_decoder.get(token)
-        return self.bytes[token].decode(errors="replace") if special is None else str(special)
 
     def _matcher(self, grammar: str, what: str) -> Any:
         """llguidance's parser at the start of a grammar; raises ConfigError where there can be none."""

@@ -13,7 +13,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +22,8 @@ from torch import Tensor
 from mm_rec.errors import ConfigError
 from mm_rec.inference.grammar.reasoning import ReasoningState
 from mm_rec.inference.grammar.token_bytes import TokenMask
+from mm_rec.inference.grammar.vocabulary import DIGITS, MAX_DIGITS, GrammarVocabulary
 
-if TYPE_CHECKING:
-    from mm_rec.inference.grammar.compiler import GrammarCompiler
-
-DIGITS = b"0123456789"
-MAX_DIGITS = 40  # digits in a row; Python reads no integer of more than 4,300
 MAX_COMPLETION_TOKENS = 4096  # a grammar whose shortest text takes more is refused
 _MAX_DRAWS = 16  # of one token, before that of the completion is taken
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?$")
@@ -42,15 +38,15 @@ class GrammarConstraint:
     """
 
     def __init__(
-        self, grammars: GrammarCompiler, matcher: Any, what: str, literals: Sequence[str] = (),
+        self, vocabulary: GrammarVocabulary, matcher: Any, what: str, literals: Sequence[str] = (),
         reasoning: ReasoningState | None = None, closing_sequences: Sequence[list[int]] = (),
     ) -> None:  # fmt: skip
         """`literals`: what the grammar's patterns spell out; `reasoning`: where the text may begin with some;
         `closing_sequences`: special tokens that lead to the end where they may come.
         """
-        self._grammars, self._matcher, self._what, self._reasoning = grammars, matcher, what, reasoning
+        self._vocabulary, self._matcher, self._what, self._reasoning = vocabulary, matcher, what, reasoning
         self._closing_sequences = closing_sequences
-        self._literals = grammars.literal_tokens(literals)
+        self._literals = vocabulary.literal_tokens(literals)
         self._tail = b""  # the last bytes written
         # After it the text may end.
         self._completion = self._shortest_completion(
@@ -78,9 +74,9 @@ class GrammarConstraint:
         token = draw(scores)
         if len(self._completion) > remaining:  # too few from the beginning
             return token
-        safe = self._completion[0] if self._completion else self._grammars.eos
+        safe = self._completion[0] if self._completion else self._vocabulary.eos
         for _ in range(_MAX_DRAWS):
-            if token == safe or token in self._grammars.stop_ids or self._fits(token, remaining):
+            if token == safe or token in self._vocabulary.stop_ids or self._fits(token, remaining):
                 return token
             scores[token], scores[safe] = -torch.inf, logits[safe]
             token = draw(scores)
@@ -92,12 +88,12 @@ class GrammarConstraint:
         `remaining`: how many may still be written, this one too. Where the ending takes them all, only it is allowed.
         """
         if self._completion and len(self._completion) == remaining:
-            mask = np.zeros(self._grammars.vocab_size, dtype=bool)
+            mask = np.zeros(self._vocabulary.vocab_size, dtype=bool)
             mask[self._completion[0]] = True
         else:
             mask = self._next_token_mask(self._matcher, self._tail)
-            mask[self._grammars.stop_ids] = mask[self._grammars.eos]
-        return torch.from_numpy(mask[: self._grammars.model_vocab_size])
+            mask[self._vocabulary.stop_ids] = mask[self._vocabulary.eos]
+        return torch.from_numpy(mask[: self._vocabulary.model_vocab_size])
 
     def accept_token(self, token: int) -> None:
         """Advance by a token; raises ValueError where it is not allowed."""
@@ -126,7 +122,7 @@ class GrammarConstraint:
         after, tail = self._matcher.deep_copy(), self._tail_after([token], self._tail)
         self._consume(after, [token])
         known, reasoning = (
-            _rest_of_completion(self._completion, token, self._grammars),
+            _rest_of_completion(self._completion, token, self._vocabulary),
             self._reasoning_after(token),
         )
         if known is None:
@@ -140,7 +136,7 @@ class GrammarConstraint:
         return known
 
     def _reasoning_after(self, token: int) -> ReasoningState | None:
-        return None if self._reasoning is None else self._reasoning.after(self._grammars.token_text(token))
+        return None if self._reasoning is None else self._reasoning.after(self._vocabulary.token_text(token))
 
     def _shortest_completion(
         self,
@@ -159,7 +155,7 @@ class GrammarConstraint:
         used: Counter[tuple[int, ...]] = Counter()
         end = tail
         while len(completion) <= most and not matcher.is_accepting():
-            if known and matcher.validate_tokens([*known, self._grammars.eos]) > len(known):
+            if known and matcher.validate_tokens([*known, self._vocabulary.eos]) > len(known):
                 completion += known
                 break
             if through and matcher.validate_tokens(through) == len(
@@ -174,7 +170,7 @@ class GrammarConstraint:
             end = self._tail_after(tokens, end)
         if len(completion) > most:
             raise cannot_follow(self._what, f"no text of at most {most:,} tokens was found that follows it")
-        if self._grammars.forbidden.search(tail + self._grammars.decode_bytes(completion)):
+        if self._vocabulary.forbidden.search(tail + self._vocabulary.decode_bytes(completion)):
             raise cannot_follow(self._what, _SPECIAL)
         return completion
 
@@ -187,19 +183,21 @@ class GrammarConstraint:
         sign = self._closing_sign(mask)
         if sign:
             used.clear()
-            return [self._grammars.closing_tokens[sign]]
+            return [self._vocabulary.closing_tokens[sign]]
         fitting = [tokens for tokens in self._literals if matcher.validate_tokens(tokens) == len(tokens)]
         for tokens in fitting:
-            if tokens[-1] == self._grammars.closing_tokens['"']:
+            if tokens[-1] == self._vocabulary.closing_tokens['"']:
                 used.clear()
                 return tokens
-        single = [[token] for token in self._grammars.fallback_tokens if mask[token]]
+        single = [[token] for token in self._vocabulary.fallback_tokens if mask[token]]
         tried = single[:1] + fitting + single[1:]  # before a literal there must often be something
         return min(tried, key=lambda tokens: used[tuple(tokens)]) if tried else [int(mask.argmax())]
 
     def _closing_sign(self, mask: TokenMask) -> str:
         """Return the sign that closes something, of those in the mask; "" for none. A quote may also open a string."""
-        quote, brace, bracket, comma = (at >= 0 and mask[at] for at in self._grammars.closing_tokens.values())
+        quote, brace, bracket, comma = (
+            at >= 0 and mask[at] for at in self._vocabulary.closing_tokens.values()
+        )
         if brace != bracket:  # both are allowed inside of a string alone
             return "}" if brace else "]"
         if quote:
@@ -212,19 +210,19 @@ class GrammarConstraint:
         Some of what the grammar allows is left out: special tokens' texts, and numbers without an end.
         """
         mask: TokenMask = (
-            np.frombuffer(matcher.compute_logit_bias(), dtype=np.uint8)[: self._grammars.vocab_size] != 0
+            np.frombuffer(matcher.compute_logit_bias(), dtype=np.uint8)[: self._vocabulary.vocab_size] != 0
         )
         if matcher.is_error():
             raise cannot_follow(self._what, matcher.get_error())
-        self._grammars.forbidden.clear(mask, tail)
+        self._vocabulary.forbidden.clear(mask, tail)
         if not mask.any():
             raise cannot_follow(self._what, _SPECIAL)
-        shorter: TokenMask = mask & (self._grammars.digits <= self._digits_left(mask, tail))
+        shorter: TokenMask = mask & (self._vocabulary.digits <= self._digits_left(mask, tail))
         return shorter if shorter.any() else mask  # a pattern or an enum may ask for more digits
 
     def _digits_left(self, mask: TokenMask, tail: bytes) -> int:
         """Return how many digits may follow: a number must end, and be no larger than a float."""
-        if mask[self._grammars.closing_tokens['"']]:  # inside of a string, or before a value
+        if mask[self._vocabulary.closing_tokens['"']]:  # inside of a string, or before a value
             return MAX_DIGITS
         before = tail.rstrip(DIGITS)
         return (2 if _EXPONENT.search(before) else MAX_DIGITS) - (len(tail) - len(before))
@@ -234,17 +232,17 @@ class GrammarConstraint:
             raise cannot_follow(self._what, matcher.get_error())
 
     def _tail_after(self, tokens: list[int], tail: bytes) -> bytes:
-        return (tail + self._grammars.decode_bytes(tokens))[-self._grammars.tail :]
+        return (tail + self._vocabulary.decode_bytes(tokens))[-self._vocabulary.tail :]
 
 
-def _rest_of_completion(completion: list[int], token: int, grammars: GrammarCompiler) -> list[int] | None:
+def _rest_of_completion(completion: list[int], token: int, vocabulary: GrammarVocabulary) -> list[int] | None:
     """Return what is left of a completion after a token that writes its beginning; None for another token."""
     if completion[:1] == [token]:
         return completion[1:]
-    text = grammars.bytes[token]
-    for place, piece in enumerate(map(grammars.bytes.__getitem__, completion)):
+    text = vocabulary.bytes[token]
+    for place, piece in enumerate(map(vocabulary.bytes.__getitem__, completion)):
         if text and piece.startswith(text):
-            rest = [grammars.single_byte_tokens.get(bytes([byte]), -1) for byte in piece[len(text) :]]
+            rest = [vocabulary.single_byte_tokens.get(bytes([byte]), -1) for byte in piece[len(text) :]]
             return None if -1 in rest else [*rest, *completion[place + 1 :]]
         if not (piece and text.startswith(piece)):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def _config(section: CleanSection) -> CorpusConfig:
     return CorpusConfig.read(section.corpus, where="corpus")
 
 
-def _require(section: CleanSection, first: bool) -> None:
+def _require(section: CleanSection, made: Collection[str]) -> None:
     if not section.sources:
         raise ConfigError("no text to clean: name files or folders in sources")
     find_files(section.sources)
@@ -44,7 +45,7 @@ def _run(kind: StageKind, section: CleanSection, context: StageContext) -> Stage
     from mm_rec.cleaning.corpus import clean_corpus
     from mm_rec.cleaning.report import write_report
 
-    _require(section, first=True)
+    _require(section, ())
     out = context.run / CLEAN
     corpus = clean_corpus(section.sources, out, _config(section), processes=section.processes)
     page = write_report(corpus)
@@ -53,4 +54,4 @@ def _run(kind: StageKind, section: CleanSection, context: StageContext) -> Stage
     return StageResult(Outcome.FINISHED, made={"corpus": Path(out), "report": Path(page)})
 
 
-KIND = StageKind("clean", CleanSection, run=_run, require=_require)
+KIND = StageKind("clean", CleanSection, makes=("corpus", "report"), run=_run, require=_require)

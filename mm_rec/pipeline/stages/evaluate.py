@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from mm_rec.config import Section, setting
 from mm_rec.errors import ConfigError
 from mm_rec.pipeline.kinds import Artifacts, StageContext, StageKind, StageResult
@@ -26,8 +28,8 @@ def _connect(section: EvaluateSection, made: Artifacts) -> EvaluateSection:
     return section.replace(model=made.find(section.model, "model") or made.latest("model"))
 
 
-def _require(section: EvaluateSection, first: bool) -> None:
-    if section.model is None and first:
+def _require(section: EvaluateSection, made: Collection[str]) -> None:
+    if section.model is None and "model" not in made:
         raise ConfigError("no model to evaluate: name one in model, a run or a model folder")
     for name in section.text:
         find_files([name])
@@ -39,7 +41,7 @@ def _run(kind: StageKind, section: EvaluateSection, context: StageContext) -> St
     from mm_rec.inference.sampler import SamplingParams
     from mm_rec.models.forward import require_packing_support
 
-    _require(section, first=True)
+    _require(section, ())
     assert section.model is not None
     loaded = open_model(section.model, device="cpu")
     require_packing_support(loaded.model)
@@ -59,4 +61,4 @@ def _run(kind: StageKind, section: EvaluateSection, context: StageContext) -> St
     return StageResult(Outcome.FINISHED, made={"report": written[0]})
 
 
-KIND = StageKind("evaluate", EvaluateSection, run=_run, connect=_connect, require=_require)
+KIND = StageKind("evaluate", EvaluateSection, makes=("report",), run=_run, connect=_connect, require=_require)

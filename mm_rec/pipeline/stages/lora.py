@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from mm_rec.pipeline.kinds import StageKind, train
 from mm_rec.pipeline.sections import LoraSection
 from mm_rec.pipeline.stages.sft import connect, prepare, require
+from mm_rec.pipeline.training_kind import training_kind
 
-KIND = StageKind(
+KIND = training_kind(
     "lora",
     LoraSection,
-    run=train,
-    prepare=prepare,
+    prepare,
     connect=connect,
     require=require,
 )

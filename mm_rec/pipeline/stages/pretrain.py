@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm_rec.pipeline.kinds import Artifacts, StageKind, train
+from mm_rec.errors import ConfigError
+from mm_rec.pipeline.kinds import Artifacts
 from mm_rec.pipeline.sections import PretrainSection, TokenizerSection
+from mm_rec.pipeline.training_kind import training_kind
 
 if TYPE_CHECKING:
-    from mm_rec.pipeline.train import TrainingContext, TrainingJob
+    from mm_rec.pipeline.training_job import TrainingContext, TrainingJob
 
 
 def _prepare(section: PretrainSection, context: TrainingContext) -> TrainingJob:
@@ -33,6 +36,15 @@ def _connect(section: PretrainSection, made: Artifacts) -> PretrainSection:
     return section.replace(data=data, tokenizer=tokenizer, model=model, adapter=adapter)
 
 
+def _require(section: PretrainSection, made: Collection[str]) -> None:
+    """Raise UserError where there is no text, or an adapter without a model."""
+    data = section.data
+    if not data.sources and data.prepared is None and "corpus" not in made:
+        raise ConfigError("no text to train on: name files or folders in data.sources")
+    if section.adapter is not None and section.model.start_from is None:
+        raise ConfigError("an adapter needs a model that it stands on: name one in model.start_from")
+
+
 def _reuse(section: PretrainSection, run: Path) -> PretrainSection:
     """The same text from the shards that a run made of it, with the run's tokenizer."""
     from mm_rec.pipeline.pretrain_data import prepared_data
@@ -44,11 +56,11 @@ def _reuse(section: PretrainSection, run: Path) -> PretrainSection:
     return section.replace(data=data, tokenizer=TokenizerSection(path=tokenizer))
 
 
-KIND = StageKind(
+KIND = training_kind(
     "pretrain",
     PretrainSection,
-    run=train,
-    prepare=_prepare,
+    _prepare,
     connect=_connect,
+    require=_require,
     reuse=_reuse,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from mm_rec.config import Section, setting
 from mm_rec.errors import ConfigError
 from mm_rec.pipeline.kinds import Artifacts, StageContext, StageKind, StageResult
@@ -26,17 +28,17 @@ def _connect(section: TokenizerTrainSection, made: Artifacts) -> TokenizerTrainS
     return section if section.sources or corpus is None else section.replace(sources=[corpus])
 
 
-def _require(section: TokenizerTrainSection, first: bool) -> None:
+def _require(section: TokenizerTrainSection, made: Collection[str]) -> None:
     if section.sources:
         find_files(section.sources)
-    elif first:
+    elif "corpus" not in made:
         raise ConfigError("no text to train a tokenizer on: name files or folders in sources")
 
 
 def _run(kind: StageKind, section: TokenizerTrainSection, context: StageContext) -> StageResult:
     from mm_rec.tokenizers.training import TokenizerConfig, train_tokenizer  # it brings transformers
 
-    _require(section, first=True)
+    _require(section, ())
     config = TokenizerConfig(
         vocab_size=section.vocab_size,
         sample_bytes=section.sample_bytes,
@@ -59,4 +61,6 @@ def _run(kind: StageKind, section: TokenizerTrainSection, context: StageContext)
     return StageResult(Outcome.FINISHED, made={"tokenizer": out})
 
 
-KIND = StageKind("tokenizer", TokenizerTrainSection, run=_run, connect=_connect, require=_require)
+KIND = StageKind(
+    "tokenizer", TokenizerTrainSection, makes=("tokenizer",), run=_run, connect=_connect, require=_require
+)

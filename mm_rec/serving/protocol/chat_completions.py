@@ -118,7 +118,7 @@ def _require_together(body: ChatRequest) -> None:
     refused += [(body.functions and body.tool_choice, "tool_choice", "of functions it is function_call")]
     if body.session is not None:
         refused += [((body.n or 1) > 1, "n", "a session goes on in one way; fork it for another")]
-        refused += [(body.stop, "stop", "a session goes on after collect answers; leave this out")]
+        refused += [(body.stop, "stop", "a session goes on after whole answers; leave this out")]
         refused += [(body.truncation == "auto", "truncation", "a session is never shortened; leave this out")]
     for is_given, name, why in refused:
         if is_given:
