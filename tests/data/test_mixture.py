@@ -80,7 +80,7 @@ def test_stages_change_weights_at_a_step() -> None:
     chosen, _ = mixture.assign(0, 40)
     assert (chosen[:first] == 0).all() and (chosen[first:] == 1).all()
     lines = describe_mixture(mixture, 40, 16, {"web": 500, "books": 20})
-    assert lines[0] == "stage 1, from 0% of the run on: web 100.0%, books 0.0%"
+    assert lines[0] == "phase 1, from 0% of the run on: web 100.0%, books 0.0%"
     assert "warning: books is read 12.8 times" in lines[-1] and "Muennighoff" in lines[-1]
 
 
@@ -168,7 +168,7 @@ def test_a_source_is_a_path_or_a_path_with_name_and_weight() -> None:
         ({"web": 1, "books": 1}, 1, [(0.7, {}), (0.6, {}), (1, {})], "must rise to 1.0"),
         ({"web": 1, "books": 1}, 1, [(1, {"boks": 1})], "no source 'boks'; did you mean 'books'"),
         ({"web": 1, "books": 1}, 1, [(1, {"books": -1})], "weight of 'books' is -1"),
-        ({"web": 1, "books": 1}, 1, [(0.5, {}), (1, {"web": 0, "books": 0})], "weighs 0 in stage 2"),
+        ({"web": 1, "books": 1}, 1, [(0.5, {}), (1, {"web": 0, "books": 0})], "weighs 0 in phase 2"),
         ({"web": 0}, 1, [], "weighs 0"),
     ],
 )
