@@ -135,11 +135,6 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def dump_yaml(section: pydantic.BaseModel) -> str:
-    """The YAML text of a section, keys in their documented order."""
-    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Apply `a.b=c` overrides (values read as YAML) to a nested mapping, returning a new one."""
     result: dict[str, Any] = {

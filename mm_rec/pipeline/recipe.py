@@ -94,7 +94,7 @@ def recipe_of(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     stages = [_stage_of(entry, f"{where}: stage {number}") for number, entry in enumerate(header.stages, 1)]
     if not stages:
         raise ConfigError(f"{where}: there is no stage to run. Add one to stages: - kind: pretrain")
-    _by_name(values, where)
+    _by_name(header.stages, where)
     return Recipe(header.name, header.seed, tuple(stages))
 
 
@@ -142,7 +142,7 @@ def read_run(run: Path, kind: str | None = None) -> Recipe:
 
 def only_stage(values: Mapping[str, Any], kind: str, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The one stage of a kind in a recipe's plain values, and what stands beside the stages."""
-    stages = _by_name(values, where)
+    stages = _by_name(_Header.read(values, where=where).stages, where)
     found = [entry for entry in stages.values() if entry.get("kind") == kind]
     if len(found) != 1:
         names = ", ".join(stages)
@@ -153,10 +153,10 @@ def only_stage(values: Mapping[str, Any], kind: str, where: str) -> tuple[dict[s
     return found[0], {key: value for key, value in values.items() if key != "stages"}
 
 
-def _by_name(values: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """The stages of plain values by name; raises ConfigError where two have one name."""
+def _by_name(entries: Iterable[Mapping[str, Any]], where: str) -> dict[str, dict[str, Any]]:
+    """The entries of stages by name; raises ConfigError where two have one name."""
     stages: dict[str, dict[str, Any]] = {}
-    for entry in _Header.read(values, where=where).stages:
+    for entry in entries:
         name = str(entry.get("name") or entry.get("kind"))
         if name in stages:
             raise ConfigError(
@@ -183,7 +183,7 @@ def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
     overrides = list(overrides)
     if not overrides:
         return dict(values)
-    stages = _by_name(values, "recipe")
+    stages = _by_name(_Header.read(values).stages, "recipe")
     for text in overrides:
         head, _, rest = text.partition("=")[0].strip().partition(".")
         if rest and "given" in stages.get(head, {}):

@@ -72,9 +72,8 @@ def run_stage(
 ) -> RunOutcome:
     """Run the one stage of a recipe in a run folder, or go on where an earlier call was stopped or killed."""
     (stage,) = recipe.stages
-    if stage.kind.prepare is None and outputs(
-        run
-    ):  # what has no steps is finished when it has made something
+    # What has no steps is finished when it has made something.
+    if stage.kind.prepare is None and outputs(run):
         reporter.say(f"{run} is finished")
         return RunOutcome(run, Outcome.FINISHED, 0)
     run.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm_rec.config import Section, setting
@@ -51,7 +50,7 @@ def _run(kind: StageKind, section: CleanSection, context: StageContext) -> Stage
     page = write_report(corpus)
     context.keep(section, {})
     context.reporter.say(f"{out}: what was removed and why: {page}")
-    return StageResult(Outcome.FINISHED, made={"corpus": Path(out), "report": Path(page)})
+    return StageResult(Outcome.FINISHED, made={"corpus": out, "report": page})
 
 
 KIND = StageKind("clean", CleanSection, makes=("corpus", "report"), run=_run, require=_require)
