@@ -21,8 +21,10 @@ from waiting import little_work
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.errors import ConfigError, TokenizerError
+from mm_rec.inference.grammar.automaton import Configurations, PushdownAutomaton
 from mm_rec.inference.grammar.compiler import GrammarCompiler
 from mm_rec.inference.grammar.constraint import GrammarConstraint
+from mm_rec.inference.grammar.lark_automaton import build_automaton
 from mm_rec.inference.grammar.lark_grammar import MAX_TOOL_CALLS, callable_functions
 from mm_rec.inference.grammar.token_bytes import token_bytes
 from mm_rec.inference.grammar.vocabulary import MAX_DIGITS
@@ -251,6 +253,55 @@ SCHEMAS: dict[str, Any] = {
     "empty object": {"type": "object", "properties": {}, "additionalProperties": False},
     "anything": {},
     "strings": {"type": "array", "items": {"type": "string"}, "minItems": 3},
+    "e-mail format": {"type": "string", "format": "email", "maxLength": 30},
+    "no brace": {"type": "string", "pattern": "^[^}]*x$", "maxLength": 50},
+    "no bracket": {"type": "array", "items": {"type": "string", "pattern": "^[^\\]]*x$", "maxLength": 50}},
+    "a note": {
+        "type": "object",
+        "properties": {"a": {"type": "string", "format": "password", "maxLength": 9}},
+    },
+    "record": {
+        "type": "object",
+        "propertyNames": {"type": "string"},
+        "additionalProperties": {"type": "integer"},
+    },
+    "record of names": {
+        "type": "object",
+        "propertyNames": {"enum": ["a", "b.c", "ş"]},
+        "additionalProperties": {"type": "integer"},
+        "minProperties": 1,
+    },
+    "far bounds": {
+        "type": "array",
+        "prefixItems": [
+            {"type": "integer", "minimum": -(2**64), "exclusiveMaximum": -(2**63)},
+            {"type": "integer", "minimum": 2**64, "maximum": 2**64 + 9},
+            {"type": "number", "minimum": -1e30, "maximum": -1e29},
+        ],
+        "minItems": 3,
+        "items": False,
+    },
+    "set": {"type": "array", "uniqueItems": True, "items": {"enum": ["a", "ab", 1]}, "minItems": 2},
+    "sets in sets": {
+        "type": "object",
+        "properties": {
+            "a": {"type": "array", "items": {"type": "boolean"}, "minItems": 4, "maxItems": 4},
+            "b": {
+                "type": "array",
+                "items": {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 0, "maximum": 3},
+                    "uniqueItems": True,
+                },
+                "uniqueItems": True,
+            },
+        },
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    },
+    "multiples": {"type": "integer", "minimum": 100, "multipleOf": 7},
+    "numbers between": {"type": "number", "minimum": 1000, "maximum": 2000.5},
+    "constants": {"enum": [1e20, 2.0, "ğ\u2028\x7f/"]},
     "what the schema says of white space": {
         "type": "object",
         "x-guidance": {"whitespace_pattern": "\\s+", "lenient": True},
@@ -357,6 +408,65 @@ def test_a_pattern_that_ends_in_a_literal_is_brought_to_its_end(
     for seed in SEEDS:
         text = answer(simple_tokenizer(2000), grammars.json_schema(schema), seed, budget=80)
         jsonschema.validate(json.loads(text), schema, cls=jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize(
+    ("schema", "most"),
+    [
+        ({"type": "string", "pattern": r"^[^@]+@[^@]+\.[a-z]+$"}, 8),
+        ({"type": "string", "format": "email"}, 6),
+        ({"type": "string", "pattern": "^[^}]*x$"}, 4),
+        ({"type": "string", "pattern": "^.{300}$"}, 303),
+        (SCHEMAS["strings"], 14),
+        (SCHEMAS["set"], 9),
+        (TREE, 29),
+    ],
+)
+def test_the_shortest_ending_is_known(grammars: GrammarCompiler, schema: dict[str, Any], most: int) -> None:
+    """With room for just that, all is whole, whatever the model would like."""
+    for seed in SEEDS:
+        text = answer(simple_tokenizer(2000), grammars.json_schema(schema), seed, budget=most)
+        jsonschema.validate(json.loads(text), schema, cls=jsonschema.Draft202012Validator)
+
+
+def test_a_token_costs_no_way_through_the_grammar(
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an ending of 3,000 characters nothing is looked at again but what a token changes."""
+    advance, steps = PushdownAutomaton.advance, [0]
+
+    def counted(self: PushdownAutomaton, place: Configurations, symbol: int) -> Configurations:
+        steps[0] += 1
+        return advance(self, place, symbol)
+
+    monkeypatch.setattr(PushdownAutomaton, "advance", counted)
+    constraint = grammars.json_schema({"type": "string", "pattern": "^.{3000}$"})
+    assert len(constraint.token_mask()) and steps[0] == 0
+    for budget in (3100, 20_000):
+        steps[0] = 0
+        ids = write(grammars.json_schema({"type": "string", "pattern": "^.{3000}$"}), grammars.eos, 0, budget)
+        considered = 16 * len(ids) * max(map(len, grammars.bytes))
+        assert 3002 <= len(grammars.decode_bytes(ids).decode().removesuffix("\n")) <= steps[0] <= considered
+
+
+def test_a_grammar_is_compiled_once(grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+
+    def build(grammar: str, check: Callable[[], None]) -> PushdownAutomaton:
+        built.append(grammar)
+        return build_automaton(grammar, check)
+
+    monkeypatch.setattr("mm_rec.inference.grammar.compiler.build_automaton", build)
+    schema = {"enum": ["bir kez"]}
+    first, second = grammars.json_schema(schema), grammars.json_schema(dict(schema))
+    first.accept_token(grammars.single_byte_tokens[b'"'])
+    assert len(built) == 1
+    assert write(second, grammars.eos, 0)
+    monkeypatch.setattr("mm_rec.inference.grammar.compiler.MAX_KEPT", 2_000)  # and what is kept has a bound
+    for number in range(3):
+        grammars.json_schema({"enum": [f"{number}{i}" for i in range(90)]})
+    grammars.json_schema(schema)
+    assert len(built) == 5
 
 
 def test_filling_that_is_no_longer_needed_hurries_nobody(grammars: GrammarCompiler) -> None:
@@ -631,12 +741,12 @@ BAD: dict[str, tuple[Any, str]] = {
     "file": ({"$ref": "file:///etc/passwd"}, "does not fetch"),
     "relative file": ({"$ref": "pyproject.toml"}, "does not fetch"),
     "reference to itself": ({"$ref": "#"}, "cannot be followed"),
-    "not supported": ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+    "not supported": ({"type": "array", "contains": {"const": 1}}, "contains"),
     "not": ({"not": {"type": "string"}}, '"not"'),
     "empty enum": ({"enum": []}, "anyOf is empty"),
     "endless": (
         {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
-        "Too many items|no text of at most 4,096 tokens",
+        "no text of it has an end",
     ),
     "long": ({"type": "array", "items": {"const": 1}, "minItems": 3000}, "no text of at most 4,096 tokens"),
     "contradiction": ({"type": "integer", "minimum": 5, "maximum": 1}, r"minimum \(5\)"),
@@ -652,7 +762,15 @@ BAD: dict[str, tuple[Any, str]] = {
         "too large",
     ),
     "not JSON": ({"const": float("nan")}, "not JSON"),
-    "large number": ({"type": "integer", "minimum": 10**400}, "cannot be followed"),
+    "large number": ({"type": "integer", "minimum": 10**400}, "a minimum of more than 40 digits"),
+    "names of properties": ({"propertyNames": {"minLength": 3}}, "propertyNames"),
+    "long literal": ({"type": "string", "pattern": "^" + "abcdefghij" * 3000 + "$"}, "no text of at most"),
+    "longer literal": (
+        {"type": "string", "pattern": "^" + "abcdefghij" * 8000 + "$"},
+        "too large: .* states",
+    ),
+    "a million": ({"type": "string", "pattern": "^(a{1000}){1000}$"}, "no text of at most"),
+    "too many to leave out": ({"properties": {f"p{i}": {} for i in range(1001)}}, "that may be left out"),
     "surrogate": ({"const": "\ud800"}, "cannot be followed"),
 }
 
@@ -729,9 +847,9 @@ def test_nothing_is_asked_of_the_network(grammars: GrammarCompiler) -> None:
 def test_the_tool_that_cannot_be_followed_is_named(grammars: GrammarCompiler) -> None:
     bad = {
         "name": "kötü",
-        "parameters": {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}},
+        "parameters": {"type": "object", "properties": {"a": {"type": "array", "contains": {}}}},
     }
-    with pytest.raises(ConfigError, match=r"'kötü'.*uniqueItems"):
+    with pytest.raises(ConfigError, match=r"'kötü'.*contains"):
         grammars.tool_calls([*TOOLS, bad], "required")
 
 

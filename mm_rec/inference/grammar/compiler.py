@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.errors import ConfigError
+from mm_rec.inference.grammar.automaton import PushdownAutomaton
 from mm_rec.inference.grammar.constraint import GrammarConstraint, cannot_follow
+from mm_rec.inference.grammar.lark_automaton import build_automaton
 from mm_rec.inference.grammar.lark_grammar import (
     TemplateGrammar,
     call_grammar,
     callable_functions,
     json_grammar,
-    pattern_literals,
 )
-from mm_rec.inference.grammar.reasoning import ReasoningState
-from mm_rec.inference.grammar.token_bytes import GrammarTokenizer
+from mm_rec.inference.grammar.transitions import GrammarTooLargeError
 from mm_rec.inference.grammar.vocabulary import GrammarVocabulary
 from mm_rec.tokenizers.assistant_format import assistant_format
 from mm_rec.tokenizers.loading import special_token_pattern
 
 MAX_GRAMMAR_CHARS = 1_000_000  # characters, schemas included
+MAX_KEPT = 500_000  # states of automata and characters of grammars, of all that are kept for further requests
+Check = Callable[[], None]
+
+
+def no_check() -> None:
+    """Let a grammar be compiled to its end."""
 
 
 class GrammarCompiler(GrammarVocabulary):
@@ -39,26 +46,26 @@ class GrammarCompiler(GrammarVocabulary):
         model_vocab_size: int | None = None,
         stop_ids: Iterable[int] = (),
     ) -> None:
-        from llguidance import LLTokenizer, TokenizerWrapper
-
         super().__init__(tokenizer, model_vocab_size, stop_ids)
         self._form = assistant_format(tokenizer) if tokenizer.chat_template else None
         self._special = special_token_pattern(tokenizer)
         self._ids = tokenizer.get_vocab()
-        self._llguidance = LLTokenizer(TokenizerWrapper(GrammarTokenizer(tokenizer, self.bytes)))
+        self._kept: OrderedDict[str, tuple[PushdownAutomaton, Any]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def json_object(self, prompt: str = "") -> GrammarConstraint:
+    def json_object(self, prompt: str = "", check: Check = no_check) -> GrammarConstraint:
         """Any JSON object, in answer to a prompt's text, which may have begun reasoning."""
-        return self._constraint(
-            json_grammar({"type": "object"}, self._template_grammar(prompt)), "json_object", prompt
-        )
+        return self.json_schema({"type": "object"}, prompt, check)
 
-    def json_schema(self, schema: Mapping[str, Any], prompt: str = "") -> GrammarConstraint:
+    def json_schema(
+        self, schema: Mapping[str, Any], prompt: str = "", check: Check = no_check
+    ) -> GrammarConstraint:
         """The JSON that a schema describes (Draft 2020-12, without what llguidance cannot hold a text to).
 
-        Raises ConfigError where it cannot be followed; nothing outside of it is ever looked up.
+        `check` is called now and then, and may raise to end the work. Raises ConfigError where the schema cannot be
+        followed; nothing outside of it is ever looked up.
         """
-        return self._constraint(json_grammar(schema, self._template_grammar(prompt)), "the schema", prompt)
+        return self._constraint(json_grammar(schema, self._template_grammar(prompt)), "the schema", check)
 
     def tool_calls(
         self,
@@ -66,6 +73,7 @@ class GrammarCompiler(GrammarVocabulary):
         choice: str = "auto",
         parallel: bool = True,
         prompt: str = "",
+        check: Check = no_check,
     ) -> GrammarConstraint:
         """Calls of tools in the form of the chat template: "required", those of the tool that `choice` names, or with
         "auto" text, or calls.
@@ -82,11 +90,13 @@ class GrammarCompiler(GrammarVocabulary):
             functions, self._template_grammar(prompt), free=choice == "auto", parallel=parallel
         )
         try:
-            return self._constraint(grammar, "what the tools take", prompt)
+            return self._constraint(grammar, "what the tools take", check)
         except ConfigError:
             for name, parameters in functions.items():  # which of them is it?
                 self._constraint(
-                    json_grammar(parameters, self._template_grammar("")), f"what the tool {name!r} takes"
+                    json_grammar(parameters, self._template_grammar("")),
+                    f"what the tool {name!r} takes",
+                    check,
                 )
             raise
 
@@ -94,44 +104,42 @@ class GrammarCompiler(GrammarVocabulary):
         in_reasoning = self._form is not None and self._form.opens_reasoning(prompt)
         return TemplateGrammar(self._form, self._special, self._ids, in_reasoning)
 
-    def _constraint(self, grammar: str, what: str, prompt: str = "") -> GrammarConstraint:
-        reasoning = None if self._form is None or self._form.reasoning is None else self._reasoning(prompt)
-        return GrammarConstraint(
-            self,
-            self._matcher(grammar, what),
-            what,
-            pattern_literals(grammar),
-            reasoning,
-            self._closing_sequences,
-        )
+    def _constraint(self, grammar: str, what: str, check: Check) -> GrammarConstraint:
+        automaton, matcher = self._compiled(grammar, what, check)
+        return GrammarConstraint(self, matcher.deep_copy(), automaton, what)
 
-    @cached_property
-    def _closing_sequences(self) -> list[list[int]]:
-        """The tokens that close tool calls, from each special token on: nothing else can stand there."""
-        if self._form is None or self._form.calls is None:
-            return []
-        closing = self._form.calls.closing
-        return [self._encode(closing[found.start() :]) for found in self._special.finditer(closing)]
-
-    def _reasoning(self, prompt: str) -> ReasoningState:
-        assert self._form is not None and self._form.reasoning is not None
-        begin, end = self._form.reasoning.begin.strip(), self._form.reasoning.end.strip()
-        return ReasoningState(begin, end, self._encode, self._form.opens_reasoning(prompt))
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return ids
+    def _compiled(self, grammar: str, what: str, check: Check) -> tuple[PushdownAutomaton, Any]:
+        """The automaton of a grammar, and llguidance's parser at its start; kept for who asks again."""
+        with self._lock:
+            if grammar in self._kept:
+                self._kept.move_to_end(grammar)
+                return self._kept[grammar]
+        if len(grammar) > MAX_GRAMMAR_CHARS:
+            raise ConfigError(
+                f"{what} takes {len(grammar):,} characters; {MAX_GRAMMAR_CHARS:,} are the most. Make it smaller"
+            )
+        try:
+            automaton = build_automaton(grammar, check)
+        except GrammarTooLargeError as error:  # before llguidance has any work with it
+            raise ConfigError(f"{what} is too large: {error}") from error
+        except ConfigError as error:
+            self._matcher(grammar, what)  # says better why
+            raise cannot_follow(what, str(error)) from error
+        compiled = automaton, self._matcher(grammar, what)
+        with self._lock:
+            self._kept[grammar] = compiled
+            while sum(len(text) + kept.num_states for text, (kept, _) in self._kept.items()) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        return compiled
 
     def _matcher(self, grammar: str, what: str) -> Any:
         """llguidance's parser at the start of a grammar; raises ConfigError where there can be none."""
         from llguidance import LLMatcher, LLParserLimits
 
-        if len(grammar) > MAX_GRAMMAR_CHARS:
-            raise ConfigError(
-                f"{what} takes {len(grammar):,} characters; {MAX_GRAMMAR_CHARS:,} are the most. Make it smaller"
-            )
-        limits = LLParserLimits(verbose_errors=False)
-        matcher = LLMatcher(self._llguidance, grammar, log_level=0, limits=limits)
+        limits = LLParserLimits(
+            max_items_in_row=16_000, step_max_items=200_000, max_lexer_states=50_000, verbose_errors=False
+        )
+        matcher = LLMatcher(self.llguidance, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise cannot_follow(what, matcher.get_error())
         return matcher

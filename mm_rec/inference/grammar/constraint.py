@@ -1,17 +1,16 @@
 """Sample text that follows a grammar, and leave room to end it.
 
 Before each token llguidance says which tokens the grammar allows, and the sampler chooses among those, so the text is
-valid whatever the model is. A short completion is known at every token, and no token is taken after which too few would
-be left for one, so the text is also whole.
+valid whatever the model is. An automaton of the same grammar knows the shortest ending from every place, llguidance
+tries it, and no token is taken after which too few would be left for one: so the text is also whole.
 
 Shapes: V rows of the model's vocabulary.
 """
 
 from __future__ import annotations
 
-import contextlib
+import heapq
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,39 +19,44 @@ import torch
 from torch import Tensor
 
 from mm_rec.errors import ConfigError
-from mm_rec.inference.grammar.reasoning import ReasoningState
+from mm_rec.inference.grammar.automaton import Configurations, Piece, PushdownAutomaton
 from mm_rec.inference.grammar.token_bytes import TokenMask
+from mm_rec.inference.grammar.transitions import SPECIAL
+from mm_rec.inference.grammar.unique_items import UniqueItems
 from mm_rec.inference.grammar.vocabulary import DIGITS, MAX_DIGITS, GrammarVocabulary
 
 MAX_COMPLETION_TOKENS = 4096  # a grammar whose shortest text takes more is refused
+_MAX_COMPLETION_BYTES = 2 * MAX_COMPLETION_TOKENS
 _MAX_DRAWS = 16  # of one token, before that of the completion is taken
+_MAX_TRIED = 8  # endings of one place, before others are searched for
+_MAX_PROBES = 400  # endings of one search
+# An ending is not looked for while there is so much more room than the shortest takes.
+_ROOM_FACTOR, _ROOM_TOKENS = 4, 256
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?$")
 _SPECIAL = "it asks for a special token's text"
 
 
 class GrammarConstraint:
-    """The progress of one text through a grammar, with a completion always known.
+    """The progress of one text through a grammar.
 
     `is_accepting`: the text may end here; a text that ends elsewhere, at its last token, is unfinished and not valid.
     `is_stopped`: it must end here. Raises ConfigError, mostly when it is made, where a schema is too much to follow.
     """
 
     def __init__(
-        self, vocabulary: GrammarVocabulary, matcher: Any, what: str, literals: Sequence[str] = (),
-        reasoning: ReasoningState | None = None, closing_sequences: Sequence[list[int]] = (),
-    ) -> None:  # fmt: skip
-        """`literals`: what the grammar's patterns spell out; `reasoning`: where the text may begin with some;
-        `closing_sequences`: special tokens that lead to the end where they may come.
-        """
-        self._vocabulary, self._matcher, self._what, self._reasoning = vocabulary, matcher, what, reasoning
-        self._closing_sequences = closing_sequences
-        self._literals = vocabulary.literal_tokens(literals)
+        self, vocabulary: GrammarVocabulary, matcher: Any, automaton: PushdownAutomaton, what: str
+    ) -> None:
+        """`matcher`: llguidance's, at the start of the grammar; `automaton`: of the same grammar."""
+        self._vocabulary, self._matcher, self._automaton, self._what = vocabulary, matcher, automaton, what
         self._tail = b""  # the last bytes written
-        # After it the text may end.
-        self._completion = self._shortest_completion(
-            matcher.deep_copy(), b"", MAX_COMPLETION_TOKENS, reasoning=reasoning
-        )
-        self._completions: dict[int, list[int]] = {}  # the endings after tokens that were considered
+        self._unique_items = UniqueItems(automaton) if automaton.has_unique_arrays else None
+        self._place = automaton.begin()
+        # After it the text may end; None while there is room for any.
+        self._completion: list[int] | None = self._ending([], self._place, MAX_COMPLETION_TOKENS)
+        if self._completion is None:
+            raise cannot_follow(what, self._why_endless())
+        # What follows each token that was considered: the place, and the completion.
+        self._considered: dict[int, tuple[Configurations, list[int] | None]] = {}
 
     @property
     def is_accepting(self) -> bool:
@@ -72,15 +76,17 @@ class GrammarConstraint:
         """
         scores = logits.masked_fill(~self.token_mask(remaining), -torch.inf)
         token = draw(scores)
-        if len(self._completion) > remaining:  # too few from the beginning
+        if self._completion is not None and len(self._completion) > remaining:  # too few from the beginning
             return token
-        safe = self._completion[0] if self._completion else self._vocabulary.eos
         for _ in range(_MAX_DRAWS):
-            if token == safe or token in self._vocabulary.stop_ids or self._fits(token, remaining):
+            if token in self._vocabulary.stop_ids or self._fits(token, remaining):
+                return token
+            safe = self._safe_token(remaining)
+            if safe is None or token == safe:
                 return token
             scores[token], scores[safe] = -torch.inf, logits[safe]
             token = draw(scores)
-        return safe
+        return self._safe_token(remaining) or token
 
     def token_mask(self, remaining: int | None = None) -> Tensor:
         """Which tokens may come next, (V,) bool on the CPU; eos is among them where the text may end.
@@ -99,110 +105,131 @@ class GrammarConstraint:
         """Advance by a token; raises ValueError where it is not allowed."""
         if not self._matcher.validate_tokens([token]):
             raise ValueError(f"the token {token} does not follow the grammar here")
-        if token not in self._completions:
-            self._completions[token] = self._completion_after(token, MAX_COMPLETION_TOKENS)
+        place, completion = self._considered.get(token) or (self._advanced(token), self._rest(token))
         self._consume(self._matcher, [token])
-        self._completion, self._completions = self._completions[token], {}
-        self._reasoning = self._reasoning_after(token)
+        if self._unique_items is not None:
+            self._unique_items.write(self._place, self._vocabulary.bytes[token])
+        self._place, self._completion, self._considered = place, completion, {}
         self._tail = self._tail_after([token], self._tail)
 
     def _fits(self, token: int, remaining: int) -> bool:
         """Return whether the text can still end in time after a token."""
-        try:
-            self._completions[token] = self._completion_after(token, remaining - 1)
-        except ConfigError:  # there is no end that way, or none that soon
+        place, completion = self._advanced(token), self._rest(token)
+        if not place:
             return False
-        return len(self._completions[token]) < remaining
-
-    def _completion_after(self, token: int, most: int) -> list[int]:
-        """An ending after a token: the known one while it takes fewer than `most` tokens, or else a shorter one.
-
-        Raises ConfigError where there is none.
-        """
-        after, tail = self._matcher.deep_copy(), self._tail_after([token], self._tail)
-        self._consume(after, [token])
-        known, reasoning = (
-            _rest_of_completion(self._completion, token, self._vocabulary),
-            self._reasoning_after(token),
-        )
-        if known is None:
-            with contextlib.suppress(ConfigError):
-                known = self._shortest_completion(after.deep_copy(), tail, most, self._completion, reasoning)
-        if known is None:
-            return self._shortest_completion(after, tail, most, reasoning=reasoning)
-        if len(known) >= most:  # it may be longer than it needs to be, now that other tokens were written
-            with contextlib.suppress(ConfigError):
-                known = self._shortest_completion(after, tail, len(known) - 1, reasoning=reasoning)
-        return known
-
-    def _reasoning_after(self, token: int) -> ReasoningState | None:
-        return None if self._reasoning is None else self._reasoning.after(self._vocabulary.token_text(token))
-
-    def _shortest_completion(
-        self,
-        matcher: Any,
-        tail: bytes,
-        most: int,
-        known: Sequence[int] = (),
-        reasoning: ReasoningState | None = None,
-    ) -> list[int]:
-        """Return a short completion, joining the `known` one where it can.
-
-        It moves the matcher, which has written the tail. Raises ConfigError where it takes more than `most` tokens.
-        """
-        completion: list[int] = []
-        through = [] if reasoning is None or known else reasoning.exit_tokens()
-        used: Counter[tuple[int, ...]] = Counter()
-        end = tail
-        while len(completion) <= most and not matcher.is_accepting():
-            if known and matcher.validate_tokens([*known, self._vocabulary.eos]) > len(known):
-                completion += known
-                break
-            if through and matcher.validate_tokens(through) == len(
-                through
-            ):  # else a character must be completed
-                tokens, through = through, []
+        if completion is None or len(completion) >= remaining:
+            far = self._automaton.distance(place[0])
+            if far * _ROOM_FACTOR + _ROOM_TOKENS < remaining and self._unique_items is None:
+                completion = None
             else:
-                tokens = matcher.compute_ff_tokens() or self._step_toward_end(matcher, end, used)
-            self._consume(matcher, tokens)
-            used[tuple(tokens)] += 1
-            completion += tokens
-            end = self._tail_after(tokens, end)
-        if len(completion) > most:
-            raise cannot_follow(self._what, f"no text of at most {most:,} tokens was found that follows it")
-        if self._vocabulary.forbidden.search(tail + self._vocabulary.decode_bytes(completion)):
-            raise cannot_follow(self._what, _SPECIAL)
-        return completion
+                completion = self._ending([token], place, remaining - 1)
+                if completion is None:
+                    return False
+        self._considered[token] = place, completion
+        return True
 
-    def _step_toward_end(self, matcher: Any, tail: bytes, used: Counter[tuple[int, ...]]) -> list[int]:
-        """Return tokens that bring the end nearer; `used` counts the steps since something was opened or closed."""
-        for tokens in self._closing_sequences:
-            if matcher.validate_tokens(tokens) == len(tokens):
-                return tokens
-        mask = self._next_token_mask(matcher, tail)
-        sign = self._closing_sign(mask)
-        if sign:
-            used.clear()
-            return [self._vocabulary.closing_tokens[sign]]
-        fitting = [tokens for tokens in self._literals if matcher.validate_tokens(tokens) == len(tokens)]
-        for tokens in fitting:
-            if tokens[-1] == self._vocabulary.closing_tokens['"']:
-                used.clear()
-                return tokens
-        single = [[token] for token in self._vocabulary.fallback_tokens if mask[token]]
-        tried = single[:1] + fitting + single[1:]  # before a literal there must often be something
-        return min(tried, key=lambda tokens: used[tuple(tokens)]) if tried else [int(mask.argmax())]
+    def _safe_token(self, remaining: int) -> int | None:
+        """Return the next token of an ending, eos after the last; None where none is found."""
+        if self._completion is None:
+            self._completion = self._ending([], self._place, remaining)
+        if self._completion is None:
+            return None
+        return self._completion[0] if self._completion else self._vocabulary.eos
 
-    def _closing_sign(self, mask: TokenMask) -> str:
-        """Return the sign that closes something, of those in the mask; "" for none. A quote may also open a string."""
-        quote, brace, bracket, comma = (
-            at >= 0 and mask[at] for at in self._vocabulary.closing_tokens.values()
+    def _advanced(self, token: int) -> Configurations:
+        """Where the text is after a token; empty where the automaton does not know it."""
+        place = self._place
+        for symbol in self._vocabulary.bytes[token] or [SPECIAL + token]:
+            place = self._automaton.advance(place, symbol)
+        return place
+
+    def _rest(self, token: int) -> list[int] | None:
+        """Return what is left of the known completion after a token that begins it."""
+        return (
+            None
+            if self._completion is None
+            else _rest_of_completion(self._completion, token, self._vocabulary)
         )
-        if brace != bracket:  # both are allowed inside of a string alone
-            return "}" if brace else "]"
-        if quote:
-            return '"'
-        return "," if comma and not brace else ""
+
+    # Endings.
+
+    def _ending(self, written: list[int], place: Configurations, most: int) -> list[int] | None:
+        """Return a short ending of at most `most` tokens, from the place after the tokens `written` next."""
+        is_short = False
+        for one in place[:_MAX_TRIED]:
+            if self._automaton.distance(one) > _MAX_COMPLETION_BYTES:
+                break
+            tokens = self._tokens(self._automaton.ending(one))
+            if len(tokens) > most:
+                continue
+            if self._is_ending([*written, *tokens]):
+                return tokens
+            is_short = True
+        return self._search_ending(written, place, most) if is_short else None
+
+    def _search_ending(self, written: list[int], place: Configurations, most: int) -> list[int] | None:
+        """Search what the automaton does not know of, such as multiples: shortest first, of equal ones the deepest."""
+        number, probes = 0, 0
+        waiting: list[tuple[float, int, int, list[int], Configurations]] = [(0.0, 0, 0, [], place)]
+        while waiting:
+            _, _, _, path, place = heapq.heappop(waiting)
+            for token, after in self._steps([*written, *path], place):
+                number, probes = number + 1, probes + 1
+                if probes > _MAX_PROBES:
+                    return None
+                far = self._automaton.distance(after[0])
+                if far > _MAX_COMPLETION_BYTES or len(path) >= most:
+                    continue
+                tokens = [*path, token, *self._tokens(self._automaton.ending(after[0]))]
+                if len(tokens) <= most and self._is_ending([*written, *tokens]):
+                    return tokens
+                heapq.heappush(waiting, (len(path) + far, -len(path), number, [*path, token], after))
+        return None
+
+    def _steps(self, written: list[int], place: Configurations) -> list[tuple[int, Configurations]]:
+        """The tokens of one symbol that may come after others, and where the text is then."""
+        matcher = self._matcher.deep_copy()
+        if not matcher.consume_tokens(written):
+            return []
+        mask = self._next_token_mask(matcher, self._tail_after(written, self._tail))
+        steps = []
+        for symbol in self._automaton.next_symbols(place):
+            token = (
+                symbol - SPECIAL
+                if symbol >= SPECIAL
+                else self._vocabulary.single_byte_tokens.get(bytes([symbol]), -1)
+            )
+            if token >= 0 and mask[token] and (after := self._automaton.advance(place, symbol)):
+                steps.append((token, after))
+        return steps
+
+    def _is_ending(self, tokens: list[int]) -> bool:
+        """Return whether the text may end after some tokens, and says nothing that must not be said."""
+        whole = self._matcher.validate_tokens([*tokens, self._vocabulary.eos]) == len(tokens) + 1
+        if not whole or self._is_forbidden(tokens):
+            return False
+        return self._unique_items is None or self._unique_items.differ(
+            self._place, self._vocabulary.decode_bytes(tokens)
+        )
+
+    def _is_forbidden(self, tokens: list[int]) -> bool:
+        return bool(self._vocabulary.forbidden.search(self._tail + self._vocabulary.decode_bytes(tokens)))
+
+    def _tokens(self, ending: Sequence[Piece]) -> list[int]:
+        return [
+            token
+            for piece in ending
+            for token in ([piece] if isinstance(piece, int) else self._vocabulary.encode_bytes(piece))
+        ]
+
+    def _why_endless(self) -> str:
+        nearest = self._place[0]
+        is_near = self._automaton.distance(nearest) <= _MAX_COMPLETION_BYTES
+        if is_near and self._is_forbidden(self._tokens(self._automaton.ending(nearest))):
+            return _SPECIAL
+        return f"no text of at most {MAX_COMPLETION_TOKENS:,} tokens was found that follows it"
+
+    # What may come next.
 
     def _next_token_mask(self, matcher: Any, tail: bytes) -> TokenMask:
         """The tokens (V,) that may follow in a matcher that has written the tail.
@@ -222,7 +249,7 @@ class GrammarConstraint:
 
     def _digits_left(self, mask: TokenMask, tail: bytes) -> int:
         """Return how many digits may follow: a number must end, and be no larger than a float."""
-        if mask[self._vocabulary.closing_tokens['"']]:  # inside of a string, or before a value
+        if mask[self._vocabulary.quote]:  # inside of a string, or before a value
             return MAX_DIGITS
         before = tail.rstrip(DIGITS)
         return (2 if _EXPONENT.search(before) else MAX_DIGITS) - (len(tail) - len(before))

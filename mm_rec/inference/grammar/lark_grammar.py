@@ -14,12 +14,14 @@ from typing import Any
 from urllib.parse import quote
 
 from mm_rec.errors import ConfigError
+from mm_rec.inference.grammar.formats import FORMATS
+from mm_rec.inference.grammar.schema_automaton import FAR_MAXIMUM, FAR_MINIMUM, UNIQUE
+from mm_rec.inference.grammar.vocabulary import MAX_DIGITS
 from mm_rec.tokenizers.assistant_format import AssistantFormat
 from mm_rec.tokenizers.tool_call_format import CALL_ID_PATTERN, ID_PLACEHOLDER, ToolCallFormat
 
 MAX_TOOL_CALLS = 16  # in one message
 MAX_SCHEMA_DEPTH = 60  # schemas within schemas
-MAX_LITERALS = 100  # of patterns, that an ending is sought with
 
 # Python's names for JSON schema's types, as the function definitions of BFCL and Gorilla have them.
 _TYPES = {
@@ -32,6 +34,14 @@ _TYPES = {
     "list": "array",
     "tuple": "array",
 }
+_FAR = {
+    "minimum": FAR_MINIMUM,
+    "exclusiveMinimum": FAR_MINIMUM,
+    "maximum": FAR_MAXIMUM,
+    "exclusiveMaximum": FAR_MAXIMUM,
+}
+_NOTES = ("$schema", "$comment", "title", "description")
+_FAR_BOUND = 2**63 - 1
 _ONE = ("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
 _LIST = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -45,10 +55,6 @@ _OPEN = (
     "oneOf",
     "allOf",
 )
-
-_PATTERN = re.compile(r'"pattern": ("(?:[^"\\]|\\.)*")')
-# Letters, and signs that are escaped, in a row, before what repeats the last of them.
-_LITERAL = re.compile(r"(?:\\[^\w\s]|[^\\\[\](){}.*+?|^$])+(?![*+?{])")
 
 _STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 
@@ -125,13 +131,6 @@ def json_grammar(schema: Mapping[str, Any], template: TemplateGrammar) -> str:
     end = template.symbols(template.form.end) if template.form is not None else []
     rules = [template.start_rule(" ".join(["@value", *end])), *template.reasoning_rules]
     return _grammar("\n".join(rules), {"value": checked})
-
-
-def pattern_literals(grammar: str) -> list[str]:
-    """Return the literals in the patterns of a grammar's schemas, such as ".pdf" in "^.*\\.pdf$"."""
-    patterns = [json.loads(pattern) for pattern in _PATTERN.findall(grammar)]
-    found = [literal for pattern in patterns for literal in _LITERAL.findall(pattern)]
-    return list(dict.fromkeys(re.sub(r"\\(.)", r"\1", literal) for literal in found))[:MAX_LITERALS]
 
 
 def callable_functions(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[str, Any]:
@@ -315,10 +314,65 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
             f"a schema asks for at least {least} properties (minProperties) whatever their names, which cannot be "
             "assured. Name them in `required`"
         )
-    reference = schema.get("$ref")
+    checked = _with_named_properties(_with_near_bounds(schema))
+    if isinstance(checked.get("uniqueItems"), bool) and checked.pop("uniqueItems"):
+        checked[UNIQUE] = True
+    if isinstance(checked.get("format"), str) and checked["format"] not in FORMATS:
+        del checked["format"]  # a note for people and programs, which says nothing of the text
+    reference = checked.get("$ref")
     if isinstance(reference, str):  # a URI is ASCII, names of definitions often are not
-        return {**schema, "$ref": quote(reference, safe=string.punctuation, errors="replace")}
-    return schema
+        checked["$ref"] = quote(reference, safe=string.punctuation, errors="replace")
+    return checked
+
+
+def _with_near_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with the bounds that llguidance reads wrongly, beyond 64 bits, under other names."""
+    changed = dict(schema)
+    for key, far in _FAR.items():
+        bound = changed.get(key)
+        if isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) >= _FAR_BOUND:
+            if abs(bound) >= 10**MAX_DIGITS:
+                raise ConfigError(
+                    f"a schema has a {key} of more than {MAX_DIGITS} digits, and no number is written so long. "
+                    "Leave it out"
+                )
+            exclusive = (key == "exclusiveMinimum") - (key == "exclusiveMaximum")
+            changed[far] = int(changed.pop(key)) + exclusive
+    return changed
+
+
+def _with_named_properties(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema of an object that says what its names are like by patterns of properties."""
+    names = schema.get("propertyNames")
+    if not isinstance(names, Mapping):
+        return schema
+    changed = {key: value for key, value in schema.items() if key != "propertyNames"}
+    kept = {
+        key: value
+        for key, value in names.items()
+        if key not in ("type", "$schema", "title", "description", UNIQUE)
+    }
+    if (
+        names.get("type", "string") != "string"
+        or "patternProperties" in schema
+        or kept.keys() - {"pattern", "enum", "const"}
+    ):
+        raise ConfigError(
+            "propertyNames is followed with the type string and one of pattern, enum and const, and without "
+            "patternProperties. Say the rest of it otherwise"
+        )
+    if kept:
+        patterns = [kept["pattern"]] if "pattern" in kept else []
+        named = [*kept.get("enum", ()), *([kept["const"]] if "const" in kept else [])]
+        if named:
+            patterns.append("^(" + "|".join(_escaped(str(name)) for name in named) + ")$")
+        if len(patterns) > 1 or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ConfigError(
+                "propertyNames is followed with one of pattern, enum and const. Leave the others out"
+            )
+        value = changed.get("additionalProperties", True)
+        changed |= {"patternProperties": {patterns[0]: value}, "additionalProperties": False}
+    return changed
 
 
 def _map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]], depth: int = 0) -> Any:

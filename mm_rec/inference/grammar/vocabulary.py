@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import string
 from collections.abc import Iterable
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.errors import TokenizerError
-from mm_rec.inference.grammar.token_bytes import ForbiddenTexts, token_bytes
+from mm_rec.inference.grammar.token_bytes import ForbiddenTexts, GrammarTokenizer, token_bytes
 from mm_rec.tokenizers.conversion import ESCAPES
 from mm_rec.tokenizers.loading import special_token_strings, vocabulary_size
 
 DIGITS = b"0123456789"
 MAX_DIGITS = 40  # digits in a row; Python reads no integer of more than 4,300
-# Tried first where nothing closes a text: a short value, then what a pattern may ask for.
-_FALLBACK_BYTES = b"n" + DIGITS + b"-,.:;@/_ +()#=*!?%&$~^'|<>`" + string.ascii_letters.encode() + b"{[}]\\"
 
 
 class GrammarVocabulary:
@@ -33,6 +29,8 @@ class GrammarVocabulary:
         model_vocab_size: int | None = None,
         stop_ids: Iterable[int] = (),
     ) -> None:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
         if tokenizer.eos_token_id is None:
             raise TokenizerError("this tokenizer has no eos, so no text could end. Give it a chat layout")
         self.vocab_size = max(model_vocab_size or 0, vocabulary_size(tokenizer))
@@ -50,26 +48,19 @@ class GrammarVocabulary:
         self.tail = max(self.forbidden.longest, MAX_DIGITS)  # bytes that decide what may follow
         self.digits = np.array([len(token) - len(token.lstrip(DIGITS)) for token in self.bytes])
         self.single_byte_tokens = {token: index for index, token in enumerate(self.bytes) if len(token) == 1}
-        self.fallback_tokens = [
-            self.single_byte_tokens[bytes([byte])]
-            for byte in _FALLBACK_BYTES
-            if bytes([byte]) in self.single_byte_tokens
-        ]
-        self.closing_tokens = {sign: self.single_byte_tokens.get(sign.encode(), -1) for sign in '"}],'}
+        self.quote = self.single_byte_tokens.get(b'"', -1)
+        self.llguidance = LLTokenizer(TokenizerWrapper(GrammarTokenizer(tokenizer, self.bytes)))
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
         """Return the bytes that tokens write."""
         return b"".join(map(self.bytes.__getitem__, tokens))
 
-    def literal_tokens(self, literals: Iterable[str]) -> list[list[int]]:
-        """Literals of patterns in tokens of one byte, and with a quote after them, whole or what may lack of them."""
-        texts = (json.dumps(text, ensure_ascii=False)[1:].encode() for text in literals)
-        whole = [[self.single_byte_tokens.get(bytes([byte]), -1) for byte in text] for text in texts]
-        whole = [tokens for tokens in whole if -1 not in tokens]
-        ends = [tokens[start:] for tokens in whole for start in range(len(tokens) - 1)]
-        return ends + [tokens[:-1] for tokens in whole]
-
-    def token_text(self, token: int) -> str:
-        """A token as text, a special one's name; bytes that are no text alone as signs for such."""
-        special = self._tokenizer.added_tokens_decoder.get(token)
-        return self.bytes[token].decode(errors="replace") if special is None else str(special)
+    def encode_bytes(self, text: bytes) -> list[int]:
+        """Return tokens that write these bytes, which may begin and end within a character."""
+        try:
+            ids: list[int] = self.llguidance.greedy_tokenize(
+                text.decode()
+            )  # far faster than the tokenizer's own way
+        except UnicodeDecodeError:
+            ids = self.llguidance.tokenize_bytes(text)
+        return ids
