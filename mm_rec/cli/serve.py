@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -134,7 +135,6 @@ def serve(
     from mm_rec.serving.store.store import Store
 
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    configure_logging(log_level.value, as_json=log_format is LogFormat.JSON)
     connections = resolve_limits(max_connections, max_connections_per_address)
     opened = Store(store)
     policy = _access_policy(host, keys, opened, sessions.with_name("uploads"))
@@ -160,14 +160,18 @@ def serve(
     if policy.require_keys:
         who = " to those who have a key (mmrec keys)"
 
+    # Where a program reads the log, every line of it is JSON.
+    say = logging.getLogger("mm_rec.serving").info if log_format is LogFormat.JSON else notes.print
+
     def on_listening(url: str) -> None:
-        notes.print(f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
+        configure_logging(
+            log_level.value, as_json=log_format is LogFormat.JSON
+        )  # a mistake before has no need of it
+        say(f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
 
     def on_stopping(answers: int) -> None:
         what = "an answer is" if answers == 1 else f"{answers} answers are"
-        notes.print(
-            f"Stopping: {what} being finished, for {GRACE_SECONDS:.0f} seconds at most. Ctrl-C ends now."
-        )
+        say(f"Stopping: {what} being finished, for {GRACE_SECONDS:.0f} seconds at most. Ctrl-C ends now.")
 
     app = create_app(context, policy, log_prompts=log_prompts)
     run(app, host, port, connections, on_listening, on_stopping)

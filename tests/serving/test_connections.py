@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -200,40 +202,92 @@ def test_limits_follow_from_the_files_that_may_be_open(monkeypatch: pytest.Monke
         limits(1_024, 5_000)
 
 
+# It may have 128 files open; at SIGUSR1 it uses up what is left of them, at SIGUSR2 it gives that back.
 FEW = """
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+import os, resource, signal
 from mm_rec.cli.main import main
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+held = []
+
+def use_up(*_):
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+
+def give_back(*_):
+    while held:
+        os.close(held.pop())
+
+signal.signal(signal.SIGUSR1, use_up)
+signal.signal(signal.SIGUSR2, give_back)
 main()
 """
 
 
-def test_300_silent_connections_do_not_stop_a_server_of_128_files(
-    chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    model, log = tmp_path / "model", tmp_path / "log"
+class Child:
+    """`mmrec serve` with few files, and what it logs."""
+
+    def __init__(self, model: Path) -> None:
+        self._log = model.with_name("log")
+        command = [sys.executable, "-c", FEW, "serve", str(model), "--port", "0", "--log-format", "json"]
+        with self._log.open("wb") as stderr:
+            self.process = subprocess.Popen(command, cwd=model.parent, stderr=stderr)
+        self.url = until(
+            lambda: re.findall(r"(http://127.0.0.1:\d+)/v1", self._log.read_text()), self.is_alive
+        )[0]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged: all of it is JSON, the address too."""
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
+
+    def times_said(self, words: str) -> int:
+        return sum(words in line["message"] for line in self.lines())
+
+
+@pytest.fixture(scope="module")
+def child(
+    chat_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Child]:
+    model = tmp_path_factory.mktemp("few") / "model"
     save_model(build_small("llama", vocabulary=len(chat_tokenizer)).float(), chat_tokenizer, model)
-    with log.open("wb") as stderr:
-        command = [sys.executable, "-c", FEW, "serve", str(model), "--port", "0"]
-        child = subprocess.Popen(command, cwd=tmp_path, stderr=stderr)
-    try:
-        found = until(
-            lambda: re.findall(r"(http://127.0.0.1:(\d+))/v1", log.read_text()), lambda: child.poll() is None
-        )
-        url, port = found[0]
-        before = log.stat().st_size
-        with contextlib.ExitStack() as stack:
-            for _ in range(300):
-                stack.enter_context(socket.create_connection(("127.0.0.1", int(port)), LONGEST))
-            for address in ("127.0.0.1", "127.0.0.2"):
-                transport = httpx.HTTPTransport(local_address=address)
-                with httpx.Client(transport=transport) as http:
-                    assert all(http.get(f"{url}/health").status_code == 200 for _ in range(20))
-        assert httpx.get(f"{url}/v1/models").status_code == 200
-        assert log.stat().st_size - before < 4_096
-    finally:
-        child.kill()
-        child.wait()
+    running = Child(model)
+    yield running
+    running.process.kill()
+    running.process.wait()
+
+
+def test_300_silent_connections_do_not_stop_a_server_of_128_files(child: Child) -> None:
+    before = len(child.lines())
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", child.port), LONGEST))
+        for address in ("127.0.0.1", "127.0.0.2"):
+            with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as http:
+                assert all(http.get(f"{child.url}/health").status_code == 200 for _ in range(20))
+    assert httpx.get(f"{child.url}/v1/models").status_code == 200
+    until(lambda: len(child.lines()) > before, child.is_alive)
+    assert [line["path"] for line in child.lines()[before:]] == ["/v1/models"]
+
+
+def test_where_no_file_can_be_opened_the_server_says_it_once_and_goes_on(child: Child) -> None:
+    child.process.send_signal(signal.SIGUSR1)
+    until(lambda: len(list(Path(f"/proc/{child.process.pid}/fd").iterdir())) == 128, child.is_alive)
+    with contextlib.ExitStack() as stack:
+        waiting = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", child.port), LONGEST))
+            for _ in range(20)
+        ]
+        until(lambda: child.times_said("socket.accept() out of system resource"), child.is_alive)
+        child.process.send_signal(signal.SIGUSR2)
+        assert all(ask(one) == 200 for one in waiting[-5:])
+    assert child.times_said("socket.accept() out of system resource") == 1
 
 
 def test_one_client_with_many_connections_is_served(server: Server) -> None:
