@@ -1,7 +1,7 @@
 """Connections: how many may be open, in all and from one address, and for how long without a request.
 
-Where a limit is reached, the connection that has been without a request for the longest time is closed for the new
-one, so that silent connections never keep anybody out. Only where all are being answered, the new one is refused.
+Where a limit is reached, the connection that has been without a whole request for the longest time is closed for the
+new one, so that silent connections never keep anybody out. Only where all are being answered, the new one is refused.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class ConnectionPool:
         self._per_address: Counter[str] = Counter()
 
     def add(self, connection: LimitedProtocol) -> None:
-        """Take in a connection, for an idle one where there is no room; raises ApiError where none is idle."""
+        """Take in a connection; raises ApiError where there is no room and none that waits can be closed for it."""
         address, limits = connection.address, self.limits
-        if self._per_address[address] >= limits.per_address and not self._close_idle(address):
+        if self._per_address[address] >= limits.per_address and not self._make_room(address):
             raise _too_many(429, f"of one address {limits.per_address:,}", "--max-connections-per-address")
-        if len(self._open) >= limits.total and not self._close_idle():
+        if len(self._open) >= limits.total and not self._make_room():
             raise _too_many(503, f"in all {limits.total:,}", "--max-connections")
         self._open[connection] = None
         self._per_address[address] += 1
@@ -92,9 +92,9 @@ class ConnectionPool:
         if connection in self._open:
             self._open.move_to_end(connection)
 
-    def _close_idle(self, address: str | None = None) -> bool:
-        idle = (one for one in self._open if one.is_idle and address in (None, one.address))
-        if (connection := next(idle, None)) is None:
+    def _make_room(self, address: str | None = None) -> bool:
+        waiting = (one for one in self._open if one.is_waiting and address in (None, one.address))
+        if (connection := next(waiting, None)) is None:
             return False
         self.remove(connection)
         connection.transport.abort()  # not close(), which would wait for a client that takes nothing
@@ -125,8 +125,13 @@ class LimitedProtocol(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether the headers of a request have not come."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no whole request has come, so that nothing is being answered."""
+        return self.is_idle or self.cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection in, or refuse it."""

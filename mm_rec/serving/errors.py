@@ -89,8 +89,10 @@ def _internal_error(error: Exception) -> ApiError:
 
 
 def _message_of(error: UserError | UnicodeEncodeError) -> str:
-    if isinstance(error, UnicodeEncodeError):
-        return "a text holds half of a surrogate pair (\\ud800 …), which is no character"
+    found = error if isinstance(error, UnicodeEncodeError) else error.__cause__
+    if isinstance(found, UnicodeEncodeError):  # other layers say what a person at a terminal can do
+        half = rf"\u{ord(found.object[found.start]):04x}"
+        return f"a text holds {half}, half of a surrogate pair, which is no character; leave it out"
     return str(error)
 
 

@@ -151,6 +151,7 @@ def called(arguments: str) -> dict[str, Any]:
 
 TOOL = tool()
 CALL = called("{")
+HALF = called(r'{"a": "\ud800"}')
 ASKED = [{"role": "assistant", "tool_calls": [called("{}")]}]
 BAD: dict[str, tuple[Any, str | None]] = {
     "no model": ({"messages": HI["messages"]}, "model"),
@@ -249,6 +250,7 @@ MADE = {"type": "function_call", "call_id": "1", "name": "a", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "1", "output": "3 °C"}
 # Where a request goes, what is wrong with it, the field, and words of the message.
 ELSEWHERE: list[tuple[str, dict[str, Any], str, str]] = [
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [HALF]}]}, "messages[0].tool_calls", r"\ud800, half of"),
     (COMPLETE, {"prompt": []}, "prompt", "a list may not be empty"),
     (COMPLETE, {"prompt": None}, "prompt", "give a text"),
     (COMPLETE, {"prompt": [10**6]}, "prompt", "no token 1000000"),

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,29 +146,56 @@ def test_the_longest_silent_connection_makes_room(serve: Any) -> None:
                 assert ask(other) == 200
 
 
-def test_where_all_are_being_answered_the_next_is_told(serve: Any) -> None:
-    server = serve(total=6, per_address=3)
-    post = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
-    with contextlib.ExitStack() as stack:
+def post(path: str, body: bytes, announced: int | None = None) -> bytes:
+    """A request; `announced`: a body of so many bytes."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {announced or len(body)}\r\n\r\n".encode() + body
 
-        def keep_busy(address: str, count: int) -> None:
+
+def test_a_body_that_does_not_come_makes_room(serve: Any) -> None:
+    server = serve(total=6, per_address=3)
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(server)) for _ in range(3)]
+        for one in slow:
+            one.sendall(post("/tokenize", b"{", announced=100))
+        until(lambda: sum(not one.is_idle for one in server.open_connections()) == 3)
+        assert ask(stack.enter_context(connect(server))) == 200
+        assert is_closed(slow[0])
+
+
+def test_where_all_are_being_answered_the_next_is_told(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(total=6, per_address=3)
+    scheduler, goes_on = server.context.registry.scheduler, threading.Event()
+    write = scheduler.step
+
+    def held() -> None:
+        goes_on.wait()
+        write()
+
+    monkeypatch.setattr(scheduler, "step", held)
+    body = b'{"model": "llama", "messages": [{"role": "user", "content": "a"}], "max_tokens": 3}'
+    with contextlib.ExitStack() as stack:
+        busy: list[socket.socket] = []
+
+        def keep_busy(address: str) -> None:
             for _ in range(3):
-                connection = stack.enter_context(connect(server, address))
-                connection.sendall(post)  # the server waits for the body
-            until(lambda: sum(not one.is_idle for one in server.open_connections()) == count)
+                busy.append(stack.enter_context(connect(server, address)))
+                busy[-1].sendall(post("/v1/chat/completions", body))
+            until(lambda: sum(not one.is_waiting for one in server.open_connections()) == len(busy))
 
         def refusal(address: str) -> tuple[str, bytes]:
             with connect(server, address) as connection:
                 return read_answer(connection)
 
-        keep_busy("127.0.0.1", 3)
-        head, body = refusal("127.0.0.1")
-        assert "429 too many requests" in head and b"--max-connections-per-address" in body
+        keep_busy("127.0.0.1")
+        head, told = refusal("127.0.0.1")
+        assert "429 too many requests" in head and b"--max-connections-per-address" in told
         assert "x-request-id: req_" in head and "retry-after" in head
-        keep_busy("127.0.0.2", 6)
-        head, body = refusal("127.0.0.3")
-        assert "503 service unavailable" in head and b'"code":"too_many_connections"' in body
-    until(lambda: not server.open_connections())
+        keep_busy("127.0.0.2")
+        head, told = refusal("127.0.0.3")
+        assert "503 service unavailable" in head and b'"code":"too_many_connections"' in told
+        goes_on.set()
+        assert all("200 ok" in read_answer(one)[0] for one in busy)
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
