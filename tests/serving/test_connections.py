@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter, Response
 from serving.server import Server, small_model
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
@@ -129,6 +130,22 @@ def test_an_answer_takes_as_long_as_it_takes(serve: Any, monkeypatch: pytest.Mon
     assert (
         httpx.post(f"{server.url}/v1/chat/completions", json=body).json()["usage"]["completion_tokens"] == 200
     )
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(serve: Any) -> None:
+    server = serve(stalled_seconds=0.3)
+    toys = APIRouter()
+
+    @toys.get("/large")
+    async def large() -> Response:
+        return Response(bytes(64 * 2**20))  # more than the buffers between hold
+
+    server.app.include_router(toys)
+    with connect(server) as connection:
+        connection.sendall(GET.replace(b"/health", b"/large"))
+        until(server.open_connections)
+        until(lambda: not server.open_connections())
+    assert len(httpx.get(f"{server.url}/large").content) == 64 * 2**20  # who takes it, gets it
 
 
 def test_the_longest_silent_connection_makes_room(serve: Any) -> None:
