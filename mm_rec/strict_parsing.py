@@ -39,15 +39,17 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise DuplicateKey(next(key for number, key in enumerate(keys) if key in keys[:number]))
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the mapping of a decoder's pairs; raises DuplicateKey."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise DuplicateKey(key)
+        values[key] = value
     return values
 
 
-JSON_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+JSON_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def parse_json(text: str) -> Any:

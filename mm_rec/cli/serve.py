@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 _LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+class LogLevel(StrEnum):
+    """From which level on the log says things."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How a line of the log is written."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class WhenFull(StrEnum):
@@ -74,6 +91,34 @@ def serve(
             help="Memory for what was read and may be gone on with: so much for each model, and for sessions.",
         ),
     ] = 512,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Connections at once; by default 1,024, or what `ulimit -n` leaves room for.",
+            show_default=False,
+        ),
+    ] = None,
+    max_connections_per_address: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Connections of one address; by default half of all. Behind a proxy give as many as it opens.",
+            show_default=False,
+        ),
+    ] = None,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            help="What is logged to stderr: info has a line for each request, debug those of /health and /metrics too."
+        ),
+    ] = LogLevel.INFO,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Lines of text, or one JSON object each.")
+    ] = LogFormat.TEXT,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Log the bodies of requests too, up to 64 KiB of each.")
+    ] = False,
     device: Device = "auto",
     precision: Precision = PrecisionChoice.FLOAT32,
 ) -> None:
@@ -81,13 +126,16 @@ def serve(
     from mm_rec.inference.manager import ModelManager
     from mm_rec.inference.scheduler import Scheduler
     from mm_rec.serving.app import create_app
+    from mm_rec.serving.connections import resolve_limits
     from mm_rec.serving.context import RequestLimits, ServerContext
+    from mm_rec.serving.log_format import configure_logging
     from mm_rec.serving.model_registry import ModelRegistry
     from mm_rec.serving.server import GRACE_SECONDS, run
     from mm_rec.serving.sessions import SessionManager
     from mm_rec.serving.store.store import Store
 
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    connections = resolve_limits(max_connections, max_connections_per_address)
     opened = Store(store)
     policy = _access_policy(host, keys, opened, sessions.with_name("uploads"))
     manager = ModelManager(
@@ -112,16 +160,21 @@ def serve(
     if policy.require_keys:
         who = " to those who have a key (mmrec keys)"
 
+    # Where a program reads the log, every line of it is JSON.
+    say = logging.getLogger("mm_rec.serving").info if log_format is LogFormat.JSON else notes.print
+
     def on_listening(url: str) -> None:
-        notes.print(f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
+        configure_logging(
+            log_level.value, as_json=log_format is LogFormat.JSON
+        )  # a mistake before has no need of it
+        say(f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
 
     def on_stopping(answers: int) -> None:
         what = "an answer is" if answers == 1 else f"{answers} answers are"
-        notes.print(
-            f"Stopping: {what} being finished, for {GRACE_SECONDS:.0f} seconds at most. Ctrl-C ends now."
-        )
+        say(f"Stopping: {what} being finished, for {GRACE_SECONDS:.0f} seconds at most. Ctrl-C ends now.")
 
-    run(create_app(context, policy), host, port, on_listening, on_stopping)
+    app = create_app(context, policy, log_prompts=log_prompts)
+    run(app, host, port, connections, on_listening, on_stopping)
 
 
 def _access_policy(host: str, keys: bool | None, store: Store, upload_folder: Path) -> AccessPolicy:

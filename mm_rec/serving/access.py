@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mm_rec.serving.api_keys import RateLimiter, verify_key
-from mm_rec.serving.bodies import BodyLimit, find_limit, read_body
+from mm_rec.serving.api_route import find_route, require_known_queries
+from mm_rec.serving.bodies import BodyLimit, limit_of, read_body
 from mm_rec.serving.errors import ApiError, as_api_error
-from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.store.store import Store
+from mm_rec.serving.store.tables import ApiKey
 
 # Served without a key: none of it says anything of anybody.
 PUBLIC_PATHS = frozenset({"/", "/health", "/openapi.json"})
@@ -43,10 +44,10 @@ class AccessPolicy:
 
 
 class AccessMiddleware:
-    """ASGI middleware: pass a request on or answer it with an error, and count the responses."""
+    """ASGI middleware: pass a request on or answer it with an error."""
 
-    def __init__(self, app: ASGIApp, store: Store, policy: AccessPolicy, metrics: ServerMetrics) -> None:
-        self._app, self._store, self._policy, self._metrics = app, store, policy, metrics
+    def __init__(self, app: ASGIApp, store: Store, policy: AccessPolicy) -> None:
+        self._app, self._store, self._policy = app, store, policy
         self._rate_limiter = RateLimiter(store)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,21 +56,22 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
 
-        async def send_counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._metrics.count_request(getattr(scope.get("route"), "path", "other"), message["status"])
-            await send(message)
-
         async with contextlib.AsyncExitStack() as stack:
             try:
                 await self._check(scope)
-                limit = find_limit(scope, self._policy.body_limit)
+                route = find_route(scope)
+                if route is not None:
+                    scope["state"]["record"].route = route.path
+                    require_known_queries(scope, route)
+                limit = limit_of(route, self._policy.body_limit)
                 body = read_body(scope, receive, limit, self._policy.upload_folder)
                 replay = await stack.enter_async_context(body)
             except Exception as error:  # noqa: BLE001  # the store may fail too; a client is told in OpenAI's shape
-                await as_api_error(error).response()(scope, receive, send_counted)
+                await as_api_error(error).response()(scope, receive, send)
                 return
-            await self._app(scope, replay, send_counted)
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}  # uvicorn, which has the other, leaves the body out
+            await self._app(scope, replay, send)
 
     async def _check(self, scope: Scope) -> None:
         headers, policy = Headers(scope=scope), self._policy
@@ -81,9 +83,10 @@ class AccessMiddleware:
                 code="wrong_host",
             )
         if policy.require_keys and scope["path"] not in PUBLIC_PATHS:
-            scope.setdefault("state", {})["owner"] = await self._authenticate(headers)
+            key = await self._authenticate(headers)
+            scope["state"]["owner"], scope["state"]["record"].key = key.id, key.name
 
-    async def _authenticate(self, headers: Headers) -> str:
+    async def _authenticate(self, headers: Headers) -> ApiKey:
         scheme, _, text = headers.get("authorization", "").partition(" ")
         key = None
         why = "this server needs an API key: send Authorization: Bearer KEY (mmrec keys create makes one)"
@@ -98,7 +101,7 @@ class AccessMiddleware:
                 429, exceeded.message, code="rate_limit_exceeded", type=exceeded.kind,
                 headers={"Retry-After": str(exceeded.retry_after)},
             )  # fmt: skip
-        return key.id
+        return key
 
 
 def _without_port(host: str) -> str:

@@ -20,14 +20,18 @@ from mm_rec.serving import errors, routes
 from mm_rec.serving.access import AccessMiddleware, AccessPolicy
 from mm_rec.serving.context import ServerContext
 from mm_rec.serving.protocol import chat_completions, completions, embeddings, responses
+from mm_rec.serving.request_log import RequestLogMiddleware
 from mm_rec.serving.sse import SafeJSONResponse
 
 _REQUEST_THREADS = 8  # for the work of requests outside the engine: tokenizing, files, the store
 _PAGE = Path(__file__).parent / "page.html"
 
 
-def create_app(context: ServerContext, policy: AccessPolicy) -> FastAPI:
-    """Build the application; it closes the context when it ends."""
+def create_app(context: ServerContext, policy: AccessPolicy, *, log_prompts: bool = False) -> FastAPI:
+    """Build the application; it closes the context when it ends.
+
+    `log_prompts`: the log has the bodies of requests.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -43,6 +47,7 @@ def create_app(context: ServerContext, policy: AccessPolicy) -> FastAPI:
     app = FastAPI(
         title="MM-Rec", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         default_response_class=SafeJSONResponse,
+        redirect_slashes=False,  # it would redirect to whatever Host a request names
     )  # fmt: skip
     app.state.context = context
     errors.add_exception_handlers(app)
@@ -50,7 +55,10 @@ def create_app(context: ServerContext, policy: AccessPolicy) -> FastAPI:
     for module in (completions, responses, embeddings, routes):
         app.include_router(module.router)
     _add_page(app)
-    app.add_middleware(AccessMiddleware, store=context.store, policy=policy, metrics=context.metrics)
+    app.add_middleware(AccessMiddleware, store=context.store, policy=policy)
+    app.add_middleware(
+        RequestLogMiddleware, metrics=context.metrics, log_prompts=log_prompts
+    )  # outside the other
     return app
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from fastapi import Request
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import RouteContext
 from starlette.datastructures import Headers
-from starlette.routing import Match
 from starlette.types import Message, Receive, Scope
 
 from mm_rec.serving.errors import ApiError
@@ -52,13 +51,10 @@ def body_limit(limit: BodyLimit) -> Callable[[_Endpoint], _Endpoint]:
     return mark
 
 
-def find_limit(scope: Scope, default: BodyLimit) -> BodyLimit:
-    """Return the limit of the route that a request goes to; the default where the route says nothing."""
-    for route in iter_route_contexts(scope["app"].routes):
-        if route.matches(scope)[0] is Match.FULL:
-            limit: BodyLimit = getattr(route.endpoint, _ATTRIBUTE, default)
-            return limit
-    return default
+def limit_of(route: RouteContext | None, default: BodyLimit) -> BodyLimit:
+    """Return the limit of a route; the default where there is none, or it says nothing."""
+    limit: BodyLimit = getattr(route and route.endpoint, _ATTRIBUTE, default)
+    return limit
 
 
 def body_file(request: Request) -> IO[bytes]:
@@ -71,10 +67,14 @@ def body_file(request: Request) -> IO[bytes]:
 async def read_body(scope: Scope, receive: Receive, limit: BodyLimit, folder: Path) -> AsyncIterator[Receive]:
     """Read a body within its limit; yields a `receive` that gives it again, then what comes after it.
 
-    `folder`: where bodies go to disk. Raises ApiError: 413 for too large a body, 408 for too slow a one, 499 where the
-    client has gone, 507 where the disk is full.
+    `folder`: where bodies go to disk. Raises ApiError: 413 for too large a body, 408 for too slow a one, 415 for a
+    compressed one, 499 where the client has gone, 507 where the disk is full.
     """
-    length = Headers(scope=scope).get("content-length", "0")
+    headers = Headers(scope=scope)
+    if (encoding := headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        why = f"Content-Encoding {encoding[:40]!a} is not read here; send the body as it is"
+        raise ApiError(415, why, code="unsupported_encoding", headers={"Accept-Encoding": "identity"})
+    length = headers.get("content-length", "0")
     announced = int(length[:20]) if length.isascii() and length.isdigit() else 0
     if announced > limit.bytes:
         raise _too_large(limit)

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from mm_rec.serving.generation import TokenUsage
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.model_registry import ModelRegistry, ModelVariant
+from mm_rec.serving.request_log import RequestRecord, record_of
 from mm_rec.serving.sessions import SessionManager
 from mm_rec.serving.store.store import Store, today
 
@@ -72,13 +73,14 @@ class ServerContext:
 class RequestContext:
     """What the answer to one request needs: the server, the model that it names, and the owner of its key.
 
-    `started`: when the request came, in seconds of `time.perf_counter`.
+    `started`: when the request came, in seconds of `time.perf_counter`; `record`: what the log will say of it.
     """
 
     server: ServerContext
     owner: str | None
     variant: ModelVariant
     started: float
+    record: RequestRecord = field(default_factory=RequestRecord)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -92,10 +94,12 @@ class RequestContext:
 
     def record_first_token(self) -> None:
         """Record the time to the first token, which is now."""
+        self.record.first_token = time.perf_counter()
         self.server.metrics.observe_first_token(self.variant.model.name, self.started)
 
     def record_usage(self, usage: TokenUsage) -> None:
         """Count the tokens of the request."""
+        self.record.add_usage(usage)
         self.server.record_usage(self.owner, self.variant, usage)
 
 
@@ -105,9 +109,10 @@ def request_context(request: Request, model: str | None) -> Iterator[RequestCont
 
     Raises ApiError, 404.
     """
-    server, started = get_context(request), time.perf_counter()
+    server, started, record = get_context(request), time.perf_counter(), record_of(request)
     with server.registry.lease(model) as variant:
-        yield RequestContext(server, get_owner(request), variant, started)
+        record.model = variant.name
+        yield RequestContext(server, get_owner(request), variant, started, record)
 
 
 def get_context(request: Request) -> ServerContext:

@@ -20,16 +20,13 @@ from mm_rec.serving.sse import SafeJSONResponse
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 2  # Retry-After where the queue is full
 _CODES = {
-    "json_invalid": "invalid_json",
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
 }
 # Parts of a pydantic `loc` that name no field: body, query or path, and the member of a union that was tried.
 _TAG = re.compile(r"body|query|path|str|int|float|bool|list|dict|none|[A-Z]\w*|.*[\[(].*", re.DOTALL)
-_STATUS = {
-    404: "there is nothing at this address; the API's begin with /v1, and docs/openai.md lists them",
-    405: "this address does not take this method; docs/openai.md lists what there is",
-}
+METHOD_NOT_ALLOWED = "this address does not take this method; docs/openai.md lists what there is"
+_NOT_FOUND = "there is nothing at this address; the API's begin with /v1, and docs/openai.md lists them"
 
 
 class ApiError(Exception):
@@ -70,7 +67,8 @@ def as_api_error(error: Exception) -> ApiError:
         case UserError() | UnicodeEncodeError():
             return ApiError(400, _message_of(error), code="invalid_value")
         case HTTPException():
-            said = _STATUS.get(error.status_code, str(error.detail))
+            # Only FastAPI's own 404 comes here: other methods are refused, and bodies read, before it is asked.
+            said = _NOT_FOUND if error.status_code == 404 else str(error.detail)
             return ApiError(error.status_code, said, code="not_found", headers=dict(error.headers or {}))
         case _:
             return _internal_error(error)
@@ -91,19 +89,16 @@ def _internal_error(error: Exception) -> ApiError:
 
 
 def _message_of(error: UserError | UnicodeEncodeError) -> str:
-    if isinstance(error, UnicodeEncodeError):
-        return "a text holds half of a surrogate pair (\\ud800 …), which is no character"
+    found = error if isinstance(error, UnicodeEncodeError) else error.__cause__
+    if isinstance(found, UnicodeEncodeError):  # other layers say what a person at a terminal can do
+        half = rf"\u{ord(found.object[found.start]):04x}"
+        return f"a text holds {half}, half of a surrogate pair, which is no character; leave it out"
     return str(error)
 
 
 def _from_validation_error(found: dict[str, Any]) -> ApiError:
     """Return one of pydantic's errors as an ApiError; `param` is written like messages[0].content."""
     kind = found["type"]
-    if kind == "json_invalid":
-        why = f"the body is not JSON: {found['ctx']['error']}, after {found['loc'][-1]:,} characters"
-        return ApiError(400, why, None, "invalid_json")
-    if found["loc"] == ("body",):
-        return ApiError(400, "send a JSON object, with Content-Type: application/json", None, "invalid_json")
     *path, last = found["loc"]
     named = [part for part in path if isinstance(part, int) or not _TAG.fullmatch(part)]
     if isinstance(last, int) or kind in ("missing", "extra_forbidden") or not _TAG.fullmatch(last):
@@ -118,7 +113,7 @@ def _from_validation_error(found: dict[str, Any]) -> ApiError:
 
 
 def add_exception_handlers(app: FastAPI) -> None:
-    """Answer every error in OpenAI's shape."""
+    """Answer every error that is expected in OpenAI's shape; RequestLogMiddleware answers the others."""
 
     async def answer(request: Request, error: Exception) -> SafeJSONResponse:
         return as_api_error(error).response()
@@ -134,4 +129,3 @@ def add_exception_handlers(app: FastAPI) -> None:
         HTTPException,
     ):
         app.add_exception_handler(kind, answer)
-    app.add_exception_handler(Exception, answer)

@@ -13,6 +13,7 @@ from mm_rec.data.conversations.prompt_parts import require_known_layout
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.inference.generate import encode_rendered
 from mm_rec.inference.request import GenerationRequest
+from mm_rec.serving.api_route import ApiRoute
 from mm_rec.serving.context import (
     RequestContext,
     ServerContext,
@@ -20,7 +21,7 @@ from mm_rec.serving.context import (
     get_owner,
     request_context,
 )
-from mm_rec.serving.errors import ApiError, errors_in_field
+from mm_rec.serving.errors import errors_in_field
 from mm_rec.serving.generation import TokenUsage, prefill_only
 from mm_rec.serving.metrics import CONTENT_TYPE
 from mm_rec.serving.model_registry import ModelVariant
@@ -36,16 +37,8 @@ from mm_rec.serving.sse import SafeJSONResponse
 from mm_rec.serving.store.tables import SavedSession
 from mm_rec.serving.streaming import cancel_on_disconnect
 
-router = APIRouter()
+router = APIRouter(route_class=ApiRoute)
 Limit = Annotated[int, Query(ge=1, le=100)]
-
-
-def require_queries(request: Request, *names: str) -> None:
-    """Raise ApiError for what an address asks after its "?" and is not one of these names: it would do nothing."""
-    for name in request.query_params:
-        if name.removesuffix("[]") not in names:  # OpenAI's client writes lists so
-            named = name.removesuffix("[]")[:100]
-            raise ApiError(400, f"{named}: this is not known here; leave it out", named, "unknown_parameter")
 
 
 @router.get("/v1/models")
@@ -159,7 +152,6 @@ async def _create(context: RequestContext, body: SessionRequest) -> dict[str, An
 @router.get("/v1/sessions")
 async def list_sessions(request: Request, after: str | None = None, limit: Limit = 20) -> Response:
     """The sessions, newest first, from the one after the id `after` on."""
-    require_queries(request, "after", "limit")
     context = get_context(request)
     with errors_in_field("after"):
         page = await asyncio.to_thread(context.store.list_sessions, get_owner(request), after, limit)

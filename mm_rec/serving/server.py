@@ -9,17 +9,22 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from mm_rec.errors import ConfigError
 from mm_rec.runtime import trim_malloc
+from mm_rec.serving.connections import ConnectionLimits, ConnectionPool, LimitedProtocol, resolve_limits
 from mm_rec.serving.model_registry import ModelRegistry
 
 GRACE_SECONDS = 10.0  # for running requests when the server is to stop
 _TRIM_TICKS = 100  # of uvicorn, ten to a second
+_BACKLOG = 2048  # connections that wait to be taken
+_ACCEPTED_AT_ONCE = 16  # before their limits are looked at
 _CLOSE_SECONDS = 5  # for the rest to get their error
 
 
@@ -35,11 +40,19 @@ class GracefulServer(uvicorn.Server):
         app: FastAPI,
         grace_seconds: float = GRACE_SECONDS,
         on_stopping: Callable[[int], None] = lambda answers: None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
+        limits = limits or resolve_limits()
+        protocol = partial(LimitedProtocol, ConnectionPool(limits))
         limit = math.ceil(grace_seconds) + _CLOSE_SECONDS
         super().__init__(
             uvicorn.Config(
                 app,
+                http=cast("type[asyncio.Protocol]", protocol),  # anything that makes one will do
+                ws="none",
+                backlog=_ACCEPTED_AT_ONCE,
+                timeout_keep_alive=limits.idle_seconds,
+                log_config=None,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -48,6 +61,12 @@ class GracefulServer(uvicorn.Server):
         )
         self._registry: ModelRegistry = app.state.context.registry
         self._grace_seconds, self._on_stopping = grace_seconds, on_stopping
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections; the system keeps more of them waiting than are taken at once."""
+        await super().startup(sockets)
+        for one in sockets or []:
+            one.listen(_BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by uvicorn for a signal to stop."""
@@ -76,6 +95,7 @@ def run(
     app: FastAPI,
     host: str,
     port: int,
+    limits: ConnectionLimits,
     on_listening: Callable[[str], None],
     on_stopping: Callable[[int], None],
 ) -> None:
@@ -84,15 +104,22 @@ def run(
     `on_listening` gets the address once it is open, `on_stopping` the number of answers that are still being
     finished at the end.
     """
-    try:
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.create_server(info[4][:2], family=info[0], backlog=2048)
-    except OSError as error:
-        raise ConfigError(_bind_error(host, port, error)) from error
-    with opened:
+    with listen(host, port) as opened:
         shown = f"[{host}]" if ":" in host else host
         on_listening(f"http://{shown}:{opened.getsockname()[1]}")
-        GracefulServer(app, on_stopping=on_stopping).run(sockets=[opened])
+        GracefulServer(app, on_stopping=on_stopping, limits=limits).run(sockets=[opened])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raises ConfigError where the address cannot be had."""
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        opened = socket.create_server(info[4][:2], family=info[0], backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(_bind_error(host, port, error)) from error
+    # asyncio sets TCP_NODELAY where a socket says that it speaks TCP, and create_server leaves that open: without it
+    # every answer on a kept connection waits 40 ms for the client's acknowledgement.
+    return socket.socket(opened.family, opened.type, socket.IPPROTO_TCP, opened.detach())
 
 
 def _bind_error(host: str, port: int, error: OSError) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from small_models import build_small
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,9 +17,10 @@ from mm_rec.inference.scheduler import Scheduler
 from mm_rec.inference.served_model import ServedModel
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.app import create_app
+from mm_rec.serving.connections import ConnectionLimits
 from mm_rec.serving.context import RequestLimits, ServerContext
 from mm_rec.serving.model_registry import ModelRegistry
-from mm_rec.serving.server import GracefulServer
+from mm_rec.serving.server import GracefulServer, listen
 from mm_rec.serving.sessions import SessionManager
 from mm_rec.serving.store.store import Store
 
@@ -43,6 +44,7 @@ class Server:
     def __init__(
         self, models: Sequence[ServedModel], folder: Path, *, store: str = "", policy: AccessPolicy | None = None,
         limits: RequestLimits | None = None, truncate: bool = False, grace_seconds: float = 0.5,
+        connections: ConnectionLimits | None = None, log_prompts: bool = False,
     ) -> None:  # fmt: skip
         self.folder = folder
         opened = Store(store or f"sqlite:///{folder}/store.db")
@@ -52,14 +54,18 @@ class Server:
         for model in models:
             self.manager.add(model)
         self.context = ServerContext(ModelRegistry(self.manager), opened, sessions, limits, truncate=truncate)
-        self.app = create_app(self.context, policy or AccessPolicy())
-        self._server = GracefulServer(self.app, grace_seconds)
-        listening = socket.create_server(("127.0.0.1", 0))
+        self.app = create_app(self.context, policy or AccessPolicy(), log_prompts=log_prompts)
+        self._server = GracefulServer(self.app, grace_seconds, limits=connections)
+        listening = listen("127.0.0.1", 0)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()
         until(lambda: self._server.started, self._thread.is_alive)
         self.port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def open_connections(self) -> list[Any]:
+        """uvicorn's connections."""
+        return list(self._server.server_state.connections)
 
     def stop(self) -> None:
         """End it, as Ctrl-C would."""

@@ -151,6 +151,7 @@ def called(arguments: str) -> dict[str, Any]:
 
 TOOL = tool()
 CALL = called("{")
+HALF = called(r'{"a": "\ud800"}')
 ASKED = [{"role": "assistant", "tool_calls": [called("{}")]}]
 BAD: dict[str, tuple[Any, str | None]] = {
     "no model": ({"messages": HI["messages"]}, "model"),
@@ -249,6 +250,7 @@ MADE = {"type": "function_call", "call_id": "1", "name": "a", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "1", "output": "3 °C"}
 # Where a request goes, what is wrong with it, the field, and words of the message.
 ELSEWHERE: list[tuple[str, dict[str, Any], str, str]] = [
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [HALF]}]}, "messages[0].tool_calls", r"\ud800, half of"),
     (COMPLETE, {"prompt": []}, "prompt", "a list may not be empty"),
     (COMPLETE, {"prompt": None}, "prompt", "give a text"),
     (COMPLETE, {"prompt": [10**6]}, "prompt", "no token 1000000"),
@@ -265,7 +267,7 @@ ELSEWHERE: list[tuple[str, dict[str, Any], str, str]] = [
     (EMBED, {"input": ["a", ""]}, "input", "none of them may be empty"),
     (EMBED, {"input": ["a"] * 2049}, "input", "at most 2,048 texts"),
     (EMBED, {"input": [[5], [10**6]]}, "input", "the text 1: there is no token"),
-    (EMBED, {"input": "\ud800"}, "input", "give a text"),
+    (EMBED, {"input": "\ud800"}, "input", "surrogate pair"),
     (EMBED, {"input": LONG, "model": "llama"}, "input", "Send shorter texts"),
     (RESPOND, {"input": []}, "input", "nothing to answer"),
     (RESPOND, {"input": "<|assistant|>"}, "input", "Write it otherwise"),
@@ -343,9 +345,45 @@ def test_a_body_that_is_no_json(server: Server, content: str | bytes) -> None:
 
 
 def test_addresses_and_methods_that_are_not_there(server: Server) -> None:
-    for method, path, status in (("GET", "/v1/files", 404), ("GET", CHAT, 405), ("POST", "/v1/models", 405)):
+    assert error_of(httpx.get(f"{server.url}/v1/files"))["code"] == "not_found"
+    for method, path, allowed in (
+        ("GET", CHAT, "POST"), ("HEAD", CHAT, "POST"), ("POST", "/v1/models", "GET, HEAD"), ("POST", "/", "GET, HEAD"),
+        ("PATCH", "/v1/sessions", "GET, HEAD, POST"), ("PUT", "/v1/sessions/a", "DELETE, GET, HEAD"),
+    ):  # fmt: skip
         answer = httpx.request(method, server.url + path)
-        assert answer.status_code == status and error_of(answer)["message"]
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert method == "HEAD" or error_of(answer)["code"] == "method_not_allowed"
+
+
+def test_head_is_get_without_the_body(server: Server) -> None:
+    made = post(server, {"model": "mmrec", "input": "Hi", "max_output_tokens": 3}, RESPOND).json()
+    with httpx.Client(base_url=server.url) as http:
+        for path in (
+            "/", "/health", "/v1/models", "/v1/models/llama", "/tokenizer_info", "/openapi.json",
+            f"{RESPOND}/{made['id']}", "/v1/models/none", "/v1/files",
+        ):  # fmt: skip
+            head, got = http.head(path), http.get(path)
+            assert head.status_code == got.status_code and head.content == b"", path
+            assert head.headers["content-length"] == str(len(got.content))
+
+
+def test_nobody_is_sent_to_the_host_of_a_request(server: Server) -> None:
+    for path in (CHAT, "/v1/models", "/health"):
+        for method in ("GET", "POST"):
+            answer = httpx.request(method, f"{server.url}{path}/", json={}, headers={"Host": "localhost"})
+            assert answer.status_code in (404, 405) and "location" not in answer.headers
+            assert error_of(answer)["code"] in ("not_found", "model_not_found", "method_not_allowed")
+
+
+def test_no_route_takes_a_query_that_it_does_not_know(server: Server) -> None:
+    described = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    routes = [(method, path) for path, methods in described.items() for method in methods]
+    for method, path in [*routes, ("get", "/"), ("get", "/openapi.json"), ("head", "/health")]:
+        answer = httpx.request(method, f"{server.url}{path}?api_version=2024", json={})
+        assert answer.status_code == 400
+        if method != "head":
+            error = error_of(answer)
+            assert (error["param"], error["code"]) == ("api_version", "unknown_parameter")
 
 
 def test_what_is_refused_disturbs_nobody(server: Server) -> None:

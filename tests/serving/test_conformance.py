@@ -15,7 +15,7 @@ from typing import Any
 
 import openai
 import pytest
-from serving import part_proofs, route_proofs
+from serving import error_proofs, part_proofs, route_proofs
 from serving.chat_proofs import (
     CHAT,
     CHAT_EXAMPLES,
@@ -173,6 +173,20 @@ def test_each_route_does_what_the_table_says(route: str, client: openai.OpenAI) 
     route_proofs.ROUTES[route](client)
 
 
+@pytest.mark.parametrize("code", error_proofs.ERRORS)
+def test_each_error_is_what_the_table_says(code: str, server: Server) -> None:
+    row = error_proofs.ERRORS[code]
+    if isinstance(row.shown, str):
+        assert error_proofs.shown_by(row.shown, code)
+        return
+    answer = row.shown(server)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (row.status, code)
+
+
+def test_each_error_of_the_source_has_a_row() -> None:
+    assert error_proofs.codes_of_the_source() == set(error_proofs.ERRORS)
+
+
 def tables() -> str:
     """The tables as docs/openai.md has them."""
     lines = []
@@ -200,6 +214,8 @@ def tables() -> str:
     for name in route_proofs.client_calls():
         same.setdefault(inspect.getdoc(route_proofs.CALLS[name]) or "", []).append(f"`{name}`")
     lines += [row(", ".join(names), words) for words, names in same.items()]
+    lines += ["", "### Codes of errors", "", "| `code` | status | when |", "|---|---|---|"]
+    lines += [row(f"`{code}`", str(one.status), one.when) for code, one in error_proofs.ERRORS.items()]
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from mm_rec.data.conversations.prompt_parts import continuation_text
 from mm_rec.data.conversations.rendering import prompt_text
 from mm_rec.inference.generate import encode_rendered
 from mm_rec.inference.sampler import SamplingParams
+from mm_rec.serving.api_route import ApiRoute
 from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import EnginePrompt, TokenUsage, start_choices
@@ -50,7 +51,7 @@ from mm_rec.tokenizers.assistant_format import assistant_format
 
 def make_router() -> APIRouter:
     """Make the route, for requests with the fields that are registered now."""
-    router = APIRouter()
+    router = APIRouter(route_class=ApiRoute)
 
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""

@@ -14,6 +14,7 @@ from mm_rec.inference.engine import Session
 from mm_rec.inference.generate import encode_text
 from mm_rec.inference.request import GenerationRequest
 from mm_rec.inference.sampler import SampledToken, SamplingParams
+from mm_rec.serving.api_route import ApiRoute
 from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import Choice, EnginePrompt, TokenUsage, prefill_only, start_choices
@@ -32,7 +33,7 @@ from mm_rec.serving.protocol.schemas import CompletionRequest, as_list
 from mm_rec.serving.protocol.tool_calls import ParsedDelta, VerbatimParser
 from mm_rec.serving.streaming import cancel_on_disconnect
 
-router = APIRouter()
+router = APIRouter(route_class=ApiRoute)
 _DEFAULT_TOKENS = 16  # OpenAI's
 _NAMES = FieldNames("prompt", "max_tokens")
 

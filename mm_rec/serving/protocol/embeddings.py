@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
 from mm_rec.inference.request import GenerationRequest
+from mm_rec.serving.api_route import ApiRoute
 from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import TokenUsage, prefill_only
@@ -18,7 +19,7 @@ from mm_rec.serving.protocol.schemas import EmbeddingRequest, as_list
 from mm_rec.serving.sse import SafeJSONResponse
 from mm_rec.serving.streaming import cancel_on_disconnect
 
-router = APIRouter()
+router = APIRouter(route_class=ApiRoute)
 _NAMES = FieldNames("input", remedy="Send shorter texts")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 
 from mm_rec.inference.sampler import SamplingParams
+from mm_rec.serving.api_route import ApiRoute
 from mm_rec.serving.context import RequestContext, ServerContext, get_context, get_owner, request_context
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.generation import EnginePrompt, TokenUsage, start_choices
@@ -40,12 +41,12 @@ from mm_rec.serving.protocol.response_items import (
 )
 from mm_rec.serving.protocol.response_schemas import ResponseRequest
 from mm_rec.serving.protocol.tool_calls import ReasoningParser, make_parser, needs_special_tokens
-from mm_rec.serving.routes import Limit, require_queries
+from mm_rec.serving.routes import Limit
 from mm_rec.serving.sse import SafeJSONResponse
 from mm_rec.serving.store.tables import StoredResponse
 from mm_rec.tokenizers.assistant_format import assistant_format
 
-router = APIRouter()
+router = APIRouter(route_class=ApiRoute)
 
 
 @router.post("/v1/responses")
@@ -126,10 +127,9 @@ async def _store_response(context: RequestContext, body: ResponseRequest, encode
 
 
 @router.get("/v1/responses/{response_id}")
-async def get_response(response_id: str, request: Request) -> Response:
+async def get_response(response_id: str, request: Request, stream: bool = False) -> Response:
     """A response that was kept, as it was given, but for its log-probabilities."""
-    require_queries(request, "stream")
-    if request.query_params.get("stream", "false") != "false":
+    if stream:
         message = "stream: a response that was kept comes as a whole; leave this out"
         raise ApiError(400, message, "stream", "invalid_value")
     row = await asyncio.to_thread(_row, get_context(request), get_owner(request), response_id)
@@ -154,7 +154,6 @@ async def list_input_items(
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """What was new in the request of a response: the last first, or with `order` asc the first."""
-    require_queries(request, "after", "limit", "order")
     row = await asyncio.to_thread(_row, get_context(request), get_owner(request), response_id)
     items = row.input_items if order == "asc" else row.input_items[::-1]
     if after is not None:

@@ -14,11 +14,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 NO_EFFECT = "No effect: "
 REFUSED = "Refused: "
@@ -56,12 +58,29 @@ def expects(words: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def _fail_fast(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _fail_fast(part)
+
+
 class RequestModel(BaseModel):
     """A request or a part of one."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, populate_by_name=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let every list end at its first error: of a million wrong items, one is told."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
 
 class Function(RequestModel):

@@ -1,0 +1,63 @@
+"""Routes as this server has them: found once for each request, strict about its method, its query and its body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from pydantic import TypeAdapter
+from starlette.datastructures import QueryParams
+from starlette.routing import Match
+from starlette.types import Scope
+
+from mm_rec.serving.errors import METHOD_NOT_ALLOWED, ApiError
+from mm_rec.serving.json_bodies import read_json
+
+
+class ApiRoute(APIRoute):
+    """A route whose body is read by `read_json`, and then given to FastAPI as its schema has it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the function that answers a request."""
+        answer = super().get_route_handler()
+        if self.body_field is None:
+            return answer
+        kind: Any = self.body_field.field_info.annotation
+        schema = TypeAdapter[Any](kind)
+
+        async def answer_json(request: Request) -> Response:
+            request._json = await read_json(request, schema)  # what request.json() returns from now on
+            return await answer(request)
+
+        return answer_json
+
+
+def find_route(scope: Scope) -> RouteContext | None:
+    """Return the route that a request goes to, for HEAD that of GET; None where its address has none.
+
+    Raises ApiError, 405, where it has some for other methods.
+    """
+    method, allowed = scope["method"], set[str]()
+    asked = {**scope, "method": "GET"} if method == "HEAD" else scope
+    for route in iter_route_contexts(scope["app"].routes):
+        match = route.matches(asked)[0]
+        if match is Match.FULL:
+            return route
+        if match is Match.PARTIAL:
+            allowed |= route.methods or set()
+    if not allowed:
+        return None
+    allowed |= {"HEAD"} if "GET" in allowed else set()
+    headers = {"Allow": ", ".join(sorted(allowed))}
+    raise ApiError(405, METHOD_NOT_ALLOWED, code="method_not_allowed", headers=headers)
+
+
+def require_known_queries(scope: Scope, route: RouteContext) -> None:
+    """Raise ApiError for what an address asks after its "?" and its route does not declare: it would do nothing."""
+    known = {field.alias for field in route.dependant.query_params} if hasattr(route, "dependant") else set()
+    for name in QueryParams(scope["query_string"]):
+        if name.removesuffix("[]") not in known:  # OpenAI's client writes lists so
+            named = name.removesuffix("[]")[:100]
+            raise ApiError(400, f"{named}: this is not known here; leave it out", named, "unknown_parameter")
