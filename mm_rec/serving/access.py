@@ -5,7 +5,6 @@ Headers are checked before the body is read, and its size while it is read (`bod
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from mm_rec.serving.bodies import BodyLimit, find_limit, read_body
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.store.store import Store
+from mm_rec.serving.store_threads import StoreThreads
+from mm_rec.serving.usage import UsageRecorder
 
 # Served without a key: none of it says anything of anybody.
 PUBLIC_PATHS = frozenset({"/", "/health", "/openapi.json"})
@@ -45,9 +46,12 @@ class AccessPolicy:
 class AccessMiddleware:
     """ASGI middleware: pass a request on or answer it with an error, and count the responses."""
 
-    def __init__(self, app: ASGIApp, store: Store, policy: AccessPolicy, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, store: Store, policy: AccessPolicy, metrics: ServerMetrics, usage: UsageRecorder,
+        threads: StoreThreads,
+    ) -> None:  # fmt: skip
         self._app, self._store, self._policy, self._metrics = app, store, policy, metrics
-        self._rate_limiter = RateLimiter(store)
+        self._rate_limiter, self._threads = RateLimiter(usage), threads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -88,11 +92,11 @@ class AccessMiddleware:
         key = None
         why = "this server needs an API key: send Authorization: Bearer KEY (mmrec keys create makes one)"
         if scheme.lower() == "bearer" and text:
-            key = await asyncio.to_thread(verify_key, self._store, text.strip())
+            key = await self._threads.read(verify_key, self._store, text.strip())
             why = "this API key is unknown, revoked or expired: mmrec keys list shows all, mmrec keys create makes one"
         if key is None:
             raise ApiError(401, why, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-        exceeded = await asyncio.to_thread(self._rate_limiter.hit, key)
+        exceeded = await self._threads.read(self._rate_limiter.hit, key)
         if exceeded is not None:
             raise ApiError(
                 429, exceeded.message, code="rate_limit_exceeded", type=exceeded.kind,

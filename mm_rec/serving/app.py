@@ -22,7 +22,7 @@ from mm_rec.serving.context import ServerContext
 from mm_rec.serving.protocol import chat_completions, completions, embeddings, responses
 from mm_rec.serving.sse import SafeJSONResponse
 
-_REQUEST_THREADS = 8  # for the work of requests outside the engine: tokenizing, files, the store
+_REQUEST_THREADS = 8  # for the work of requests outside the engine and the store
 _PAGE = Path(__file__).parent / "page.html"
 
 
@@ -50,7 +50,10 @@ def create_app(context: ServerContext, policy: AccessPolicy) -> FastAPI:
     for module in (completions, responses, embeddings, routes):
         app.include_router(module.router)
     _add_page(app)
-    app.add_middleware(AccessMiddleware, store=context.store, policy=policy, metrics=context.metrics)
+    app.add_middleware(
+        AccessMiddleware, store=context.store, policy=policy, metrics=context.metrics, usage=context.usage,
+        threads=context.store_threads,
+    )  # fmt: skip
     return app
 
 
