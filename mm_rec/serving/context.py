@@ -14,7 +14,6 @@ from mm_rec.serving.generation import TokenUsage, UsageMeter
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.model_registry import ModelRegistry, ModelVariant
 from mm_rec.serving.sessions import SessionManager
-from mm_rec.serving.store.health import StoreUnavailableError
 from mm_rec.serving.store.store import Store
 from mm_rec.serving.store_threads import StoreThreads
 from mm_rec.serving.usage import UsageRecorder
@@ -64,12 +63,11 @@ class ServerContext:
         self.usage.add(owner, usage.prompt_tokens, usage.completion_tokens)
 
     def close(self) -> None:
-        """End running requests, and write all usage; what cannot be written is lost, which the log says."""
+        """End running requests, and write all usage."""
         self.registry.close()
         self.store_threads.close()
         self.sessions.close()
-        with contextlib.suppress(StoreUnavailableError):
-            self.usage.close()
+        self.usage.close()
         self.store.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date
@@ -11,6 +12,7 @@ from mm_rec.serving.periodic import PeriodicTask
 from mm_rec.serving.store.health import StoreUnavailableError
 from mm_rec.serving.store.store import Store, today
 
+_log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5.0  # between two tries to write what could not be written
 
 
@@ -64,7 +66,11 @@ class UsageRecorder:
     def close(self) -> None:
         """Write what is left, where the store can be had, and end the thread."""
         self._task.close()
-        self.write()
+        try:
+            self.write()
+        except StoreUnavailableError:
+            lost = sum(sums["requests"] for sums in self._pending.values())
+            _log.exception("the usage of %d requests is lost", lost)
 
     def _write(self) -> None:
         with self._lock:
