@@ -119,6 +119,23 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Log the bodies of requests too, up to 64 KiB of each.")
     ] = False,
+    keep_responses: Annotated[
+        int, typer.Option(min=1, help="The most responses kept of a key; the oldest go first.")
+    ] = 10_000,
+    keep_sessions: Annotated[int, typer.Option(min=1, help="The most sessions kept of a key.")] = 1_000,
+    keep_disk: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Disk for a key's responses, and for its sessions.")
+    ] = 4_096,
+    keep_days: Annotated[
+        int, typer.Option(min=1, help="Days that responses are kept, and sessions after their last turn.")
+    ] = 30,
+    share_prefixes: Annotated[
+        bool,
+        typer.Option(
+            "--share-prefixes",
+            help="What was read for one key is not read again for another, which can tell that it was read.",
+        ),
+    ] = False,
     device: Device = "auto",
     precision: Precision = PrecisionChoice.FLOAT32,
 ) -> None:
@@ -132,11 +149,12 @@ def serve(
     from mm_rec.serving.model_registry import ModelRegistry
     from mm_rec.serving.server import GRACE_SECONDS, run
     from mm_rec.serving.sessions import SessionManager
+    from mm_rec.serving.store.retention import Retention
     from mm_rec.serving.store.store import Store
 
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     connections = resolve_limits(max_connections, max_connections_per_address)
-    opened = Store(store)
+    opened = Store(store, Retention(keep_responses, keep_sessions, keep_disk * _MIB, keep_days))
     policy = _access_policy(host, keys, opened, sessions.with_name("uploads"))
     manager = ModelManager(
         Scheduler(most_active, most_waiting), device=device, precision=precision.value,
@@ -153,6 +171,7 @@ def serve(
         SessionManager(opened, sessions, keep_memory * _MIB),
         limits,
         truncate=when_full is WhenFull.DROP,
+        share_prefixes=share_prefixes,
     )
     names = ", ".join([*registry.variants, *registry.aliases])
 
@@ -167,7 +186,10 @@ def serve(
         configure_logging(
             log_level.value, as_json=log_format is LogFormat.JSON
         )  # a mistake before has no need of it
-        say(f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\nCtrl-C ends it.")
+        say(
+            f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\n"
+            f"  kept       {opened.retention}\nCtrl-C ends it."
+        )
 
     def on_stopping(answers: int) -> None:
         what = "an answer is" if answers == 1 else f"{answers} answers are"

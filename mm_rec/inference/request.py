@@ -41,7 +41,7 @@ class RequestState:
     `on_token` is called with each token of the generation, and once with None when all is done: `error` then says what
     went wrong, if anything did, and `finish_reason` how it ended. It is called by the engine's thread, as the request's
     `on_prefilled` is, and must return at once. `prompt_logprobs` and `hidden_sum`, (D,) float32, are there where they
-    were asked for.
+    were asked for. `num_sampled` counts the tokens written.
     """
 
     def __init__(self, request: GenerationRequest, on_token: OnToken) -> None:
@@ -61,6 +61,8 @@ class RequestState:
         self._on_prefilled, self._prefilling = request.on_prefilled, False
         self._prompt_logprobs, self._pooling = request.prompt_logprobs, request.pooling
         self._cancelled, self._ended = False, False
+        self.num_sampled = 0
+        self._num_prompt_tokens = sum(map(len, self._parts))
         self._begin_part()
 
     def cancel(self) -> None:
@@ -76,6 +78,12 @@ class RequestState:
     def remaining_prompt_tokens(self) -> int:
         """Tokens that are still to be read before the first can be sampled."""
         return len(self.session.pending_ids) + sum(map(len, self._parts[self._next_part :]))
+
+    @property
+    def num_prefilled(self) -> int:
+        """Tokens of the prompt that were read; asked for by another thread it may be a moment late."""
+        unread = 0 if self.num_sampled or self._ended else self.remaining_prompt_tokens
+        return max(0, self._num_prompt_tokens - unread)
 
     @property
     def needs_prefill(self) -> bool:
@@ -118,6 +126,7 @@ class RequestState:
             sampled = self._generation.step()
             self._ended = bool(self.finish_reason)
             if sampled is not None:
+                self.num_sampled += 1
                 self.on_token(sampled)
 
     def end(self) -> None:

@@ -5,7 +5,6 @@ Headers are checked before the body is read, and its size while it is read (`bod
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from mm_rec.serving.bodies import BodyLimit, limit_of, read_body
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.store.store import Store
 from mm_rec.serving.store.tables import ApiKey
+from mm_rec.serving.store_threads import StoreThreads
+from mm_rec.serving.usage import UsageRecorder
 
 # Served without a key: none of it says anything of anybody.
 PUBLIC_PATHS = frozenset({"/", "/health", "/openapi.json"})
@@ -46,9 +47,11 @@ class AccessPolicy:
 class AccessMiddleware:
     """ASGI middleware: pass a request on or answer it with an error."""
 
-    def __init__(self, app: ASGIApp, store: Store, policy: AccessPolicy) -> None:
+    def __init__(
+        self, app: ASGIApp, store: Store, policy: AccessPolicy, usage: UsageRecorder, threads: StoreThreads
+    ) -> None:
         self._app, self._store, self._policy = app, store, policy
-        self._rate_limiter = RateLimiter(store)
+        self._rate_limiter, self._threads = RateLimiter(usage), threads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -91,11 +94,11 @@ class AccessMiddleware:
         key = None
         why = "this server needs an API key: send Authorization: Bearer KEY (mmrec keys create makes one)"
         if scheme.lower() == "bearer" and text:
-            key = await asyncio.to_thread(verify_key, self._store, text.strip())
+            key = await self._threads.read(verify_key, self._store, text.strip())
             why = "this API key is unknown, revoked or expired: mmrec keys list shows all, mmrec keys create makes one"
         if key is None:
             raise ApiError(401, why, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-        exceeded = await asyncio.to_thread(self._rate_limiter.hit, key)
+        exceeded = await self._threads.read(self._rate_limiter.hit, key)
         if exceeded is not None:
             raise ApiError(
                 429, exceeded.message, code="rate_limit_exceeded", type=exceeded.kind,

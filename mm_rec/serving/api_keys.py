@@ -22,6 +22,7 @@ from typing import Literal
 from mm_rec.errors import ConfigError
 from mm_rec.serving.store.store import Store, today
 from mm_rec.serving.store.tables import ApiKey, new_id
+from mm_rec.serving.usage import UsageRecorder
 
 _KEY_PATTERN = re.compile(r"mmr-[A-Za-z0-9_-]{43}")
 # 72 bits to find a key by and to show to people; the other 184 are the secret.
@@ -98,20 +99,23 @@ class RateLimiter:
     at the same time may go over the limit together; the next one is refused.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
+    def __init__(self, usage: UsageRecorder, clock: Callable[[], float] = time.monotonic) -> None:
+        self._usage = usage
         self._clock = clock
         self._lock = threading.Lock()
         # By key id, the times of the requests of the last minute, oldest first.
         self._request_times: dict[str, deque[float]] = {}
 
     def hit(self, key: ApiKey) -> RateLimitExceeded | None:
-        """Count a request of a key, or return the limit that it exceeds; then it does not count."""
+        """Count a request of a key, or return the limit that it exceeds; then it does not count.
+
+        Raises StoreUnavailableError for a key with a limit of tokens where usage cannot be read or written.
+        """
         return self._check_tokens_per_day(key) or self._check_requests_per_minute(key)
 
     def _check_tokens_per_day(self, key: ApiKey) -> RateLimitExceeded | None:
         limit = key.tokens_per_day
-        if limit is None or (used := self._store.usage(key.id, today()).tokens) < limit:
+        if limit is None or (used := self._usage.tokens(key.id, today())) < limit:
             return None
         now = datetime.now(UTC)
         passed = now - now.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -23,7 +23,7 @@ from mm_rec.serving.protocol import chat_completions, completions, embeddings, r
 from mm_rec.serving.request_log import RequestLogMiddleware
 from mm_rec.serving.sse import SafeJSONResponse
 
-_REQUEST_THREADS = 8  # for the work of requests outside the engine: tokenizing, files, the store
+_REQUEST_THREADS = 8  # for the work of requests outside the engine and the store
 _PAGE = Path(__file__).parent / "page.html"
 
 
@@ -55,10 +55,15 @@ def create_app(context: ServerContext, policy: AccessPolicy, *, log_prompts: boo
     for module in (completions, responses, embeddings, routes):
         app.include_router(module.router)
     _add_page(app)
-    app.add_middleware(AccessMiddleware, store=context.store, policy=policy)
     app.add_middleware(
-        RequestLogMiddleware, metrics=context.metrics, log_prompts=log_prompts
-    )  # outside the other
+        AccessMiddleware,
+        store=context.store,
+        policy=policy,
+        usage=context.usage,
+        threads=context.store_threads,
+    )
+    # Outside the other.
+    app.add_middleware(RequestLogMiddleware, metrics=context.metrics, log_prompts=log_prompts)
     return app
 
 

@@ -12,13 +12,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from mm_rec.errors import UserError
+from mm_rec.errors import DataError, UserError
 from mm_rec.inference.scheduler import QueueFullError
 from mm_rec.inference.token_stream import RequestAbortedError, RequestTimeoutError
 from mm_rec.serving.sse import SafeJSONResponse
+from mm_rec.serving.store.health import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 2  # Retry-After where the queue is full
+_STORE_RETRY_SECONDS = 10  # Retry-After where the store fails
 _CODES = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
@@ -62,8 +64,8 @@ def as_api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # a union has several
             return _from_validation_error(deepest)
-        case QueueFullError() | RequestTimeoutError() | RequestAbortedError():
-            return _from_engine_error(error)
+        case QueueFullError() | RequestTimeoutError() | RequestAbortedError() | StoreUnavailableError():
+            return _from_own_error(error)
         case UserError() | UnicodeEncodeError():
             return ApiError(400, _message_of(error), code="invalid_value")
         case HTTPException():
@@ -74,12 +76,17 @@ def as_api_error(error: Exception) -> ApiError:
             return _internal_error(error)
 
 
-def _from_engine_error(error: QueueFullError | RequestTimeoutError | RequestAbortedError) -> ApiError:
+def _from_own_error(
+    error: QueueFullError | RequestTimeoutError | RequestAbortedError | StoreUnavailableError,
+) -> ApiError:
     if isinstance(error, QueueFullError):
         headers = {"Retry-After": str(_RETRY_SECONDS)}
         return ApiError(429, str(error), code="queue_full", type="rate_limit_error", headers=headers)
     if isinstance(error, RequestTimeoutError):
         return ApiError(408, str(error), code="timeout")
+    if isinstance(error, StoreUnavailableError):
+        headers = {"Retry-After": str(_STORE_RETRY_SECONDS)}
+        return ApiError(503, str(error), code="store_unavailable", type="server_error", headers=headers)
     return ApiError(503, str(error), code="shutting_down", type="server_error")
 
 
@@ -93,6 +100,8 @@ def _message_of(error: UserError | UnicodeEncodeError) -> str:
     if isinstance(found, UnicodeEncodeError):  # other layers say what a person at a terminal can do
         half = rf"\u{ord(found.object[found.start]):04x}"
         return f"a text holds {half}, half of a surrogate pair, which is no character; leave it out"
+    if isinstance(error, DataError) and error.path is not None:  # no path of the server's in an answer
+        return str(error).replace(str(error.path), error.path.name)
     return str(error)
 
 
@@ -124,6 +133,7 @@ def add_exception_handlers(app: FastAPI) -> None:
         QueueFullError,
         RequestTimeoutError,
         RequestAbortedError,
+        StoreUnavailableError,
         UserError,
         UnicodeEncodeError,
         HTTPException,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 
 from mm_rec.data.conversations.prompt_parts import turn_end_text
 from mm_rec.inference.engine import Session
@@ -23,13 +23,15 @@ class EnginePrompt:
     """A prompt for the engine: a session that may have read some of it already, and the rest in parts of ids.
 
     `texts` are those of the parts, and `text` what the session has read, where what is read is to be kept and found
-    again. `cached_tokens` counts the tokens that need not be read again, `length` all of them.
+    again, under `cache_key`. `cached_tokens` counts the tokens that need not be read again, `length` all of them.
     """
 
     def __init__(
-        self, session: Session, parts: Sequence[Sequence[int]], texts: Sequence[str] = (), text: str = ""
-    ) -> None:
+        self, session: Session, parts: Sequence[Sequence[int]], texts: Sequence[str] = (), text: str = "",
+        cache_key: Hashable = None,
+    ) -> None:  # fmt: skip
         self.session, self.parts, self.texts, self.text = session, parts, texts, text
+        self.cache_key = cache_key
         self.cached_tokens = session.length
         self.length = session.length + sum(map(len, parts))
 
@@ -44,10 +46,10 @@ class EnginePrompt:
         return bool(self.texts)
 
 
-def build_prompt(variant: ModelVariant, texts: Sequence[str]) -> EnginePrompt:
-    """Build the prompt of a conversation's parts, on top of its longest cached prefix."""
-    whole = "".join(texts)
-    found = variant.model.prefix_cache.match_prefix(variant.name, whole)
+def build_prompt(variant: ModelVariant, texts: Sequence[str], owner: str | None) -> EnginePrompt:
+    """Build the prompt of a conversation's parts, on top of its longest prefix that is cached for this owner."""
+    whole, cache_key = "".join(texts), (variant.name, owner)
+    found = variant.model.prefix_cache.match_prefix(cache_key, whole)
     text, session = found or ("", variant.session())
     rest, left = [], len(text)
     for part in texts:
@@ -55,7 +57,7 @@ def build_prompt(variant: ModelVariant, texts: Sequence[str]) -> EnginePrompt:
         left = max(0, left - len(part))
     rest = [part for part in rest if part]
     return EnginePrompt(
-        session, [encode_rendered(variant.model.tokenizer, part) for part in rest], rest, text
+        session, [encode_rendered(variant.model.tokenizer, part) for part in rest], rest, text, cache_key
     )
 
 
@@ -79,6 +81,23 @@ class TokenUsage:
         }
 
 
+@dataclass(slots=True)
+class UsageMeter:
+    """What the engine has read and written for a request so far; `is_recorded` once its usage is counted."""
+
+    cached_tokens: int = 0
+    states: list[RequestState] = field(default_factory=list)
+    is_recorded: bool = False
+
+    def usage(self) -> TokenUsage | None:
+        """Return the tokens so far; None where the engine has done nothing."""
+        read = sum(state.num_prefilled for state in self.states)
+        written = sum(state.num_sampled for state in self.states)
+        if not read + written:
+            return None
+        return TokenUsage(self.cached_tokens + read, self.cached_tokens, written)
+
+
 @dataclass(frozen=True, slots=True)
 class OutputDelta:
     """A part of a choice as it comes: text, perhaps none yet, and its tokens."""
@@ -91,8 +110,9 @@ class Choice:
     """One answer to a prompt, streamed. `finish_reason` is "" while it goes on, then "stop" or "length"."""
 
     def __init__(
-        self, variant: ModelVariant, prompt: EnginePrompt, sampling: SamplingParams, seconds: float, *,
-        constraint: Constraint | None = None, logprobs: int | None = None, with_special_tokens: bool = False,
+        self, variant: ModelVariant, prompt: EnginePrompt, sampling: SamplingParams, seconds: float,
+        meter: UsageMeter, *, constraint: Constraint | None = None, logprobs: int | None = None,
+        with_special_tokens: bool = False,
     ) -> None:  # fmt: skip
         """`logprobs`: so many of the likeliest tokens with each; `with_special_tokens`: keep them in the text."""
         self.variant, self.prompt = variant, prompt
@@ -104,6 +124,7 @@ class Choice:
             constraint=constraint, logprobs=logprobs, on_prefilled=self._cache_prefix,
         )  # fmt: skip
         self._token_stream = TokenStream(variant.model.scheduler, request, seconds)
+        meter.states.append(self._token_stream.state)
 
     @property
     def completion_tokens(self) -> int:
@@ -118,7 +139,7 @@ class Choice:
         """Cache the prefix up to the end of a message; the last part ends where the answer begins."""
         if self.prompt.is_cacheable and number < len(self.prompt.parts) - 1:
             text = self.prompt.text + "".join(self.prompt.texts[: number + 1])
-            self.variant.model.prefix_cache.insert(self.variant.name, text, self.prompt.session.fork())
+            self.variant.model.prefix_cache.insert(self.prompt.cache_key, text, self.prompt.session.fork())
 
     async def deltas(self) -> AsyncGenerator[OutputDelta, None]:
         """Yield text and tokens up to a stop token or stop string."""
@@ -160,17 +181,19 @@ class Choice:
         if finished is not None:
             session, added = finished
             text = self.prompt.text + "".join(self.prompt.texts) + added
-            self.variant.model.prefix_cache.insert(self.variant.name, text, session)
+            self.variant.model.prefix_cache.insert(self.prompt.cache_key, text, session)
 
 
 async def start_choices(
-    variant: ModelVariant, prompt: EnginePrompt, samplings: Sequence[SamplingParams], seconds: float, *,
-    constrain: Callable[[], Constraint] | None = None, logprobs: int | None = None, with_special_tokens: bool = False,
+    variant: ModelVariant, prompt: EnginePrompt, samplings: Sequence[SamplingParams], seconds: float,
+    meter: UsageMeter, *, constrain: Callable[[], Constraint] | None = None, logprobs: int | None = None,
+    with_special_tokens: bool = False,
 ) -> list[Choice]:  # fmt: skip
     """Start the answers to one prompt, which is prefilled once; each has its own sampling and constraint."""
+    meter.cached_tokens += prompt.cached_tokens
     if len(samplings) > 1:
         await prefill_only(
-            variant, GenerationRequest(session=prompt.session, prompt_ids=prompt.parts), seconds
+            variant, GenerationRequest(session=prompt.session, prompt_ids=prompt.parts), seconds, meter
         )
     choices: list[Choice] = []
     try:
@@ -183,6 +206,7 @@ async def start_choices(
                     one,
                     sampling,
                     seconds,
+                    meter,
                     constraint=constraint,
                     logprobs=logprobs,
                     with_special_tokens=with_special_tokens,
@@ -195,9 +219,12 @@ async def start_choices(
     return choices
 
 
-async def prefill_only(variant: ModelVariant, request: GenerationRequest, seconds: float) -> RequestState:
+async def prefill_only(
+    variant: ModelVariant, request: GenerationRequest, seconds: float, meter: UsageMeter
+) -> RequestState:
     """Have a prompt read, and nothing written; returns what else was asked for."""
     stream = TokenStream(variant.model.scheduler, request, seconds)
+    meter.states.append(stream.state)
     async for _ in stream.tokens():
         raise AssertionError("nothing is written without a sampling")
     return stream.state

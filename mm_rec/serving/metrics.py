@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -35,8 +36,17 @@ class ServerMetrics:
             lambda: sum(model.prefix_cache.bytes for model in registry.models)
         )
 
-    def _gauge(self, name: str, what: str) -> Gauge:
-        return Gauge(f"mmrec_{name}", what, registry=self._collectors)
+        self._stored = self._gauge("stored", "Responses and sessions in the store.", ["kind"])
+        self._stored_bytes = self._gauge("stored_bytes", "What they take.", ["kind"])
+
+    def _gauge(self, name: str, what: str, labels: Sequence[str] = ()) -> Gauge:
+        return Gauge(f"mmrec_{name}", what, labels, registry=self._collectors)
+
+    def set_stored(self, kept: Mapping[str, tuple[int, int]]) -> None:
+        """Take over how many things of each kind are in the store, and their bytes."""
+        for kind, (count, size) in kept.items():
+            self._stored.labels(kind).set(count)
+            self._stored_bytes.labels(kind).set(size)
 
     def count_request(self, route: str, status: int) -> None:
         """Count a response."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -34,6 +35,7 @@ from mm_rec.serving.protocol.preprocessing import (
 )
 from mm_rec.serving.protocol.schemas import DetokenizeRequest, SessionRequest, TokenizeRequest
 from mm_rec.serving.sse import SafeJSONResponse
+from mm_rec.serving.store.health import StoreUnavailableError
 from mm_rec.serving.store.tables import SavedSession
 from mm_rec.serving.streaming import cancel_on_disconnect
 
@@ -143,9 +145,9 @@ async def _create(context: RequestContext, body: SessionRequest) -> dict[str, An
     session = variant.session()
     if read:
         prefill = GenerationRequest(session=session, prompt_ids=[read])
-        await prefill_only(variant, prefill, context.limits.timeout_seconds)
+        await prefill_only(variant, prefill, context.limits.timeout_seconds, context.meter)
         context.record_usage(TokenUsage(len(read)))
-    row = await asyncio.to_thread(sessions.create, context.owner, variant, session)
+    row = await context.server.store_threads.write(sessions.create, context.owner, variant, session)
     return sessions.to_object(row, variant)
 
 
@@ -154,7 +156,7 @@ async def list_sessions(request: Request, after: str | None = None, limit: Limit
     """The sessions, newest first, from the one after the id `after` on."""
     context = get_context(request)
     with errors_in_field("after"):
-        page = await asyncio.to_thread(context.store.list_sessions, get_owner(request), after, limit)
+        page = await context.store_threads.read(context.store.list_sessions, get_owner(request), after, limit)
     rows = [_session_object(context, row) for row in page.rows]
     ends = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
     return SafeJSONResponse({"object": "list", "data": rows, "has_more": page.has_more, **ends})
@@ -164,7 +166,7 @@ async def list_sessions(request: Request, after: str | None = None, limit: Limit
 async def get_session(session_id: str, request: Request) -> Response:
     """One session."""
     context = get_context(request)
-    row = await asyncio.to_thread(context.sessions.get, get_owner(request), session_id)
+    row = await context.store_threads.read(context.sessions.get, get_owner(request), session_id)
     return SafeJSONResponse(_session_object(context, row))
 
 
@@ -177,14 +179,14 @@ async def fork_session(session_id: str, request: Request) -> Response:
         with context.registry.lease(context.sessions.get(owner, session_id).name) as variant:
             return context.sessions.to_object(context.sessions.fork(owner, session_id, variant), variant)
 
-    return SafeJSONResponse(await asyncio.to_thread(fork))
+    return SafeJSONResponse(await context.store_threads.write(fork))
 
 
 @router.delete("/v1/sessions/{session_id}")
 async def delete_session(session_id: str, request: Request) -> Response:
     """Forget a session."""
     context = get_context(request)
-    await asyncio.to_thread(context.sessions.delete, get_owner(request), session_id)
+    await context.store_threads.write(context.sessions.delete, get_owner(request), session_id)
     return SafeJSONResponse({"id": session_id, "object": "session.deleted", "deleted": True})
 
 
@@ -195,12 +197,18 @@ def _session_object(context: ServerContext, row: SavedSession) -> dict[str, Any]
 
 @router.get("/health")
 async def health(request: Request) -> Response:
-    """Whether the server is at work, and on what."""
-    registry = get_context(request).registry
-    return SafeJSONResponse({"status": "ok", "version": __version__, "models": list(registry.variants)})
+    """Whether the server is at work, and on what: 503, and why, where it cannot keep what it should."""
+    context = get_context(request)
+    body = {"status": "ok", "version": __version__, "models": list(context.registry.variants)}
+    if (fault := context.store.health.fault) is not None:
+        return SafeJSONResponse({**body, "status": "degraded", "reason": fault}, 503)
+    return SafeJSONResponse(body)
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """The metrics of the server, for Prometheus."""
-    return Response(get_context(request).metrics.render(), media_type=CONTENT_TYPE)
+    context = get_context(request)
+    with contextlib.suppress(StoreUnavailableError):  # the rest is known without it
+        context.metrics.set_stored(await context.store_threads.read(context.store.count_kept))
+    return Response(context.metrics.render(), media_type=CONTENT_TYPE)

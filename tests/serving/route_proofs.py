@@ -271,13 +271,13 @@ def delete_session(client: Client) -> None:
 
 
 def health(client: Client) -> None:
-    """Whether the server is at work; needs no key."""
+    """Whether the server is at work, or 503, `degraded` and why it cannot keep what it should; needs no key."""
     told: Any = client.get(_at(client, "/health"), cast_to=object)
     assert told["status"] == "ok" and told["models"] == ["mmrec", "llama"]
 
 
 def metrics(client: Client) -> None:
-    """Figures for Prometheus: requests, tokens, times to the first token, what is going on now."""
+    """Figures for Prometheus: requests, tokens, times to the first token, what is going on now, and what is kept."""
     Chat(client)()
     told = client.get(_at(client, "/metrics"), cast_to=str)
     for name in (
@@ -285,6 +285,7 @@ def metrics(client: Client) -> None:
         "mmrec_tokens_total",
         "mmrec_first_token_seconds_bucket",
         "mmrec_active",
+        "mmrec_stored_bytes",
     ):
         assert re.search(f"^{name}[ {{]", told, re.MULTILINE)
 

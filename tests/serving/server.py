@@ -22,6 +22,7 @@ from mm_rec.serving.context import RequestLimits, ServerContext
 from mm_rec.serving.model_registry import ModelRegistry
 from mm_rec.serving.server import GracefulServer, listen
 from mm_rec.serving.sessions import SessionManager
+from mm_rec.serving.store.retention import Retention
 from mm_rec.serving.store.store import Store
 
 MIB = 2**20
@@ -45,15 +46,23 @@ class Server:
         self, models: Sequence[ServedModel], folder: Path, *, store: str = "", policy: AccessPolicy | None = None,
         limits: RequestLimits | None = None, truncate: bool = False, grace_seconds: float = 0.5,
         connections: ConnectionLimits | None = None, log_prompts: bool = False,
+        retention: Retention | None = None, share_prefixes: bool = False,
     ) -> None:  # fmt: skip
         self.folder = folder
-        opened = Store(store or f"sqlite:///{folder}/store.db")
+        opened = Store(store or f"sqlite:///{folder}/store.db", retention)
         sessions = SessionManager(opened, folder / "sessions", 64 * MIB)
         limits = limits or RequestLimits(max_tokens=256)
         self.manager = ModelManager(models[0].scheduler, device="cpu", prefix_cache_bytes=64 * MIB)
         for model in models:
             self.manager.add(model)
-        self.context = ServerContext(ModelRegistry(self.manager), opened, sessions, limits, truncate=truncate)
+        self.context = ServerContext(
+            ModelRegistry(self.manager),
+            opened,
+            sessions,
+            limits,
+            truncate=truncate,
+            share_prefixes=share_prefixes,
+        )
         self.app = create_app(self.context, policy or AccessPolicy(), log_prompts=log_prompts)
         self._server = GracefulServer(self.app, grace_seconds, limits=connections)
         listening = listen("127.0.0.1", 0)

@@ -15,6 +15,7 @@ from mm_rec.cli.keys import app
 from mm_rec.errors import ConfigError
 from mm_rec.serving.api_keys import RateLimiter, create_key, verify_key
 from mm_rec.serving.store.store import Store, today
+from mm_rec.serving.usage import UsageRecorder
 from mm_rec.terminal import run_app
 
 Opener = Callable[[str], Store]
@@ -110,7 +111,7 @@ def test_a_key_that_cannot_be_is_refused(store: Store, values: dict[str, object]
 
 def test_requests_are_limited_in_any_sixty_seconds(store: Store) -> None:
     now = 0.0
-    limiter = RateLimiter(store, clock=lambda: now)
+    limiter = RateLimiter(UsageRecorder(store), clock=lambda: now)
     _, key = create_key(store, "a", requests_per_minute=3)
     _, other = create_key(store, "b", requests_per_minute=3)
 
@@ -132,7 +133,7 @@ def test_requests_are_limited_in_any_sixty_seconds(store: Store) -> None:
 
 
 def test_tokens_are_limited_by_day(store: Store) -> None:
-    limiter = RateLimiter(store)
+    limiter = RateLimiter(UsageRecorder(store))
     _, key = create_key(store, "a", tokens_per_day=100)
     store.count_usage(key.id, today() - timedelta(days=1), 500, 500)
     store.count_usage(key.id, today(), 90, 9)
@@ -146,7 +147,7 @@ def test_tokens_are_limited_by_day(store: Store) -> None:
 def test_a_key_without_limits_is_not_limited(store: Store) -> None:
     _, key = create_key(store, "a")
     store.count_usage(key.id, today(), 10**12, 0)
-    limiter = RateLimiter(store)
+    limiter = RateLimiter(UsageRecorder(store))
     assert all(limiter.hit(key) is None for _ in range(1_000))
 
 

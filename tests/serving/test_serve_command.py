@@ -82,6 +82,7 @@ def test_without_arguments_it_serves_what_quickstart_made_and_ends_cleanly(
     quickstart: Served, tmp_path: Path
 ) -> None:
     assert "quickstart" in quickstart.said and "mm-rec-100m" in quickstart.said
+    assert "10,000 responses and 1,000 sessions, 4,096 MiB of either, for 30 days" in quickstart.said
     assert quickstart.url.startswith("http://127.0.0.1:")
     answer = httpx.post(f"{quickstart.url}/v1/chat/completions", json=HI, timeout=LONGEST)
     assert answer.status_code == 200 and answer.json()["model"] == "mm-rec-100m"
@@ -148,6 +149,8 @@ def test_mistakes_are_told_with_what_to_do(model: Path, tmp_path: Path) -> None:
         said = refused(tmp_path, model, "--port", taken.getsockname()[1])
         assert "something listens" in said and "--port" in said
     assert "no address of this machine" in refused(tmp_path, model, "--host", "192.0.2.1", "--no-keys")
+    said = refused(tmp_path, model, "--store", f"sqlite:///{tmp_path}/other.db")
+    assert "has the sessions of another store" in said and "--sessions" in said
 
 
 def test_nothing_to_serve_says_how_to_make_it(tmp_path: Path) -> None:

@@ -48,7 +48,12 @@ def store_response(
 
 
 def store_session(store: Store, owner: str | None = None) -> SavedSession:
-    return store.create_session(owner, model="tiny", adapter=None, length=7, file_name=new_session_file())
+    name = new_session_file()
+    return store.create_session(owner, model="tiny", adapter=None, length=7, file_name=name, size=100)
+
+
+def lease(store: Store, session_id: str, owner: str | None = None) -> SavedSession | None:
+    return store.lease_session(owner, session_id, new_id("turn"), seconds=60)
 
 
 def owners(store: Store) -> tuple[str, str, None]:
@@ -123,8 +128,10 @@ def test_a_chain_does_not_lead_to_a_row_of_another_owner(store: Store) -> None:
 def test_a_session_is_continued_in_a_new_file_listed_and_deleted(store: Store) -> None:
     first, second, name = store_session(store), store_session(store), new_session_file()
     assert first.id != second.id and first.file_name != second.file_name
-    moved = store.update_session(None, first.id, length=50_000, file_name=name)
-    assert moved is not None and (moved.length, moved.file_name) == (50_000, name)
+    leased = lease(store, first.id)
+    assert leased is not None
+    moved = store.update_session(leased, length=50_000, file_name=name, size=200)
+    assert moved is not None and (moved.length, moved.file_name, moved.bytes) == (50_000, name, 200)
     found = store.get_session(None, first.id)
     assert found is not None and (found.length, found.file_name) == (50_000, name)
     assert [row.id for row in store.list_sessions(None).rows] == [second.id, first.id]
@@ -132,7 +139,7 @@ def test_a_session_is_continued_in_a_new_file_listed_and_deleted(store: Store) -
     gone = store.delete_session(None, first.id)
     assert gone is not None and gone.file_name == name
     assert store.session_files() == {second.file_name}
-    assert store.update_session(None, first.id, 1, name) is None
+    assert store.update_session(moved, length=1, file_name=name, size=1) is None
 
 
 @pytest.mark.parametrize(
@@ -140,10 +147,10 @@ def test_a_session_is_continued_in_a_new_file_listed_and_deleted(store: Store) -
 )
 def test_a_session_takes_no_file_name_but_the_servers_own(store: Store, name: str) -> None:
     with pytest.raises(ValueError, match="new_session_file"):
-        store.create_session(None, model="m", adapter=None, length=1, file_name=name)
+        store.create_session(None, model="m", adapter=None, length=1, file_name=name, size=1)
     session = store_session(store)
     with pytest.raises(ValueError, match="new_session_file"):
-        store.update_session(None, session.id, 1, name)
+        store.update_session(session, length=1, file_name=name, size=1)
 
 
 def test_nobody_sees_or_changes_the_rows_of_another_owner(store: Store) -> None:
@@ -161,7 +168,7 @@ def test_nobody_sees_or_changes_the_rows_of_another_owner(store: Store) -> None:
             if owner != other:
                 assert store.delete_response(owner, theirs) is None
                 assert store.delete_session(owner, kept) is None
-                assert store.update_session(owner, kept, 1, new_session_file()) is None
+                assert lease(store, kept, owner) is None
     assert all(store.get_response(owner, row.id) for owner, row in responses.items())
     assert all(store.get_session(owner, row.id) for owner, row in sessions.items())
 
@@ -172,7 +179,7 @@ def test_what_is_no_id_finds_nothing_and_breaks_nothing(store: Store, id_: str) 
     assert store.get_response(None, id_) is None and store.get_session(None, id_) is None
     assert store.delete_response(None, id_) is None and store.delete_session(None, id_) is None
     assert store.response_chain(None, id_) == [] and store.revoke_key(id_) is None
-    assert store.update_session(None, id_, 1, new_session_file()) is None
+    assert lease(store, id_) is None
     assert store.get_response(None, kept.id) is not None
 
 

@@ -83,11 +83,10 @@ async def _begin(
     turn = None
     if body.session is not None:
         manager = context.server.sessions.turn(context.owner, body.session, variant)
-        turn = await asyncio.to_thread(manager.__enter__)
-        stack.push(manager.__exit__)
+        turn = await context.server.store_threads.enter(manager, stack)
     prompt, samplings = await asyncio.to_thread(_prepare, context, body, tools, turn)
     choices = await start_choices(
-        variant, prompt, samplings, context.limits.timeout_seconds,
+        variant, prompt, samplings, context.limits.timeout_seconds, context.meter,
         constrain=constraint_factory(variant, call_options, _output_schema(body), "response_format", prompt),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),
@@ -106,7 +105,8 @@ async def _commit(context: RequestContext, answer: Answer, turn: SessionTurn | N
     [choice] = answer.choices
     finished = None if choice is None else choice.finished_session()
     assert finished is not None  # there are no stop strings
-    await asyncio.to_thread(context.server.sessions.commit, context.owner, turn, context.variant, finished[0])
+    commit = context.server.sessions.commit
+    await context.server.store_threads.write(commit, context.owner, turn, context.variant, finished[0])
 
 
 def _require_together(body: ChatRequest) -> None:

@@ -132,7 +132,8 @@ async def _start_choices(
     if not max_tokens:
         return [None] * len(samplings)
     return await start_choices(
-        variant, EnginePrompt(session, parts), samplings, context.limits.timeout_seconds, logprobs=body.logprobs
+        variant, EnginePrompt(session, parts), samplings, context.limits.timeout_seconds, context.meter,
+        logprobs=body.logprobs,
     )  # fmt: skip
 
 
@@ -141,7 +142,7 @@ async def _score_prompt(
 ) -> None:
     """Prefill a prompt and keep the log-probability of each of its tokens."""
     request = GenerationRequest(session=session, prompt_ids=[prompt.ids], prompt_logprobs=top_logprobs)
-    state = await prefill_only(context.variant, request, context.limits.timeout_seconds)
+    state = await prefill_only(context.variant, request, context.limits.timeout_seconds, context.meter)
     prompt.scored = state.prompt_logprobs
 
 

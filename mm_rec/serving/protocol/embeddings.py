@@ -56,5 +56,5 @@ async def _vector(context: RequestContext, ids: list[int]) -> Tensor:
     """Return the mean hidden state of a text's tokens: (D,) float32, of L2 norm 1."""
     variant = context.variant
     request = GenerationRequest(session=variant.session(), prompt_ids=[ids], pooling=True)
-    state = await prefill_only(variant, request, context.limits.timeout_seconds)
+    state = await prefill_only(variant, request, context.limits.timeout_seconds, context.meter)
     return torch.nn.functional.normalize(state.hidden_sum, dim=0)

@@ -74,22 +74,20 @@ async def answer_events(context: RequestContext, answer: Answer) -> AsyncGenerat
 
 
 async def _deltas(context: RequestContext, answer: Answer) -> AsyncGenerator[Delta, None]:
-    """Yield the parsed deltas of all choices; their usage is recorded at the end, whatever end it is."""
+    """Yield the parsed deltas of all choices, and count their usage; the context counts that of unfinished answers."""
     numbers = [number for number, choice in enumerate(answer.choices) if choice is not None]
     choices = [choice for choice in answer.choices if choice is not None]
     is_first = True
-    try:
-        async with contextlib.aclosing(merge_choices(choices)) as merged:
-            async for place, new in merged:
-                if is_first:
-                    context.record_first_token()
-                    is_first = False
-                number = numbers[place]
-                for delta in _parsed(number, answer.parsers[number].push(new.text), new):
-                    yield delta
-    finally:
-        answer.usage.completion_tokens = sum(choice.completion_tokens for choice in choices)
-        context.record_usage(answer.usage)
+    async with contextlib.aclosing(merge_choices(choices)) as merged:
+        async for place, new in merged:
+            if is_first:
+                context.record_first_token()
+                is_first = False
+            number = numbers[place]
+            for delta in _parsed(number, answer.parsers[number].push(new.text), new):
+                yield delta
+    answer.usage.completion_tokens = sum(choice.completion_tokens for choice in choices)
+    context.record_usage(answer.usage)
     for number in numbers:
         for part in answer.parsers[number].finish():
             yield Delta(number, part)

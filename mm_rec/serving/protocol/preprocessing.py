@@ -229,7 +229,7 @@ def fit_prompt(
     def without(dropped: int) -> EnginePrompt:
         kept = [*messages[: starts[0]], *messages[starts[dropped] :]] if dropped else messages
         with errors_in_field(names.prompt):
-            return build_prompt(variant, prompt_parts(context.tokenizer, kept, tools))
+            return build_prompt(variant, prompt_parts(context.tokenizer, kept, tools), context.prefix_owner)
 
     def room(prompt: EnginePrompt, least: int) -> int:
         return resolve_max_tokens(context, prompt.length, wanted, names, least)

@@ -67,10 +67,11 @@ async def _begin(context: RequestContext, body: ResponseRequest, stack: contextl
     variant = context.variant
     tools = template_tools(variant, to_chat_tools(body))
     call_options = tool_call_options(tools, to_tool_choice(body), body.parallel_tool_calls is not False)
-    prompt, sampling = await asyncio.to_thread(_prepare, context, body, tools)
+    previous = await context.server.store_threads.read(_previous_items, context, body.previous_response_id)
+    prompt, sampling = await asyncio.to_thread(_prepare, context, body, tools, previous)
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or [])
     [choice] = await start_choices(
-        variant, prompt, [sampling], context.limits.timeout_seconds,
+        variant, prompt, [sampling], context.limits.timeout_seconds, context.meter,
         constrain=constraint_factory(variant, call_options, _output_schema(body), "text.format", prompt),
         logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),
@@ -81,9 +82,9 @@ async def _begin(context: RequestContext, body: ResponseRequest, stack: contextl
 
 
 def _prepare(
-    context: RequestContext, body: ResponseRequest, tools: ToolSchemas
+    context: RequestContext, body: ResponseRequest, tools: ToolSchemas, previous: list[Item]
 ) -> tuple[EnginePrompt, SamplingParams]:
-    messages, places = to_messages(body, _previous_items(context, body.previous_response_id))
+    messages, places = to_messages(body, previous)
     if not messages:
         raise ApiError(400, "input: there is nothing to answer", "input", "missing_required_parameter")
     truncate = body.truncation == "auto" if body.truncation else context.server.truncate
@@ -115,7 +116,7 @@ async def _store_response(context: RequestContext, body: ResponseRequest, encode
     """Store a response, where the request does not say otherwise."""
     if body.store is False:
         return
-    await asyncio.to_thread(
+    await context.server.store_threads.write(
         context.server.store.create_response,
         context.owner,
         encoder.id,
@@ -132,7 +133,7 @@ async def get_response(response_id: str, request: Request, stream: bool = False)
     if stream:
         message = "stream: a response that was kept comes as a whole; leave this out"
         raise ApiError(400, message, "stream", "invalid_value")
-    row = await asyncio.to_thread(_row, get_context(request), get_owner(request), response_id)
+    row = await _row(get_context(request), get_owner(request), response_id)
     return SafeJSONResponse(row.response)
 
 
@@ -140,8 +141,8 @@ async def get_response(response_id: str, request: Request, stream: bool = False)
 async def delete_response(response_id: str, request: Request) -> Response:
     """Forget a response; what goes on from it cannot be gone on with any more."""
     context, owner = get_context(request), get_owner(request)
-    await asyncio.to_thread(_row, context, owner, response_id)
-    await asyncio.to_thread(context.store.delete_response, owner, response_id)
+    await _row(context, owner, response_id)
+    await context.store_threads.write(context.store.delete_response, owner, response_id)
     return SafeJSONResponse({"id": response_id, "object": "response", "deleted": True})
 
 
@@ -154,7 +155,7 @@ async def list_input_items(
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """What was new in the request of a response: the last first, or with `order` asc the first."""
-    row = await asyncio.to_thread(_row, get_context(request), get_owner(request), response_id)
+    row = await _row(get_context(request), get_owner(request), response_id)
     items = row.input_items if order == "asc" else row.input_items[::-1]
     if after is not None:
         # The last of one id: ids may be the client's, and what comes after never begins anew.
@@ -167,8 +168,8 @@ async def list_input_items(
     return SafeJSONResponse({"object": "list", "data": page, "has_more": len(items) > limit, **ends})
 
 
-def _row(context: ServerContext, owner: str | None, response_id: str) -> StoredResponse:
-    row = context.store.get_response(owner, response_id)
+async def _row(context: ServerContext, owner: str | None, response_id: str) -> StoredResponse:
+    row = await context.store_threads.read(context.store.get_response, owner, response_id)
     if row is None:
         raise ApiError(
             404, f"there is no response {response_id[:100]!r}", "response_id", "response_not_found"

@@ -13,7 +13,8 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from mm_rec.errors import ConfigError, needs_extra
 
-_WAIT = 30  # seconds for another writer of a SQLite file
+BUSY_WAIT = 5  # seconds that a request may wait for another writer, or for a connection
+_WAIT = 30  # seconds for another process that opens the same SQLite file
 _CONNECT_WAIT = 10  # seconds for a PostgreSQL server to answer
 _MIGRATION_LOCK = 0x6D6D726563  # "mmrec": an advisory lock of PostgreSQL
 
@@ -37,12 +38,15 @@ def _open_postgresql(url: URL) -> Engine:
         return create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,  # the database may have been restarted
-            connect_args={"connect_timeout": _CONNECT_WAIT},
+            pool_timeout=BUSY_WAIT,
+            connect_args={"connect_timeout": _CONNECT_WAIT, "options": f"-c lock_timeout={BUSY_WAIT}s"},
         )
 
 
 def _open_sqlite(url: URL) -> Engine:
-    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": _WAIT})
+    engine = create_engine(
+        url.set(drivername="sqlite"), pool_timeout=BUSY_WAIT, connect_args={"timeout": BUSY_WAIT}
+    )
 
     @event.listens_for(engine, "connect")
     def enforce_foreign_keys(connection: Any, _record: Any) -> None:
@@ -93,16 +97,36 @@ def migration_transaction(engine: Engine) -> Iterator[Connection]:
             connection.detach()  # from the pool: the next setting ends with this connection
             # A table is changed by making it anew: dropping the old one must not touch rows that refer to it.
             connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(_WAIT * 1000)}")
             # Python's sqlite3 would begin only before the first INSERT, after tables were changed.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # however long another process takes
             connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         yield connection
 
 
 def reason(error: Exception) -> str:
     """What went wrong, in one line, without SQLAlchemy's own remarks."""
-    said = " ".join(str(getattr(error, "orig", None) or error).split())
+    said = detail(error)
     if isinstance(error, SQLAlchemyError) and "database is locked" in said:
         said += ": another process writes to it, or brings it up to date; start again when that has ended"
     return said
+
+
+def detail(error: Exception) -> str:
+    """The words of the database itself, for the log: they may name files and hosts."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def fault(error: SQLAlchemyError) -> str:
+    """What keeps a store from working, in words that a client may read."""
+    said = detail(error).lower()
+    known = {
+        "another process keeps it locked": ("database is locked", "lock timeout"),
+        "the disk is full": ("disk is full", "no space left"),
+        "it may not be written": ("readonly", "read-only"),
+    }
+    return next(
+        (words for words, signs in known.items() if any(sign in said for sign in signs)), "it does not answer"
+    )

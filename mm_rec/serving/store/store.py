@@ -11,20 +11,26 @@ Texts of a request are values of bound parameters, never a part of an SQL statem
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Select, String, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, String, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session, sessionmaker
 
 from mm_rec.errors import ConfigError, UserError
-from mm_rec.serving.store.database import describe, is_sqlite, make_file, open_engine, reason
+from mm_rec.serving.store.database import describe, detail, fault, is_sqlite, make_file, open_engine, reason
+from mm_rec.serving.store.health import StorageHealth, StoreUnavailableError
 from mm_rec.serving.store.migrate import migrate
+from mm_rec.serving.store.retention import Retention, count_rows
 from mm_rec.serving.store.tables import (
     ID_PATTERN,
     SESSION_FILE_PATTERN,
@@ -33,6 +39,7 @@ from mm_rec.serving.store.tables import (
     OwnedMixin,
     SavedSession,
     StoredResponse,
+    StoreIdentity,
     new_id,
 )
 
@@ -56,10 +63,11 @@ class Store:
     """The database of a server; raises ConfigError where it cannot be opened or is newer than this program.
 
     `url` is sqlite:///FILE (made where it is absent) or postgresql://USER:PASSWORD@HOST/DATABASE. A store of an earlier
-    version is brought to the newest.
+    version is brought to the newest. Where the database fails later, what is asked raises StoreUnavailableError.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, retention: Retention | None = None) -> None:
+        self.retention, self.health = retention or Retention(), StorageHealth()
         self._engine = open_engine(url)
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
         try:
@@ -81,21 +89,53 @@ class Store:
         """Close the connections."""
         self._engine.dispose()
 
+    @contextlib.contextmanager
+    def _transaction(self, kind: Literal["read", "written"]) -> Iterator[Session]:
+        """A transaction; whether the store can be read or written is told to `health`."""
+        part = f"the store cannot be {kind}"
+        try:
+            with self._sessions.begin() as session:
+                yield session
+        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+            words = f"{part}: {fault(error)}"
+            self.health.report(part, words, detail(error))
+            raise StoreUnavailableError(f"{words}; ask again later") from error
+        self.health.report(part, None)
+
+    def check(self) -> None:
+        """Write, without changing anything, which tells `health` whether that works; raises StoreUnavailableError."""
+        with self._transaction("written") as session:
+            _lock(session)
+
+    @functools.cached_property
+    def id(self) -> str:
+        """The identifier of this store, the same for all who open it."""
+        with self._transaction("read") as session:
+            return session.scalars(select(StoreIdentity.id)).one()
+
+    def count_kept(self) -> dict[str, tuple[int, int]]:
+        """How many responses and sessions of all owners are kept, and their bytes."""
+        with self._transaction("read") as session:
+            return {
+                name: count_rows(session, table)
+                for name, table in (("responses", StoredResponse), ("sessions", SavedSession))
+            }
+
     # API keys
 
     def add_key(self, key: ApiKey) -> None:
         """Store a new key."""
-        with self._sessions.begin() as session:
+        with self._transaction("written") as session:
             session.add(key)
 
     def find_key(self, prefix: str) -> ApiKey | None:
         """The key whose text begins so, revoked and expired ones too."""
-        with self._sessions() as session:
+        with self._transaction("read") as session:
             return session.scalar(select(ApiKey).where(ApiKey.prefix == prefix))
 
     def list_keys(self) -> list[ApiKey]:
         """All keys, newest first."""
-        with self._sessions() as session:
+        with self._transaction("read") as session:
             return list(session.scalars(select(ApiKey).order_by(ApiKey.number.desc())))
 
     def revoke_key(self, key_id: str) -> ApiKey | None:
@@ -104,25 +144,27 @@ class Store:
         statement = (
             update(ApiKey).where(ApiKey.id == _valid_id(key_id)).values(revoked=revoked).returning(ApiKey)
         )
-        with self._sessions.begin() as session:
+        with self._transaction("written") as session:
             return session.scalar(statement)
 
     # DailyUsage
 
-    def count_usage(self, owner: str | None, day: date, prompt_tokens: int, completion_tokens: int) -> None:
-        """Add one request and its tokens to a day of a key."""
-        added = {"requests": 1, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    def count_usage(
+        self, owner: str | None, day: date, prompt_tokens: int, completion_tokens: int, requests: int = 1
+    ) -> None:
+        """Add requests and their tokens to a day of a key."""
+        added = {"requests": requests, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
         dialect = sqlite if is_sqlite(self._engine) else postgresql
         statement = dialect.insert(DailyUsage).values(key_id=owner or "", day=day, **added)
         sums = {name: getattr(DailyUsage, name) + getattr(statement.excluded, name) for name in added}
-        with self._sessions.begin() as session:
+        with self._transaction("written") as session:
             session.execute(statement.on_conflict_do_update(index_elements=["key_id", "day"], set_=sums))
             if owner is not None:
                 session.execute(update(ApiKey).where(ApiKey.id == owner).values(last_used=_now()))
 
     def usage(self, owner: str | None, day: date) -> DailyUsage:
         """What a key used on a day; zeros where it did nothing."""
-        with self._sessions() as session:
+        with self._transaction("read") as session:
             return session.get(DailyUsage, (owner or "", day)) or DailyUsage(
                 key_id=owner or "", day=day, requests=0, prompt_tokens=0, completion_tokens=0
             )
@@ -139,18 +181,33 @@ class Store:
         response: dict[str, Any],
         previous_response_id: str | None = None,
     ) -> StoredResponse:
-        """Store a response under an id from `new_id`; items and response are JSON, and its output is in `response`."""
-        return self._create(
-            StoredResponse(
-                id=response_id,
-                key_id=owner,
-                created=_now(),
-                previous_response_id=previous_response_id,
-                model=model,
-                input_items=input_items,
-                response=response,
-            )
+        """Store a response under an id from `new_id`; items and response are JSON, and its output is in `response`.
+
+        The owner's oldest responses make room for it.
+        """
+        row = StoredResponse(
+            id=response_id,
+            key_id=owner,
+            created=_now(),
+            bytes=len(json.dumps(input_items)) + len(json.dumps(response)),
+            previous_response_id=previous_response_id,
+            model=model,
+            input_items=input_items,
+            response=response,
         )
+        with self._transaction("written") as session:
+            session.add(row)
+            session.flush()
+            self.retention.make_room(session, owner)
+        return row
+
+    def delete_expired(self) -> list[SavedSession]:
+        """Delete what is older than may be kept, but sessions in a turn; returns the sessions, for their files."""
+        oldest = self.retention.oldest
+        expired = delete(SavedSession).where(SavedSession.used < oldest, _is_free())
+        with self._transaction("written") as session:
+            session.execute(delete(StoredResponse).where(StoredResponse.created < oldest))
+            return list(session.scalars(expired.returning(SavedSession)))
 
     def get_response(self, owner: str | None, response_id: str) -> StoredResponse | None:
         """One response of an owner's."""
@@ -161,7 +218,7 @@ class Store:
 
         Where one of them was deleted, the first of the list still has a `previous_response_id`.
         """
-        with self._sessions() as session:
+        with self._transaction("read") as session:
             return list(session.scalars(_chain(), {"owner": owner, "id": _valid_id(response_id)}))
 
     def list_responses(
@@ -174,30 +231,36 @@ class Store:
         """Delete a response and return what it was; None where there is none."""
         return self._delete(StoredResponse, owner, response_id)
 
-    # SessionManager
+    # Sessions
 
     def create_session(
-        self,
-        owner: str | None,
-        *,
-        model: str,
-        adapter: str | None,
-        length: int,
-        file_name: str,
+        self, owner: str | None, *, model: str, adapter: str | None, length: int, file_name: str, size: int
     ) -> SavedSession:
-        """Store a session whose file is written already, under a name from `new_session_file`."""
-        return self._create(
-            SavedSession(
-                id=new_id("sess"),
-                key_id=owner,
-                created=_now(),
-                model=model,
-                adapter=adapter,
-                length=length,
-                file_name=_check_file_name(file_name),
-                used=_now(),
-            )
+        """Store a session whose file, of `size` bytes, is written already, under a name from `new_session_file`.
+
+        Raises QuotaExceededError where the owner has as many as may be kept.
+        """
+        row = SavedSession(
+            id=new_id("sess"),
+            key_id=owner,
+            created=_now(),
+            bytes=size,
+            model=model,
+            adapter=adapter,
+            length=length,
+            file_name=_check_file_name(file_name),
+            used=_now(),
         )
+        with self._transaction("written") as session:
+            _lock(session)  # what is counted stays true until this session is counted too
+            self.retention.require_session_room(session, owner, 1, size)
+            session.add(row)
+        return row
+
+    def require_session_room(self, owner: str | None, count: int, size: int) -> None:
+        """Raise QuotaExceededError where an owner may not keep so many sessions and bytes more."""
+        with self._transaction("read") as session:
+            self.retention.require_session_room(session, owner, count, size)
 
     def get_session(self, owner: str | None, session_id: str) -> SavedSession | None:
         """One session of an owner's."""
@@ -209,14 +272,40 @@ class Store:
         """An owner's sessions, newest first, from the one after the id `after` on."""
         return self._list(SavedSession, owner, after, limit)
 
-    def update_session(
-        self, owner: str | None, session_id: str, length: int, file_name: str
+    def lease_session(
+        self, owner: str | None, session_id: str, holder: str, seconds: int
     ) -> SavedSession | None:
-        """Note that a session was continued and its state is in a new file; None where there is none."""
-        statement = update(SavedSession).where(*_has_id(SavedSession, owner, session_id))
-        values = {"length": length, "file_name": _check_file_name(file_name), "used": _now()}
-        with self._sessions.begin() as session:
-            return session.scalar(statement.values(values).returning(SavedSession))
+        """Lease a session for one turn of the id `holder`; None where another turn has the lease, or there is none."""
+        free = (*_has_id(SavedSession, owner, session_id), _is_free())
+        values = {"lease_holder": holder, "lease_expires": _now() + seconds}
+        with self._transaction("written") as session:
+            return session.scalar(update(SavedSession).where(*free).values(values).returning(SavedSession))
+
+    def renew_leases(self, holders: Collection[str], seconds: int) -> None:
+        """Let the turns of these ids keep their leases for so long from now on."""
+        held = update(SavedSession).where(SavedSession.lease_holder.in_(holders))
+        with self._transaction("written") as session:
+            session.execute(held.values(lease_expires=_now() + seconds))
+
+    def release_session(self, holder: str) -> None:
+        """End the lease of a turn that changed nothing."""
+        held = update(SavedSession).where(SavedSession.lease_holder == holder)
+        with self._transaction("written") as session:
+            session.execute(held.values(lease_holder=None, lease_expires=None))
+
+    def update_session(
+        self, leased: SavedSession, *, length: int, file_name: str, size: int
+    ) -> SavedSession | None:
+        """End a turn, whose state is in a new file; None where the lease was lost, or the session deleted."""
+        held = update(SavedSession).where(
+            SavedSession.number == leased.number,
+            SavedSession.version == leased.version,
+            SavedSession.lease_holder == leased.lease_holder,
+        )
+        values = {"length": length, "file_name": _check_file_name(file_name), "bytes": size, "used": _now()}
+        turned = {"version": leased.version + 1, "lease_holder": None, "lease_expires": None}
+        with self._transaction("written") as session:
+            return session.scalar(held.values(values | turned).returning(SavedSession))
 
     def delete_session(self, owner: str | None, session_id: str) -> SavedSession | None:
         """Delete a session and return what it was, for its file; None where there is none."""
@@ -224,16 +313,11 @@ class Store:
 
     def session_files(self) -> set[str]:
         """The file names of all sessions of all owners: any other file was left by a killed server."""
-        with self._sessions() as session:
+        with self._transaction("read") as session:
             return set(session.scalars(select(SavedSession.file_name)))
 
-    def _create(self, row: _Row) -> _Row:
-        with self._sessions.begin() as session:
-            session.add(row)
-        return row
-
     def _get(self, table: type[_Row], owner: str | None, row_id: str) -> _Row | None:
-        with self._sessions() as session:
+        with self._transaction("read") as session:
             return session.scalar(select(table).where(*_has_id(table, owner, row_id)))
 
     def _list(self, table: type[_Row], owner: str | None, after: str | None, limit: int) -> Page[_Row]:
@@ -243,13 +327,13 @@ class Store:
             if last is None:
                 raise ConfigError(f"there is no {after[:100]!r}; give the last id of the page before")
             query = query.where(table.number < last.number)
-        with self._sessions() as session:
+        with self._transaction("read") as session:
             rows = list(session.scalars(query.order_by(table.number.desc()).limit(limit + 1)))
         return Page(rows[:limit], has_more=len(rows) > limit)
 
     def _delete(self, table: type[_Row], owner: str | None, row_id: str) -> _Row | None:
         statement = delete(table).where(*_has_id(table, owner, row_id)).returning(table)
-        with self._sessions.begin() as session:
+        with self._transaction("written") as session:
             return session.scalar(statement)
 
 
@@ -262,6 +346,16 @@ def _chain() -> Select[StoredResponse]:
     chain = chain.union(step.join(chain, StoredResponse.id == chain.c.previous_response_id))
     query = select(StoredResponse).join(chain, StoredResponse.number == chain.c.number)
     return query.order_by(StoredResponse.number)
+
+
+def _lock(session: Session) -> None:
+    """Have all others who write sessions wait for the end of a transaction, in both databases."""
+    session.execute(update(StoreIdentity).values(id=StoreIdentity.id))
+
+
+def _is_free() -> ColumnElement[bool]:
+    """Whether no turn has the lease of a session; that of a server which was killed ends by itself."""
+    return or_(SavedSession.lease_holder.is_(None), SavedSession.lease_expires < _now())
 
 
 def _belongs_to(table: type[OwnedMixin], owner: str | None) -> ColumnElement[bool]:

@@ -13,7 +13,7 @@ import uuid
 from datetime import date
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, Text, TypeDecorator
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ID_PATTERN = re.compile(r"[a-z]+_[0-9a-f]{32}")
@@ -57,6 +57,14 @@ class Schema(Base):
     version: Mapped[int] = mapped_column(primary_key=True)
 
 
+class StoreIdentity(Base):
+    """One row: the identifier of this store, which a folder of sessions that belongs to it has too."""
+
+    __tablename__ = "mmrec_store"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+
+
 class ApiKey(Base):
     """A key, without its text; times are seconds since 1970, limits are None where there is none."""
 
@@ -93,16 +101,20 @@ class DailyUsage(Base):
 
 
 class OwnedMixin:
-    """Columns of what belongs to a key; `number` rises, so it is the order of creation."""
+    """Columns of what belongs to a key; `number` rises in the order of creation; `bytes` is what it takes."""
 
     number: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(unique=True)
     key_id: Mapped[str | None] = mapped_column(ForeignKey("mmrec_api_keys.id"), index=True)
     created: Mapped[int]
+    bytes: Mapped[int] = mapped_column(server_default="0")
 
 
 class SavedSession(OwnedMixin, Base):
-    """A conversation's state in a file, and what it is bound to; `length` is in tokens."""
+    """A conversation's state in a file, and what it is bound to; `length` is in tokens.
+
+    `version` counts its turns. One turn at a time has the lease: `lease_holder` is its id, None where there is none.
+    """
 
     __tablename__ = "mmrec_sessions"
 
@@ -111,6 +123,9 @@ class SavedSession(OwnedMixin, Base):
     length: Mapped[int]
     file_name: Mapped[str]
     used: Mapped[int]
+    version: Mapped[int] = mapped_column(server_default="0")
+    lease_holder: Mapped[str | None]
+    lease_expires: Mapped[int | None]
 
     @property
     def name(self) -> str:
@@ -122,6 +137,7 @@ class StoredResponse(OwnedMixin, Base):
     """A response as it was given, and the input that was new in it; what came before is in `previous_response_id`."""
 
     __tablename__ = "mmrec_responses"
+    __table_args__ = (Index("ix_mmrec_responses_kept", "key_id", "number", "bytes"),)
 
     previous_response_id: Mapped[str | None]
     model: Mapped[str]
