@@ -19,6 +19,7 @@ import httpx
 import jsonschema
 import pytest
 import torch
+from serving.clients.clients import CLIENTS
 from serving.clients.environments import node_environment, python_environment
 from serving.clients.obliging import obliging
 from serving.server import Server, small_model
@@ -69,37 +70,6 @@ SCHEMAS = {
         "required": ["file", "secret", "raw", "count", "large"],
     },
 }
-_CHAT = "chat stream tools structured combined embeddings turns"
-_RESPONSES = (
-    "chat_by_responses stream_by_responses tools_by_responses structured_by_responses combined_by_responses"
-)
-_OPENAI = f"{_CHAT} {_RESPONSES} stream_by_helper turns_by_responses turns_by_items"
-_PYDANTIC = f"{_OPENAI} structured_by_create schema_of_records schema_of_sets schema_of_forms"
-CLIENTS = {
-    "openai-1-early": ("openai_client.py", "chat stream tools structured_by_create embeddings turns"),
-    "openai-1": ("openai_client.py", _PYDANTIC),
-    "openai-2": ("openai_client.py", _PYDANTIC),
-    "openai-3": ("openai_client.py", _PYDANTIC),
-    "instructor": (
-        "instructor_client.py",
-        "chat structured structured_by_schema structured_by_responses structured_by_stream json_object",
-    ),
-    "langchain-openai": (
-        "langchain_client.py", f"{_CHAT} {_RESPONSES} structured_by_tools turns_by_responses turns_by_items"
-    ),
-    "pydantic-ai": (
-        "pydantic_ai_client.py",
-        f"{_CHAT} {_RESPONSES} structured_by_schema structured_by_responses_and_schema combined_by_schema "
-        "combined_by_responses_and_schema turns_by_items",
-    ),
-    "openai-agents": (
-        "agents_client.py",
-        f"chat stream tools structured combined turns {_RESPONSES} turns_by_responses turns_by_items",
-    ),
-    "lm-eval": ("lm_eval_client.py", "chat likelihoods"),
-    "openai-npm": ("openai_client.mjs", _OPENAI),
-    "ai": ("ai_client.mjs", f"{_CHAT} {_RESPONSES} turns_by_items schema_of_records schema_of_sets"),
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +89,10 @@ def ask(served: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
     @functools.cache
     def run(client: str) -> dict[str, Any]:
-        script, cases = CLIENTS[client]
+        script, cases = CLIENTS[client].script, CLIENTS[client].cases
         folder = tmp_path_factory.mktemp(client)
         shutil.copytree(SCRIPTS, folder, dirs_exist_ok=True)  # where JavaScript looks for what it imports
-        command = [*_interpreter(client, folder), script, *cases.split()]
+        command = [*_interpreter(client, folder), script, *cases]
         environment = {
             "PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1",
             "OPENAI_BASE_URL": f"{served.url}/v1", "OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1",
@@ -139,7 +109,7 @@ def ask(served: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 def _interpreter(client: str, folder: Path) -> list[str | Path]:
     """What runs a client's script in that folder."""
-    if not CLIENTS[client][0].endswith(".mjs"):
+    if CLIENTS[client].script.endswith(".py"):
         return [python_environment(client) / "bin" / "python"]
     node, modules = node_environment()
     (folder / "node_modules").symlink_to(modules)
@@ -240,7 +210,7 @@ KINDS: dict[str, Callable[[Server, Any], None]] = {
 
 
 @pytest.mark.parametrize(
-    ("client", "case"), [(client, case) for client, (_, cases) in CLIENTS.items() for case in cases.split()]
+    ("client", "case"), [(name, case) for name, client in CLIENTS.items() for case in client.cases]
 )
 def test_a_client_gets_what_it_asks_for(
     served: Server, ask: Callable[[str], dict[str, Any]], client: str, case: str
