@@ -64,9 +64,11 @@ CLIENTS = {  # each by the name of its environment, those of JavaScript share on
         f"chat stream tools structured combined turns {_RESPONSES} turns_by_responses turns_by_items",
     ),
     "lm-eval": Client("lm-eval", "lm_eval_client.py", "chat likelihoods"),
-    "openai-npm": Client("openai", "openai_client.mjs", _OPENAI),
+    "openai-npm": Client("openai", "openai_client.mjs", f"{_OPENAI} schema_of_formats"),
     "ai": Client(
-        "ai", "ai_client.mjs", f"{_CHAT} {_RESPONSES} turns_by_items schema_of_records schema_of_sets"
+        "ai",
+        "ai_client.mjs",
+        f"{_CHAT} {_RESPONSES} turns_by_items schema_of_records schema_of_records_by_tools schema_of_sets",
     ),
 }
 

@@ -61,6 +61,15 @@ SCHEMAS = {
         "properties": {"days": {"type": "array", "items": {"enum": ["Mon", "Tue"]}, "uniqueItems": True}},
         "required": ["days"],
     },
+    "schema_of_formats": {
+        "properties": {
+            "mail": {"type": "string", "pattern": "^[^@]+@[^@]+$"},
+            "page": {"type": "string", "pattern": ":"},
+            "time": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$"},
+            "number": {"type": "integer"},
+        },
+        "required": ["mail", "page", "time", "number"],
+    },
     "schema_of_forms": {
         "properties": {
             **{name: {"type": "string"} for name in ("file", "secret", "raw")},

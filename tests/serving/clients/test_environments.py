@@ -26,7 +26,8 @@ ASKED = {
     "json_object": "an object without schema",
     "schema_of_records": "free names",
     "schema_of_sets": "sets",
-    "schema_of_forms": "formats and large bounds",
+    "schema_of_forms": "pydantic's formats and large bounds",
+    "schema_of_formats": "zod's formats",
     "likelihoods": "likelihoods",
 }
 

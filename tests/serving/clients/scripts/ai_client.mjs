@@ -3,6 +3,7 @@
 import { createOpenAI } from "@ai-sdk/openai";
 import { embedMany, generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
+import { z as z3 } from "zod/v3"; // 4 has no JSON Schema for sets
 import { LONG, MODEL, Place, QUESTIONS, Report, SHORT, called, report, weather } from "./cases.mjs";
 
 const openai = createOpenAI({ baseURL: process.env.OPENAI_BASE_URL });
@@ -52,8 +53,16 @@ async function schema_of_records(model = responses) {
 }
 
 async function schema_of_sets(model = responses) {
-  const days = z.array(z.enum(["Mon", "Tue"])).max(2).meta({ uniqueItems: true });
-  return object(model, z.object({ days }));
+  const { days } = await object(model, z3.object({ days: z3.set(z3.enum(["Mon", "Tue"])) }));
+  return { days: [...days] };
+}
+
+async function schema_of_records_by_tools(model = responses) {
+  const found = [];
+  const inputSchema = z.object({ degrees: z.record(z.string(), z.number()) });
+  const tools = { degrees: tool({ description: "Degrees.", inputSchema, execute: (given) => found.push(given) }) };
+  await generateText({ ...LONGER, stopWhen: stepCountIs(1), model, prompt: QUESTIONS[0], tools, toolChoice: "required" });
+  return found[0];
 }
 
 async function embeddings() {
@@ -68,5 +77,5 @@ await report({
   combined: async () => ({ output: await object(completions, Report, { tools: offered }), called }),
   combined_by_responses: async () => ({ output: await object(responses, Report, { tools: offered }), called }),
   turns: () => conversation(completions), turns_by_items: () => conversation(responses),
-  schema_of_records, schema_of_sets, embeddings,
+  schema_of_records, schema_of_records_by_tools, schema_of_sets, embeddings,
 });

@@ -2,6 +2,7 @@
 
 import OpenAI from "openai";
 import { zodFunction, zodResponseFormat, zodResponsesFunction, zodTextFormat } from "openai/helpers/zod";
+import { z } from "zod";
 import { LONG, MODEL, Place, QUESTIONS, Report, SHORT, called, report, weather } from "./cases.mjs";
 
 const client = new OpenAI({ maxRetries: 0 });
@@ -83,6 +84,12 @@ async function structured_by_responses() {
   return (await client.responses.parse(fields)).output_parsed;
 }
 
+async function schema_of_formats() {
+  const wanted = z.object({ mail: z.email(), page: z.url(), time: z.iso.datetime(), number: z.int() });
+  const fields = { ...RESPONSE, max_output_tokens: LONG, input: QUESTIONS[0], text: { format: zodTextFormat(wanted, "f") } };
+  return (await client.responses.parse(fields)).output_parsed;
+}
+
 async function combined() {
   const fields = { ...CHAT, max_tokens: LONG, tools: [offered()], response_format: zodResponseFormat(Report, "report") };
   const messages = said(QUESTIONS[0]);
@@ -135,5 +142,5 @@ async function turns_by_items() {
 
 await report({
   chat, chat_by_responses, stream, stream_by_helper, stream_by_responses, tools, tools_by_responses, structured,
-  structured_by_responses, combined, combined_by_responses, embeddings, turns, turns_by_responses, turns_by_items,
+  structured_by_responses, schema_of_formats, combined, combined_by_responses, embeddings, turns, turns_by_responses, turns_by_items,
 });
