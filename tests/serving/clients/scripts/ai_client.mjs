@@ -3,7 +3,6 @@
 import { createOpenAI } from "@ai-sdk/openai";
 import { embedMany, generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
-import { z as z3 } from "zod/v3"; // 4 has no JSON Schema for sets
 import { LONG, MODEL, Place, QUESTIONS, Report, SHORT, called, report, weather } from "./cases.mjs";
 
 const openai = createOpenAI({ baseURL: process.env.OPENAI_BASE_URL });
@@ -53,8 +52,8 @@ async function schema_of_records(model = responses) {
 }
 
 async function schema_of_sets(model = responses) {
-  const { days } = await object(model, z3.object({ days: z3.set(z3.enum(["Mon", "Tue"])) }));
-  return { days: [...days] };
+  const days = z.array(z.enum(["Mon", "Tue"])).max(2).meta({ uniqueItems: true });
+  return object(model, z.object({ days }));
 }
 
 async function schema_of_records_by_tools(model = responses) {
