@@ -1,7 +1,7 @@
 """Environments of other programs' clients, one each, with the exact versions of `pins/`.
 
 They are made when first needed, from PyPI and npm, and kept in `~/.cache/mmrec/clients` (or `MMREC_CLIENTS`) under the
-hash of what they hold. Node.js comes from PyPI too: no system's own is new enough. To renew a file of `pins/`:
+hash of what they hold. Node.js comes from PyPI too: they need 22, and Debian has 20. To renew a file of `pins/`:
 `echo langchain-openai | uv pip compile - --universal --python-version 3.11 --no-annotate --no-header -o FILE`, and for
 npm, after a change of `package.json`, `npm install --package-lock-only --omit-lockfile-registry-resolved`.
 """
