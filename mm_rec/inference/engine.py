@@ -338,7 +338,7 @@ class Generation:
 
     `finish_reason` is "" while it goes on, then "stop" after a stop token or at the end of a constraint, and "length"
     after the last that may be written. `logprobs`: so many of the likeliest tokens come with each, None for no
-    probabilities.
+    probabilities. `stop_token`: the stop token that ended it, which is not part of the session.
     """
 
     def __init__(
@@ -350,6 +350,7 @@ class Generation:
         session.engine.require_tokens(sampling.logit_bias, "logit_bias: ")
         session.ended = False
         self.session, self.finish_reason = session, ""
+        self.stop_token: SampledToken | None = None
         self._sampler = Sampler(sampling, session.recent)
         self._remaining, self._stop_ids = sampling.max_new_tokens, stop_ids
         self._constraint, self._logprobs = constraint, logprobs
@@ -363,6 +364,7 @@ class Generation:
         else:
             token = constraint.sample(logits, remaining, self._sampler.sample)
         if token in self._stop_ids:
+            self.stop_token = self._sampled_token(token, logits)
             self._stop()
             return None
         if constraint is not None:

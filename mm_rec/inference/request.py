@@ -75,6 +75,11 @@ class RequestState:
         return "" if self._generation is None else self._generation.finish_reason
 
     @property
+    def stop_token(self) -> SampledToken | None:
+        """The stop token that the writing ended with; None while it goes on, and where it ended otherwise."""
+        return None if self._generation is None else self._generation.stop_token
+
+    @property
     def remaining_prompt_tokens(self) -> int:
         """Tokens that are still to be read before the first can be sampled."""
         return len(self.session.pending_ids) + sum(map(len, self._parts[self._next_part :]))

@@ -131,6 +131,11 @@ class Choice:
         """Return the number of tokens generated so far."""
         return len(self._ids)
 
+    @property
+    def stop_token(self) -> SampledToken | None:
+        """Return the stop token that the answer ended with; None where it ended otherwise, as at a stop string."""
+        return None if self._stream.stopped else self._token_stream.state.stop_token
+
     def cancel(self) -> None:
         """Stop generating."""
         self._token_stream.cancel()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 import torch
@@ -48,6 +50,40 @@ def test_lm_eval_measures_through_completions_as_the_model_itself(
         expected = [logits[place - 1, whole[place]] for place in places]
         assert value == pytest.approx(float(sum(expected)), rel=1e-4)
         assert greedy == all(int(logits[place - 1].argmax()) == whole[place] for place in places)
+
+
+def test_a_stop_token_is_the_last_of_the_log_probabilities(server: Server) -> None:
+    """lm-eval has one token written and leaves out the last of the lists, also where the model would write no more."""
+    stop = server.context.registry.find("mmrec").model.tokenizer.eos_token_id
+    body = {
+        "model": "mmrec",
+        "prompt": "Once",
+        "max_tokens": 4,
+        "temperature": 0,
+        "logprobs": 1,
+        "echo": True,
+    }
+    whole = ask_completion(server, {**body, "max_tokens": 0})
+    stopped = ask_completion(server, {**body, "logit_bias": {str(stop): 100}})
+    assert stopped["text"] == whole["text"] == "Once" and stopped["finish_reason"] == "stop"
+    assert stopped["logprobs"]["tokens"] == [*whole["logprobs"]["tokens"], "<|endoftext|>"]
+    assert stopped["logprobs"]["token_logprobs"][:-1] == whole["logprobs"]["token_logprobs"]
+    assert stopped["logprobs"]["text_offset"][-1] == len("Once")
+    raw = httpx.post(
+        f"{server.url}/v1/completions", json={**body, "logit_bias": {str(stop): 100}, "stream": True}
+    )
+    chunks = [json.loads(line.removeprefix("data: ")) for line in raw.text.split("\n\n")[:-2]]
+    told = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    assert [token for one in told if one for token in one["tokens"]] == stopped["logprobs"]["tokens"]
+    assert told[-1]["tokens"] == ["<|endoftext|>"] and chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def ask_completion(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    answer = httpx.post(f"{server.url}/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    [choice] = answer.json()["choices"]
+    found: dict[str, Any] = choice
+    return found
 
 
 def test_lm_eval_reads_what_the_server_writes(server: Server) -> None:

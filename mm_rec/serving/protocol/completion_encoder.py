@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mm_rec.inference.sampler import SampledToken
@@ -45,6 +45,7 @@ class CompletionEncoder:
     def __init__(self, context: RequestContext, body: CompletionRequest, choices: int) -> None:
         self._model, self._has_logprobs = context.variant.model, body.logprobs is not None
         self._buffers = [_ChoiceBuffer() for _ in range(choices)]
+        self._endings: list[_ChoiceBuffer] = []  # of each choice what its last chunk tells
         self._usage = TokenUsage(0)
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         self._streams_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -63,15 +64,21 @@ class CompletionEncoder:
                 for token in event.logprobs:
                     self._add_token(buffer, token)
                 yield self._chunk(number, buffer.since(count, part.text))
-            case Finish(choice=number, reason=reason):
-                self._buffers[number].finish_reason = reason
+            case Finish(choice=number, reason=reason, stop_token=token):
+                buffer = self._buffers[number]
+                count = len(buffer.tokens)
+                if token is not None and self._has_logprobs:
+                    # OpenAI's lists have it too, and lm-eval leaves out the last of them, whatever that is.
+                    self._add_token(buffer, token)
+                self._endings.append(replace(buffer.since(count, ""), finish_reason=reason))
+                buffer.finish_reason = reason
             case Usage(usage=usage):
                 self._usage = usage
 
     def end(self) -> Iterator[Chunk]:
         """Yield how each choice ended, and the usage where it was asked for."""
-        for number, buffer in enumerate(self._buffers):
-            yield self._chunk(number, _ChoiceBuffer(finish_reason=buffer.finish_reason))
+        for number, ending in enumerate(self._endings):
+            yield self._chunk(number, ending)
         if self._streams_usage:
             yield {**self._envelope([]), "usage": self._usage.chat()}
 

@@ -28,10 +28,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a choice, "stop" or "length"; all come after the last delta, in the order of the choices."""
+    """The end of a choice, "stop" or "length"; all come after the last delta, in the order of the choices.
+
+    `stop_token`: the stop token that it ended with, if it did, which is not part of the text.
+    """
 
     choice: int
     reason: str
+    stop_token: SampledToken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,11 @@ async def answer_events(context: RequestContext, answer: Answer) -> AsyncGenerat
             yield delta
     answer.usage.reasoning_tokens = len(encode_text(context.tokenizer, reasoning)) if reasoning else 0
     for number, choice in enumerate(answer.choices):
-        yield Finish(number, "length" if choice is None else choice.finish_reason)
+        yield (
+            Finish(number, "length")
+            if choice is None
+            else Finish(number, choice.finish_reason, choice.stop_token)
+        )
     yield Usage(answer.usage)
 
 
