@@ -23,7 +23,7 @@ class RequestLimits:
     """Limits of one request.
 
     `max_tokens`: the most that are written, and as many where a request does not say; `max_prompt_tokens`: the most
-    that are read; `timeout_seconds`: the longest time.
+    that are read, of all its prompts together; `timeout_seconds`: the longest time, from its beginning to its end.
     """
 
     max_tokens: int = 8_192
@@ -89,6 +89,11 @@ class RequestContext:
     def limits(self) -> RequestLimits:
         """Return the limits of a request."""
         return self.server.limits
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long the request may still take."""
+        return self.limits.timeout_seconds - (time.perf_counter() - self.started)
 
     def record_first_token(self) -> None:
         """Record the time to the first token, which is now."""

@@ -195,11 +195,21 @@ async def start_choices(
     return choices
 
 
-async def prefill_only(variant: ModelVariant, request: GenerationRequest, seconds: float) -> RequestState:
-    """Have a prompt read, and nothing written; returns what else was asked for."""
+async def prefill_only(
+    variant: ModelVariant, request: GenerationRequest, seconds: float, usage: TokenUsage | None = None
+) -> RequestState:
+    """Have a prompt read, and nothing written; returns what else was asked for.
+
+    Adds the tokens that were read to the usage, however it ends.
+    """
     stream = TokenStream(variant.model.scheduler, request, seconds)
-    async for _ in stream.tokens():
-        raise AssertionError("nothing is written without a sampling")
+    try:
+        async for _ in stream.tokens():
+            raise AssertionError("nothing is written without a sampling")
+    finally:
+        if usage is not None:
+            whole = sum(map(len, request.prompt_ids))
+            usage.prompt_tokens += whole - stream.state.remaining_prompt_tokens
     return stream.state
 
 

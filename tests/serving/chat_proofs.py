@@ -156,6 +156,12 @@ def completion_logprobs(ask: Completions) -> None:
         # Parts of characters have one text, "\ufffd", so that there may be fewer.
         assert all(1 <= len(top) <= 4 for top in told.top_logprobs) and max(map(len, told.top_logprobs)) >= 3
         assert all(token in top for token, top in zip(told.tokens, told.top_logprobs, strict=True))
+    # Offsets are those of the text, in which a character of several tokens is one.
+    echoed = ask(prompt="é bir — çay 👩", max_tokens=0, echo=True, logprobs=0).choices[0]
+    offsets = dict.fromkeys(echoed.logprobs.text_offset)
+    assert len(offsets) < len(echoed.logprobs.tokens) and max(offsets) == len(echoed.text) - 1
+    for token, start in zip(echoed.logprobs.tokens, echoed.logprobs.text_offset, strict=True):
+        assert "\ufffd" in token or echoed.text.startswith(token, start)
     greedy = ask(logprobs=3).choices[0].logprobs
     assert [max(top.values()) for top in greedy.top_logprobs] == greedy.token_logprobs
     assert ask.refusal(logprobs=6).param == "logprobs" and ask().choices[0].logprobs is None

@@ -32,6 +32,7 @@ _TYPES = {
     "list": "array",
     "tuple": "array",
 }
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}  # those of a function that takes none
 _ONE = ("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
 _LIST = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -138,7 +139,7 @@ def callable_functions(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[
     """The parameters of the functions that may be called, by name, as schemas of objects.
 
     Python's names of types are taken for JSON schema's ("dict", "float", "tuple", …; "any" is no restriction). A
-    function without parameters takes any object; one that describes properties takes no others, unless it says so.
+    function without parameters takes none; one that describes properties takes no others, unless it says so.
     Raises ConfigError for a definition that is none, two of one name, and a choice that is not defined.
     """
     functions: dict[str, Any] = {}
@@ -282,7 +283,7 @@ def _grammar(rules: str, schemas: Mapping[str, Any]) -> str:
 def _parameters(name: str, schema: Any) -> dict[str, Any]:
     """A function's parameters as the schema of an object."""
     if schema is None:
-        schema = {}
+        schema = NO_PARAMETERS
     if not isinstance(schema, Mapping):
         raise ConfigError(
             f"the parameters of the tool {name!r} are no JSON schema but a {type(schema).__name__}"
@@ -293,7 +294,7 @@ def _parameters(name: str, schema: Any) -> dict[str, Any]:
             f"the parameters of the tool {name!r} are of the type {parameters['type']!r}. Describe an object: "
             '{"type": "object", "properties": {…}}'
         )
-    if parameters.get("properties") and not any(key in parameters for key in _OPEN):
+    if "properties" in parameters and not any(key in parameters for key in _OPEN):
         parameters["additionalProperties"] = False
     return parameters
 

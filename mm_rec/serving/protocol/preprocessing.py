@@ -15,18 +15,19 @@ from mm_rec.data.conversations.prompt_parts import prompt_parts
 from mm_rec.data.conversations.rendering import reject_special_tokens
 from mm_rec.inference.generate import encode_prompt, encode_text
 from mm_rec.inference.grammar.constraint import GrammarConstraint
+from mm_rec.inference.grammar.lark_grammar import NO_PARAMETERS
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.serving.context import RequestContext
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import EnginePrompt, build_prompt
 from mm_rec.serving.model_registry import ModelVariant
+from mm_rec.serving.protocol.request_model import RequestModel, require_shallow
 from mm_rec.serving.protocol.schemas import (
     AllowedToolsChoice,
     CalledFunction,
     CompletionRequestBase,
     Message,
     NamedTool,
-    RequestModel,
     SamplingRequest,
     Tool,
     content_text,
@@ -35,6 +36,7 @@ from mm_rec.serving.protocol.schemas import (
 _FREE_SHARE = 4  # of a context that turns are dropped from, where it is not said how much is to be written
 DROP_TURNS = 'Send less, write less, or send "truncation": "auto" to drop the oldest turns'
 SEND_LESS = "Send less, or ask for fewer tokens"
+_NOT_SHOWN: Any = {"cache_control": True, "function": {"strict"}}  # parts of tools that have no effect
 ToolSchemas = Sequence[Mapping[str, Any]]  # of tools, as templates and grammars take them
 
 
@@ -105,6 +107,16 @@ def sampling_per_choice(sampling: SamplingParams, n: int | None, most: int) -> l
     return [sampling.replace(seed=(sampling.seed + number) % 2**63) for number in range(n or 1)]
 
 
+def require_prompt_length(context: RequestContext, tokens: int, field: str) -> None:
+    """Raise ApiError where all that a request has to be read, in tokens, is more than the server reads."""
+    most = context.limits.max_prompt_tokens
+    if tokens > most:
+        message = (
+            f"{field}: {tokens:,} tokens are more than this server reads; {most:,} are the most. Send less"
+        )
+        raise ApiError(400, message, field, "context_length_exceeded")
+
+
 def resolve_max_tokens(
     context: RequestContext, prompt_tokens: int, wanted: int | None, names: FieldNames, least: int = 1
 ) -> int:
@@ -113,10 +125,7 @@ def resolve_max_tokens(
     Where the request does not say, there must be room for `least`.
     """
     variant, limits = context.variant, context.limits
-    if prompt_tokens > limits.max_prompt_tokens:
-        most = f"{limits.max_prompt_tokens:,} are the most. Send less"
-        message = f"{names.prompt}: {prompt_tokens:,} tokens are more than this server reads; {most}"
-        raise ApiError(400, message, names.prompt, "context_length_exceeded")
+    require_prompt_length(context, prompt_tokens, names.prompt)
     if wanted is not None and wanted > limits.max_tokens:
         most = f"{limits.max_tokens:,} is the most"
         message = f"{names.max_tokens}: {wanted:,} is more than this server writes at once; {most}"
@@ -151,11 +160,16 @@ def _in_messages(number: int, part: str) -> str:
 
 
 def to_chat_messages(
-    variant: ModelVariant, messages: Sequence[Message], name: Callable[[int, str], str] = _in_messages
+    variant: ModelVariant,
+    messages: Sequence[Message],
+    name: Callable[[int, str], str] = _in_messages,
+    *,
+    in_session: bool = False,
 ) -> list[ChatMessage]:
     """Convert messages to those of the chat templates; raises ApiError for what cannot be read.
 
-    `name`: what the request calls a part (content, tool_calls, …) of the message of that number.
+    `name`: what the request calls a part (content, tool_calls, …) of the message of that number; `in_session`: what
+    came before them is not here.
     """
     found = []
     for number, message in enumerate(messages):
@@ -175,7 +189,7 @@ def to_chat_messages(
         )
         require_no_special_tokens(variant, reasoning, name(number, "reasoning_content"))
         found.append(ChatMessage(role, text, tuple(calls), message.tool_call_id or "", reasoning=reasoning))
-    _require_calls(found, name)
+    _require_calls(found, name, in_session)
     return order_tool_results(found)
 
 
@@ -189,24 +203,32 @@ def _call(variant: ModelVariant, call_id: str, function: CalledFunction, where: 
     except (ValueError, RecursionError) as error:
         message = f"{where}: the arguments are not JSON ({error})"
         raise ApiError(400, message, where, "invalid_value") from error
+    try:
+        require_shallow(arguments)
+    except ValueError as error:
+        raise ApiError(400, f"{where}: of the arguments, {error}", where, "invalid_value") from error
     if not isinstance(arguments, dict):
         raise ApiError(400, f"{where}: the arguments are no JSON object", where, "invalid_value")
     require_no_special_tokens(variant, json.dumps([function.name, arguments], ensure_ascii=False), where)
     return ToolCall(function.name, arguments, call_id)
 
 
-def _require_calls(messages: Sequence[ChatMessage], name: Callable[[int, str], str]) -> None:
+def _require_calls(
+    messages: Sequence[ChatMessage], name: Callable[[int, str], str], in_session: bool
+) -> None:
     """Raise ApiError for the result of a call that is not in the message before; a session may have read that."""
     for start, stop in message_runs(messages):
-        if messages[start].role == "tool":
+        begins_with_result = messages[start].role == "tool"
+        if begins_with_result and in_session:
             continue
         known = {call.id for call in messages[start].tool_calls}
-        for number in range(start + 1, stop):
+        for number in range(start if begins_with_result else start + 1, stop):
             call_id = messages[number].tool_call_id
-            if call_id and call_id not in known:
+            if call_id not in known:
                 where = name(number, "tool_call_id")
                 message = (
-                    f"{where}: the message before has no call {call_id[:100]!r}; results follow their calls"
+                    f"{where}: the message before it has no call {call_id[:100]!r}; send the message of the "
+                    "assistant with that call before its result"
                 )
                 raise ApiError(400, message, where, "invalid_value")
 
@@ -265,7 +287,9 @@ def template_tools(
     variant: ModelVariant, tools: Sequence[Tool] | None, field: str = "tools"
 ) -> list[dict[str, Any]]:
     """Return tools for the template, without fields of no effect; raises ApiError for special tokens in them."""
-    shown = [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools or []]
+    shown = [tool.model_dump(exclude_none=True, exclude=_NOT_SHOWN) for tool in tools or []]
+    for tool in shown:
+        tool["function"].setdefault("parameters", NO_PARAMETERS)
     require_no_special_tokens(variant, json.dumps(shown, ensure_ascii=False), field)
     return shown
 

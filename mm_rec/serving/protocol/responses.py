@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from mm_rec.serving.protocol.response_encoder import ResponseEncoder, text_forma
 from mm_rec.serving.protocol.response_items import (
     Item,
     input_items,
+    resolve_references,
     to_chat_tools,
     to_messages,
     to_stored_items,
@@ -43,6 +44,7 @@ from mm_rec.serving.protocol.tool_calls import ReasoningParser, make_parser, nee
 from mm_rec.serving.routes import Limit, require_queries
 from mm_rec.serving.sse import SafeJSONResponse
 from mm_rec.serving.store.tables import StoredResponse
+from mm_rec.serving.streaming import cancel_on_disconnect
 from mm_rec.tokenizers.assistant_format import assistant_format
 
 router = APIRouter()
@@ -53,23 +55,32 @@ async def create_response(body: ResponseRequest, request: Request) -> Response:
     """Answer, after what a previous response answered."""
     async with contextlib.AsyncExitStack() as stack:
         context = stack.enter_context(request_context(request, body.model))
-        answer = await _begin(context, body, stack)
+        items = await asyncio.to_thread(_read_items, context, body)
+        begun = _begin(context, body, items, stack)
+        answer = await cancel_on_disconnect(request.receive, begun, context.seconds_left)
         encoder = ResponseEncoder(context, body, isinstance(answer.parsers[0], ReasoningParser))
         return await respond(
             request, context, answer, encoder, stream=bool(body.stream), stack=stack,
-            on_end=partial(_store_response, context, body, encoder),
+            on_end=partial(_store_response, context, body, items, encoder),
         )  # fmt: skip
 
 
-async def _begin(context: RequestContext, body: ResponseRequest, stack: contextlib.AsyncExitStack) -> Answer:
+def _read_items(context: RequestContext, body: ResponseRequest) -> list[Item]:
+    """Return the items of the input, those that it refers to among them."""
+    return resolve_references(input_items(body), partial(context.server.store.get_response, context.owner))
+
+
+async def _begin(
+    context: RequestContext, body: ResponseRequest, items: Sequence[Item], stack: contextlib.AsyncExitStack
+) -> Answer:
     """Read the request and start its choice."""
     variant = context.variant
     tools = template_tools(variant, to_chat_tools(body))
     call_options = tool_call_options(tools, to_tool_choice(body), body.parallel_tool_calls is not False)
-    prompt, sampling = await asyncio.to_thread(_prepare, context, body, tools)
+    prompt, sampling = await asyncio.to_thread(_prepare, context, body, items, tools)
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or [])
     [choice] = await start_choices(
-        variant, prompt, [sampling], context.limits.timeout_seconds,
+        variant, prompt, [sampling], context.seconds_left,
         constrain=constraint_factory(variant, call_options, _output_schema(body), "text.format", prompt),
         logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),
@@ -80,9 +91,9 @@ async def _begin(context: RequestContext, body: ResponseRequest, stack: contextl
 
 
 def _prepare(
-    context: RequestContext, body: ResponseRequest, tools: ToolSchemas
+    context: RequestContext, body: ResponseRequest, items: Sequence[Item], tools: ToolSchemas
 ) -> tuple[EnginePrompt, SamplingParams]:
-    messages, places = to_messages(body, _previous_items(context, body.previous_response_id))
+    messages, places = to_messages(body, items, _previous_items(context, body.previous_response_id))
     if not messages:
         raise ApiError(400, "input: there is nothing to answer", "input", "missing_required_parameter")
     truncate = body.truncation == "auto" if body.truncation else context.server.truncate
@@ -110,7 +121,9 @@ def _output_schema(body: ResponseRequest) -> Mapping[str, Any] | None:
     return output_schema(wanted.type, wanted.schema_)
 
 
-async def _store_response(context: RequestContext, body: ResponseRequest, encoder: ResponseEncoder) -> None:
+async def _store_response(
+    context: RequestContext, body: ResponseRequest, items: Sequence[Item], encoder: ResponseEncoder
+) -> None:
     """Store a response, where the request does not say otherwise."""
     if body.store is False:
         return
@@ -119,7 +132,7 @@ async def _store_response(context: RequestContext, body: ResponseRequest, encode
         context.owner,
         encoder.id,
         model=context.variant.name,
-        input_items=to_stored_items(input_items(body)),
+        input_items=to_stored_items(items, encoder.id),
         response=without_logprobs(encoder.body()),
         previous_response_id=body.previous_response_id,
     )
