@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-from serving.openai_requests import WEATHER, Responses
+from serving.openai_requests import RESPONSE_TOOLS, WEATHER, Responses
 from serving.shared_proofs import SAMPLING, follows, named, parallel_tool_calls, tools, truncation
 
 
@@ -78,11 +78,18 @@ def tool_choice(ask: Responses) -> None:
 
 
 def text(ask: Responses) -> None:
-    """`format`: text, json_object or json_schema, as response_format in chat."""
+    """`format`: text, json_object or json_schema, as response_format in chat; with tools a call, or such JSON."""
     wanted = {"format": {"type": "json_schema", "name": "report", "schema": WEATHER}}
     for number in range(4):
         drawn: dict[str, Any] = {"temperature": number / 2, "max_output_tokens": 250}
         jsonschema.validate(json.loads(ask.text(text=wanted, **drawn)), WEATHER)
+        [*calls, last] = ask(text=wanted, tools=RESPONSE_TOOLS, **drawn).output
+        assert all(follows(call) for call in calls)
+        assert last.type == "message" or follows(last)
+        assert (
+            last.type != "message" or jsonschema.validate(json.loads(last.content[0].text), WEATHER) is None
+        )
+    assert ask.calls(text=wanted, tool_choice="required") != []
     some = ask.text(text={"format": {"type": "json_object"}}, max_output_tokens=250)
     assert isinstance(json.loads(some), dict)
     assert ask.text(text={"format": {"type": "text"}}) == ask.text()

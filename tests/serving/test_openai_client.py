@@ -556,3 +556,51 @@ def test_a_conversation_does_not_begin_with_the_result_of_a_call(chat: Chat, res
     )
     item = {"type": "function_call_output", "call_id": "zz", "output": "3"}
     assert responses.refusal(input=[item, MESSAGES[0]]).param == "input[0]"
+
+
+def test_a_format_and_tools_together_whole_and_streamed(server: Server, client: OpenAI, chat: Chat) -> None:
+    """The answer is a call, or an object of the class; the first token decides, which is forced here."""
+    tools = [openai.pydantic_function_tool(Clock, name="clock")]
+    tokenizer = server.context.registry.find("mmrec").model.tokenizer
+    mark = tokenizer.convert_tokens_to_ids("<|tool_call|>")
+    for bias, is_call in ((100, True), (-100, False)):
+        fields: Any = {
+            **chat.defaults, "tools": tools, "response_format": Report, "parallel_tool_calls": False,
+            "max_tokens": 250, "logit_bias": {str(mark): bias},
+        }  # fmt: skip
+        choice = client.chat.completions.parse(**fields).choices[0]
+        with client.chat.completions.stream(**fields) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        for one in (choice, streamed):
+            message = one.message
+            if is_call:
+                [call] = message.tool_calls or []
+                assert isinstance(call.function.parsed_arguments, Clock) and not message.content
+                assert one.finish_reason == "tool_calls"
+            else:
+                assert isinstance(message.parsed, Report) and not message.tool_calls
+                assert one.finish_reason == "stop"
+        assert (choice.message.content or "") == streamed.message.content
+
+
+def test_a_response_with_a_format_and_tools_is_streamed_as_it_is_whole(
+    client: OpenAI, responses: Responses
+) -> None:
+    """As instructor, the agents library and others send both always."""
+    kinds = set()
+    for number in range(6):
+        fields: Any = {
+            **responses.defaults, "tools": RESPONSE_TOOLS, "text_format": Report, "max_output_tokens": 250,
+            "temperature": 0, "input": f"Hello {number}!",
+        }  # fmt: skip
+        whole = client.responses.parse(**fields)
+        with client.responses.stream(**fields) as stream:
+            streamed = stream.get_final_response()
+        assert [item.type for item in whole.output] == [item.type for item in streamed.output]
+        assert whole.output_text == streamed.output_text
+        if whole.output[0].type == "message":
+            assert isinstance(whole.output_parsed, Report)
+        else:
+            assert all(follows(item) for item in whole.output if item.type == "function_call")
+        kinds.add(whole.output[0].type)
+    assert kinds <= {"message", "function_call"}

@@ -31,6 +31,7 @@ from mm_rec.serving.protocol.preprocessing import (
     ToolCallOptions,
     ToolChoice,
     ToolSchemas,
+    answer_parsers,
     build_sampling,
     constraint_factory,
     fit_prompt,
@@ -43,10 +44,9 @@ from mm_rec.serving.protocol.preprocessing import (
     tool_call_options,
 )
 from mm_rec.serving.protocol.schemas import ChatRequest, NamedFunction, NamedTool, ResponseFormat, Tool
-from mm_rec.serving.protocol.tool_calls import make_parser, needs_special_tokens
+from mm_rec.serving.protocol.tool_calls import needs_special_tokens
 from mm_rec.serving.sessions import SessionTurn
 from mm_rec.serving.streaming import cancel_on_disconnect
-from mm_rec.tokenizers.assistant_format import assistant_format
 
 
 def make_router() -> APIRouter:
@@ -96,18 +96,17 @@ async def _begin(
     """Read the request and start its choices."""
     variant = context.variant
     tools = _tools_of(variant, body)
-    call_options = _tool_call_options(body, tools)
+    call_options, schema = _tool_call_options(body, tools), _output_schema(body)
     prompt, samplings = await asyncio.to_thread(_prepare, context, body, tools, turn)
     choices = await start_choices(
         variant, prompt, samplings, context.seconds_left,
-        constrain=constraint_factory(variant, call_options, _output_schema(body), "response_format", prompt),
+        constrain=constraint_factory(variant, call_options, schema, "response_format", prompt),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),
     )  # fmt: skip
     for choice in choices:
         stack.callback(choice.cancel)
-    form = assistant_format(context.tokenizer)
-    parsers = [make_parser(form, prompt.ending, call_options is not None) for _ in choices]
+    parsers = answer_parsers(variant, prompt, call_options, schema, len(choices))
     return Answer(choices, parsers, TokenUsage(prompt.length, prompt.cached_tokens))
 
 

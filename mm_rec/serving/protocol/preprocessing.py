@@ -13,6 +13,7 @@ from mm_rec.data.conversations.conversation import ChatMessage, ToolCall
 from mm_rec.data.conversations.message_formats import message_runs, order_tool_results
 from mm_rec.data.conversations.prompt_parts import prompt_parts
 from mm_rec.data.conversations.rendering import reject_special_tokens
+from mm_rec.errors import ConfigError
 from mm_rec.inference.generate import encode_prompt, encode_text
 from mm_rec.inference.grammar.constraint import GrammarConstraint
 from mm_rec.inference.grammar.lark_grammar import NO_PARAMETERS
@@ -32,6 +33,8 @@ from mm_rec.serving.protocol.schemas import (
     Tool,
     content_text,
 )
+from mm_rec.serving.protocol.tool_calls import OutputParser, make_parser
+from mm_rec.tokenizers.assistant_format import assistant_format
 
 _FREE_SHARE = 4  # of a context that turns are dropped from, where it is not said how much is to be written
 DROP_TURNS = 'Send less, write less, or send "truncation": "auto" to drop the oldest turns'
@@ -282,6 +285,12 @@ class ToolCallOptions:
     parallel: bool
     field: str
 
+    def called_instead_of(self, schema: Mapping[str, Any] | None) -> list[str]:
+        """Return the names of the tools that may be called where the answer is JSON of a schema otherwise."""
+        if schema is None or self.choice != "auto":
+            return []
+        return [tool["function"]["name"] for tool in self.tools]
+
 
 def template_tools(
     variant: ModelVariant, tools: Sequence[Tool] | None, field: str = "tools"
@@ -341,6 +350,19 @@ def output_schema(kind: str, schema: Mapping[str, Any] | None) -> Mapping[str, A
     return {"type": "object"} if kind == "json_object" else schema
 
 
+def answer_parsers(
+    variant: ModelVariant,
+    prompt: EnginePrompt,
+    call_options: ToolCallOptions | None,
+    schema: Mapping[str, Any] | None,
+    count: int = 1,
+) -> list[OutputParser]:
+    """Return the parsers of so many answers to a prompt, with calls where there may be some."""
+    form, has_calls = assistant_format(variant.model.tokenizer), call_options is not None
+    names = call_options.called_instead_of(schema) if call_options is not None else ()
+    return [make_parser(form, prompt.ending, has_calls, names) for _ in range(count)]
+
+
 def constraint_factory(
     variant: ModelVariant,
     call_options: ToolCallOptions | None,
@@ -348,21 +370,21 @@ def constraint_factory(
     field: str,
     prompt: EnginePrompt,
 ) -> Callable[[], GrammarConstraint] | None:
-    """Return a function that makes the constraint of an answer: tool calls or a JSON schema; raises ApiError for both.
+    """Return a function that makes the constraint of an answer: tool calls, JSON of a schema, or either of them.
 
     `field`: that of the schema.
     """
-    if call_options is not None and schema is not None:
-        message = (
-            f'{field}: a format and tools cannot be held to together; send "tool_choice": "none", or no tools'
-        )
-        raise ApiError(400, message, field, "invalid_value")
 
     def for_calls(call_options: ToolCallOptions) -> GrammarConstraint:
         with errors_in_field(call_options.field):
-            return variant.model.grammars.tool_calls(
-                call_options.tools, call_options.choice, call_options.parallel, prompt.ending
-            )
+            try:
+                return variant.model.grammars.tool_calls(
+                    call_options.tools, call_options.choice, call_options.parallel, prompt.ending, schema
+                )
+            except ConfigError:
+                if schema is not None and call_options.choice == "auto":
+                    for_schema(schema)  # raises where it is not the tools that cannot be followed
+                raise
 
     def for_schema(schema: Mapping[str, Any]) -> GrammarConstraint:
         with errors_in_field(field):

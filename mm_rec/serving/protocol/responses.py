@@ -21,6 +21,7 @@ from mm_rec.serving.protocol.preprocessing import (
     SEND_LESS,
     FieldNames,
     ToolSchemas,
+    answer_parsers,
     build_sampling,
     constraint_factory,
     fit_prompt,
@@ -40,12 +41,11 @@ from mm_rec.serving.protocol.response_items import (
     to_tool_choice,
 )
 from mm_rec.serving.protocol.response_schemas import ResponseRequest
-from mm_rec.serving.protocol.tool_calls import ReasoningParser, make_parser, needs_special_tokens
+from mm_rec.serving.protocol.tool_calls import ReasoningParser, needs_special_tokens
 from mm_rec.serving.routes import Limit, require_queries
 from mm_rec.serving.sse import SafeJSONResponse
 from mm_rec.serving.store.tables import StoredResponse
 from mm_rec.serving.streaming import cancel_on_disconnect
-from mm_rec.tokenizers.assistant_format import assistant_format
 
 router = APIRouter()
 
@@ -77,17 +77,18 @@ async def _begin(
     variant = context.variant
     tools = template_tools(variant, to_chat_tools(body))
     call_options = tool_call_options(tools, to_tool_choice(body), body.parallel_tool_calls is not False)
+    schema = _output_schema(body)
     prompt, sampling = await asyncio.to_thread(_prepare, context, body, items, tools)
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or [])
     [choice] = await start_choices(
         variant, prompt, [sampling], context.seconds_left,
-        constrain=constraint_factory(variant, call_options, _output_schema(body), "text.format", prompt),
+        constrain=constraint_factory(variant, call_options, schema, "text.format", prompt),
         logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),
     )  # fmt: skip
     stack.callback(choice.cancel)
-    parser = make_parser(assistant_format(context.tokenizer), prompt.ending, call_options is not None)
-    return Answer([choice], [parser], TokenUsage(prompt.length, prompt.cached_tokens))
+    parsers = answer_parsers(variant, prompt, call_options, schema)
+    return Answer([choice], parsers, TokenUsage(prompt.length, prompt.cached_tokens))
 
 
 def _prepare(
