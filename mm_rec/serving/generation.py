@@ -165,15 +165,19 @@ class Choice:
 
 async def start_choices(
     variant: ModelVariant, prompt: EnginePrompt, samplings: Sequence[SamplingParams], seconds: float, *,
-    constrain: Callable[[], Constraint] | None = None, logprobs: int | None = None, with_special_tokens: bool = False,
+    record_usage: Callable[[TokenUsage], None], constrain: Callable[[], Constraint] | None = None,
+    logprobs: int | None = None, with_special_tokens: bool = False,
 ) -> list[Choice]:  # fmt: skip
-    """Start the answers to one prompt, which is prefilled once; each has its own sampling and constraint."""
-    if len(samplings) > 1:
-        await prefill_only(
-            variant, GenerationRequest(session=prompt.session, prompt_ids=prompt.parts), seconds
-        )
+    """Start the answers to one prompt, which is prefilled once; each has its own sampling and constraint.
+
+    `record_usage` gets what was read where none of them is started.
+    """
     choices: list[Choice] = []
+    usage = TokenUsage(0)
     try:
+        if len(samplings) > 1:
+            read = GenerationRequest(session=prompt.session, prompt_ids=prompt.parts)
+            await prefill_only(variant, read, seconds, usage)
         for sampling in samplings:
             one = prompt if len(samplings) == 1 else EnginePrompt(prompt.session.fork(), ())
             constraint = None if constrain is None else await asyncio.to_thread(constrain)
@@ -191,6 +195,8 @@ async def start_choices(
     except BaseException:
         for choice in choices:
             choice.cancel()
+        if usage.prompt_tokens:
+            record_usage(usage)
         raise
     return choices
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -166,6 +167,7 @@ def narrow(
 
 IDS = [[5] * 30] * 4  # each of them fits
 LONG = "bir iki " * MOST
+MUCH = "bir iki " * 5000
 
 
 @pytest.mark.parametrize(
@@ -215,3 +217,37 @@ def test_every_route_has_so_much_time(
     assert (answer.status_code, error_of(answer)["code"]) == (408, "timeout")
     scheduler = narrow.context.registry.models[0].scheduler
     until(lambda: scheduler.num_running == scheduler.num_waiting == 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": MUCH}], "n": 2}),
+        (EMBED, {"input": MUCH}),
+        ("/v1/sessions", {"messages": [{"role": "user", "content": MUCH}]}),
+    ],
+)
+def test_what_was_read_counts_though_nobody_waited_for_the_answer(
+    server: Server, path: str, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    scheduler = server.context.registry.models[0].scheduler
+    monkeypatch.setattr(
+        server.context, "record_usage", lambda owner, variant, usage: counted.append(usage.prompt_tokens)
+    )
+    step = scheduler.step
+
+    def slowly() -> None:
+        step()
+        time.sleep(0.05)  # after each chunk of the prompt, so that the client leaves amid them
+
+    monkeypatch.setattr(scheduler, "step", slowly)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            server.url + path, json={"model": "mmrec", **body}, timeout=httpx.Timeout(LONGEST, read=0.5)
+        )
+    until(lambda: bool(counted))
+    until(lambda: scheduler.num_running == scheduler.num_waiting == 0)
+    [read] = counted
+    tokenizer = server.context.registry.find("mmrec").model.tokenizer
+    assert 0 < read < len(tokenizer.encode(MUCH))

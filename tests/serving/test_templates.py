@@ -25,6 +25,7 @@ from mm_rec.inference.grammar.constraint import GrammarConstraint
 from mm_rec.inference.grammar.lark_grammar import callable_functions
 from mm_rec.inference.sampler import Sampler, SamplingParams
 from mm_rec.inference.scheduler import Scheduler
+from mm_rec.serving.protocol.request_model import MAX_JSON_DEPTH
 from mm_rec.serving.protocol.tool_calls import make_parser
 from mm_rec.tokenizers.assistant_format import assistant_format
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
@@ -130,6 +131,18 @@ def test_random_logits_make_calls_in_the_form_of_the_template(
                 jsonschema.validate(arguments, schema, cls=jsonschema.Draft202012Validator)
             made += len(calls)
     assert made >= 18
+
+
+@pytest.mark.parametrize("name", CALLING)
+def test_arguments_as_deep_as_may_be_are_laid_out(chat_tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    arguments: Any = 1
+    for _ in range(MAX_JSON_DEPTH):
+        arguments = {"a": arguments}
+    call, result = ToolCall("saat", arguments, "abcdefgh1"), ChatMessage("tool", "3", (), "abcdefgh1")
+    text = prompt_text(
+        dressed(name, chat_tokenizer), [*ASKED, ChatMessage("assistant", "", (call,)), result], TOOLS
+    )
+    assert text.count("{") >= MAX_JSON_DEPTH - 1
 
 
 REPORT = {

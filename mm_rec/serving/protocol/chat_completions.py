@@ -99,7 +99,7 @@ async def _begin(
     call_options, schema = _tool_call_options(body, tools), _output_schema(body)
     prompt, samplings = await asyncio.to_thread(_prepare, context, body, tools, turn)
     choices = await start_choices(
-        variant, prompt, samplings, context.seconds_left,
+        variant, prompt, samplings, context.seconds_left, record_usage=context.record_usage,
         constrain=constraint_factory(variant, call_options, schema, "response_format", prompt),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),

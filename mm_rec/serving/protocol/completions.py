@@ -134,7 +134,8 @@ async def _start_choices(
     if not max_tokens:
         return [None] * len(samplings)
     return await start_choices(
-        variant, EnginePrompt(session, parts), samplings, context.seconds_left, logprobs=body.logprobs
+        variant, EnginePrompt(session, parts), samplings, context.seconds_left, logprobs=body.logprobs,
+        record_usage=context.record_usage,
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ async def _begin(
     prompt, sampling = await asyncio.to_thread(_prepare, context, body, items, tools)
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or [])
     [choice] = await start_choices(
-        variant, prompt, [sampling], context.seconds_left,
+        variant, prompt, [sampling], context.seconds_left, record_usage=context.record_usage,
         constrain=constraint_factory(variant, call_options, schema, "text.format", prompt),
         logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),
