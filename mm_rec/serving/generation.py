@@ -18,6 +18,8 @@ from mm_rec.inference.sampler import Constraint, SampledToken, SamplingParams
 from mm_rec.inference.token_stream import TokenStream
 from mm_rec.serving.model_registry import ModelVariant
 
+MakeConstraint = Callable[[], Awaitable[Constraint]]
+
 
 class EnginePrompt:
     """A prompt for the engine: a session that may have read some of it already, and the rest in parts of ids.
@@ -191,20 +193,19 @@ class Choice:
 
 async def start_choices(
     variant: ModelVariant, prompt: EnginePrompt, samplings: Sequence[SamplingParams], seconds: float,
-    meter: UsageMeter, *, constrain: Callable[[], Constraint] | None = None, logprobs: int | None = None,
+    meter: UsageMeter, *, constrain: MakeConstraint | None = None, logprobs: int | None = None,
     with_special_tokens: bool = False,
 ) -> list[Choice]:  # fmt: skip
     """Start the answers to one prompt, which is prefilled once; each has its own sampling and constraint."""
     meter.cached_tokens += prompt.cached_tokens
-    if len(samplings) > 1:
-        await prefill_only(
-            variant, GenerationRequest(session=prompt.session, prompt_ids=prompt.parts), seconds, meter
-        )
     choices: list[Choice] = []
     try:
+        if len(samplings) > 1:
+            read = GenerationRequest(session=prompt.session, prompt_ids=prompt.parts)
+            await prefill_only(variant, read, seconds, meter)
         for sampling in samplings:
             one = prompt if len(samplings) == 1 else EnginePrompt(prompt.session.fork(), ())
-            constraint = None if constrain is None else await asyncio.to_thread(constrain)
+            constraint = None if constrain is None else await constrain()
             choices.append(
                 Choice(
                     variant,

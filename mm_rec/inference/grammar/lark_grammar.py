@@ -42,6 +42,7 @@ _FAR = {
 }
 _NOTES = ("$schema", "$comment", "title", "description")
 _FAR_BOUND = 2**63 - 1
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}  # those of a function that takes none
 _ONE = ("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
 _LIST = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -56,6 +57,7 @@ _OPEN = (
     "allOf",
 )
 
+_JSON_SYMBOL = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[:,] ?|[^"{}\[\]:,]+')
 _STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 
 
@@ -125,19 +127,27 @@ def json_grammar(schema: Mapping[str, Any], template: TemplateGrammar) -> str:
     """The grammar of a message that is JSON of a schema, after reasoning where the model reasons, and ended as the
     template ends what the assistant says. Raises ConfigError for what is no schema.
     """
+    rules = [template.start_rule(_answer_rule(template)), *template.reasoning_rules]
+    return _grammar("\n".join(rules), {"value": _answer_schema(schema)})
+
+
+def _answer_rule(template: TemplateGrammar) -> str:
+    """Return the symbols of a message that is JSON."""
+    end = template.symbols(template.form.end) if template.form is not None else []
+    return " ".join(["@value", *end])
+
+
+def _answer_schema(schema: Mapping[str, Any]) -> Any:
     if not isinstance(schema, Mapping):
         raise ConfigError(f"a JSON schema is an object, not a {type(schema).__name__}")
-    checked = _map_schemas(schema, _checked_schema)
-    end = template.symbols(template.form.end) if template.form is not None else []
-    rules = [template.start_rule(" ".join(["@value", *end])), *template.reasoning_rules]
-    return _grammar("\n".join(rules), {"value": checked})
+    return _map_schemas(schema, _checked_schema)
 
 
 def callable_functions(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[str, Any]:
     """The parameters of the functions that may be called, by name, as schemas of objects.
 
     Python's names of types are taken for JSON schema's ("dict", "float", "tuple", …; "any" is no restriction). A
-    function without parameters takes any object; one that describes properties takes no others, unless it says so.
+    function without parameters takes none; one that describes properties takes no others, unless it says so.
     Raises ConfigError for a definition that is none, two of one name, and a choice that is not defined.
     """
     functions: dict[str, Any] = {}
@@ -163,20 +173,23 @@ def callable_functions(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[
 
 
 def call_grammar(
-    functions: Mapping[str, Any], template: TemplateGrammar, *, free: bool, parallel: bool
+    functions: Mapping[str, Any],
+    template: TemplateGrammar,
+    *,
+    free: bool,
+    parallel: bool,
+    answer_schema: Mapping[str, Any] | None = None,
 ) -> str:
     """The grammar of a message that calls functions, in the form that the model's template writes.
 
-    `free`: text may stand instead of the calls, and before them where the template has text beside calls.
-    Raises ConfigError where the template has no calls.
+    `free`: text may stand instead of the calls, and before them where the template has text beside calls. With an
+    `answer_schema` it is JSON of that schema that may stand instead of them, and nothing before them. Raises
+    ConfigError where the template has no calls.
     """
     assert template.form is not None
     form = template.form.require_calls()
     schemas: dict[str, Any] = {}
-    names = [
-        json.dumps(name, ensure_ascii=False)[1:-1] if form.name_is_quoted else name for name in functions
-    ]
-    heads = [name + form.between for name in names]
+    heads = [form.written_name(name) + form.between for name in functions]
     rules = ["call: " + " | ".join(f"call{i}" for i in range(len(heads)))]
     rules += [
         " ".join([f"call{i}:", *template.symbols(head), f"arguments{i}"]) for i, head in enumerate(heads)
@@ -195,11 +208,17 @@ def call_grammar(
     )
     rules.append(" ".join(["rest:", more, *(template.symbols(form.closing) or ['""'])]))
     opening = template.symbols(form.opening)
-    if free:
+    instead = ""
+    if free and answer_schema is None:
         rules += _free_text_rules(form, opening, heads)
+        instead = "TEXT? | "
+    elif free and answer_schema is not None:
+        rules += _first_call_rules(form, opening, heads)
+        schemas["value"] = _answer_schema(answer_schema)
+        instead = f"{_answer_rule(template)} | "
     else:
         rules.append(" ".join(["first:", *opening, "call"]))
-    start = template.start_rule("TEXT? | first rest" if free else "first rest")
+    start = template.start_rule(f"{instead}first rest")
     return _grammar("\n".join([start, *rules, *template.reasoning_rules]), schemas)
 
 
@@ -227,6 +246,21 @@ def _free_text_rules(form: ToolCallFormat, opening: Sequence[str], heads: Sequen
     ]
     rules += [f"FIRST{i}: BEFORE {_quoted(form.opening + head)}" for i, head in enumerate(heads)]
     return [*rules, "first: " + " | ".join(f"FIRST{i} arguments{i}" for i in range(len(heads)))]
+
+
+def _first_call_rules(form: ToolCallFormat, opening: Sequence[str], heads: Sequence[str]) -> list[str]:
+    """Return the rules of a first call beside which JSON may stand.
+
+    Where the call is an object itself, it is written in the symbols that JSON is: the lexer takes the longest one, and
+    a longer one would hide the answer's.
+    """
+    if not form.opening.startswith("{"):
+        return [" ".join(["first:", *opening, "call"])]
+    rules = ["first: " + " | ".join(f"first{i}" for i in range(len(heads)))]
+    for i, head in enumerate(heads):
+        symbols = map(_quoted, _JSON_SYMBOL.findall(form.opening + head))
+        rules.append(" ".join([f"first{i}:", *symbols, f"arguments{i}"]))
+    return rules
 
 
 def _keyword_rules(i: int, name: str, parameters: Mapping[str, Any], schemas: dict[str, Any]) -> list[str]:
@@ -281,7 +315,7 @@ def _grammar(rules: str, schemas: Mapping[str, Any]) -> str:
 def _parameters(name: str, schema: Any) -> dict[str, Any]:
     """A function's parameters as the schema of an object."""
     if schema is None:
-        schema = {}
+        schema = NO_PARAMETERS
     if not isinstance(schema, Mapping):
         raise ConfigError(
             f"the parameters of the tool {name!r} are no JSON schema but a {type(schema).__name__}"
@@ -292,7 +326,7 @@ def _parameters(name: str, schema: Any) -> dict[str, Any]:
             f"the parameters of the tool {name!r} are of the type {parameters['type']!r}. Describe an object: "
             '{"type": "object", "properties": {…}}'
         )
-    if parameters.get("properties") and not any(key in parameters for key in _OPEN):
+    if "properties" in parameters and not any(key in parameters for key in _OPEN):
         parameters["additionalProperties"] = False
     return parameters
 
