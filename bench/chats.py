@@ -1,0 +1,157 @@
+"""Short chats: how long one takes beside the engine's own time, and what is left of their rate beside busy processes."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import beside
+from serving import Server
+
+WORDS = ("ev", "su", "göl", "kuş", "the", "a", "in", "sees", "ağaç", "bir", "her", "old")
+WARM_UP = 10
+_CALL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 12},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+class Chat:
+    """Chats with one model over one kept connection; the plainest client, which costs the server's cores least."""
+
+    def __init__(self, server: Server, model: str) -> None:
+        self._connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=600)
+        self._model = model
+
+    def ask(self, text: str, new: int, **more: Any) -> dict[str, Any]:
+        """The answer, of `new` tokens where nothing ends it before."""
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": new,
+            **more,
+        }
+        headers = {"Content-Type": "application/json"}
+        self._connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        response = self._connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+        if response.status != 200:
+            raise SystemExit(f"{response.status}: {json.dumps(answer)[:500]}")
+        return answer
+
+
+def question(source: random.Random) -> str:
+    """A text never sent before, of some 20 tokens."""
+    return " ".join(source.choice(WORDS) for _ in range(10))
+
+
+def engine_alone(folder: Path, precision: str) -> Callable[[str], tuple[float, int]]:
+    """What reads a chat and writes one token without a server: seconds, and how many tokens were read."""
+    from mm_rec.data.conversations.conversation import ChatMessage
+    from mm_rec.data.conversations.rendering import prompt_text
+    from mm_rec.inference.generate import encode_rendered
+    from mm_rec.inference.manager import open_model
+    from mm_rec.inference.sampler import SamplingParams
+
+    loaded = open_model(folder, device="cpu", precision=precision)
+    sampling = SamplingParams(temperature=0, max_new_tokens=1)
+
+    def answer(text: str) -> tuple[float, int]:
+        message = ChatMessage(role="user", content=text)
+        ids = encode_rendered(loaded.tokenizer, prompt_text(loaded.tokenizer, [message]))
+        start = time.perf_counter()
+        session = loaded.engine.session()
+        session.prefill(ids)
+        assert len(list(session.generate(sampling))) == 1
+        return time.perf_counter() - start, len(ids)
+
+    return answer
+
+
+def latency(server: Server, model: str, folder: Path, precision: str, requests: int) -> dict[str, Any]:
+    """A one-token chat on a kept connection relative to the engine's own time for as many tokens, in turn."""
+    chat, alone, source = Chat(server, model), engine_alone(folder, precision), random.Random(0)
+    served, own, read = [], [], 0
+    for _ in range(WARM_UP + requests):
+        start = time.perf_counter()
+        chat.ask(question(source), 1, temperature=0)
+        served.append(time.perf_counter() - start)
+        seconds, read = alone(question(source))
+        own.append(seconds)
+    served, own = sorted(served[WARM_UP:]), sorted(own[WARM_UP:])
+    return {
+        "ratio": round(statistics.median(served) / statistics.median(own), 3), "goal": 1.3,
+        "chat_p50_ms": round(1000 * statistics.median(served), 2),
+        "chat_p99_ms": round(1000 * served[int(0.99 * len(served))], 2),
+        "engine_p50_ms": round(1000 * statistics.median(own), 2),
+        "prompt": read, "requests": requests,
+    }  # fmt: skip
+
+
+def calls_per_second(chat: Chat, source: random.Random, count: int) -> float:
+    """The rate of calls of a function, whose arguments a grammar holds to their schema."""
+    start = time.perf_counter()
+    for _ in range(count):
+        chat.ask(question(source), 80, tools=[_CALL], tool_choice="required", seed=source.randrange(1000))
+    return count / (time.perf_counter() - start)
+
+
+def chats_per_second(chat: Chat, source: random.Random, count: int) -> float:
+    """The rate of one-token chats."""
+    start = time.perf_counter()
+    for _ in range(count):
+        chat.ask(question(source), 1, temperature=0)
+    return count / (time.perf_counter() - start)
+
+
+def tokens_per_second(chat: Chat, source: random.Random, count: int) -> float:
+    """The rate of writing."""
+    start = time.perf_counter()
+    answers = [chat.ask(question(source), 256, temperature=0) for _ in range(count)]
+    return sum(answer["usage"]["completion_tokens"] for answer in answers) / (time.perf_counter() - start)
+
+
+_RATES: dict[str, tuple[Callable[[Chat, random.Random, int], float], int]] = {
+    "calls": (calls_per_second, 20), "chats": (chats_per_second, 40), "tokens": (tokens_per_second, 4),
+}  # fmt: skip
+
+
+def beside_busy(server: Server, model: str, neighbours: int, rounds: int) -> dict[str, Any]:
+    """Rates alone and beside processes that never rest, in turn: the share that is left of each."""
+    chat, source = Chat(server, model), random.Random(0)
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in _RATES}
+    for _ in range(rounds + 1):
+        alone = {name: rate(chat, source, count) for name, (rate, count) in _RATES.items()}
+        with beside.busy(neighbours) if neighbours else contextlib.nullcontext():
+            for name, (rate, count) in _RATES.items():
+                rates[name].append((alone[name], rate(chat, source, count)))
+    values: dict[str, Any] = {
+        "neighbours": neighbours,
+        "rounds": rounds,
+        "goal": 0.4 if neighbours == 1 else None,
+    }
+    for name, pairs in rates.items():
+        shares = [busy / alone for alone, busy in pairs[1:]]  # the first round warms up
+        values[f"{name}_share"] = round(statistics.median(shares), 3)
+        values[f"{name}_share_range"] = [round(min(shares), 3), round(max(shares), 3)]
+        values[f"{name}_alone"] = round(statistics.median(alone for alone, _ in pairs[1:]), 1)
+        values[f"{name}_beside"] = round(statistics.median(busy for _, busy in pairs[1:]), 1)
+    return values
