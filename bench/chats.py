@@ -1,8 +1,7 @@
-"""Short chats: how long one takes beside the engine's own time, and what is left of their rate beside busy processes."""
+"""Short chats: how long one takes beside the engine's own time, and their rate beside busy processes."""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import random
@@ -140,7 +139,7 @@ def beside_busy(server: Server, model: str, neighbours: int, rounds: int) -> dic
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in _RATES}
     for _ in range(rounds + 1):
         alone = {name: rate(chat, source, count) for name, (rate, count) in _RATES.items()}
-        with beside.busy(neighbours) if neighbours else contextlib.nullcontext():
+        with beside.busy(neighbours):
             for name, (rate, count) in _RATES.items():
                 rates[name].append((alone[name], rate(chat, source, count)))
     values: dict[str, Any] = {
