@@ -11,8 +11,8 @@ and is asked as any client asks it. Each measure ends with one line of JSON:
     context    MM-Rec's rate of writing after 64 tokens and after 65,536 (goal: within 5 %)
     session    the first token of a 20-token turn after 50,000 tokens relative to that of a fresh 20-token prompt (goal:
                at most 1.2); the sizes of the files of sessions
-    latency    a one-token chat on a kept connection relative to the engine's own time for as many tokens (goal: under
-               1.3)
+    latency    a one-token chat on a kept connection relative to the engine's own time for the same parts (goal: under
+               1.3), which are two passes here, for the prefix cache
     beside     what is left of the rates of calls, one-token chats and writing beside one busy process and two (goal: at
                least 0.4 beside one)
     storm      2,000 requests of 50 clients, some of which go away or send nonsense (see storm.py); its goals are those
