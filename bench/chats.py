@@ -15,7 +15,8 @@ import beside
 from serving import Server
 
 WORDS = ("ev", "su", "göl", "kuş", "the", "a", "in", "sees", "ağaç", "bir", "her", "old")
-WARM_UP = 10
+WARM_UP = 10  # chats
+WINDOW = 3.0  # seconds in which a rate is measured
 _CALL = {
     "type": "function",
     "function": {
@@ -117,52 +118,42 @@ def latency(server: Server, model: str, folder: Path, precision: str, requests: 
     }  # fmt: skip
 
 
-def calls_per_second(chat: Chat, source: random.Random, count: int) -> float:
-    """The rate of calls of a function, whose arguments a grammar holds to their schema."""
-    start = time.perf_counter()
-    for _ in range(count):
+def rates(chat: Chat, source: random.Random, seconds: float) -> dict[str, float]:
+    """Calls of a function by a grammar, one-token chats and tokens written, each a second, one kind after the other."""
+
+    def call() -> int:
         chat.ask(question(source), 80, tools=[_CALL], tool_choice="required", seed=source.randrange(1000))
-    return count / (time.perf_counter() - start)
+        return 1
 
-
-def chats_per_second(chat: Chat, source: random.Random, count: int) -> float:
-    """The rate of one-token chats."""
-    start = time.perf_counter()
-    for _ in range(count):
+    def short() -> int:
         chat.ask(question(source), 1, temperature=0)
-    return count / (time.perf_counter() - start)
+        return 1
 
+    def write() -> int:
+        return int(chat.ask(question(source), 128, temperature=0)["usage"]["completion_tokens"])
 
-def tokens_per_second(chat: Chat, source: random.Random, count: int) -> float:
-    """The rate of writing."""
-    start = time.perf_counter()
-    answers = [chat.ask(question(source), 256, temperature=0) for _ in range(count)]
-    return sum(answer["usage"]["completion_tokens"] for answer in answers) / (time.perf_counter() - start)
-
-
-_RATES: dict[str, tuple[Callable[[Chat, random.Random, int], float], int]] = {
-    "calls": (calls_per_second, 20), "chats": (chats_per_second, 40), "tokens": (tokens_per_second, 4),
-}  # fmt: skip
+    found = {}
+    for name, ask in {"calls": call, "chats": short, "tokens": write}.items():
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            done += ask()
+        found[name] = done / (time.perf_counter() - start)
+    return found
 
 
 def beside_busy(server: Server, model: str, neighbours: int, rounds: int) -> dict[str, Any]:
     """Rates alone and beside processes that never rest, in turn: the share that is left of each."""
-    chat, source = Chat(server, model), random.Random(0)
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in _RATES}
-    for _ in range(rounds + 1):
-        alone = {name: rate(chat, source, count) for name, (rate, count) in _RATES.items()}
+    chat, source, pairs = Chat(server, model), random.Random(0), []
+    rates(chat, source, WINDOW)  # warms up
+    for _ in range(rounds):
+        alone = rates(chat, source, WINDOW)
         with beside.busy(neighbours):
-            for name, (rate, count) in _RATES.items():
-                rates[name].append((alone[name], rate(chat, source, count)))
-    values: dict[str, Any] = {
-        "neighbours": neighbours,
-        "rounds": rounds,
-        "goal": 0.4 if neighbours == 1 else None,
-    }
-    for name, pairs in rates.items():
-        shares = [busy / alone for alone, busy in pairs[1:]]  # the first round warms up
+            pairs.append((alone, rates(chat, source, WINDOW)))
+    values: dict[str, Any] = {"neighbours": neighbours, "rounds": rounds}
+    for name in pairs[0][0]:
+        shares = [busy[name] / alone[name] for alone, busy in pairs]
         values[f"{name}_share"] = round(statistics.median(shares), 3)
         values[f"{name}_share_range"] = [round(min(shares), 3), round(max(shares), 3)]
-        values[f"{name}_alone"] = round(statistics.median(alone for alone, _ in pairs[1:]), 1)
-        values[f"{name}_beside"] = round(statistics.median(busy for _, busy in pairs[1:]), 1)
+        values[f"{name}_alone"] = round(statistics.median(alone[name] for alone, _ in pairs), 1)
+        values[f"{name}_beside"] = round(statistics.median(busy[name] for _, busy in pairs), 1)
     return values

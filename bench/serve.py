@@ -282,7 +282,7 @@ def measure(what: str, family: str, folder: Path, scratch: Path, precision: str,
         elif what == "latency":
             values = chats.latency(server, family, folder, precision, 40 if quick else 60 * rounds)
         elif what == "beside":
-            values = chats.beside_busy(server, family, 1, rounds)
+            values = {"one": chats.beside_busy(server, family, 1, rounds), "goal": 0.4}
             values |= {"two": chats.beside_busy(server, family, 2, rounds)}
         else:
             long = 1_500 if family == "llama" else 4_000 if quick else 50_000
