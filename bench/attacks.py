@@ -123,13 +123,15 @@ class Attacked:
 @contextlib.contextmanager
 def attacked(folder: Path, family: str, scratch: Path, memory_mb: int, seconds: float) -> Iterator[Attacked]:
     """Start a server and its clients."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, files[1]))  # the server's, from its start
     with Server([folder], scratch, "--device", "cpu", "--timeout", "5") as server:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
         address = urlsplit(server.url)
         host, port = str(address.hostname), int(address.port or 0)
         status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8")
         most = int(status.partition("VmSize:")[2].split()[0]) * 1024 + memory_mb * 2**20
         resource.prlimit(server.process.pid, resource.RLIMIT_AS, (most, most))
-        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
         clients = [
             Client(scratch, "health", host, str(port)),
             Client(scratch, "tokens", host, str(port), family),

@@ -111,7 +111,7 @@ class GrammarCompiler(GrammarVocabulary):
         alone = TemplateGrammar(None, self._special, self._ids)
         _, answer = self._compiled(json_grammar(schema, alone), "the schema", check)
         for name, beginning in zip(functions, self._form.require_calls().beginnings(functions), strict=True):
-            tokens = self.encode_bytes(beginning.encode())
+            tokens = self._tokenizer.encode(beginning, add_special_tokens=False)
             if answer.validate_tokens(tokens) == len(tokens):
                 raise ConfigError(
                     f"an answer that follows the schema may begin as a call of {name!r} does in this model's form. "
