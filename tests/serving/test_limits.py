@@ -130,11 +130,11 @@ def made(depth: int) -> list[dict[str, Any]]:
     ("path", "body", "param"),
     [
         (CHAT, {"messages": made(600)}, "messages[1].tool_calls"),
-        (CHAT, {"messages": [USER], "tools": [{**FUNCTION, "function": {"name": "a", "parameters": nested(600)}}]},
+        (CHAT, {"messages": [USER], "tools": [{**FUNCTION, "function": {"name": "a", "parameters": nested(200)}}]},
          "tools[0].function.parameters"),
-        (CHAT, {"messages": [USER], "prediction": nested(600)}, "prediction"),
+        (CHAT, {"messages": [USER], "prediction": nested(200)}, "prediction"),
         (RESPOND, {"input": [{"type": "function_call", "call_id": "1", **call(600)}]}, "input[0]"),
-        (RESPOND, {"input": "a", "text": {"format": {"type": "json_schema", "name": "a", "schema": nested(600)}}},
+        (RESPOND, {"input": "a", "text": {"format": {"type": "json_schema", "name": "a", "schema": nested(200)}}},
          "text.format.schema"),
     ],
 )  # fmt: skip

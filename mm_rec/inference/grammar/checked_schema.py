@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from mm_rec.errors import ConfigError
+from mm_rec.errors import ConfigError, truncated
 from mm_rec.inference.grammar.formats import FORMATS
 from mm_rec.inference.grammar.schema_automaton import FAR_MAXIMUM, FAR_MINIMUM, UNIQUE
 from mm_rec.inference.grammar.vocabulary import MAX_DIGITS
@@ -27,10 +28,45 @@ _LIST = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 0 and value == value // 1
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+
+# Keywords, what their values are, and that in words.
+_KINDS: tuple[tuple[frozenset[str], Callable[[Any], bool], str], ...] = (
+    (
+        frozenset({"type"}),
+        lambda value: isinstance(value, str) or _are_texts(value),
+        "a name or a list of names",
+    ),
+    (frozenset({"required"}), _are_texts, "a list of names"),
+    (frozenset({"enum", *_LIST}), lambda value: isinstance(value, list | tuple), "a list"),
+    (frozenset(_NAMED), lambda value: isinstance(value, Mapping), "an object"),
+    (frozenset({"pattern", "format", "$ref"}), lambda value: isinstance(value, str), "a text"),
+    (frozenset({*_FAR, "multipleOf"}), _is_number, "a number"),
+    (
+        frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}),
+        _is_count,
+        "a whole number, not negative",
+    ),
+    (frozenset({"uniqueItems"}), lambda value: isinstance(value, bool), "true or false"),
+)
+
+
 def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]], depth: int = 0) -> Any:
-    """A schema with each schema in it changed; what is no object stays for the compiler to judge."""
-    if not isinstance(schema, Mapping):
+    """A schema with each schema in it changed; raises ConfigError for what is none."""
+    if isinstance(schema, bool):
         return schema
+    if not isinstance(schema, Mapping):
+        raise ConfigError(f"a schema is an object, true or false, and no {type(schema).__name__}. Mend it")
     if depth > MAX_SCHEMA_DEPTH:
         raise ConfigError(
             f"a schema is nested more than {MAX_SCHEMA_DEPTH} deep. Make it flatter, with $defs and $ref"
@@ -39,7 +75,7 @@ def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]],
     for key in result.keys() & set(_ONE):
         result[key] = map_schemas(result[key], change, depth + 1)
     for key in result.keys() & set(_LIST):
-        if isinstance(result[key], Sequence) and not isinstance(result[key], str):
+        if isinstance(result[key], list | tuple):
             result[key] = [map_schemas(one, change, depth + 1) for one in result[key]]
     for key in result.keys() & set(_NAMED):
         if isinstance(result[key], Mapping):
@@ -47,23 +83,32 @@ def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]],
     return change(result)
 
 
+def _require_kinds(schema: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a keyword whose value is not of its kind."""
+    for keywords, fits, what in _KINDS:
+        for key in schema.keys() & keywords:
+            if not fits(schema[key]):
+                given = truncated(json.dumps(schema[key], ensure_ascii=False, default=str), 60)
+                raise ConfigError(f"{key} of a schema is {what}, and here it is {given}. Mend it")
+
+
 def checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema as llguidance reads it; refuses what it would not hold a text to."""
+    _require_kinds(schema)
     least, named = schema.get("minProperties", 0), schema.get("required", ())
-    if isinstance(least, int) and least > max(1, len(named) if isinstance(named, Sequence) else 0):
+    if least > max(1, len(named)):
         # It does not see that a model gives one name twice.
         raise ConfigError(
             f"a schema asks for at least {least} properties (minProperties) whatever their names, which cannot be "
             "assured. Name them in `required`"
         )
     checked = _with_named_properties(_with_near_bounds(schema))
-    if isinstance(checked.get("uniqueItems"), bool) and checked.pop("uniqueItems"):
+    if checked.pop("uniqueItems", False):
         checked[UNIQUE] = True
-    if isinstance(checked.get("format"), str) and checked["format"] not in FORMATS:
+    if "format" in checked and checked["format"] not in FORMATS:
         del checked["format"]  # a note for people and programs, which says nothing of the text
-    reference = checked.get("$ref")
-    if isinstance(reference, str):  # a URI is ASCII, names of definitions often are not
-        checked["$ref"] = quote(reference, safe=string.punctuation, errors="replace")
+    if "$ref" in checked:  # a URI is ASCII, names of definitions often are not
+        checked["$ref"] = quote(checked["$ref"], safe=string.punctuation, errors="replace")
     return checked
 
 
@@ -72,7 +117,7 @@ def _with_near_bounds(schema: dict[str, Any]) -> dict[str, Any]:
     changed = dict(schema)
     for key, far in _FAR.items():
         bound = changed.get(key)
-        if isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) >= _FAR_BOUND:
+        if bound is not None and abs(bound) >= _FAR_BOUND:
             if abs(bound) >= 10**MAX_DIGITS:
                 raise ConfigError(
                     f"a schema has a {key} of more than {MAX_DIGITS} digits, and no number is written so long. "

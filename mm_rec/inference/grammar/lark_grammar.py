@@ -304,7 +304,10 @@ def _parameters(name: str, schema: Any) -> dict[str, Any]:
         raise ConfigError(
             f"the parameters of the tool {name!r} are no JSON schema but a {type(schema).__name__}"
         )
-    parameters: dict[str, Any] = map_schemas(schema, lambda one: checked_schema(_with_standard_type(one)))
+    try:
+        parameters: dict[str, Any] = map_schemas(schema, lambda one: checked_schema(_with_standard_type(one)))
+    except ConfigError as error:
+        raise ConfigError(f"what the tool {name!r} takes cannot be followed: {error}") from error
     if parameters.setdefault("type", "object") != "object":
         raise ConfigError(
             f"the parameters of the tool {name!r} are of the type {parameters['type']!r}. Describe an object: "

@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from mm_rec.serving.json_bodies import is_deeper
+
 NO_EFFECT = "No effect: "
 REFUSED = "Refused: "
 MAX_JSON_DEPTH = 128  # lists and objects within one another, in schemas, arguments and other free JSON
@@ -56,12 +58,29 @@ def expects(words: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def _fail_fast(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _fail_fast(part)
+
+
 class RequestModel(BaseModel):
     """A request or a part of one; a field that is null is as if it were not there."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, populate_by_name=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let every list end at its first error: of many wrong items, one is told."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
     @model_validator(mode="before")
     @classmethod
@@ -86,10 +105,7 @@ _SIZE_KEYWORDS = {"array": "maxItems", "string": "maxLength", "object": "maxProp
 
 @dataclass(frozen=True, slots=True)
 class AtMost:
-    """The most of a list, a dictionary or a text, which is refused before anything in it is read.
-
-    A list within the limit is read up to the first thing in it that is wrong.
-    """
+    """The most of a list, a dictionary or a text, which is refused before anything in it is read."""
 
     most: int
     what: str = "characters"
@@ -102,9 +118,7 @@ class AtMost:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the schema of the value with the check before it."""
-        schema: Any = handler(source)
-        if schema["type"] == "list":
-            schema["fail_fast"] = True
+        schema = handler(source)
         return core_schema.no_info_before_validator_function(self._check, schema)
 
     def __get_pydantic_json_schema__(
@@ -119,12 +133,8 @@ class AtMost:
 
 def require_shallow(value: Any) -> Any:
     """Return JSON as it is; raises ValueError where it is nested deeper than templates and grammars can follow."""
-    level = [value]
-    for _ in range(MAX_JSON_DEPTH + 1):
-        containers = [one for one in level if isinstance(one, dict | list)]
-        level = [part for one in containers for part in (one.values() if isinstance(one, dict) else one)]
-        if not level:
-            return value
+    if not is_deeper(value, MAX_JSON_DEPTH):
+        return value
     raise ValueError(f"this is nested more than {MAX_JSON_DEPTH} deep; make it flatter")
 
 
