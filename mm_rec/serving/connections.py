@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from mm_rec.errors import ConfigError
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.sse import json_bytes
-from mm_rec.serving.store.tables import new_id
+from mm_rec.store.tables import new_id
 
 DEFAULT_CONNECTIONS = 1_024
 _RESERVED = 128  # descriptors for the store, sessions, models and uploads

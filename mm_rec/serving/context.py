@@ -16,9 +16,9 @@ from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.model_registry import ModelRegistry, ModelVariant
 from mm_rec.serving.request_log import RequestRecord, record_of
 from mm_rec.serving.sessions import SessionManager
-from mm_rec.serving.store.store import Store
 from mm_rec.serving.store_threads import StoreThreads
 from mm_rec.serving.usage import UsageRecorder
+from mm_rec.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

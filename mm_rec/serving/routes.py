@@ -35,9 +35,9 @@ from mm_rec.serving.protocol.preprocessing import (
 )
 from mm_rec.serving.protocol.schemas import DetokenizeRequest, SessionRequest, TokenizeRequest
 from mm_rec.serving.sse import SafeJSONResponse
-from mm_rec.serving.store.health import StoreUnavailableError
-from mm_rec.serving.store.tables import SavedSession
 from mm_rec.serving.streaming import cancel_on_disconnect
+from mm_rec.store.health import StoreUnavailableError
+from mm_rec.store.tables import SavedSession
 
 router = APIRouter(route_class=ApiRoute)
 Limit = Annotated[int, Query(ge=1, le=100)]

@@ -14,7 +14,7 @@ import pytest
 from serving.server import Server
 
 from mm_rec.serving import sessions
-from mm_rec.serving.store.retention import Retention
+from mm_rec.store.retention import Retention
 
 SERVING = Path(sessions.__file__).parent
 CHAT = "/v1/chat/completions"

@@ -15,7 +15,7 @@ from mm_rec.serving.protocol.events import Delta, Finish, OutputEvent, Usage
 from mm_rec.serving.protocol.response_items import Item, item_id
 from mm_rec.serving.protocol.response_schemas import ResponseRequest, TextFormat
 from mm_rec.serving.protocol.tool_calls import ParsedDelta
-from mm_rec.serving.store.tables import new_id
+from mm_rec.store.tables import new_id
 
 ResponseEvent = tuple[str, dict[str, Any]]  # type and fields
 

@@ -28,7 +28,7 @@ from mm_rec.serving.protocol.schemas import (
     Tool,
     content_text,
 )
-from mm_rec.serving.store.tables import StoredResponse
+from mm_rec.store.tables import StoredResponse
 
 Item = dict[str, Any]
 _IDS = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}

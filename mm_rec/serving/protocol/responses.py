@@ -45,8 +45,8 @@ from mm_rec.serving.protocol.response_schemas import ResponseRequest
 from mm_rec.serving.protocol.tool_calls import ReasoningParser, needs_special_tokens
 from mm_rec.serving.routes import Limit
 from mm_rec.serving.sse import SafeJSONResponse
-from mm_rec.serving.store.tables import StoredResponse
 from mm_rec.serving.streaming import cancel_on_disconnect
+from mm_rec.store.tables import StoredResponse
 
 router = APIRouter(route_class=ApiRoute)
 

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from mm_rec.inference.generate import partial_match_length
 from mm_rec.serving.model_registry import ModelVariant
-from mm_rec.serving.store.tables import new_id
+from mm_rec.store.tables import new_id
 from mm_rec.tokenizers.assistant_format import AssistantFormat, assistant_format
 from mm_rec.tokenizers.loading import special_token_pattern
 from mm_rec.tokenizers.template_probe import ReasoningFormat
