@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Seque
 from dataclasses import dataclass, field
 
 from mm_rec.data.conversations.prompt_parts import turn_end_text
-from mm_rec.inference.engine import Session
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Session
 from mm_rec.inference.generate import IncrementalDetokenizer, encode_rendered
 from mm_rec.inference.request import GenerationRequest, RequestState
 from mm_rec.inference.sampler import Constraint, SampledToken, SamplingParams
@@ -57,10 +57,12 @@ def build_prompt(variant: ModelVariant, texts: Sequence[str], owner: str | None)
     for part in texts:
         rest.append(part[left:])
         left = max(0, left - len(part))
-    rest = [part for part in rest if part]
-    return EnginePrompt(
-        session, [encode_rendered(variant.model.tokenizer, part) for part in rest], rest, text, cache_key
-    )
+    parts = [(part, encode_rendered(variant.model.tokenizer, part)) for part in rest if part]
+    # What is read in one pass anyway is not cut: a state in its middle would save nobody a pass.
+    while len(parts) > 1 and len(parts[-2][1]) + len(parts[-1][1]) <= MAX_KERNEL_TOKENS:
+        (before, ids), (after, more) = parts.pop(-2), parts.pop()
+        parts.append((before + after, ids + more))
+    return EnginePrompt(session, [ids for _, ids in parts], [part for part, _ in parts], text, cache_key)
 
 
 @dataclass(slots=True)
@@ -168,25 +170,26 @@ class Choice:
         if self.prompt.is_cacheable and not self._stream.stopped:
             self._cache_reply()
 
-    def finished_session(self) -> tuple[Session, str] | None:
-        """Return the session after the answer and the end of its message, and the text that this added.
-
-        None where it went on beyond a stop string.
-        """
+    def finished_session(self) -> Session | None:
+        """Return the session after the answer and the end of its message; None after a stop string, beyond which it is."""
         if self._stream.stopped or not self.finish_reason:
             return None
-        tokenizer, session = self.variant.model.tokenizer, self.prompt.session
-        reply = str(
-            tokenizer.decode(self._ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
-        closing = turn_end_text(tokenizer, reply)
-        session.append(encode_rendered(tokenizer, closing))
-        return session, reply + closing
+        self.prompt.session.append(encode_rendered(self.variant.model.tokenizer, self._closing()))
+        return self.prompt.session
+
+    def _reply(self) -> str:
+        """Return the answer with its special tokens."""
+        decode = self.variant.model.tokenizer.decode
+        return str(decode(self._ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _closing(self) -> str:
+        return turn_end_text(self.variant.model.tokenizer, self._reply())
 
     def _cache_reply(self) -> None:
-        finished = self.finished_session()
-        if finished is not None:
-            session, added = finished
+        """Cache what was read and written, where who sends it as text sends the same tokens."""
+        added, tokenizer = self._reply() + self._closing(), self.variant.model.tokenizer
+        written = [*self._ids, *encode_rendered(tokenizer, self._closing())]
+        if encode_rendered(tokenizer, added) == written and (session := self.finished_session()) is not None:
             text = self.prompt.text + "".join(self.prompt.texts) + added
             self.variant.model.prefix_cache.insert(self.prompt.cache_key, text, session)
 

@@ -19,6 +19,7 @@ from waiting import LONGEST, until
 
 from mm_rec.data.conversations.conversation import ChatMessage
 from mm_rec.data.conversations.rendering import chat_prompt_ids
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS
 from mm_rec.inference.generate import IncrementalDetokenizer
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.inference.scheduler import Scheduler
@@ -68,12 +69,12 @@ def test_answers_are_those_of_the_engine_alone(server: Server, family: str) -> N
 def test_a_conversation_is_not_read_twice_and_answers_the_same(server: Server, family: str) -> None:
     messages, known = [SYSTEM], 0
     for turn in range(4):
-        messages.append(user(f"Question {turn} of {family}?"))
+        messages.append(user(f"Question {turn} of {family}? " * (12 if family == "mmrec" else 4)))
         answer = ask(server, family, messages)
         assert said(answer) == alone(server, family, messages)
         usage = answer["usage"]
         cached = usage["prompt_tokens_details"]["cached_tokens"]
-        assert cached >= known  # of the turn before
+        assert cached >= known - MAX_KERNEL_TOKENS  # of the turn before, but for one pass
         known = usage["prompt_tokens"] - 3  # all but the beginning of the answer
         messages.append({"role": "assistant", "content": said(answer)})
 

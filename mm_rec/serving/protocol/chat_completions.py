@@ -114,7 +114,7 @@ async def _commit(context: RequestContext, answer: Answer, turn: SessionTurn | N
     finished = None if choice is None else choice.finished_session()
     assert finished is not None  # there are no stop strings
     commit = context.server.sessions.commit
-    await context.server.store_threads.write(commit, context.owner, turn, context.variant, finished[0])
+    await context.server.store_threads.write(commit, context.owner, turn, context.variant, finished)
 
 
 def _require_together(body: ChatRequest) -> None:
