@@ -171,7 +171,7 @@ class Choice:
             self._cache_reply()
 
     def finished_session(self) -> Session | None:
-        """Return the session after the answer and the end of its message; None after a stop string, beyond which it is."""
+        """Return the session after the answer and the end of its message; None where it went past a stop string."""
         if self._stream.stopped or not self.finish_reason:
             return None
         self.prompt.session.append(encode_rendered(self.variant.model.tokenizer, self._closing()))
