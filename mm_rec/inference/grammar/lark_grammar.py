@@ -356,6 +356,7 @@ def _with_named_properties(schema: dict[str, Any]) -> dict[str, Any]:
         names.get("type", "string") != "string"
         or "patternProperties" in schema
         or kept.keys() - {"pattern", "enum", "const"}
+        or not isinstance(kept.get("enum", []), list)
     ):
         raise ConfigError(
             "propertyNames is followed with the type string and one of pattern, enum and const, and without "

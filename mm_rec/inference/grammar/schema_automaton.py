@@ -19,9 +19,13 @@ from mm_rec.inference.grammar.automaton import PushdownAutomaton
 from mm_rec.inference.grammar.formats import FORMATS
 from mm_rec.inference.grammar.integers import integer_pattern
 from mm_rec.inference.grammar.patterns import PatternCompiler, shortest_match
+from mm_rec.inference.grammar.schema_shape import require_schema
 from mm_rec.inference.grammar.transitions import Fragment, GrammarTooLargeError
 
 MAX_ALTERNATIVES = 512  # of combined schemas
+MAX_SCHEMAS = (
+    200_000  # that are looked at, each as often as it is: those that are put together may grow without end
+)
 _TYPES = ("null", "boolean", "string", "number", "array", "object")
 _NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 # What llguidance does not know, under names that it passes over: all of it is held to by the automaton.
@@ -29,7 +33,7 @@ UNIQUE, FAR_MINIMUM, FAR_MAXIMUM = "x-unique-items", "x-minimum", "x-maximum"
 MAX_OPTIONAL = 1_000  # properties of one object that may be left out
 _LARGEST = {FAR_MINIMUM, "minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
 _SMALLEST = {FAR_MAXIMUM, "maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
-_NOT_COMBINED = {"$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+_COMBINING = {"$ref", "anyOf", "oneOf", "allOf"}
 Schema = Mapping[str, Any] | bool
 
 
@@ -42,10 +46,20 @@ class SchemaCompiler:
         self._joined = PatternCompiler(automaton, json_string=True, inline=True)  # for intersections
         self._plain = PatternCompiler(automaton)
         self._rules: dict[str, Fragment] = {}  # by reference, and of whatever it may be by its name
+        self._seen = 0  # schemas
 
     def compile(self) -> Fragment:
         """Compile it; raises ConfigError where nothing can follow it."""
         return self._require(self._value(self._whole, frozenset()))
+
+    def _look_at(self, schema: Any) -> None:
+        """Raise ConfigError for what is no schema, or one too many."""
+        require_schema(schema)
+        self._seen += 1
+        if self._seen > MAX_SCHEMAS:
+            raise GrammarTooLargeError(
+                "what it puts together grows without end. Make it flatter, with fewer $ref"
+            )
 
     def _require(self, found: Fragment | None) -> Fragment:
         if found is None:
@@ -54,6 +68,7 @@ class SchemaCompiler:
 
     def _value(self, schema: Schema, within: frozenset[str]) -> Fragment | None:
         """A value; None where there is none. `within`: references that led here, and are no way to an end again."""
+        self._look_at(schema)
         if schema is False:
             return None
         if schema is True or not schema:
@@ -64,6 +79,12 @@ class SchemaCompiler:
         for name in ("anyOf", "oneOf"):
             if isinstance(schema.get(name), Sequence) and not _constraints(schema, name):
                 return self._either(self._value(one, within) for one in schema[name])
+        if not schema.keys() & _COMBINING:
+            return self._flat(_plain(schema))
+        # By its text, because what is put together may be in itself, and is made anew wherever it is.
+        return self._called(json.dumps(schema), lambda: self._combined(schema, within))
+
+    def _combined(self, schema: Mapping[str, Any], within: frozenset[str]) -> Fragment | None:
         return self._either(self._flat(one) for one in self._alternatives(schema, within))
 
     def _either(self, found: Iterable[Fragment | None]) -> Fragment | None:
@@ -109,6 +130,7 @@ class SchemaCompiler:
 
     def _alternatives(self, schema: Schema, within: frozenset[str]) -> list[dict[str, Any]]:
         """Schemas without $ref, anyOf, oneOf and allOf, of which a value follows one."""
+        self._look_at(schema)
         if schema is False:
             return []
         if schema is True:
@@ -292,9 +314,7 @@ def _json_texts(value: Any) -> list[bytes]:
 
 def _constraints(schema: Mapping[str, Any], besides: str) -> bool:
     """Whether a schema says more of a value than by one keyword."""
-    return bool(_plain({key: value for key, value in schema.items() if key != besides})) or any(
-        key in schema for key in ("$ref", "anyOf", "oneOf", "allOf") if key != besides
-    )
+    return bool(schema.keys() & (_KEYWORDS | _COMBINING) - {besides})
 
 
 _KEYWORDS = {
