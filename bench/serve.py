@@ -11,6 +11,10 @@ and is asked as any client asks it. Each measure ends with one line of JSON:
     context    MM-Rec's rate of writing after 64 tokens and after 65,536 (goal: within 5 %)
     session    the first token of a 20-token turn after 50,000 tokens relative to that of a fresh 20-token prompt (goal:
                at most 1.2); the sizes of the files of sessions
+    latency    a one-token chat on a kept connection relative to the engine's own time for the same parts (goal: under
+               1.3), which are two passes here, for the prefix cache
+    beside     what is left of the rates of calls, one-token chats and writing beside one busy process and two (goal: at
+               least 0.4 beside one)
     storm      2,000 requests of 50 clients, some of which go away or send nonsense (see storm.py); its goals are those
                of correctness, and the exit status is 1 where one is missed
 
@@ -31,13 +35,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import chats
 import httpx
 import protocol
 import serving
 import storm
 from serving import FAMILIES, Server, Streamed, client, facts, make_model, stream
 
-WHAT = ("streams", "context", "session", "storm")
+WHAT = ("streams", "context", "session", "latency", "beside", "storm")
 PROMPT, NEW, STREAMS = 128, 128, 8
 SETTLE = 0.2  # seconds between requests whose first token is timed
 WORDS = ("ev", "su", "göl", "kuş", "the", "a", "in", "sees", "ağaç", "bir", "her", "old")
@@ -274,6 +279,11 @@ def measure(what: str, family: str, folder: Path, scratch: Path, precision: str,
             values = asyncio.run(streams(server, family, rounds, 5 if quick else 40))
         elif what == "context":
             values = context(server, family, rounds, 4_096 if quick else 65_536)
+        elif what == "latency":
+            values = chats.latency(server, family, folder, precision, 40 if quick else 60 * rounds)
+        elif what == "beside":
+            values = {"one": chats.beside_busy(server, family, 1, rounds), "goal": 0.4}
+            values |= {"two": chats.beside_busy(server, family, 2, rounds)}
         else:
             long = 1_500 if family == "llama" else 4_000 if quick else 50_000
             values = session(server, family, rounds, long)

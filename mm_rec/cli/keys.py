@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mm_rec.serving.store.store import Store
-    from mm_rec.serving.store.tables import ApiKey
+    from mm_rec.store.store import Store
+    from mm_rec.store.tables import ApiKey
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -76,7 +76,7 @@ def create(
 def list_(store: StoreUrl = DEFAULT_STORE) -> None:
     """List all keys, newest first, with their limits and what they used today."""
     with _open_store(store) as opened:
-        from mm_rec.serving.store.store import today
+        from mm_rec.store.store import today
 
         rows = [(key, opened.usage(key.id, today()).tokens) for key in opened.list_keys()]
         place = str(opened)
@@ -120,7 +120,7 @@ def revoke(
 
 @contextlib.contextmanager
 def _open_store(url: str) -> Iterator[Store]:
-    from mm_rec.serving.store.store import Store
+    from mm_rec.store.store import Store
 
     with contextlib.closing(Store(url)) as store:
         yield store

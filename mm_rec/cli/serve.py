@@ -15,7 +15,7 @@ from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionCho
 
 if TYPE_CHECKING:
     from mm_rec.serving.access import AccessPolicy
-    from mm_rec.serving.store.store import Store
+    from mm_rec.store.store import Store
 
 _MIB = 2**20
 _LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -149,8 +149,8 @@ def serve(
     from mm_rec.serving.model_registry import ModelRegistry
     from mm_rec.serving.server import GRACE_SECONDS, run
     from mm_rec.serving.sessions import SessionManager
-    from mm_rec.serving.store.retention import Retention
-    from mm_rec.serving.store.store import Store
+    from mm_rec.store.retention import Retention
+    from mm_rec.store.store import Store
 
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     connections = resolve_limits(max_connections, max_connections_per_address)

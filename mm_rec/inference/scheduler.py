@@ -1,12 +1,14 @@
 """Continuous batching: continuations of many lengths, begun and ended at any time, decoded together.
 
 One thread runs the engine. A step reads one chunk of one long prompt, and then one token of everything that is
-being written: a long prompt delays the others by a chunk at most, and a token costs all of them one pass.
+being written: a long prompt delays the others by a chunk at most, and takes no more time than they do, and a token
+costs all of them one pass.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -35,6 +37,7 @@ class Scheduler:
         self._waiting: deque[RequestState] = deque()
         self._running: list[RequestState] = []
         self._settled: list[Future[None]] = []
+        self._prefill_debt = 0.0  # seconds that decoding has before a long prompt is read on
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -115,20 +118,35 @@ class Scheduler:
 
     def step(self) -> None:
         """Prefill a chunk of one long prompt, then decode one token of every other running request."""
-        long = [request for request in self._running if request.needs_prefill and not request.done]
-        if long:
-            # The one with least to read: a short prompt does not wait for the whole of a long one.
-            request = min(long, key=lambda one: one.remaining_prompt_tokens)
-            self._guarded([request], request.prefill)
+        self._prefill()
+        started = time.monotonic()
         ready = [request for request in self._running if not (request.needs_prefill or request.done)]
         for engine in {request.session.engine for request in ready}:
             together = [request for request in ready if request.session.engine is engine]
             self._guarded(together, partial(engine.forward, [request.session for request in together]))
         for request in ready:
             self._guarded([request], request.step)
+        self._prefill_debt = max(0.0, self._prefill_debt - (time.monotonic() - started)) if ready else 0.0
         for request in [request for request in self._running if request.done]:
             self._running.remove(request)
             request.end()
+
+    def _prefill(self) -> None:
+        """Prefill a chunk of the prompt with least to read: a short one does not wait for the whole of a long one.
+
+        A prompt of several chunks takes no more time than what is being decoded has had since its last chunk, so it
+        never costs the others more than half of their rate.
+        """
+        reading = [request for request in self._running if request.needs_prefill and not request.done]
+        if not reading:
+            return
+        request = min(reading, key=lambda one: one.remaining_prompt_tokens)
+        if request.num_prefilled and self._prefill_debt > 0:
+            return
+        started = time.monotonic()
+        self._guarded([request], request.prefill)
+        if request.needs_prefill:
+            self._prefill_debt = time.monotonic() - started
 
     def _guarded(self, concerned: list[RequestState], do: Callable[[], None]) -> None:
         """Do something; an error ends those concerned and nobody else."""

@@ -13,6 +13,7 @@ from mm_rec.inference.sampler import SampledToken
 from mm_rec.inference.scheduler import Scheduler
 
 POLL_SECONDS = 0.02
+TOO_LONG = "this took longer than the server allows: ask for less"
 
 
 class RequestTimeoutError(MMRecError):
@@ -82,7 +83,7 @@ class TokenStream:
             async with asyncio.timeout_at(self._deadline):
                 await self._token_ready.wait()
         except TimeoutError as error:
-            raise RequestTimeoutError("this took longer than the server allows: ask for less") from error
+            raise RequestTimeoutError(TOO_LONG) from error
         if self._has_begun:
             next_look = (self._loop.time() // POLL_SECONDS + 1) * POLL_SECONDS  # the same for all
             with contextlib.suppress(TimeoutError):

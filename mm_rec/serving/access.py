@@ -17,10 +17,10 @@ from mm_rec.serving.api_keys import RateLimiter, verify_key
 from mm_rec.serving.api_route import find_route, require_known_queries
 from mm_rec.serving.bodies import BodyLimit, limit_of, read_body
 from mm_rec.serving.errors import ApiError, as_api_error
-from mm_rec.serving.store.store import Store
-from mm_rec.serving.store.tables import ApiKey
 from mm_rec.serving.store_threads import StoreThreads
 from mm_rec.serving.usage import UsageRecorder
+from mm_rec.store.store import Store
+from mm_rec.store.tables import ApiKey
 
 # Served without a key: none of it says anything of anybody.
 PUBLIC_PATHS = frozenset({"/", "/health", "/openapi.json"})

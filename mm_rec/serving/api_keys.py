@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mm_rec.errors import ConfigError
-from mm_rec.serving.store.store import Store, today
-from mm_rec.serving.store.tables import ApiKey, new_id
 from mm_rec.serving.usage import UsageRecorder
+from mm_rec.store.store import Store, today
+from mm_rec.store.tables import ApiKey, new_id
 
 _KEY_PATTERN = re.compile(r"mmr-[A-Za-z0-9_-]{43}")
 # 72 bits to find a key by and to show to people; the other 184 are the secret.

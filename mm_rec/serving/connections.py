@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from mm_rec.errors import ConfigError
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.sse import json_bytes
-from mm_rec.serving.store.tables import new_id
+from mm_rec.store.tables import new_id
 
 DEFAULT_CONNECTIONS = 1_024
 _RESERVED = 128  # descriptors for the store, sessions, models and uploads
@@ -77,9 +77,9 @@ class ConnectionPool:
     def add(self, connection: LimitedProtocol) -> None:
         """Take in a connection; raises ApiError where there is no room and none that waits can be closed for it."""
         address, limits = connection.address, self.limits
-        if self._per_address[address] >= limits.per_address and not self._make_room(address):
+        if self._per_address[address] >= limits.per_address and not self.make_room(address):
             raise _too_many(429, f"of one address {limits.per_address:,}", "--max-connections-per-address")
-        if len(self._open) >= limits.total and not self._make_room():
+        if len(self._open) >= limits.total and not self.make_room():
             raise _too_many(503, f"in all {limits.total:,}", "--max-connections")
         self._open[connection] = None
         self._per_address[address] += 1
@@ -97,7 +97,8 @@ class ConnectionPool:
         if connection in self._open:
             self._open.move_to_end(connection)
 
-    def _make_room(self, address: str | None = None) -> bool:
+    def make_room(self, address: str | None = None) -> bool:
+        """Close the connection that waits for longest, perhaps of one address; returns whether there is one."""
         waiting = (one for one in self._open if one.is_waiting and address in (None, one.address))
         if (connection := next(waiting, None)) is None:
             return False

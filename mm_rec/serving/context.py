@@ -11,13 +11,14 @@ from fastapi import Request
 from transformers import PreTrainedTokenizerBase
 
 from mm_rec.serving.generation import TokenUsage, UsageMeter
+from mm_rec.serving.grammar_threads import GrammarThreads
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.serving.model_registry import ModelRegistry, ModelVariant
 from mm_rec.serving.request_log import RequestRecord, record_of
 from mm_rec.serving.sessions import SessionManager
-from mm_rec.serving.store.store import Store
 from mm_rec.serving.store_threads import StoreThreads
 from mm_rec.serving.usage import UsageRecorder
+from mm_rec.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class RequestLimits:
     """Limits of one request.
 
     `max_tokens`: the most that are written, and as many where a request does not say; `max_prompt_tokens`: the most
-    that are read; `timeout_seconds`: the longest time.
+    that are read, of all its prompts together; `timeout_seconds`: the longest time, from its beginning to its end.
     """
 
     max_tokens: int = 8_192
@@ -55,6 +56,7 @@ class ServerContext:
         registry.manager.on_unload.append(sessions.let_go)
         self.metrics = ServerMetrics(registry)
         self.usage, self.store_threads = UsageRecorder(store), StoreThreads()
+        self.grammar_threads = GrammarThreads()
 
     def record_usage(self, owner: str | None, variant: ModelVariant, usage: TokenUsage) -> None:
         """Count the tokens of a request."""
@@ -66,6 +68,7 @@ class ServerContext:
     def close(self) -> None:
         """End running requests, and write all usage."""
         self.registry.close()
+        self.grammar_threads.close()
         self.store_threads.close()
         self.sessions.close()
         self.usage.close()
@@ -100,6 +103,11 @@ class RequestContext:
     def prefix_owner(self) -> str | None:
         """Return whose cached prefixes a prompt may begin with."""
         return None if self.server.share_prefixes else self.owner
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long the request may still take."""
+        return self.limits.timeout_seconds - (time.perf_counter() - self.started)
 
     def record_first_token(self) -> None:
         """Record the time to the first token, which is now."""

@@ -16,7 +16,7 @@ from mm_rec.errors import DataError, UserError
 from mm_rec.inference.scheduler import QueueFullError
 from mm_rec.inference.token_stream import RequestAbortedError, RequestTimeoutError
 from mm_rec.serving.sse import SafeJSONResponse
-from mm_rec.serving.store.health import StoreUnavailableError
+from mm_rec.store.health import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
 _MAX_NAME = 200  # characters of a field's name in an answer

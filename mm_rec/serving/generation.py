@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from mm_rec.data.conversations.prompt_parts import turn_end_text
@@ -17,6 +17,8 @@ from mm_rec.inference.request import GenerationRequest, RequestState
 from mm_rec.inference.sampler import Constraint, SampledToken, SamplingParams
 from mm_rec.inference.token_stream import TokenStream
 from mm_rec.serving.model_registry import ModelVariant
+
+MakeConstraint = Callable[[], Awaitable[Constraint]]
 
 
 class EnginePrompt:
@@ -191,20 +193,19 @@ class Choice:
 
 async def start_choices(
     variant: ModelVariant, prompt: EnginePrompt, samplings: Sequence[SamplingParams], seconds: float,
-    meter: UsageMeter, *, constrain: Callable[[], Constraint] | None = None, logprobs: int | None = None,
+    meter: UsageMeter, *, constrain: MakeConstraint | None = None, logprobs: int | None = None,
     with_special_tokens: bool = False,
 ) -> list[Choice]:  # fmt: skip
     """Start the answers to one prompt, which is prefilled once; each has its own sampling and constraint."""
     meter.cached_tokens += prompt.cached_tokens
-    if len(samplings) > 1:
-        await prefill_only(
-            variant, GenerationRequest(session=prompt.session, prompt_ids=prompt.parts), seconds, meter
-        )
     choices: list[Choice] = []
     try:
+        if len(samplings) > 1:
+            read = GenerationRequest(session=prompt.session, prompt_ids=prompt.parts)
+            await prefill_only(variant, read, seconds, meter)
         for sampling in samplings:
             one = prompt if len(samplings) == 1 else EnginePrompt(prompt.session.fork(), ())
-            constraint = None if constrain is None else await asyncio.to_thread(constrain)
+            constraint = None if constrain is None else await constrain()
             choices.append(
                 Choice(
                     variant,

@@ -20,7 +20,7 @@ from mm_rec.errors import truncated
 from mm_rec.serving.errors import ApiError, field_name
 from mm_rec.strict_parsing import DuplicateKey, unique_keys
 
-MAX_DEPTH = 128  # of lists and objects in each other; OpenAI's deepest schema needs about 40
+MAX_DEPTH = 256  # of lists and objects in each other; what a field holds has a limit of its own
 MAX_CONTAINERS = (
     500_000  # brackets and braces of a body, which bounds its memory: an empty object takes 64 bytes
 )
@@ -78,7 +78,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
     if containers > MAX_CONTAINERS:
         raise JsonError(f"the body has more than {MAX_CONTAINERS:,} brackets and braces; send less")
     value = _decode(text)
-    if containers > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+    if containers > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
         raise _too_deep()
     if not isinstance(value, dict):
         raise JsonError("the body is JSON, but no object; send a JSON object")
@@ -124,7 +124,7 @@ def _whole_number(text: str) -> int:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole_number)
 
 
-def _is_deeper(value: Any, most: int) -> bool:
+def is_deeper(value: Any, most: int) -> bool:
     """Return whether there are more than so many lists and objects in each other, counted level by level."""
     level = [value]
     for _ in range(most):

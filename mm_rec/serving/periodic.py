@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from mm_rec.serving.store.health import StoreUnavailableError
+from mm_rec.store.health import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mm_rec.serving.errors import as_api_error
 from mm_rec.serving.generation import TokenUsage
 from mm_rec.serving.metrics import ServerMetrics
-from mm_rec.serving.store.tables import new_id
+from mm_rec.store.tables import new_id
 
 _log = logging.getLogger(__name__)
 QUIET_PATHS = frozenset(

@@ -35,9 +35,9 @@ from mm_rec.serving.protocol.preprocessing import (
 )
 from mm_rec.serving.protocol.schemas import DetokenizeRequest, SessionRequest, TokenizeRequest
 from mm_rec.serving.sse import SafeJSONResponse
-from mm_rec.serving.store.health import StoreUnavailableError
-from mm_rec.serving.store.tables import SavedSession
 from mm_rec.serving.streaming import cancel_on_disconnect
+from mm_rec.store.health import StoreUnavailableError
+from mm_rec.store.tables import SavedSession
 
 router = APIRouter(route_class=ApiRoute)
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -85,7 +85,8 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         with errors_in_field("messages"):
             return encode_rendered(tokenizer, prompt_text(tokenizer, messages, tools))
 
-    tokens = await asyncio.to_thread(ids)
+    seconds = get_context(request).limits.timeout_seconds
+    tokens = await cancel_on_disconnect(request.receive, asyncio.to_thread(ids), seconds)
     return SafeJSONResponse(
         {"tokens": tokens, "count": len(tokens), "context_limit": variant.model.context_limit}
     )
@@ -110,12 +111,14 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     variant = _named(request, body.model)
     with errors_in_field("tokens"):
         variant.model.engine.require_tokens(body.tokens)
-    text = await asyncio.to_thread(
+    decoded = asyncio.to_thread(
         variant.model.tokenizer.decode,
         body.tokens,
         skip_special_tokens=False,
         clean_up_tokenization_spaces=False,
     )
+    seconds = get_context(request).limits.timeout_seconds
+    text = await cancel_on_disconnect(request.receive, decoded, seconds)
     return SafeJSONResponse({"prompt": text})
 
 
@@ -123,7 +126,8 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
 async def create_session(body: SessionRequest, request: Request) -> Response:
     """Begin a session, which has read these messages, or nothing yet."""
     with request_context(request, body.model) as context:
-        return SafeJSONResponse(await cancel_on_disconnect(request.receive, _create(context, body)))
+        created = _create(context, body)
+        return SafeJSONResponse(await cancel_on_disconnect(request.receive, created, context.seconds_left))
 
 
 async def _create(context: RequestContext, body: SessionRequest) -> dict[str, Any]:
@@ -145,7 +149,7 @@ async def _create(context: RequestContext, body: SessionRequest) -> dict[str, An
     session = variant.session()
     if read:
         prefill = GenerationRequest(session=session, prompt_ids=[read])
-        await prefill_only(variant, prefill, context.limits.timeout_seconds, context.meter)
+        await prefill_only(variant, prefill, context.seconds_left, context.meter)
         context.record_usage(TokenUsage(len(read)))
     row = await context.server.store_threads.write(sessions.create, context.owner, variant, session)
     return sessions.to_object(row, variant)

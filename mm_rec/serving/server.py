@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import math
 import os
 import socket
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -43,7 +44,8 @@ class GracefulServer(uvicorn.Server):
         limits: ConnectionLimits | None = None,
     ) -> None:
         limits = limits or resolve_limits()
-        protocol = partial(LimitedProtocol, ConnectionPool(limits))
+        self._connections = ConnectionPool(limits)
+        protocol = partial(LimitedProtocol, self._connections)
         limit = math.ceil(grace_seconds) + _CLOSE_SECONDS
         super().__init__(
             uvicorn.Config(
@@ -65,8 +67,17 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take connections; the system keeps more of them waiting than are taken at once."""
         await super().startup(sockets)
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         for one in sockets or []:
             one.listen(_BACKLOG)
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Called by asyncio for an error that nobody awaits, such as that no file can be opened for a connection."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            for _ in range(_ACCEPTED_AT_ONCE):
+                self._connections.make_room()
+        loop.default_exception_handler(context)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by uvicorn for a signal to stop."""
@@ -104,6 +115,9 @@ def run(
     `on_listening` gets the address once it is open, `on_stopping` the number of answers that are still being
     finished at the end.
     """
+    # What is loaded stays: a collection that looks through all of it stops every thread for a quarter of a second.
+    gc.collect()
+    gc.freeze()
     with listen(host, port) as opened:
         shown = f"[{host}]" if ":" in host else host
         on_listening(f"http://{shown}:{opened.getsockname()[1]}")

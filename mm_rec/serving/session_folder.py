@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from mm_rec.errors import ConfigError, DataError
 from mm_rec.inference.engine import Session
 from mm_rec.serving.model_registry import ModelVariant
-from mm_rec.serving.store.health import StoreUnavailableError
-from mm_rec.serving.store.store import Store
-from mm_rec.serving.store.tables import new_session_file
+from mm_rec.store.health import StoreUnavailableError
+from mm_rec.store.store import Store
+from mm_rec.store.tables import new_session_file
 
 MARKER = "store-id"
 _STALE_SECONDS = 3_600  # seconds after which a file that no session names was left by a killed server

@@ -25,10 +25,10 @@ from mm_rec.serving.errors import ApiError
 from mm_rec.serving.model_registry import ModelVariant
 from mm_rec.serving.periodic import PeriodicTask
 from mm_rec.serving.session_folder import SessionFolder
-from mm_rec.serving.store.health import StoreUnavailableError
-from mm_rec.serving.store.retention import QuotaExceededError
-from mm_rec.serving.store.store import Store
-from mm_rec.serving.store.tables import SavedSession, new_id
+from mm_rec.store.health import StoreUnavailableError
+from mm_rec.store.retention import QuotaExceededError
+from mm_rec.store.store import Store
+from mm_rec.store.tables import SavedSession, new_id
 
 _LEASE_SECONDS = 60  # after which the session of a killed server can be gone on with
 _RENEW_SECONDS = 20

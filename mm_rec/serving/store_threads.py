@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from mm_rec.serving.store.health import StoreUnavailableError
+from mm_rec.store.health import StoreUnavailableError
 
 _THREADS = 8  # of each kind
 _QUEUE_SECONDS = 10.0  # that a call may wait for a thread

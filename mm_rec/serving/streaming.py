@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from mm_rec.inference.token_stream import TOO_LONG, RequestTimeoutError
 from mm_rec.serving.errors import ApiError
 
 _Result = TypeVar("_Result")
@@ -36,12 +37,19 @@ class EventStreamResponse(StreamingResponse):
                 await cancel_on_disconnect(receive, self.stream_response(send))
 
 
-async def cancel_on_disconnect(receive: Receive, answer: Coroutine[Any, Any, _Result]) -> _Result:
-    """Await a coroutine; where the client disconnects, cancel it and raise an ApiError, which nobody reads."""
+async def cancel_on_disconnect(
+    receive: Receive, answer: Coroutine[Any, Any, _Result], seconds: float | None = None
+) -> _Result:
+    """Await a coroutine; where the client disconnects, cancel it and raise an ApiError, which nobody reads.
+
+    With `seconds`, raises RequestTimeoutError where it takes longer.
+    """
     task = asyncio.create_task(answer)
     gone = asyncio.create_task(_wait_for_disconnect(receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise RequestTimeoutError(TOO_LONG)
         if not task.done():
             raise ApiError(499, "the client has gone")
         return task.result()

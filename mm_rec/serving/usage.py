@@ -9,8 +9,8 @@ from datetime import date
 from threading import Lock
 
 from mm_rec.serving.periodic import PeriodicTask
-from mm_rec.serving.store.health import StoreUnavailableError
-from mm_rec.serving.store.store import Store, today
+from mm_rec.store.health import StoreUnavailableError
+from mm_rec.store.store import Store, today
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5.0  # between two tries to write what could not be written

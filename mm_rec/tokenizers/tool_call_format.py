@@ -6,7 +6,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -63,6 +63,15 @@ class ToolCallFormat:
     def name_is_quoted(self) -> bool:
         """Return whether the name is written as a JSON string."""
         return self.opening.endswith('"')
+
+    def written_name(self, name: str) -> str:
+        """Return a function's name as it is written in a call."""
+        return json.dumps(name, ensure_ascii=False)[1:-1] if self.name_is_quoted else name
+
+    def beginnings(self, names: Iterable[str]) -> list[str]:
+        """Return the texts that calls of these functions begin with, as far as they are the same in all."""
+        heads = (self.opening + self.written_name(name) + self.between for name in names)
+        return [head.partition(ID_PLACEHOLDER)[0] for head in heads]
 
     @property
     def writes_ids(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import random
 import threading
@@ -16,7 +17,7 @@ from waiting import LONGEST
 
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
-from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine
+from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine, Session
 from mm_rec.inference.request import GenerationRequest
 from mm_rec.inference.sampler import SampledToken, Sampler, SamplingParams
 from mm_rec.inference.scheduler import QueueFullError, Scheduler
@@ -247,6 +248,39 @@ def test_a_long_prompt_delays_the_others_by_a_segment(
         writes.work.cancel()
     finally:
         scheduler.close()
+
+
+def test_a_long_prompt_takes_no_more_time_than_the_others(
+    engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a chunk takes 10 and a pass 3: three to four passes come between two chunks."""
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 80)
+    now, done = [0.0], list[str]()
+    prefill, forward = Engine.prefill_chunk, Engine.forward
+
+    def slow_chunk(self: Engine, session: Session) -> None:
+        if len(session.pending_ids) > 1:  # else it is a pass of one, where the kernels are not used
+            now[0] += 10
+            done.append("chunk")
+        prefill(self, session)
+
+    def slow_pass(self: Engine, sessions: list[Session]) -> None:
+        now[0] += 3
+        done.append("pass")
+        forward(self, sessions)
+
+    monkeypatch.setattr(Engine, "prefill_chunk", slow_chunk)
+    monkeypatch.setattr(Engine, "forward", slow_pass)
+    monkeypatch.setattr("mm_rec.inference.scheduler.time.monotonic", lambda: now[0])
+    writing = Told(engine, prompt_of(1, 0), SamplingParams(temperature=0.0, max_new_tokens=400))
+    reading = Told(engine, prompt_of(800, 1), SamplingParams(temperature=0.0, max_new_tokens=1))
+    writing.submit(scheduler)
+    writing.came.get(timeout=LONGEST)
+    reading.submit(scheduler)
+    assert len(writing.wait()) == 400 and len(reading.wait()) == 1
+    chunks = [place for place, what in enumerate(done) if what == "chunk"]
+    between = [last - first - 1 for first, last in itertools.pairwise(chunks[:-1])]
+    assert len(chunks) >= 10 and set(between) == {4}, between
 
 
 def test_biases_of_tokens_that_are_none(engine: Engine, scheduler: Scheduler) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
-from serving.openai_requests import CLOCK, MESSAGES, WEATHER, Chat, Completions, Embeddings
+from serving.openai_requests import CLOCK, MESSAGES, TOOLS, WEATHER, Chat, Completions, Embeddings
 from serving.shared_proofs import CHOICES, follows, named, parallel_tool_calls, tools, truncation
 
 
@@ -55,7 +55,7 @@ def top_logprobs(ask: Chat) -> None:
 
 
 def response_format(ask: Chat) -> None:
-    """text, json_object or json_schema; JSON always parses and follows the schema. Not together with tools."""
+    """text, json_object or json_schema; JSON always parses and follows the schema. With tools: a call, or such JSON."""
     for number in range(4):
         drawn: dict[str, Any] = {"temperature": number / 2, "max_tokens": 250, "seed": number}
         assert isinstance(json.loads(ask.text(response_format={"type": "json_object"}, **drawn)), dict)
@@ -64,10 +64,20 @@ def response_format(ask: Chat) -> None:
     assert ask.text(response_format={"type": "text"}) == ask.text()
     wrong = {"type": "json_schema", "json_schema": {"name": "report", "schema": {"type": "nothing"}}}
     assert ask.refusal(response_format=wrong).param == "response_format"
-    both = ask.refusal(
-        response_format={"type": "json_object"}, tools=[{"type": "function", "function": {"name": "f"}}]
+    assert ask.refusal(response_format=wrong, tools=TOOLS).param == "response_format"
+    wanted = {"type": "json_schema", "json_schema": {"name": "report", "schema": WEATHER}}
+    for kind in (wanted, {"type": "json_object"}):
+        for seed in range(4):
+            drawn = {"temperature": 2, "max_tokens": 250, "seed": seed}
+            message = ask(response_format=kind, tools=TOOLS, **drawn).choices[0].message
+            called = [follows(call.function) for call in message.tool_calls or []]
+            assert bool(called) != bool(message.content)
+            answer = json.loads(message.content or "{}")
+            assert called or kind["type"] == "json_object" or jsonschema.validate(answer, WEATHER) is None
+    assert ask.calls(response_format=wanted, tool_choice="required") != []
+    jsonschema.validate(
+        json.loads(ask.text(response_format=wanted, tools=TOOLS, tool_choice="none", max_tokens=250)), WEATHER
     )
-    assert both.param == "response_format" and '"tool_choice": "none"' in both.message
 
 
 def tool_choice(ask: Chat) -> None:
@@ -156,6 +166,12 @@ def completion_logprobs(ask: Completions) -> None:
         # Parts of characters have one text, "\ufffd", so that there may be fewer.
         assert all(1 <= len(top) <= 4 for top in told.top_logprobs) and max(map(len, told.top_logprobs)) >= 3
         assert all(token in top for token, top in zip(told.tokens, told.top_logprobs, strict=True))
+    # Offsets are those of the text, in which a character of several tokens is one.
+    echoed = ask(prompt="é bir — çay 👩", max_tokens=0, echo=True, logprobs=0).choices[0]
+    offsets = dict.fromkeys(echoed.logprobs.text_offset)
+    assert len(offsets) < len(echoed.logprobs.tokens) and max(offsets) == len(echoed.text) - 1
+    for token, start in zip(echoed.logprobs.tokens, echoed.logprobs.text_offset, strict=True):
+        assert "\ufffd" in token or echoed.text.startswith(token, start)
     greedy = ask(logprobs=3).choices[0].logprobs
     assert [max(top.values()) for top in greedy.top_logprobs] == greedy.token_logprobs
     assert ask.refusal(logprobs=6).param == "logprobs" and ask().choices[0].logprobs is None

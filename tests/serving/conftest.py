@@ -24,7 +24,7 @@ from waiting import LONGEST, until
 
 from mm_rec.inference.scheduler import Scheduler
 from mm_rec.inference.token_stream import POLL_SECONDS
-from mm_rec.serving.store.store import Store
+from mm_rec.store.store import Store
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.loading import load_tokenizer
 

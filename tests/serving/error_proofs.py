@@ -14,6 +14,7 @@ import pytest
 from serving.server import Server
 
 from mm_rec.serving import sessions
+from mm_rec.store.retention import Retention
 
 SERVING = Path(sessions.__file__).parent
 CHAT = "/v1/chat/completions"
@@ -54,7 +55,7 @@ def _nonsense(server: Server) -> httpx.Response:
 
 def _one_session_too_many(server: Server) -> httpx.Response:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sessions, "MAX_SESSIONS", 0)
+        patch.setattr(server.context.store, "retention", Retention(max_sessions=0))
         return httpx.post(f"{server.url}/v1/sessions", json={"model": "llama"})
 
 
@@ -87,6 +88,13 @@ ERRORS: dict[str, ErrorCode] = {
     "wrong_host": ErrorCode(403, "a name of the server other than this machine's (`Host`)", _get("/", Host="a.b")),
     "not_found": ErrorCode(404, "there is nothing at this address", _get("/v1/files")),
     "model_not_found": ErrorCode(404, "there is no such model", _chat(model="gpt-4o")),
+    "item_not_found": ErrorCode(
+        404, "there is no such item of a response of this key (`item_reference`)",
+        lambda server: httpx.post(
+            f"{server.url}/v1/responses",
+            json={"model": "llama", "input": [{"type": "item_reference", "id": "msg_none"}]},
+        ),
+    ),
     "session_not_found": ErrorCode(404, "there is no such session of this key", _get("/v1/sessions/none")),
     "response_not_found": ErrorCode(404, "there is no such response of this key", _get("/v1/responses/none")),
     "method_not_allowed": ErrorCode(405, "the address takes other methods, which `Allow` lists", _get(CHAT)),
@@ -120,6 +128,10 @@ ERRORS: dict[str, ErrorCode] = {
     ),
     "shutting_down": ErrorCode(
         503, "the server is stopping", "test_generation.py::test_a_server_that_stops_tells_its_streams"
+    ),
+    "store_unavailable": ErrorCode(
+        503, "the store cannot be written to, or not in time; `Retry-After` says when to ask again",
+        "test_storage_health.py::test_a_locked_store_is_told_and_limits_fail_closed",
     ),
     "insufficient_storage": ErrorCode(
         507, "the server's disk is full", "test_bodies.py::test_a_full_disk_is_told_before_it_is_full"

@@ -10,7 +10,7 @@ from openai.types.responses import response_input_param
 from openai.types.shared_params.response_format_json_schema import JSONSchema
 from serving.openai_requests import CLOCK, TOOLS, WEATHER, Ask, Chat, Responses
 
-from mm_rec.serving.protocol import response_schemas, schemas
+from mm_rec.serving.protocol import request_model, response_schemas, schemas
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Parts:
 
     ask: type[Ask]
     place: str
-    ours: type[schemas.RequestModel]
+    ours: type[request_model.RequestModel]
     theirs: tuple[Any, ...]
 
 
@@ -33,6 +33,7 @@ ALL = (
         chat.ChatCompletionContentPartTextParam, chat.ChatCompletionContentPartRefusalParam,
     )),
     Parts(Chat, "messages[].tool_calls[]", schemas.MessageToolCall, (chat.ChatCompletionMessageFunctionToolCallParam,)),
+    Parts(Chat, "tools[]", schemas.Tool, (chat.ChatCompletionFunctionToolParam,)),
     Parts(Chat, "tools[].function", schemas.Function, (shared_params.FunctionDefinition,)),
     Parts(Chat, "tool_choice.allowed_tools", schemas.AllowedTools, (chat.ChatCompletionAllowedToolsParam,)),
     Parts(Chat, "response_format.json_schema", schemas.JsonSchema, (JSONSchema,)),
@@ -49,6 +50,7 @@ ALL = (
     Parts(Responses, "input[function_call_output]", response_schemas.FunctionCallOutput, (
         response_input_param.FunctionCallOutput,
     )),
+    Parts(Responses, "input[reasoning]", response_schemas.ReasoningItem, (responses.ResponseReasoningItemParam,)),
     Parts(Responses, "tools[]", response_schemas.ResponseTool, (responses.FunctionToolParam,)),
     Parts(Responses, "text", response_schemas.TextSettings, (responses.ResponseTextConfigParam,)),
     Parts(Responses, "text.format", response_schemas.TextFormat, (responses.ResponseFormatTextJSONSchemaConfigParam,)),
@@ -68,6 +70,17 @@ def _assistant(**more: Any) -> Fields:
 
 def _part(**more: Any) -> Fields:
     return {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello!", **more}]}]}
+
+
+def _chat_call(**more: Any) -> Fields:
+    function = {"name": "clock", "arguments": '{"zone": "UTC"}'}
+    call = {"id": "call_1", "type": "function", "function": function, **more}
+    told = {"role": "tool", "tool_call_id": "call_1", "content": "12:30"}
+    return {"messages": [*_message()["messages"], {"role": "assistant", "tool_calls": [call]}, told]}
+
+
+def _chat_tool(**more: Any) -> Fields:
+    return {"tools": [{**TOOLS[0], **more}], "tool_choice": "none"}
 
 
 def _function(**more: Any) -> Fields:
@@ -108,6 +121,17 @@ def _called(**more: Any) -> Fields:
     return {"input": [*_call()["input"][:2], told]}
 
 
+def _reasoning(**more: Any) -> Fields:
+    thought = {
+        "type": "reasoning",
+        "content": [{"type": "reasoning_text", "text": "So."}],
+        "summary": [],
+        **more,
+    }
+    said = {"role": "assistant", "content": "Hi."}
+    return {"input": [*_input()["input"], thought, said, *_input()["input"]]}
+
+
 def _tool(**more: Any) -> Fields:
     tool = {"type": "function", "name": "clock", "parameters": CLOCK, **more}
     return {"tools": [tool], "tool_choice": "none"}
@@ -121,6 +145,15 @@ def _format(**more: Any) -> Fields:
 # A request with the part and the value that it is given there.
 EXAMPLES: dict[str, tuple[Any, Any]] = {
     "messages[].name": (_message, "Ayşe"),
+    "messages[].annotations": (_assistant, []),
+    "messages[].cache_control": (_message, {"type": "ephemeral"}),
+    "messages[].parsed": (_assistant, {"a": 1}),
+    "messages[].content[].annotations": (_part, []),
+    "messages[].content[].cache_control": (_part, {"type": "ephemeral"}),
+    "messages[].content[].logprobs": (_part, []),
+    "messages[].content[].parsed": (_part, {"a": 1}),
+    "messages[].tool_calls[].index": (_chat_call, 3),
+    "tools[].cache_control": (_chat_tool, {"type": "ephemeral"}),
     "messages[].audio": (_assistant, {"id": "audio_1"}),
     "messages[].content[].prompt_cache_breakpoint": (_part, {"mode": "explicit"}),
     "tools[].function.strict": (_function, True),
@@ -135,6 +168,13 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "input[].content[].annotations": (_output_part, []),
     "input[].content[].logprobs": (_output_part, []),
     "input[].content[].prompt_cache_breakpoint": (_output_part, {"mode": "explicit"}),
+    "input[].content[].cache_control": (_output_part, {"type": "ephemeral"}),
+    "input[].content[].parsed": (_output_part, {"a": 1}),
+    "input[function_call].parsed_arguments": (_call, {"zone": "UTC"}),
+    "input[reasoning].encrypted_content": (_reasoning, "gAAAA"),
+    "input[reasoning].id": (_reasoning, "rs_1"),
+    "input[reasoning].status": (_reasoning, "completed"),
+    "input[reasoning].summary": (_reasoning, [{"type": "summary_text", "text": "So."}]),
     "input[function_call].id": (_call, "fc_1"),
     "input[function_call].status": (_call, "completed"),
     "input[function_call].namespace": (_call, "time"),

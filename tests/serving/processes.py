@@ -9,8 +9,8 @@ import sys
 def start(script: str, *arguments: str) -> subprocess.Popen[str]:
     """A process that imports what it needs, says `ready`, waits for a line and goes on."""
     begin = (
-        "import sys\nfrom mm_rec.serving.store.store import Store, today\n"
-        "from mm_rec.serving.store.tables import new_id\n"
+        "import sys\nfrom mm_rec.store.store import Store, today\n"
+        "from mm_rec.store.tables import new_id\n"
         "print('ready', flush=True)\nsys.stdin.readline()\n"
     )
     return subprocess.Popen(

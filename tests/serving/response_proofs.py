@@ -8,12 +8,12 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-from serving.openai_requests import WEATHER, Responses
+from serving.openai_requests import RESPONSE_TOOLS, WEATHER, Responses
 from serving.shared_proofs import SAMPLING, follows, named, parallel_tool_calls, tools, truncation
 
 
 def input_(ask: Responses) -> None:
-    """A text, or items: message, function_call and function_call_output."""
+    """A text, or up to 2,048 items: message, reasoning, function_call, function_call_output, item_reference."""
     message = {"role": "user", "content": [{"type": "input_text", "text": "Hello!"}]}
     assert ask.text(input=[message]) == ask.text() != ask.text(input="Goodbye!")
     call = {"type": "function_call", "call_id": "call_1", "name": "clock", "arguments": '{"zone": "UTC"}'}
@@ -23,7 +23,13 @@ def input_(ask: Responses) -> None:
     )
     image = [{"type": "input_image", "image_url": "https://example.org/a.png"}]
     assert ask.refusal(input=[{"role": "user", "content": image}]).param == "input[0].content[0]"
-    assert ask.refusal(input=[{"type": "item_reference", "id": "msg_1"}]).param == "input[0]"
+    first = ask()
+    reference = {"type": "item_reference", "id": first.output[0].id}
+    told = [message, {"role": "assistant", "content": first.output_text}, message]
+    assert ask.text(input=[message, reference, message]) == ask.text(input=told)
+    with pytest.raises(openai.NotFoundError, match="send the item itself") as caught:
+        ask(input=[{"type": "item_reference", "id": "msg_1"}])
+    assert caught.value.param == "input[0]"
 
 
 def instructions(ask: Responses) -> None:
@@ -72,22 +78,30 @@ def tool_choice(ask: Responses) -> None:
 
 
 def text(ask: Responses) -> None:
-    """`format`: text, json_object or json_schema, as response_format in chat."""
+    """`format`: text, json_object or json_schema, as response_format in chat; with tools a call, or such JSON."""
     wanted = {"format": {"type": "json_schema", "name": "report", "schema": WEATHER}}
     for number in range(4):
         drawn: dict[str, Any] = {"temperature": number / 2, "max_output_tokens": 250}
         jsonschema.validate(json.loads(ask.text(text=wanted, **drawn)), WEATHER)
+        [*calls, last] = ask(text=wanted, tools=RESPONSE_TOOLS, **drawn).output
+        assert all(follows(call) for call in calls)
+        assert last.type == "message" or follows(last)
+        assert (
+            last.type != "message" or jsonschema.validate(json.loads(last.content[0].text), WEATHER) is None
+        )
+    assert ask.calls(text=wanted, tool_choice="required") != []
     some = ask.text(text={"format": {"type": "json_object"}}, max_output_tokens=250)
     assert isinstance(json.loads(some), dict)
     assert ask.text(text={"format": {"type": "text"}}) == ask.text()
 
 
 def include(ask: Responses) -> None:
-    """message.output_text.logprobs: the log-probability of each token; anything else is refused."""
+    """message.output_text.logprobs: the log-probability of each token. reasoning.encrypted_content changes nothing."""
     [part] = ask(include=["message.output_text.logprobs"]).output[0].content
     assert len(part.logprobs) == 24 and all(token.logprob <= 0 for token in part.logprobs)
     assert not ask().output[0].content[0].logprobs
-    assert ask.refusal(include=["reasoning.encrypted_content"]).param == "include[0]"
+    assert ask.text(include=["reasoning.encrypted_content"]) == ask.text()
+    assert ask.refusal(include=["web_search_call.results"]).param == "include[0]"
 
 
 def top_logprobs(ask: Responses) -> None:
@@ -98,8 +112,10 @@ def top_logprobs(ask: Responses) -> None:
 
 
 def metadata(ask: Responses) -> None:
-    """Given back with the response."""
+    """Given back with the response; at most 16 pairs, of keys up to 64 and values up to 512 characters."""
     assert ask(metadata={"a": "b"}).metadata == {"a": "b"}
+    for wrong in ({str(key): "" for key in range(17)}, {"a" * 65: ""}, {"a": "b" * 513}):
+        assert ask.refusal(metadata=wrong).param == "metadata"
 
 
 def store(ask: Responses) -> None:

@@ -22,8 +22,8 @@ from mm_rec.serving.context import RequestLimits, ServerContext
 from mm_rec.serving.model_registry import ModelRegistry
 from mm_rec.serving.server import GracefulServer, listen
 from mm_rec.serving.sessions import SessionManager
-from mm_rec.serving.store.retention import Retention
-from mm_rec.serving.store.store import Store
+from mm_rec.store.retention import Retention
+from mm_rec.store.store import Store
 
 MIB = 2**20
 

@@ -97,7 +97,7 @@ def n(ask: Choices) -> None:
 
 
 def stop(ask: Choices) -> None:
-    """One string or up to 32; the answer ends before the first of them, also where that begins within a token."""
+    """One string or up to 4; the answer ends before the first of them, also where that begins within a token."""
     text = ask.text(max_tokens=80)
     found = re.search("[a-z]{3}", text[4:])
     assert found is not None
@@ -106,7 +106,7 @@ def stop(ask: Choices) -> None:
         choice = ask(max_tokens=80, stop=given).choices[0]
         assert choice.finish_reason == "stop"
         assert ask.text(max_tokens=80, stop=given).rstrip() == text.partition(end)[0].rstrip()
-    assert ask.refusal(stop=[str(number) for number in range(33)]).param == "stop"
+    assert ask.refusal(stop=[str(number) for number in range(5)]).param == "stop"
 
 
 def max_tokens(ask: Choices) -> None:

@@ -172,7 +172,7 @@ BAD: dict[str, tuple[Any, str | None]] = {
     "n zero": ({**HI, "n": 0}, "n"),
     "too many tokens": ({**HI, "max_tokens": 10**9}, "max_tokens"),
     "too many tokens by the new name": ({**HI, "max_completion_tokens": 257}, "max_completion_tokens"),
-    "too many stops": ({**HI, "stop": ["a"] * 33}, "stop"),
+    "too many stops": ({**HI, "stop": ["a"] * 5}, "stop"),
     "a bias for no token": ({**HI, "logit_bias": {"99999": 1}}, "logit_bias"),
     "a bias for no number": ({**HI, "logit_bias": {"a": 1}}, "logit_bias"),
     "top_logprobs alone": ({**HI, "top_logprobs": 2}, "top_logprobs"),
@@ -251,17 +251,19 @@ RESULT = {"type": "function_call_output", "call_id": "1", "output": "3 °C"}
 ELSEWHERE: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {"messages": [{"role": "assistant", "tool_calls": [HALF]}]}, "messages[0].tool_calls", r"\ud800, half of"),
     (COMPLETE, {"prompt": []}, "prompt", "a list may not be empty"),
-    (COMPLETE, {"prompt": None}, "prompt", "give a text"),
+    (COMPLETE, {"prompt": None}, "prompt", "Field required"),
     (COMPLETE, {"prompt": [10**6]}, "prompt", "no token 1000000"),
     (COMPLETE, {"prompt": "\ud800"}, "prompt", "surrogate pair"),
-    (COMPLETE, {"prompt": "a", "n": 1000}, "n", "at most 8 answers"),
+    (COMPLETE, {"prompt": "a", "n": 100}, "n", "at most 8 answers"),
+    (COMPLETE, {"prompt": "a", "n": 129}, "n", "less than or equal to 128"),
+    (COMPLETE, {"prompt": "a", "best_of": 129}, "best_of", "less than or equal to 128"),
     (COMPLETE, {"prompt": ["a"] * 65}, "prompt", "at most 64 answers"),
-    (COMPLETE, {"prompt": "a", "stop": ["a"] * 33}, "stop", "at most 32 texts"),
+    (COMPLETE, {"prompt": "a", "stop": ["a"] * 5}, "stop", "at most 4 texts"),
     (COMPLETE, {"prompt": "a", "stream_options": {}}, "stream_options", "goes with stream"),
     (COMPLETE, {"prompt": LONG, "model": "llama"}, "prompt", "Send less, or ask for fewer tokens"),
     (EMBED, {"input": []}, "input", "none of them may be empty"),
     (EMBED, {"input": ""}, "input", "none of them may be empty"),
-    (EMBED, {"input": None}, "input", "give a text"),
+    (EMBED, {"input": None}, "input", "Field required"),
     (EMBED, {"input": {}}, "input", "give a text"),
     (EMBED, {"input": ["a", ""]}, "input", "none of them may be empty"),
     (EMBED, {"input": ["a"] * 2049}, "input", "at most 2,048 texts"),
@@ -275,8 +277,11 @@ ELSEWHERE: list[tuple[str, dict[str, Any], str, str]] = [
     (RESPOND, {"input": [{**MADE, "arguments": "["}]}, "input[0]", "not JSON"),
     (RESPOND, {"input": [MADE, {**RESULT, "call_id": "2"}]}, "input[1]", "has no call '2'"),
     (RESPOND, {"input": [{**MADE, "colour": "red"}]}, "input[0].colour", "not known here"),
-    (RESPOND, {"input": "a", "text": {"format": {**FORMAT, "schema": {"type": 7}}}}, "text.format", "Take that out"),
-    (RESPOND, {"input": "a", "text": {"format": FORMAT}, "tools": [FUNCTION]}, "text.format", "tool_choice"),
+    (RESPOND, {"input": "a", "text": {"format": {**FORMAT, "schema": {"type": 7}}}}, "text.format", "Mend it"),
+    (RESPOND, {"input": "a", "text": {"format": {**FORMAT, "schema": {"type": 7}}}, "tools": [FUNCTION]}, "text.format",
+     "Mend it"),
+    (RESPOND, {"input": "a", "text": {"format": FORMAT}, "tools": [{**FUNCTION, "parameters": {"type": 7}}]},
+     "tools", "'a'"),
     (RESPOND, {"input": "a", "text": {"format": {**FORMAT, "name": None}}}, "text.format", "name and schema"),
     (RESPOND, {"input": "a", "tools": [{**FUNCTION, "parameters": {"type": 7}}]}, "tools", "'a'"),
     (RESPOND, {"input": "a", "tools": [FUNCTION], "tool_choice": {**FUNCTION, "name": "b"}}, "tool_choice", "no tool"),
@@ -324,7 +329,7 @@ def test_what_a_query_asks_for_and_nobody_gives_is_refused(server: Server, query
 
 
 def test_thousands_of_calls_are_read_in_time(server: Server) -> None:
-    body = {"model": "llama", "input": [{"role": "user", "content": "a"}, *[MADE] * 20_000]}
+    body = {"model": "llama", "input": [{"role": "user", "content": "a"}, *[MADE] * 2_000]}
     with little_work():
         answer = post(server, body, RESPOND)
     assert error_of(answer)["code"] == "context_length_exceeded"

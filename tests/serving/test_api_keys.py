@@ -14,8 +14,8 @@ from sqlalchemy import create_engine, text
 from mm_rec.cli.keys import app
 from mm_rec.errors import ConfigError
 from mm_rec.serving.api_keys import RateLimiter, create_key, verify_key
-from mm_rec.serving.store.store import Store, today
 from mm_rec.serving.usage import UsageRecorder
+from mm_rec.store.store import Store, today
 from mm_rec.terminal import run_app
 
 Opener = Callable[[str], Store]

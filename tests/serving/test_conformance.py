@@ -28,7 +28,7 @@ from serving.openai_requests import Ask, Chat, Completions, Embeddings, Response
 from serving.response_proofs import RESPONSE_EXAMPLES, RESPONSES
 from serving.server import Server
 
-from mm_rec.serving.protocol import response_schemas, schemas
+from mm_rec.serving.protocol import request_model, response_schemas, schemas
 from mm_rec.serving.protocol.fields import chat_request_type
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/openai.md"
@@ -42,7 +42,7 @@ class Table:
     """One route: who asks it, its schema, the proofs of its fields, and examples of those that do nothing."""
 
     ask: type[Ask]
-    schema: type[schemas.RequestModel]
+    schema: type[request_model.RequestModel]
     proofs: dict[str, Callable[[Any], None]]
     examples: dict[str, Any]
 
@@ -65,16 +65,16 @@ TABLES = (
 )
 
 
-def status_of(schema: type[schemas.RequestModel], name: str) -> tuple[str, str]:
+def status_of(schema: type[request_model.RequestModel], name: str) -> tuple[str, str]:
     """Whether a field is honoured, has no effect or is refused, and the words of its description."""
     named = {field.alias or own: field for own, field in schema.model_fields.items()}
     if name not in named:
         return REFUSED, "it is not known here"
     description = named[name].description or ""
-    if description.startswith(schemas.NO_EFFECT):
-        return NO_EFFECT, description.removeprefix(schemas.NO_EFFECT)
+    if description.startswith(request_model.NO_EFFECT):
+        return NO_EFFECT, description.removeprefix(request_model.NO_EFFECT)
     if description.startswith("Refused"):  # always, or as "Refused where …"
-        return REFUSED, description.removeprefix(schemas.REFUSED).removeprefix("Refused ")
+        return REFUSED, description.removeprefix(request_model.REFUSED).removeprefix("Refused ")
     return HONOURED, description
 
 
@@ -125,10 +125,11 @@ def test_each_field_does_what_the_table_says(
 
 
 def part_rows() -> list[tuple[part_proofs.Parts, str, str, str]]:
-    """The parts of fields that are not honoured: with their names, status and words."""
+    """The parts of fields that are not honoured, the client's and ours: with their names, status and words."""
     rows = []
     for parts in part_proofs.ALL:
-        for name in sorted(frozenset[str]().union(*map(keys, parts.theirs))):
+        named = {field.alias or own for own, field in parts.ours.model_fields.items()}
+        for name in sorted(named.union(*map(keys, parts.theirs))):
             status, words = status_of(parts.ours, name)
             if status != HONOURED:
                 rows.append((parts, name, status, words))

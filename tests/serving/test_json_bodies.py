@@ -110,9 +110,11 @@ def test_other_kinds_of_bodies_are_not_read_as_json(server: Server) -> None:
 
 def test_a_million_wrong_items_are_one_error(server: Server) -> None:
     wrong: dict[str, dict[str, Any]] = {
-        "messages[0].role": {**HI, "messages": [{"role": "x"}] * 400_000},
+        "messages": {**HI, "messages": [{"role": "x"}] * 400_000},
+        "messages[0].role": {**HI, "messages": [{"role": "x"}] * 2_000},
         "stop": {**HI, "stop": [1] * 2_000_000},
-        "tools[0].type": {**HI, "tools": [{"type": 1}] * 400_000},
+        "tools": {**HI, "tools": [{"type": 1}] * 400_000},
+        "tools[0].type": {**HI, "tools": [{"type": 1}] * 100},
     }
     for param, body in wrong.items():
         content = json.dumps(body, separators=(",", ":"))

@@ -26,9 +26,9 @@ from sqlalchemy.exc import IntegrityError
 from waiting import LONGEST
 
 from mm_rec.errors import ConfigError
-from mm_rec.serving.store import database, migrate
-from mm_rec.serving.store.store import Store
-from mm_rec.serving.store.tables import Base
+from mm_rec.store import database, migrate
+from mm_rec.store.store import Store
+from mm_rec.store.tables import Base
 
 STORES = Path(__file__).parent / "stores"
 VERSIONS = sorted({path.name[:4] for path in STORES.glob("*.sql")})
@@ -240,7 +240,7 @@ def test_processes_that_open_an_earlier_store_at_once_migrate_it_once(
     (migrations / "9999_toy.py").write_text(TOY)  # which fails the second time
     write_store(url, version)
     script = (
-        "from pathlib import Path\nfrom mm_rec.serving.store import migrate\n"
+        "from pathlib import Path\nfrom mm_rec.store import migrate\n"
         "migrate.MIGRATIONS = Path(sys.argv[2])\nStore(sys.argv[1]).close()"
     )
     children = [start(script, url, str(migrations)) for _ in range(3)]

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response as ModelResponse
-from openai.types.responses import ResponseStreamEvent
+from openai.types.responses import ResponseReasoningItem, ResponseStreamEvent
 from serving.openai_requests import CLOCK, MESSAGES, RESPONSE_TOOLS, TOOLS, Chat, Embeddings, Responses
 from serving.server import Server, small_model
 from serving.shared_proofs import follows
@@ -367,11 +367,11 @@ def test_the_items_of_several_calls_are_numbered_and_end_before_the_next_begins(
 
 
 def test_a_response_that_fails_says_so_in_its_last_event(
-    server: Server, responses: Responses, monkeypatch: pytest.MonkeyPatch
+    server: Server, responses: Responses, monkeypatch: pytest.MonkeyPatch, unhurried: None
 ) -> None:
     limits = server.context.limits
-    monkeypatch.setattr(server.context, "limits", replace(limits, timeout_seconds=0.0))
-    *_, last = responses(stream=True)
+    monkeypatch.setattr(server.context, "limits", replace(limits, timeout_seconds=2.0))
+    *_, last = responses(stream=True, max_output_tokens=limits.max_tokens)  # which take five seconds
     assert (last.type, last.response.status, last.response.error.code) == (
         "response.failed",
         "failed",
@@ -452,3 +452,155 @@ def test_a_key_lets_in_and_has_its_limit(closed: Server) -> None:
             Chat(client)()
     assert 1 <= int(limited.value.response.headers["retry-after"]) <= 60
     assert limited.value.code == "rate_limit_exceeded"
+
+
+def test_what_a_model_dumped_goes_back_with_its_nulls(responses: Responses, chat: Chat) -> None:
+    """Programs keep `item.model_dump()`, in which what is not there is null, by the client's own names."""
+    required = {"tools": RESPONSE_TOOLS, "tool_choice": "required", "max_output_tokens": 250}
+    [call] = responses(**required, parallel_tool_calls=False).output
+    dumped = call.model_dump()
+    assert {name for name, value in dumped.items() if value is None} >= {"caller", "namespace", "async_"}
+    result = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": "12:30",
+        "id": None,
+        "status": None,
+    }
+    told = {"tools": RESPONSE_TOOLS, "tool_choice": "none"}
+    asked = {**MESSAGES[0], "type": None, "id": None}
+    again = responses(input=[asked, dumped, result], **told)
+    assert again.output_text == responses(input=[MESSAGES[0], call, result], **told).output_text
+    [said] = again.output
+    assert said.model_dump()["phase"] is None
+    thought = ResponseReasoningItem.model_validate(
+        {
+            "id": "rs_1",
+            "type": "reasoning",
+            "summary": [],
+            "content": [{"type": "reasoning_text", "text": "So."}],
+        }
+    )
+    items = [asked, thought.model_dump(), said.model_dump(), asked]
+    assert responses(input=items).output_text == responses(input=[asked, said, asked]).output_text
+    message = chat(**REQUIRED).choices[0].message
+    answer = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "12:30", "name": None}
+    more = [
+        chat.text(messages=[*MESSAGES, one, answer], tools=TOOLS, tool_choice="none")
+        for one in (message, message.model_dump())
+    ]
+    assert more[0] == more[1]
+
+
+def test_items_are_referred_to_in_place_of_being_sent(client: OpenAI, responses: Responses) -> None:
+    """As Vercel's ai does in every second turn: the items themselves are those of an earlier response."""
+    required = {"tools": RESPONSE_TOOLS, "tool_choice": "required", "max_output_tokens": 250}
+    first = responses(**required, parallel_tool_calls=False)
+    [call] = first.output
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "12:30"}
+    [asked] = client.responses.input_items.list(first.id).data
+
+    def refer(item: Any) -> dict[str, Any]:
+        return {"type": "item_reference", "id": item.id}
+
+    told = {"tools": RESPONSE_TOOLS, "tool_choice": "none"}
+    whole = responses(input=[MESSAGES[0], call, result], **told)
+    second = responses(input=[refer(asked), refer(call), result], **told)
+    assert second.output_text == whole.output_text
+    kept = client.responses.input_items.list(second.id, order="asc").data
+    assert [item.type for item in kept] == ["message", "function_call", "function_call_output"]
+    third = responses(input=[refer(call), result, *map(refer, second.output), MESSAGES[0]])
+    assert third.output_text == responses(input=[call, result, *second.output, MESSAGES[0]]).output_text
+    assert responses.refusal(input=[refer(call), refer(call), result]).param == "input[1]"
+    assert responses.refusal(input=[call, refer(call), result]).param == "input[1]"
+    unkept = responses(store=False).output
+    client.responses.delete(first.id)
+    for gone in (call, unkept[0]):
+        with pytest.raises(openai.NotFoundError, match="send the item itself") as caught:
+            responses(input=[MESSAGES[0], refer(gone)])
+        assert (caught.value.param, caught.value.code) == ("input[1]", "item_not_found")
+
+
+def test_an_item_of_another_key_is_not_there(closed: Server) -> None:
+    made: list[Any] = []
+    for name in ("Ayşe", "Ali"):
+        key, _ = create_key(closed.context.store, name)
+        with OpenAI(base_url=f"{closed.url}/v1", api_key=key, max_retries=0) as client:
+            ask = Responses(client)
+            if made:
+                with pytest.raises(openai.NotFoundError):
+                    ask(input=[MESSAGES[0], {"type": "item_reference", "id": made[0].id}])
+            made += ask().output
+
+
+def test_a_function_without_parameters_takes_none(chat: Chat, responses: Responses) -> None:
+    for parameters in ({}, {"parameters": None}, {"parameters": {"type": "object", "properties": {}}}):
+        tools = [{"type": "function", "function": {"name": "ping", **parameters}}]
+        flat = [{"type": "function", "name": "ping", "parameters": None, **parameters, "strict": None}]
+        for seed in range(4):
+            [called] = chat.calls(
+                tools=tools, tool_choice="required", parallel_tool_calls=False, temperature=1, seed=seed
+            )
+            assert (called.name, called.arguments) == ("ping", "{}")
+        made = responses.calls(tools=flat, tool_choice="required", parallel_tool_calls=False, temperature=1)
+        assert [item.arguments for item in made] == ["{}"]
+
+
+def test_a_conversation_does_not_begin_with_the_result_of_a_call(chat: Chat, responses: Responses) -> None:
+    result = {"role": "tool", "tool_call_id": "zz", "content": "3"}
+    for first in (result, {"role": "function", "name": "a", "content": "3"}):
+        error = chat.refusal(messages=[first, *MESSAGES])
+        assert error.param == "messages[0].tool_call_id" and "before its result" in error.message
+    assert (
+        chat.refusal(messages=[*MESSAGES, {**result, "tool_call_id": ""}]).param == "messages[1].tool_call_id"
+    )
+    item = {"type": "function_call_output", "call_id": "zz", "output": "3"}
+    assert responses.refusal(input=[item, MESSAGES[0]]).param == "input[0]"
+
+
+def test_a_format_and_tools_together_whole_and_streamed(server: Server, client: OpenAI, chat: Chat) -> None:
+    """The answer is a call, or an object of the class; the first token decides, which is forced here."""
+    tools = [openai.pydantic_function_tool(Clock, name="clock")]
+    tokenizer = server.context.registry.find("mmrec").model.tokenizer
+    mark = tokenizer.convert_tokens_to_ids("<|tool_call|>")
+    for bias, is_call in ((100, True), (-100, False)):
+        fields: Any = {
+            **chat.defaults, "tools": tools, "response_format": Report, "parallel_tool_calls": False,
+            "max_tokens": 250, "logit_bias": {str(mark): bias},
+        }  # fmt: skip
+        choice = client.chat.completions.parse(**fields).choices[0]
+        with client.chat.completions.stream(**fields) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        for one in (choice, streamed):
+            message = one.message
+            if is_call:
+                [call] = message.tool_calls or []
+                assert isinstance(call.function.parsed_arguments, Clock) and not message.content
+                assert one.finish_reason == "tool_calls"
+            else:
+                assert isinstance(message.parsed, Report) and not message.tool_calls
+                assert one.finish_reason == "stop"
+        assert (choice.message.content or "") == streamed.message.content
+
+
+def test_a_response_with_a_format_and_tools_is_streamed_as_it_is_whole(
+    client: OpenAI, responses: Responses
+) -> None:
+    """As instructor, the agents library and others send both always."""
+    kinds = set()
+    for number in range(6):
+        fields: Any = {
+            **responses.defaults, "tools": RESPONSE_TOOLS, "text_format": Report, "max_output_tokens": 250,
+            "temperature": 0, "input": f"Hello {number}!",
+        }  # fmt: skip
+        whole = client.responses.parse(**fields)
+        with client.responses.stream(**fields) as stream:
+            streamed = stream.get_final_response()
+        assert [item.type for item in whole.output] == [item.type for item in streamed.output]
+        assert whole.output_text == streamed.output_text
+        if whole.output[0].type == "message":
+            assert isinstance(whole.output_parsed, Report)
+        else:
+            assert all(follows(item) for item in whole.output if item.type == "function_call")
+        kinds.add(whole.output[0].type)
+    assert kinds <= {"message", "function_call"}

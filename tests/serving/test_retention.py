@@ -22,9 +22,9 @@ from waiting import LONGEST
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.api_keys import create_key
 from mm_rec.serving.sessions import SessionManager
-from mm_rec.serving.store.retention import QuotaExceededError, Retention
-from mm_rec.serving.store.store import Store
-from mm_rec.serving.store.tables import SavedSession, new_id, new_session_file
+from mm_rec.store.retention import QuotaExceededError, Retention
+from mm_rec.store.store import Store
+from mm_rec.store.tables import SavedSession, new_id, new_session_file
 
 DAY = 86_400
 SECRET = "The word of the day is heliotrope, and nobody else may know it."

@@ -23,7 +23,7 @@ from mm_rec.cli import serve
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.models.loading import save_model
 from mm_rec.serving.api_keys import create_key
-from mm_rec.serving.store.store import Store
+from mm_rec.store.store import Store
 
 HI = {"model": "mm-rec-100m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
 app = typer.Typer()

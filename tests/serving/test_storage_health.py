@@ -26,10 +26,10 @@ from mm_rec.inference.engine import Session
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.api_keys import create_key
 from mm_rec.serving.context import RequestLimits
-from mm_rec.serving.store import database
-from mm_rec.serving.store.health import StoreUnavailableError
-from mm_rec.serving.store.store import Store, today
 from mm_rec.serving.store_threads import StoreThreads
+from mm_rec.store import database
+from mm_rec.store.health import StoreUnavailableError
+from mm_rec.store.store import Store, today
 
 CHAT: dict[str, Any] = {"model": "mmrec", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 RESPONSE: dict[str, Any] = {"model": "mmrec", "input": "Hi", "max_output_tokens": 2}

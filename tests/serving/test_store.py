@@ -17,8 +17,8 @@ from waiting import LONGEST
 
 from mm_rec.errors import ConfigError, MissingExtraError
 from mm_rec.serving.api_keys import create_key
-from mm_rec.serving.store.store import Store, today
-from mm_rec.serving.store.tables import SavedSession, StoredResponse, new_id, new_session_file
+from mm_rec.store.store import Store, today
+from mm_rec.store.tables import SavedSession, StoredResponse, new_id, new_session_file
 
 Opener = Callable[[str], Store]
 HOSTILE = [

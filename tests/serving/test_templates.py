@@ -25,6 +25,7 @@ from mm_rec.inference.grammar.constraint import GrammarConstraint
 from mm_rec.inference.grammar.lark_grammar import callable_functions
 from mm_rec.inference.sampler import Sampler, SamplingParams
 from mm_rec.inference.scheduler import Scheduler
+from mm_rec.serving.protocol.request_model import MAX_JSON_DEPTH
 from mm_rec.serving.protocol.tool_calls import make_parser
 from mm_rec.tokenizers.assistant_format import assistant_format
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
@@ -130,6 +131,59 @@ def test_random_logits_make_calls_in_the_form_of_the_template(
                 jsonschema.validate(arguments, schema, cls=jsonschema.Draft202012Validator)
             made += len(calls)
     assert made >= 18
+
+
+@pytest.mark.parametrize("name", CALLING)
+def test_arguments_as_deep_as_may_be_are_laid_out(chat_tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    arguments: Any = 1
+    for _ in range(MAX_JSON_DEPTH):
+        arguments = {"a": arguments}
+    call, result = ToolCall("saat", arguments, "abcdefgh1"), ChatMessage("tool", "3", (), "abcdefgh1")
+    text = prompt_text(
+        dressed(name, chat_tokenizer), [*ASKED, ChatMessage("assistant", "", (call,)), result], TOOLS
+    )
+    assert text.count("{") >= MAX_JSON_DEPTH - 1
+
+
+REPORT = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 9}, "fine": {"type": "boolean"}},
+    "required": ["name", "fine"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("name", CALLING)
+def test_a_call_or_an_answer_that_follows_a_schema_in_the_form_of_the_template(
+    chat_tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    tokenizer = dressed(name, chat_tokenizer)
+    grammars, form = GrammarCompiler(tokenizer), assistant_format(tokenizer)
+    prompt, names = prompt_text(tokenizer, ASKED, TOOLS), ["hava_durumu", "saat"]
+    reasoning = "</think>" if form.opens_reasoning(prompt) else ""
+    call = form.require_calls().beginnings(["saat"])[0]
+    made = answered = 0
+    for seed in range(3):
+        for beginning in ("", f'{reasoning}{{"name": "A', reasoning + call):
+            constraint = grammars.tool_calls(TOOLS, "auto", True, prompt, REPORT)
+            begun = tokenizer.encode(beginning, add_special_tokens=False)
+            for token in begun:
+                assert constraint.token_mask()[token], (beginning, tokenizer.decode([token]))
+                constraint.accept_token(token)
+            ids = begun + write(constraint, grammars, seed)
+            text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+            parts = parse_in_pieces(make_parser(form, prompt, True, names), text, seed)
+            said = "".join(part.text for part in parts if part.kind == "text")
+            if any(part.kind == "call" for part in parts):
+                assert not said and not beginning.endswith('"A')
+                for called, arguments in read(tokenizer, text, prompt, seed)[2]:
+                    schema = callable_functions(TOOLS, called)[called]
+                    jsonschema.validate(arguments, schema, cls=jsonschema.Draft202012Validator)
+                made += 1
+            else:
+                jsonschema.validate(json.loads(said), REPORT)
+                answered += 1
+    assert made >= 3 and answered >= 3
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ import pytest
 from serving.parsing import parse_in_pieces
 
 from mm_rec.serving.protocol.response_encoder import _after_reasoning
-from mm_rec.serving.protocol.tool_calls import OutputParser, ReasoningParser, TextParser, ToolCallParser
+from mm_rec.serving.protocol.tool_calls import (
+    CallsOrJsonParser,
+    OutputParser,
+    ReasoningParser,
+    TextParser,
+    ToolCallParser,
+)
 from mm_rec.tokenizers.assistant_format import assistant_format
 from mm_rec.tokenizers.chat_template import prepare_for_chat
 from mm_rec.tokenizers.openai_tokenizer import simple_tokenizer
@@ -79,6 +85,18 @@ def test_an_argument_may_hold_what_ends_a_call() -> None:
             "",
             [("a", json.dumps(MARKED)), ("b", "{}")],
         )
+
+
+@pytest.mark.parametrize("layout", ["default", "chatml", "llama3"])
+def test_calls_are_told_from_json_by_their_beginning(layout: str) -> None:
+    form, names = form_of(layout), ["weather", "nothing"]
+    calls = "\n".join(written(layout, *call) for call in (NOTHING, WEATHER))
+    inside = json.dumps({"name": "weather", "text": written(layout, *WEATHER)})
+    for seed in range(40):
+        told = read(CallsOrJsonParser(form, names), calls, seed)
+        assert told == ("", [(name, json.dumps(arguments)) for name, arguments in (NOTHING, WEATHER)])
+        for text in (inside, '{"name": "weather", "days": 3}', '{"name": "weather', "[1, 2]", '{"', ""):
+            assert read(CallsOrJsonParser(form, names), text, seed) == (text, [])
 
 
 def test_plain_text_loses_the_line_ends_that_close_it() -> None:

@@ -22,8 +22,8 @@ from mm_rec.errors import ConfigError
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.session_folder import MARKER
 from mm_rec.serving.sessions import SessionManager
-from mm_rec.serving.store.store import Store
-from mm_rec.serving.store.tables import SavedSession, new_id, new_session_file
+from mm_rec.store.store import Store
+from mm_rec.store.tables import SavedSession, new_id, new_session_file
 
 Opener = Callable[[str], Store]
 HOURS = 3_600

@@ -73,22 +73,27 @@ class GrammarCompiler(GrammarVocabulary):
         choice: str = "auto",
         parallel: bool = True,
         prompt: str = "",
+        answer_schema: Mapping[str, Any] | None = None,
         check: Check = no_check,
     ) -> GrammarConstraint:
         """Calls of tools in the form of the chat template: "required", those of the tool that `choice` names, or with
         "auto" text, or calls.
 
-        `parallel`: more than one call may be made. Raises ConfigError for a template that has no calls, a choice that
-        is no tool, and parameters that cannot be followed.
+        `parallel`: more than one call may be made. `answer_schema`: what may stand instead of calls is JSON of this
+        schema; it must be possible to tell it from a call by its beginning. Raises ConfigError for a template that has
+        no calls, a choice that is no tool, and parameters that cannot be followed.
         """
         if self._form is None:
             raise ConfigError(
                 "this tokenizer has no chat template, so it writes no calls. Leave the tools out"
             )
         functions = callable_functions(tools, choice)
+        if answer_schema is not None and choice == "auto":
+            self._require_apart(functions, answer_schema, check)
         grammar = call_grammar(
-            functions, self._template_grammar(prompt), free=choice == "auto", parallel=parallel
-        )
+            functions, self._template_grammar(prompt), free=choice == "auto", parallel=parallel,
+            answer_schema=answer_schema,
+        )  # fmt: skip
         try:
             return self._constraint(grammar, "what the tools take", check)
         except ConfigError:
@@ -99,6 +104,19 @@ class GrammarCompiler(GrammarVocabulary):
                     check,
                 )
             raise
+
+    def _require_apart(self, functions: Iterable[str], schema: Mapping[str, Any], check: Check) -> None:
+        """Raise ConfigError where JSON of a schema may begin as a call of one of the functions does."""
+        assert self._form is not None
+        alone = TemplateGrammar(None, self._special, self._ids)
+        _, answer = self._compiled(json_grammar(schema, alone), "the schema", check)
+        for name, beginning in zip(functions, self._form.require_calls().beginnings(functions), strict=True):
+            tokens = self._tokenizer.encode(beginning, add_special_tokens=False)
+            if answer.validate_tokens(tokens) == len(tokens):
+                raise ConfigError(
+                    f"an answer that follows the schema may begin as a call of {name!r} does in this model's form. "
+                    "Describe its properties, with another first one, or leave the tools or the schema out"
+                )
 
     def _template_grammar(self, prompt: str) -> TemplateGrammar:
         in_reasoning = self._form is not None and self._form.opens_reasoning(prompt)

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from mm_rec.errors import ConfigError
-from mm_rec.inference.grammar.formats import FORMATS
-from mm_rec.inference.grammar.schema_automaton import FAR_MAXIMUM, FAR_MINIMUM, UNIQUE
-from mm_rec.inference.grammar.vocabulary import MAX_DIGITS
+from mm_rec.inference.grammar.checked_schema import checked_schema, map_schemas
 from mm_rec.tokenizers.assistant_format import AssistantFormat
 from mm_rec.tokenizers.tool_call_format import CALL_ID_PATTERN, ID_PLACEHOLDER, ToolCallFormat
 
 MAX_TOOL_CALLS = 16  # in one message
-MAX_SCHEMA_DEPTH = 60  # schemas within schemas
 
 # Python's names for JSON schema's types, as the function definitions of BFCL and Gorilla have them.
 _TYPES = {
@@ -34,17 +29,7 @@ _TYPES = {
     "list": "array",
     "tuple": "array",
 }
-_FAR = {
-    "minimum": FAR_MINIMUM,
-    "exclusiveMinimum": FAR_MINIMUM,
-    "maximum": FAR_MAXIMUM,
-    "exclusiveMaximum": FAR_MAXIMUM,
-}
-_NOTES = ("$schema", "$comment", "title", "description")
-_FAR_BOUND = 2**63 - 1
-_ONE = ("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
-_LIST = ("anyOf", "oneOf", "allOf", "prefixItems")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}  # those of a function that takes none
 # Beside these, properties are not all that describes an object, so that it cannot be closed.
 _OPEN = (
     "additionalProperties",
@@ -56,6 +41,7 @@ _OPEN = (
     "allOf",
 )
 
+_JSON_SYMBOL = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[:,] ?|[^"{}\[\]:,]+')
 _STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 
 
@@ -125,19 +111,27 @@ def json_grammar(schema: Mapping[str, Any], template: TemplateGrammar) -> str:
     """The grammar of a message that is JSON of a schema, after reasoning where the model reasons, and ended as the
     template ends what the assistant says. Raises ConfigError for what is no schema.
     """
+    rules = [template.start_rule(_answer_rule(template)), *template.reasoning_rules]
+    return _grammar("\n".join(rules), {"value": _answer_schema(schema)})
+
+
+def _answer_rule(template: TemplateGrammar) -> str:
+    """Return the symbols of a message that is JSON."""
+    end = template.symbols(template.form.end) if template.form is not None else []
+    return " ".join(["@value", *end])
+
+
+def _answer_schema(schema: Mapping[str, Any]) -> Any:
     if not isinstance(schema, Mapping):
         raise ConfigError(f"a JSON schema is an object, not a {type(schema).__name__}")
-    checked = _map_schemas(schema, _checked_schema)
-    end = template.symbols(template.form.end) if template.form is not None else []
-    rules = [template.start_rule(" ".join(["@value", *end])), *template.reasoning_rules]
-    return _grammar("\n".join(rules), {"value": checked})
+    return map_schemas(schema, checked_schema)
 
 
 def callable_functions(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[str, Any]:
     """The parameters of the functions that may be called, by name, as schemas of objects.
 
     Python's names of types are taken for JSON schema's ("dict", "float", "tuple", …; "any" is no restriction). A
-    function without parameters takes any object; one that describes properties takes no others, unless it says so.
+    function without parameters takes none; one that describes properties takes no others, unless it says so.
     Raises ConfigError for a definition that is none, two of one name, and a choice that is not defined.
     """
     functions: dict[str, Any] = {}
@@ -163,20 +157,23 @@ def callable_functions(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[
 
 
 def call_grammar(
-    functions: Mapping[str, Any], template: TemplateGrammar, *, free: bool, parallel: bool
+    functions: Mapping[str, Any],
+    template: TemplateGrammar,
+    *,
+    free: bool,
+    parallel: bool,
+    answer_schema: Mapping[str, Any] | None = None,
 ) -> str:
     """The grammar of a message that calls functions, in the form that the model's template writes.
 
-    `free`: text may stand instead of the calls, and before them where the template has text beside calls.
-    Raises ConfigError where the template has no calls.
+    `free`: text may stand instead of the calls, and before them where the template has text beside calls. With an
+    `answer_schema` it is JSON of that schema that may stand instead of them, and nothing before them. Raises
+    ConfigError where the template has no calls.
     """
     assert template.form is not None
     form = template.form.require_calls()
     schemas: dict[str, Any] = {}
-    names = [
-        json.dumps(name, ensure_ascii=False)[1:-1] if form.name_is_quoted else name for name in functions
-    ]
-    heads = [name + form.between for name in names]
+    heads = [form.written_name(name) + form.between for name in functions]
     rules = ["call: " + " | ".join(f"call{i}" for i in range(len(heads)))]
     rules += [
         " ".join([f"call{i}:", *template.symbols(head), f"arguments{i}"]) for i, head in enumerate(heads)
@@ -195,11 +192,17 @@ def call_grammar(
     )
     rules.append(" ".join(["rest:", more, *(template.symbols(form.closing) or ['""'])]))
     opening = template.symbols(form.opening)
-    if free:
+    instead = ""
+    if free and answer_schema is None:
         rules += _free_text_rules(form, opening, heads)
+        instead = "TEXT? | "
+    elif free and answer_schema is not None:
+        rules += _first_call_rules(form, opening, heads)
+        schemas["value"] = _answer_schema(answer_schema)
+        instead = f"{_answer_rule(template)} | "
     else:
         rules.append(" ".join(["first:", *opening, "call"]))
-    start = template.start_rule("TEXT? | first rest" if free else "first rest")
+    start = template.start_rule(f"{instead}first rest")
     return _grammar("\n".join([start, *rules, *template.reasoning_rules]), schemas)
 
 
@@ -227,6 +230,21 @@ def _free_text_rules(form: ToolCallFormat, opening: Sequence[str], heads: Sequen
     ]
     rules += [f"FIRST{i}: BEFORE {_quoted(form.opening + head)}" for i, head in enumerate(heads)]
     return [*rules, "first: " + " | ".join(f"FIRST{i} arguments{i}" for i in range(len(heads)))]
+
+
+def _first_call_rules(form: ToolCallFormat, opening: Sequence[str], heads: Sequence[str]) -> list[str]:
+    """Return the rules of a first call beside which JSON may stand.
+
+    Where the call is an object itself, it is written in the symbols that JSON is: the lexer takes the longest one, and
+    a longer one would hide the answer's.
+    """
+    if not form.opening.startswith("{"):
+        return [" ".join(["first:", *opening, "call"])]
+    rules = ["first: " + " | ".join(f"first{i}" for i in range(len(heads)))]
+    for i, head in enumerate(heads):
+        symbols = map(_quoted, _JSON_SYMBOL.findall(form.opening + head))
+        rules.append(" ".join([f"first{i}:", *symbols, f"arguments{i}"]))
+    return rules
 
 
 def _keyword_rules(i: int, name: str, parameters: Mapping[str, Any], schemas: dict[str, Any]) -> list[str]:
@@ -281,18 +299,21 @@ def _grammar(rules: str, schemas: Mapping[str, Any]) -> str:
 def _parameters(name: str, schema: Any) -> dict[str, Any]:
     """A function's parameters as the schema of an object."""
     if schema is None:
-        schema = {}
+        schema = NO_PARAMETERS
     if not isinstance(schema, Mapping):
         raise ConfigError(
             f"the parameters of the tool {name!r} are no JSON schema but a {type(schema).__name__}"
         )
-    parameters: dict[str, Any] = _map_schemas(schema, lambda one: _checked_schema(_with_standard_type(one)))
+    try:
+        parameters: dict[str, Any] = map_schemas(schema, lambda one: checked_schema(_with_standard_type(one)))
+    except ConfigError as error:
+        raise ConfigError(f"what the tool {name!r} takes cannot be followed: {error}") from error
     if parameters.setdefault("type", "object") != "object":
         raise ConfigError(
             f"the parameters of the tool {name!r} are of the type {parameters['type']!r}. Describe an object: "
             '{"type": "object", "properties": {…}}'
         )
-    if parameters.get("properties") and not any(key in parameters for key in _OPEN):
+    if "properties" in parameters and not any(key in parameters for key in _OPEN):
         parameters["additionalProperties"] = False
     return parameters
 
@@ -303,94 +324,3 @@ def _with_standard_type(schema: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kind, str) and kind.lower() == "any":
         return {key: value for key, value in schema.items() if key != "type"}
     return {**schema, "type": _TYPES.get(kind, kind)} if isinstance(kind, str) else schema
-
-
-def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema as llguidance reads it; refuses what it would not hold a text to."""
-    least, named = schema.get("minProperties", 0), schema.get("required", ())
-    if isinstance(least, int) and least > max(1, len(named) if isinstance(named, Sequence) else 0):
-        # It does not see that a model gives one name twice.
-        raise ConfigError(
-            f"a schema asks for at least {least} properties (minProperties) whatever their names, which cannot be "
-            "assured. Name them in `required`"
-        )
-    checked = _with_named_properties(_with_near_bounds(schema))
-    if isinstance(checked.get("uniqueItems"), bool) and checked.pop("uniqueItems"):
-        checked[UNIQUE] = True
-    if isinstance(checked.get("format"), str) and checked["format"] not in FORMATS:
-        del checked["format"]  # a note for people and programs, which says nothing of the text
-    reference = checked.get("$ref")
-    if isinstance(reference, str):  # a URI is ASCII, names of definitions often are not
-        checked["$ref"] = quote(reference, safe=string.punctuation, errors="replace")
-    return checked
-
-
-def _with_near_bounds(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema with the bounds that llguidance reads wrongly, beyond 64 bits, under other names."""
-    changed = dict(schema)
-    for key, far in _FAR.items():
-        bound = changed.get(key)
-        if isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) >= _FAR_BOUND:
-            if abs(bound) >= 10**MAX_DIGITS:
-                raise ConfigError(
-                    f"a schema has a {key} of more than {MAX_DIGITS} digits, and no number is written so long. "
-                    "Leave it out"
-                )
-            exclusive = (key == "exclusiveMinimum") - (key == "exclusiveMaximum")
-            changed[far] = int(changed.pop(key)) + exclusive
-    return changed
-
-
-def _with_named_properties(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema of an object that says what its names are like by patterns of properties."""
-    names = schema.get("propertyNames")
-    if not isinstance(names, Mapping):
-        return schema
-    changed = {key: value for key, value in schema.items() if key != "propertyNames"}
-    kept = {
-        key: value
-        for key, value in names.items()
-        if key not in ("type", "$schema", "title", "description", UNIQUE)
-    }
-    if (
-        names.get("type", "string") != "string"
-        or "patternProperties" in schema
-        or kept.keys() - {"pattern", "enum", "const"}
-        or not isinstance(kept.get("enum", []), list)
-    ):
-        raise ConfigError(
-            "propertyNames is followed with the type string and one of pattern, enum and const, and without "
-            "patternProperties. Say the rest of it otherwise"
-        )
-    if kept:
-        patterns = [kept["pattern"]] if "pattern" in kept else []
-        named = [*kept.get("enum", ()), *([kept["const"]] if "const" in kept else [])]
-        if named:
-            patterns.append("^(" + "|".join(_escaped(str(name)) for name in named) + ")$")
-        if len(patterns) > 1 or not all(isinstance(pattern, str) for pattern in patterns):
-            raise ConfigError(
-                "propertyNames is followed with one of pattern, enum and const. Leave the others out"
-            )
-        value = changed.get("additionalProperties", True)
-        changed |= {"patternProperties": {patterns[0]: value}, "additionalProperties": False}
-    return changed
-
-
-def _map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]], depth: int = 0) -> Any:
-    """A schema with each schema in it changed; what is no object stays for the compiler to judge."""
-    if not isinstance(schema, Mapping):
-        return schema
-    if depth > MAX_SCHEMA_DEPTH:
-        raise ConfigError(
-            f"a schema is nested more than {MAX_SCHEMA_DEPTH} deep. Make it flatter, with $defs and $ref"
-        )
-    result = {str(key): value for key, value in schema.items()}
-    for key in result.keys() & set(_ONE):
-        result[key] = _map_schemas(result[key], change, depth + 1)
-    for key in result.keys() & set(_LIST):
-        if isinstance(result[key], Sequence) and not isinstance(result[key], str):
-            result[key] = [_map_schemas(one, change, depth + 1) for one in result[key]]
-    for key in result.keys() & set(_NAMED):
-        if isinstance(result[key], Mapping):
-            result[key] = {name: _map_schemas(one, change, depth + 1) for name, one in result[key].items()}
-    return change(result)

@@ -16,10 +16,10 @@ from urllib.parse import unquote
 
 from mm_rec.errors import ConfigError
 from mm_rec.inference.grammar.automaton import PushdownAutomaton
+from mm_rec.inference.grammar.checked_schema import FAR_MAXIMUM, FAR_MINIMUM, UNIQUE, require_kinds
 from mm_rec.inference.grammar.formats import FORMATS
 from mm_rec.inference.grammar.integers import integer_pattern
 from mm_rec.inference.grammar.patterns import PatternCompiler, shortest_match
-from mm_rec.inference.grammar.schema_shape import require_schema
 from mm_rec.inference.grammar.transitions import Fragment, GrammarTooLargeError
 
 MAX_ALTERNATIVES = 512  # of combined schemas
@@ -28,8 +28,6 @@ MAX_SCHEMAS = (
 )
 _TYPES = ("null", "boolean", "string", "number", "array", "object")
 _NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
-# What llguidance does not know, under names that it passes over: all of it is held to by the automaton.
-UNIQUE, FAR_MINIMUM, FAR_MAXIMUM = "x-unique-items", "x-minimum", "x-maximum"
 MAX_OPTIONAL = 1_000  # properties of one object that may be left out
 _LARGEST = {FAR_MINIMUM, "minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
 _SMALLEST = {FAR_MAXIMUM, "maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
@@ -53,8 +51,8 @@ class SchemaCompiler:
         return self._require(self._value(self._whole, frozenset()))
 
     def _look_at(self, schema: Any) -> None:
-        """Raise ConfigError for what is no schema, or one too many."""
-        require_schema(schema)
+        """Raise ConfigError for one too many, and for what is no schema: a reference may name anything."""
+        require_kinds(schema)
         self._seen += 1
         if self._seen > MAX_SCHEMAS:
             raise GrammarTooLargeError(

@@ -19,7 +19,8 @@ from mm_rec.models.families import UnsupportedModelError
 from mm_rec.models.lora import lora_layers
 from mm_rec.models.states import SequenceState, new_state
 
-MAX_ROWS = 16
+# A pass reads every weight once, whether for one row or for all. As many as the kernels are given of a prompt.
+MAX_ROWS = 64
 
 
 class KernelDecoder:

@@ -32,6 +32,7 @@ from mm_rec.serving.protocol.preprocessing import (
     ToolCallOptions,
     ToolChoice,
     ToolSchemas,
+    answer_parsers,
     build_sampling,
     constraint_factory,
     fit_prompt,
@@ -44,9 +45,9 @@ from mm_rec.serving.protocol.preprocessing import (
     tool_call_options,
 )
 from mm_rec.serving.protocol.schemas import ChatRequest, NamedFunction, NamedTool, ResponseFormat, Tool
-from mm_rec.serving.protocol.tool_calls import make_parser, needs_special_tokens
+from mm_rec.serving.protocol.tool_calls import needs_special_tokens
 from mm_rec.serving.sessions import SessionTurn
-from mm_rec.tokenizers.assistant_format import assistant_format
+from mm_rec.serving.streaming import cancel_on_disconnect
 
 
 def make_router() -> APIRouter:
@@ -65,37 +66,44 @@ def make_router() -> APIRouter:
 async def _answer(body: ChatRequest, request: Request) -> Response:
     async with contextlib.AsyncExitStack() as stack:
         context = stack.enter_context(request_context(request, body.model))
-        answer, turn = await _begin(context, body, stack)
+        _require_together(body)
+        turn = await _open_session(context, body, stack)
+        begun = _begin(context, body, turn, stack)
+        answer = await cancel_on_disconnect(request.receive, begun, context.seconds_left)
         return await respond(
             request, context, answer, ChatEncoder(context, body, len(answer.choices)), stream=bool(body.stream),
             stack=stack, on_end=partial(_commit, context, answer, turn),
         )  # fmt: skip
 
 
-async def _begin(
+async def _open_session(
     context: RequestContext, body: ChatRequest, stack: contextlib.AsyncExitStack
-) -> tuple[Answer, SessionTurn | None]:
-    """Read the request and start its choices; the stack holds a session until the answer is over."""
-    _require_together(body)
+) -> SessionTurn | None:
+    """Return a turn of the session that a request names; the stack holds the session until the answer is over."""
+    if body.session is None:
+        return None
+    manager = context.server.sessions.turn(context.owner, body.session, context.variant)
+    return await context.server.store_threads.enter(manager, stack)
+
+
+async def _begin(
+    context: RequestContext, body: ChatRequest, turn: SessionTurn | None, stack: contextlib.AsyncExitStack
+) -> Answer:
+    """Read the request and start its choices."""
     variant = context.variant
     tools = _tools_of(variant, body)
-    call_options = _tool_call_options(body, tools)
-    turn = None
-    if body.session is not None:
-        manager = context.server.sessions.turn(context.owner, body.session, variant)
-        turn = await context.server.store_threads.enter(manager, stack)
+    call_options, schema = _tool_call_options(body, tools), _output_schema(body)
     prompt, samplings = await asyncio.to_thread(_prepare, context, body, tools, turn)
     choices = await start_choices(
-        variant, prompt, samplings, context.limits.timeout_seconds, context.meter,
-        constrain=constraint_factory(variant, call_options, _output_schema(body), "response_format", prompt),
+        variant, prompt, samplings, context.seconds_left, context.meter,
+        constrain=constraint_factory(context, call_options, schema, "response_format", prompt),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),
     )  # fmt: skip
     for choice in choices:
         stack.callback(choice.cancel)
-    form = assistant_format(context.tokenizer)
-    parsers = [make_parser(form, prompt.ending, call_options is not None) for _ in choices]
-    return Answer(choices, parsers, TokenUsage(prompt.length, prompt.cached_tokens)), turn
+    parsers = answer_parsers(variant, prompt, call_options, schema, len(choices))
+    return Answer(choices, parsers, TokenUsage(prompt.length, prompt.cached_tokens))
 
 
 async def _commit(context: RequestContext, answer: Answer, turn: SessionTurn | None) -> None:
@@ -158,7 +166,9 @@ def _prepare(
     wanted, names = body.max_tokens, FieldNames("messages", "max_tokens", remedy)
     if body.max_completion_tokens is not None:
         wanted, names = body.max_completion_tokens, FieldNames("messages", "max_completion_tokens", remedy)
-    messages = to_chat_messages(variant, body.messages)
+    messages = to_chat_messages(
+        variant, body.messages, in_session=turn is not None and turn.session.length > 0
+    )
     if turn is None:
         prompt, most = fit_prompt(context, messages, tools, wanted, names, truncate)
     else:

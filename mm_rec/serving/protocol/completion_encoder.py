@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mm_rec.inference.generate import IncrementalDetokenizer
 from mm_rec.inference.sampler import SampledToken
 from mm_rec.serving.context import RequestContext
 from mm_rec.serving.errors import ApiError
@@ -27,6 +28,9 @@ class _ChoiceBuffer:
     token_logprobs: list[float | None] = field(default_factory=list)
     top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
     text_offset: list[int] = field(default_factory=list)
+    detokenizer: IncrementalDetokenizer | None = None  # of the tokens whose offsets are sought
+    echoed: bool = False  # these are of the prompt
+    certain: int = 0  # characters of the text that its tokens have given out
     finish_reason: str | None = None
 
     def since(self, tokens: int, text: str) -> _ChoiceBuffer:
@@ -48,6 +52,7 @@ class CompletionEncoder:
         self._endings: list[_ChoiceBuffer] = []  # of each choice what its last chunk tells
         self._usage = TokenUsage(0)
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+        self._echoes = bool(body.echo)
         self._streams_usage = body.stream_options is not None and body.stream_options.include_usage
 
     def begin(self) -> Iterator[Chunk]:
@@ -60,9 +65,10 @@ class CompletionEncoder:
             case Delta(choice=number, part=part):
                 buffer = self._buffers[number]
                 count = len(buffer.tokens)
-                buffer.text += part.text
+                self._begin_offsets(buffer)
                 for token in event.logprobs:
                     self._add_token(buffer, token)
+                buffer.text += part.text
                 yield self._chunk(number, buffer.since(count, part.text))
             case Finish(choice=number, reason=reason, stop_token=token):
                 buffer = self._buffers[number]
@@ -91,10 +97,26 @@ class CompletionEncoder:
         """Return the error as it would be without a stream."""
         return error.body
 
+    def _begin_offsets(self, buffer: _ChoiceBuffer) -> None:
+        """Have the offsets of an echoed prompt, where special tokens are told, end before those of the answer begin."""
+        is_echo = self._echoes and not buffer.text
+        if is_echo or buffer.detokenizer is None or buffer.echoed:
+            buffer.detokenizer = IncrementalDetokenizer(self._model.tokenizer, special=is_echo)
+            buffer.echoed, buffer.certain = is_echo, len(buffer.text)
+
     def _add_token(self, buffer: _ChoiceBuffer, chosen: SampledToken) -> None:
-        """Add a token to the lists; the first of an echoed prompt has no log-probability."""
-        text = self._text_of(chosen.token)
-        buffer.text_offset.append(buffer.text_offset[-1] + len(buffer.tokens[-1]) if buffer.tokens else 0)
+        """Add a token to the lists; the first of an echoed prompt has no log-probability.
+
+        Parts of one character begin where it does.
+        """
+        written = self._model.token_text(chosen.token)
+        text = written.decode("utf-8", "replace")
+        assert buffer.detokenizer is not None
+        begin = buffer.certain
+        told = buffer.detokenizer.push(chosen.token)
+        buffer.certain += len(told)
+        # What came before it may have been a part of a character without the rest.
+        buffer.text_offset.append(buffer.certain - len(text) if told.endswith(text) else begin)
         buffer.tokens.append(text)
         buffer.token_logprobs.append(chosen.logprob)
         # Of tokens with one text, such as parts of a character, the likeliest is told.

@@ -25,6 +25,7 @@ from mm_rec.serving.protocol.preprocessing import (
     FieldNames,
     build_sampling,
     require_fields_together,
+    require_prompt_length,
     resolve_max_tokens,
     sampling_per_choice,
     tokenize_prompt,
@@ -43,7 +44,8 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
     """Go on with one or more texts."""
     async with contextlib.AsyncExitStack() as stack:
         context = stack.enter_context(request_context(request, body.model))
-        answer = await cancel_on_disconnect(request.receive, _begin(context, body, stack))
+        begun = _begin(context, body, stack)
+        answer = await cancel_on_disconnect(request.receive, begun, context.seconds_left)
         encoder = CompletionEncoder(context, body, len(answer.choices))
         return await respond(request, context, answer, encoder, stream=bool(body.stream), stack=stack)
 
@@ -65,6 +67,8 @@ async def _begin(
     """Encode the prompts, and start their choices."""
     samplings = _samplings(context, body)
     prompts = await asyncio.to_thread(_encode_prompts, context, body)
+    read = sum(len(prompt.ids) for prompt in prompts)
+    require_prompt_length(context, read, _NAMES.prompt)
     most = context.variant.model.scheduler.max_waiting
     if len(prompts) * len(samplings) > most:
         message = f"prompt: at most {most} answers at once; send fewer"
@@ -78,8 +82,7 @@ async def _begin(
             if body.echo:
                 echoes.append(_echo(context, len(choices), prompt))
             choices.append(choice)
-    usage = TokenUsage(sum(len(prompt.ids) for prompt in prompts))
-    return Answer(choices, [VerbatimParser() for _ in choices], usage, echoes)
+    return Answer(choices, [VerbatimParser() for _ in choices], TokenUsage(read), echoes)
 
 
 def _samplings(context: RequestContext, body: CompletionRequest) -> list[SamplingParams]:
@@ -132,7 +135,7 @@ async def _start_choices(
     if not max_tokens:
         return [None] * len(samplings)
     return await start_choices(
-        variant, EnginePrompt(session, parts), samplings, context.limits.timeout_seconds, context.meter,
+        variant, EnginePrompt(session, parts), samplings, context.seconds_left, context.meter,
         logprobs=body.logprobs,
     )  # fmt: skip
 
@@ -142,7 +145,7 @@ async def _score_prompt(
 ) -> None:
     """Prefill a prompt and keep the log-probability of each of its tokens."""
     request = GenerationRequest(session=session, prompt_ids=[prompt.ids], prompt_logprobs=top_logprobs)
-    state = await prefill_only(context.variant, request, context.limits.timeout_seconds, context.meter)
+    state = await prefill_only(context.variant, request, context.seconds_left, context.meter)
     prompt.scored = state.prompt_logprobs
 
 

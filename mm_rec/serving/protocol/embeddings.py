@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -14,7 +15,12 @@ from mm_rec.serving.api_route import ApiRoute
 from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import TokenUsage, prefill_only
-from mm_rec.serving.protocol.preprocessing import FieldNames, resolve_max_tokens, tokenize_prompt
+from mm_rec.serving.protocol.preprocessing import (
+    FieldNames,
+    require_prompt_length,
+    resolve_max_tokens,
+    tokenize_prompt,
+)
 from mm_rec.serving.protocol.schemas import EmbeddingRequest, as_list
 from mm_rec.serving.sse import SafeJSONResponse
 from mm_rec.serving.streaming import cancel_on_disconnect
@@ -31,30 +37,46 @@ async def create_embeddings(body: EmbeddingRequest, request: Request) -> Respons
         if body.dimensions not in (None, size):
             message = f"dimensions: this model's vectors have {size}, and cannot be shortened; leave this out"
             raise ApiError(400, message, "dimensions", "invalid_value")
-        return SafeJSONResponse(await cancel_on_disconnect(request.receive, _embed(context, body)))
+        return SafeJSONResponse(
+            await cancel_on_disconnect(request.receive, _embed(context, body), context.seconds_left)
+        )
 
 
 async def _embed(context: RequestContext, body: EmbeddingRequest) -> dict[str, Any]:
-    variant, rows, usage = context.variant, [], TokenUsage(0)
+    inputs = await asyncio.to_thread(_encode_inputs, context, body)
+    vectors = [await _vector(context, ids) for ids in inputs]
+    usage = TokenUsage(sum(map(len, inputs)))
+    context.record_usage(usage)
+    rows = [
+        {"object": "embedding", "index": number, "embedding": _encode_vector(body, vector)}
+        for number, vector in enumerate(vectors)
+    ]
+    told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
+    return {"object": "list", "data": rows, "model": body.model, "usage": told}
+
+
+def _encode_inputs(context: RequestContext, body: EmbeddingRequest) -> list[list[int]]:
+    """Return the ids of each text; raises ApiError for one that does not fit, and for too many in all."""
+    variant, inputs = context.variant, []
     for number, one in enumerate(as_list(body.input)):
         with errors_in_field("input"):
             ids = tokenize_prompt(variant, one) if isinstance(one, str) else one
             variant.model.engine.require_tokens(ids, f"the text {number}: ")
         resolve_max_tokens(context, len(ids), None, _NAMES, least=0)
-        vector = await _vector(context, ids)
-        embedding: Any = vector.tolist()
-        if body.encoding_format == "base64":
-            embedding = base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
-        rows.append({"object": "embedding", "index": number, "embedding": embedding})
-        usage.prompt_tokens += len(ids)
-    context.record_usage(usage)
-    told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
-    return {"object": "list", "data": rows, "model": body.model, "usage": told}
+        inputs.append(ids)
+    require_prompt_length(context, sum(map(len, inputs)), _NAMES.prompt)
+    return inputs
+
+
+def _encode_vector(body: EmbeddingRequest, vector: Tensor) -> Any:
+    if body.encoding_format == "base64":
+        return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
+    return vector.tolist()
 
 
 async def _vector(context: RequestContext, ids: list[int]) -> Tensor:
     """Return the mean hidden state of a text's tokens: (D,) float32, of L2 norm 1."""
     variant = context.variant
     request = GenerationRequest(session=variant.session(), prompt_ids=[ids], pooling=True)
-    state = await prefill_only(variant, request, context.limits.timeout_seconds, context.meter)
+    state = await prefill_only(variant, request, context.seconds_left, context.meter)
     return torch.nn.functional.normalize(state.hidden_sum, dim=0)

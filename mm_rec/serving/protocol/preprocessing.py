@@ -13,28 +13,34 @@ from mm_rec.data.conversations.conversation import ChatMessage, ToolCall
 from mm_rec.data.conversations.message_formats import message_runs, order_tool_results
 from mm_rec.data.conversations.prompt_parts import prompt_parts
 from mm_rec.data.conversations.rendering import reject_special_tokens
+from mm_rec.errors import ConfigError
 from mm_rec.inference.generate import encode_prompt, encode_text
+from mm_rec.inference.grammar.compiler import Check
 from mm_rec.inference.grammar.constraint import GrammarConstraint
+from mm_rec.inference.grammar.lark_grammar import NO_PARAMETERS
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.serving.context import RequestContext
 from mm_rec.serving.errors import ApiError, errors_in_field
-from mm_rec.serving.generation import EnginePrompt, build_prompt
+from mm_rec.serving.generation import EnginePrompt, MakeConstraint, build_prompt
 from mm_rec.serving.model_registry import ModelVariant
+from mm_rec.serving.protocol.request_model import RequestModel, require_shallow
 from mm_rec.serving.protocol.schemas import (
     AllowedToolsChoice,
     CalledFunction,
     CompletionRequestBase,
     Message,
     NamedTool,
-    RequestModel,
     SamplingRequest,
     Tool,
     content_text,
 )
+from mm_rec.serving.protocol.tool_calls import OutputParser, make_parser
+from mm_rec.tokenizers.assistant_format import assistant_format
 
 _FREE_SHARE = 4  # of a context that turns are dropped from, where it is not said how much is to be written
 DROP_TURNS = 'Send less, write less, or send "truncation": "auto" to drop the oldest turns'
 SEND_LESS = "Send less, or ask for fewer tokens"
+_NOT_SHOWN: Any = {"cache_control": True, "function": {"strict"}}  # parts of tools that have no effect
 ToolSchemas = Sequence[Mapping[str, Any]]  # of tools, as templates and grammars take them
 
 
@@ -105,6 +111,16 @@ def sampling_per_choice(sampling: SamplingParams, n: int | None, most: int) -> l
     return [sampling.replace(seed=(sampling.seed + number) % 2**63) for number in range(n or 1)]
 
 
+def require_prompt_length(context: RequestContext, tokens: int, field: str) -> None:
+    """Raise ApiError where all that a request has to be read, in tokens, is more than the server reads."""
+    most = context.limits.max_prompt_tokens
+    if tokens > most:
+        message = (
+            f"{field}: {tokens:,} tokens are more than this server reads; {most:,} are the most. Send less"
+        )
+        raise ApiError(400, message, field, "context_length_exceeded")
+
+
 def resolve_max_tokens(
     context: RequestContext, prompt_tokens: int, wanted: int | None, names: FieldNames, least: int = 1
 ) -> int:
@@ -113,10 +129,7 @@ def resolve_max_tokens(
     Where the request does not say, there must be room for `least`.
     """
     variant, limits = context.variant, context.limits
-    if prompt_tokens > limits.max_prompt_tokens:
-        most = f"{limits.max_prompt_tokens:,} are the most. Send less"
-        message = f"{names.prompt}: {prompt_tokens:,} tokens are more than this server reads; {most}"
-        raise ApiError(400, message, names.prompt, "context_length_exceeded")
+    require_prompt_length(context, prompt_tokens, names.prompt)
     if wanted is not None and wanted > limits.max_tokens:
         most = f"{limits.max_tokens:,} is the most"
         message = f"{names.max_tokens}: {wanted:,} is more than this server writes at once; {most}"
@@ -151,11 +164,16 @@ def _in_messages(number: int, part: str) -> str:
 
 
 def to_chat_messages(
-    variant: ModelVariant, messages: Sequence[Message], name: Callable[[int, str], str] = _in_messages
+    variant: ModelVariant,
+    messages: Sequence[Message],
+    name: Callable[[int, str], str] = _in_messages,
+    *,
+    in_session: bool = False,
 ) -> list[ChatMessage]:
     """Convert messages to those of the chat templates; raises ApiError for what cannot be read.
 
-    `name`: what the request calls a part (content, tool_calls, …) of the message of that number.
+    `name`: what the request calls a part (content, tool_calls, …) of the message of that number; `in_session`: what
+    came before them is not here.
     """
     found = []
     for number, message in enumerate(messages):
@@ -175,7 +193,7 @@ def to_chat_messages(
         )
         require_no_special_tokens(variant, reasoning, name(number, "reasoning_content"))
         found.append(ChatMessage(role, text, tuple(calls), message.tool_call_id or "", reasoning=reasoning))
-    _require_calls(found, name)
+    _require_calls(found, name, in_session)
     return order_tool_results(found)
 
 
@@ -189,24 +207,32 @@ def _call(variant: ModelVariant, call_id: str, function: CalledFunction, where: 
     except (ValueError, RecursionError) as error:
         message = f"{where}: the arguments are not JSON ({error})"
         raise ApiError(400, message, where, "invalid_value") from error
+    try:
+        require_shallow(arguments)
+    except ValueError as error:
+        raise ApiError(400, f"{where}: of the arguments, {error}", where, "invalid_value") from error
     if not isinstance(arguments, dict):
         raise ApiError(400, f"{where}: the arguments are no JSON object", where, "invalid_value")
     require_no_special_tokens(variant, json.dumps([function.name, arguments], ensure_ascii=False), where)
     return ToolCall(function.name, arguments, call_id)
 
 
-def _require_calls(messages: Sequence[ChatMessage], name: Callable[[int, str], str]) -> None:
+def _require_calls(
+    messages: Sequence[ChatMessage], name: Callable[[int, str], str], in_session: bool
+) -> None:
     """Raise ApiError for the result of a call that is not in the message before; a session may have read that."""
     for start, stop in message_runs(messages):
-        if messages[start].role == "tool":
+        begins_with_result = messages[start].role == "tool"
+        if begins_with_result and in_session:
             continue
         known = {call.id for call in messages[start].tool_calls}
-        for number in range(start + 1, stop):
+        for number in range(start if begins_with_result else start + 1, stop):
             call_id = messages[number].tool_call_id
-            if call_id and call_id not in known:
+            if call_id not in known:
                 where = name(number, "tool_call_id")
                 message = (
-                    f"{where}: the message before has no call {call_id[:100]!r}; results follow their calls"
+                    f"{where}: the message before it has no call {call_id[:100]!r}; send the message of the "
+                    "assistant with that call before its result"
                 )
                 raise ApiError(400, message, where, "invalid_value")
 
@@ -260,12 +286,20 @@ class ToolCallOptions:
     parallel: bool
     field: str
 
+    def called_instead_of(self, schema: Mapping[str, Any] | None) -> list[str]:
+        """Return the names of the tools that may be called where the answer is JSON of a schema otherwise."""
+        if schema is None or self.choice != "auto":
+            return []
+        return [tool["function"]["name"] for tool in self.tools]
+
 
 def template_tools(
     variant: ModelVariant, tools: Sequence[Tool] | None, field: str = "tools"
 ) -> list[dict[str, Any]]:
     """Return tools for the template, without fields of no effect; raises ApiError for special tokens in them."""
-    shown = [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools or []]
+    shown = [tool.model_dump(exclude_none=True, exclude=_NOT_SHOWN) for tool in tools or []]
+    for tool in shown:
+        tool["function"].setdefault("parameters", NO_PARAMETERS)
     require_no_special_tokens(variant, json.dumps(shown, ensure_ascii=False), field)
     return shown
 
@@ -317,33 +351,53 @@ def output_schema(kind: str, schema: Mapping[str, Any] | None) -> Mapping[str, A
     return {"type": "object"} if kind == "json_object" else schema
 
 
-def constraint_factory(
+def answer_parsers(
     variant: ModelVariant,
+    prompt: EnginePrompt,
+    call_options: ToolCallOptions | None,
+    schema: Mapping[str, Any] | None,
+    count: int = 1,
+) -> list[OutputParser]:
+    """Return the parsers of so many answers to a prompt, with calls where there may be some."""
+    form, has_calls = assistant_format(variant.model.tokenizer), call_options is not None
+    names = call_options.called_instead_of(schema) if call_options is not None else ()
+    return [make_parser(form, prompt.ending, has_calls, names) for _ in range(count)]
+
+
+def constraint_factory(
+    context: RequestContext,
     call_options: ToolCallOptions | None,
     schema: Mapping[str, Any] | None,
     field: str,
     prompt: EnginePrompt,
-) -> Callable[[], GrammarConstraint] | None:
-    """Return a function that makes the constraint of an answer: tool calls or a JSON schema; raises ApiError for both.
+) -> MakeConstraint | None:
+    """Return a function that makes the constraint of an answer: tool calls, JSON of a schema, or either of them.
 
     `field`: that of the schema.
     """
-    if call_options is not None and schema is not None:
-        message = (
-            f'{field}: a format and tools cannot be held to together; send "tool_choice": "none", or no tools'
-        )
-        raise ApiError(400, message, field, "invalid_value")
+    grammars = context.variant.model.grammars
 
-    def for_calls(call_options: ToolCallOptions) -> GrammarConstraint:
+    def for_calls(call_options: ToolCallOptions, check: Check) -> GrammarConstraint:
         with errors_in_field(call_options.field):
-            return variant.model.grammars.tool_calls(
-                call_options.tools, call_options.choice, call_options.parallel, prompt.ending
-            )
+            try:
+                return grammars.tool_calls(
+                    call_options.tools,
+                    call_options.choice,
+                    call_options.parallel,
+                    prompt.ending,
+                    schema,
+                    check,
+                )
+            except ConfigError:
+                if schema is not None and call_options.choice == "auto":
+                    for_schema(schema, check)  # raises where it is not the tools that cannot be followed
+                raise
 
-    def for_schema(schema: Mapping[str, Any]) -> GrammarConstraint:
+    def for_schema(schema: Mapping[str, Any], check: Check) -> GrammarConstraint:
         with errors_in_field(field):
-            return variant.model.grammars.json_schema(schema, prompt.ending)
+            return grammars.json_schema(schema, prompt.ending, check)
 
+    compile_grammar = context.server.grammar_threads.compile
     if call_options is not None:
-        return partial(for_calls, call_options)
-    return None if schema is None else partial(for_schema, schema)
+        return partial(compile_grammar, partial(for_calls, call_options), call_options.field)
+    return None if schema is None else partial(compile_grammar, partial(for_schema, schema), field)

@@ -12,10 +12,10 @@ from mm_rec.serving.errors import ApiError
 from mm_rec.serving.generation import TokenUsage
 from mm_rec.serving.protocol.encoding import Chunk, logprobs_content
 from mm_rec.serving.protocol.events import Delta, Finish, OutputEvent, Usage
-from mm_rec.serving.protocol.response_items import Item
+from mm_rec.serving.protocol.response_items import Item, item_id
 from mm_rec.serving.protocol.response_schemas import ResponseRequest, TextFormat
 from mm_rec.serving.protocol.tool_calls import ParsedDelta
-from mm_rec.serving.store.tables import new_id
+from mm_rec.store.tables import new_id
 
 ResponseEvent = tuple[str, dict[str, Any]]  # type and fields
 
@@ -121,13 +121,13 @@ class ResponseEncoder:
         if self._output and self._output[-1]["type"] != "reasoning":
             return
         yield from self._end_item()
-        item: Item = {"type": "message", "id": new_id("msg"), "role": "assistant"}
+        item: Item = {"type": "message", "id": self._new_item_id("message"), "role": "assistant"}
         yield from self._begin_content(
             item, {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         )
 
     def _begin_reasoning(self) -> Iterator[ResponseEvent]:
-        item: Item = {"type": "reasoning", "id": new_id("rs"), "summary": []}
+        item: Item = {"type": "reasoning", "id": self._new_item_id("reasoning"), "summary": []}
         yield from self._begin_content(item, {"type": "reasoning_text", "text": ""})
 
     def _begin_content(self, item: Item, part: Item) -> Iterator[ResponseEvent]:
@@ -139,8 +139,8 @@ class ResponseEncoder:
 
     def _begin_call(self, part: ParsedDelta) -> Iterator[ResponseEvent]:
         item: Item = {
-            "type": "function_call", "id": new_id("fc"), "call_id": part.id, "name": part.text, "arguments": "",
-            "status": "in_progress",
+            "type": "function_call", "id": self._new_item_id("function_call"), "call_id": part.id, "name": part.text,
+            "arguments": "", "status": "in_progress",
         }  # fmt: skip
         yield self._begin_item(item)
 
@@ -163,6 +163,9 @@ class ResponseEncoder:
             yield f"response.{part['type']}.done", {**place, **event}
             yield "response.content_part.done", {**place, "part": part}
         yield "response.output_item.done", {"output_index": len(self._output) - 1, "item": item}
+
+    def _new_item_id(self, kind: str) -> str:
+        return item_id(kind, self.id, len(self._output))
 
     def _position(self) -> dict[str, Any]:
         return {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1}

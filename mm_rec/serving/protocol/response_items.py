@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+from mm_rec.serving.errors import ApiError
 from mm_rec.serving.protocol.response_schemas import (
     AllowedResponseTools,
     ChosenTool,
@@ -26,7 +28,7 @@ from mm_rec.serving.protocol.schemas import (
     Tool,
     content_text,
 )
-from mm_rec.serving.store.tables import new_id
+from mm_rec.store.tables import StoredResponse
 
 Item = dict[str, Any]
 _IDS = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
@@ -38,6 +40,46 @@ def input_items(body: ResponseRequest) -> list[Item]:
     if isinstance(body.input, str):
         return [{"type": "message", "role": "user", "content": body.input}]
     return [item.model_dump(exclude_none=True) for item in body.input]
+
+
+def item_id(kind: str, response_id: str, number: int, *, is_input: bool = False) -> str:
+    """Return the id of an item of a response, which it is found by: that of the response is within it."""
+    return f"{_IDS[kind]}_{response_id.partition('_')[2]}{'0' if is_input else '1'}{number:03x}"
+
+
+_ID_DIGITS = 32  # of a response, within the ids of its items
+
+
+def resolve_references(
+    items: list[Item], find_response: Callable[[str], StoredResponse | None]
+) -> list[Item]:
+    """Return items with those that were kept in place of references to them.
+
+    Raises ApiError: 404 for an item that is not kept, 400 for one that is there twice.
+    """
+    kept = cache(find_response)  # the items of one response are mostly referred to together
+    seen = {item.get("id") for item in items if item["type"] != "item_reference"}
+    resolved: list[Item] = []
+    for number, item in enumerate(items):
+        if item["type"] != "item_reference":
+            resolved.append(item)
+            continue
+        if item["id"] in seen:
+            why = f"the item {item['id'][:100]!r} is in the input already; leave one of them out"
+            raise ApiError(400, f"input[{number}]: {why}", f"input[{number}]", "invalid_value")
+        seen.add(item["id"])
+        resolved.append(_referenced_item(item["id"], kept, number))
+    return resolved
+
+
+def _referenced_item(wanted: str, find_response: Callable[[str], StoredResponse | None], number: int) -> Item:
+    row = find_response("resp_" + wanted.partition("_")[2][:_ID_DIGITS])
+    items: list[Item] = [] if row is None else [*row.input_items, *row.response["output"]]
+    for item in items:
+        if item["id"] == wanted:
+            return item
+    why = f"there is no item {wanted[:100]!r} in the responses that were kept; send the item itself"
+    raise ApiError(404, f"input[{number}]: {why}", f"input[{number}]", "item_not_found")
 
 
 @dataclass
@@ -54,15 +96,17 @@ class _PendingMessage:
             output = FunctionCallOutput.model_validate(self.item)
             return Message(role="tool", content=content_text(output.output), tool_call_id=output.call_id)
         pending = InputMessage.model_validate(self.item)
-        return Message(
+        # A message of a chat has a limit of calls; here that of the items holds.
+        return Message.model_construct(
             role=pending.role, content=content_text(pending.content), tool_calls=self.calls or None,
             reasoning_content=self.reasoning or None,
         )  # fmt: skip
 
 
-def to_messages(body: ResponseRequest, earlier: Iterable[Item]) -> tuple[list[Message], list[str]]:
+def to_messages(
+    body: ResponseRequest, new: Sequence[Item], earlier: Iterable[Item]
+) -> tuple[list[Message], list[str]]:
     """Return earlier and new items as messages, and the field of the request that each comes from."""
-    new = input_items(body)
     places = ["input"] if isinstance(body.input, str) else [f"input[{number}]" for number in range(len(new))]
     pending: list[_PendingMessage] = []
     if body.instructions:
@@ -117,15 +161,16 @@ def _named(chosen: ChosenTool) -> NamedTool:
     return NamedTool(type="function", function=NamedFunction(name=chosen.name))
 
 
-def to_stored_items(items: Iterable[Item]) -> list[Item]:
+def to_stored_items(items: Iterable[Item], response_id: str) -> list[Item]:
     """Return items as GET /v1/responses/{id}/input_items shows them: with ids, and content in parts."""
-    return [_to_stored_item(item) for item in items]
+    return [_to_stored_item(item, response_id, number) for number, item in enumerate(items)]
 
 
-def _to_stored_item(item: Item) -> Item:
+def _to_stored_item(item: Item, response_id: str, number: int) -> Item:
     if isinstance(item.get("content"), str):
         part: Item = {"type": "input_text", "text": item["content"]}
         if item["role"] == "assistant":
             part = {"type": "output_text", "text": item["content"], "annotations": []}
         item = {**item, "content": [part]}
-    return {"id": new_id(_IDS[item["type"]]), "status": "completed", **item}
+    made = item_id(item["type"], response_id, number, is_input=True)
+    return {"id": made, "status": "completed", **item}

@@ -6,15 +6,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from mm_rec.serving.protocol.schemas import (
-    Content,
+from mm_rec.serving.protocol.request_model import (
+    AtMost,
+    FunctionName,
+    Identifier,
+    JsonList,
+    JsonObject,
+    JsonValue,
+    Metadata,
     Refused,
     RequestModel,
+    no_effect,
+    refused,
+)
+from mm_rec.serving.protocol.schemas import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_TOOLS,
+    Content,
     SamplingRequest,
     StreamOptions,
     Truncation,
-    no_effect,
-    refused,
 )
 
 
@@ -35,7 +47,7 @@ class FunctionCall(RequestModel):
     call_id: str
     name: str
     arguments: str
-    parsed_arguments: Any = no_effect("the client's own; arguments are read")
+    parsed_arguments: JsonValue = no_effect("the client's own; arguments are read")
     id: str | None = no_effect("the call_id counts")
     status: str | None = no_effect("as id")
 
@@ -61,11 +73,18 @@ class ReasoningItem(RequestModel):
     """What a model thought before the message or call that follows."""
 
     type: Literal["reasoning"]
-    content: list[ReasoningText] | None = None
-    summary: list[Any] | None = no_effect("the content is read")
+    content: Annotated[list[ReasoningText], AtMost(MAX_PARTS, "parts")] | None = None
+    summary: JsonList | None = no_effect("the content is read")
     encrypted_content: str | None = no_effect("as summary")
     id: str | None = no_effect("what is in the item counts")
     status: str | None = no_effect("as id")
+
+
+class ItemReference(RequestModel):
+    """An item of a response that was kept, in its place."""
+
+    type: Literal["item_reference"]
+    id: str
 
 
 _ITEMS = {
@@ -73,6 +92,7 @@ _ITEMS = {
     "function_call": "FunctionCall",
     "function_call_output": "FunctionCallOutput",
     "reasoning": "ReasoningItem",
+    "item_reference": "ItemReference",
 }
 
 
@@ -93,7 +113,8 @@ InputItem = Annotated[
     Annotated[InputMessage, Tag("InputMessage")]
     | Annotated[FunctionCall, Tag("FunctionCall")]
     | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")]
-    | Annotated[ReasoningItem, Tag("ReasoningItem")],
+    | Annotated[ReasoningItem, Tag("ReasoningItem")]
+    | Annotated[ItemReference, Tag("ItemReference")],
     Discriminator(_tag),
     BeforeValidator(_known_item),
 ]
@@ -103,9 +124,9 @@ class ResponseTool(RequestModel):
     """A function that the model may call; `parameters` is a JSON schema."""
 
     type: Literal["function"]
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    name: FunctionName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = no_effect("calls always follow the schema")
 
 
@@ -121,15 +142,15 @@ class AllowedResponseTools(RequestModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[ChosenTool], Field(min_length=1)]
+    tools: Annotated[list[ChosenTool], Field(min_length=1), AtMost(MAX_TOOLS, "tools")]
 
 
 class TextFormat(RequestModel):
     """text, json_object, or json_schema with its name and schema."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
-    name: str | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    name: FunctionName | None = None
+    schema_: Annotated[JsonObject | None, Field(alias="schema")] = None
     description: str | None = no_effect("the model does not see it")
     strict: bool | None = no_effect("a schema is always followed")
 
@@ -148,29 +169,32 @@ class TextSettings(RequestModel):
     verbosity: str | None = no_effect("say in a message how long an answer should be")
 
 
+Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
+
+
 class ResponseRequest(SamplingRequest):
     """POST /v1/responses."""
 
-    input: str | list[InputItem]
+    input: str | Annotated[list[InputItem], AtMost(MAX_MESSAGES, "items")]
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    tools: list[ResponseTool] | None = None
+    tools: Annotated[list[ResponseTool], AtMost(MAX_TOOLS, "tools")] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | AllowedResponseTools | None = None
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
-    metadata: dict[str, str] | None = None
+    include: Annotated[list[Included], AtMost(8, "words")] | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
     truncation: Truncation | None = None
     stream_options: StreamOptions | None = no_effect("the last event says what was used")
-    reasoning: dict[str, Any] | None = no_effect("a model reasons as its chat template has it, or not at all")
-    safety_identifier: str | None = no_effect("nothing is counted by it")
+    reasoning: JsonObject | None = no_effect("a model reasons as its chat template has it, or not at all")
+    safety_identifier: Identifier | None = no_effect("nothing is counted by it")
     service_tier: str | None = no_effect("there is one tier")
-    prompt_cache_key: str | None = no_effect("what was read before is found by its text")
+    prompt_cache_key: Identifier | None = no_effect("what was read before is found by its text")
     prompt_cache_retention: str | None = no_effect("what was read is kept while there is room")
-    prompt_cache_options: dict[str, Any] | None = no_effect("as prompt_cache_retention")
+    prompt_cache_options: JsonObject | None = no_effect("as prompt_cache_retention")
     max_tool_calls: int | None = no_effect("there are no built-in tools, which alone it counts")
     background: Annotated[
         Literal[False] | None, Field(description="Refused where it is true: answers come at once.")

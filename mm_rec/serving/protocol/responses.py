@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from mm_rec.serving.protocol.preprocessing import (
     SEND_LESS,
     FieldNames,
     ToolSchemas,
+    answer_parsers,
     build_sampling,
     constraint_factory,
     fit_prompt,
@@ -34,17 +35,18 @@ from mm_rec.serving.protocol.response_encoder import ResponseEncoder, text_forma
 from mm_rec.serving.protocol.response_items import (
     Item,
     input_items,
+    resolve_references,
     to_chat_tools,
     to_messages,
     to_stored_items,
     to_tool_choice,
 )
 from mm_rec.serving.protocol.response_schemas import ResponseRequest
-from mm_rec.serving.protocol.tool_calls import ReasoningParser, make_parser, needs_special_tokens
+from mm_rec.serving.protocol.tool_calls import ReasoningParser, needs_special_tokens
 from mm_rec.serving.routes import Limit
 from mm_rec.serving.sse import SafeJSONResponse
-from mm_rec.serving.store.tables import StoredResponse
-from mm_rec.tokenizers.assistant_format import assistant_format
+from mm_rec.serving.streaming import cancel_on_disconnect
+from mm_rec.store.tables import StoredResponse
 
 router = APIRouter(route_class=ApiRoute)
 
@@ -54,37 +56,48 @@ async def create_response(body: ResponseRequest, request: Request) -> Response:
     """Answer, after what a previous response answered."""
     async with contextlib.AsyncExitStack() as stack:
         context = stack.enter_context(request_context(request, body.model))
-        answer = await _begin(context, body, stack)
+        items = await context.server.store_threads.read(_read_items, context, body)
+        begun = _begin(context, body, items, stack)
+        answer = await cancel_on_disconnect(request.receive, begun, context.seconds_left)
         encoder = ResponseEncoder(context, body, isinstance(answer.parsers[0], ReasoningParser))
         return await respond(
             request, context, answer, encoder, stream=bool(body.stream), stack=stack,
-            on_end=partial(_store_response, context, body, encoder),
+            on_end=partial(_store_response, context, body, items, encoder),
         )  # fmt: skip
 
 
-async def _begin(context: RequestContext, body: ResponseRequest, stack: contextlib.AsyncExitStack) -> Answer:
+def _read_items(context: RequestContext, body: ResponseRequest) -> list[Item]:
+    """Return the items of the input, those that it refers to among them."""
+    return resolve_references(input_items(body), partial(context.server.store.get_response, context.owner))
+
+
+async def _begin(
+    context: RequestContext, body: ResponseRequest, items: Sequence[Item], stack: contextlib.AsyncExitStack
+) -> Answer:
     """Read the request and start its choice."""
     variant = context.variant
     tools = template_tools(variant, to_chat_tools(body))
     call_options = tool_call_options(tools, to_tool_choice(body), body.parallel_tool_calls is not False)
+    schema = _output_schema(body)
     previous = await context.server.store_threads.read(_previous_items, context, body.previous_response_id)
-    prompt, sampling = await asyncio.to_thread(_prepare, context, body, tools, previous)
+    prompt, sampling = await asyncio.to_thread(_prepare, context, body, previous, items, tools)
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or [])
     [choice] = await start_choices(
-        variant, prompt, [sampling], context.limits.timeout_seconds, context.meter,
-        constrain=constraint_factory(variant, call_options, _output_schema(body), "text.format", prompt),
+        variant, prompt, [sampling], context.seconds_left, context.meter,
+        constrain=constraint_factory(context, call_options, schema, "text.format", prompt),
         logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
         with_special_tokens=needs_special_tokens(variant, call_options is not None),
     )  # fmt: skip
     stack.callback(choice.cancel)
-    parser = make_parser(assistant_format(context.tokenizer), prompt.ending, call_options is not None)
-    return Answer([choice], [parser], TokenUsage(prompt.length, prompt.cached_tokens))
+    parsers = answer_parsers(variant, prompt, call_options, schema)
+    return Answer([choice], parsers, TokenUsage(prompt.length, prompt.cached_tokens))
 
 
 def _prepare(
-    context: RequestContext, body: ResponseRequest, tools: ToolSchemas, previous: list[Item]
-) -> tuple[EnginePrompt, SamplingParams]:
-    messages, places = to_messages(body, previous)
+    context: RequestContext, body: ResponseRequest, previous: Sequence[Item], items: Sequence[Item],
+    tools: ToolSchemas,
+) -> tuple[EnginePrompt, SamplingParams]:  # fmt: skip
+    messages, places = to_messages(body, items, previous)
     if not messages:
         raise ApiError(400, "input: there is nothing to answer", "input", "missing_required_parameter")
     truncate = body.truncation == "auto" if body.truncation else context.server.truncate
@@ -112,7 +125,9 @@ def _output_schema(body: ResponseRequest) -> Mapping[str, Any] | None:
     return output_schema(wanted.type, wanted.schema_)
 
 
-async def _store_response(context: RequestContext, body: ResponseRequest, encoder: ResponseEncoder) -> None:
+async def _store_response(
+    context: RequestContext, body: ResponseRequest, items: Sequence[Item], encoder: ResponseEncoder
+) -> None:
     """Store a response, where the request does not say otherwise."""
     if body.store is False:
         return
@@ -121,7 +136,7 @@ async def _store_response(context: RequestContext, body: ResponseRequest, encode
         context.owner,
         encoder.id,
         model=context.variant.name,
-        input_items=to_stored_items(input_items(body)),
+        input_items=to_stored_items(items, encoder.id),
         response=without_logprobs(encoder.body()),
         previous_response_id=body.previous_response_id,
     )

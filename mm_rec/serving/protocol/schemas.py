@@ -9,86 +9,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
+from pydantic import BeforeValidator, Field, model_validator
+
+from mm_rec.serving.protocol.request_model import (
+    AtMost,
+    FunctionName,
+    Identifier,
+    JsonList,
+    JsonObject,
+    JsonValue,
+    Metadata,
+    Refused,
+    RequestModel,
+    expects,
+    no_effect,
+    refused,
 )
-from pydantic_core import CoreSchema
 
-NO_EFFECT = "No effect: "
-REFUSED = "Refused: "
-MAX_STOPS = 32
-MAX_INPUTS = 2048  # OpenAI's
-
-
-def no_effect(why: str) -> Any:
-    """Return the pydantic field of one that is accepted and changes nothing."""
-    return Field(default=None, description=NO_EFFECT + why)
-
-
-def refused(why: str) -> Any:
-    """Return the pydantic field of one that must be null or absent."""
-    return Field(default=None, description=REFUSED + why)
-
-
-def _only_null(value: Any) -> None:
-    if value is not None:
-        raise ValueError("this is not offered here; leave the field out")
-
-
-Refused = Annotated[None, BeforeValidator(_only_null)]
-
-
-def expects(words: str) -> WrapValidator:
-    """Replace the errors of a union by one that says in these words what the field may be."""
-
-    def check(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return read(value)
-        except ValidationError as error:
-            raise ValueError(f"give {words}") from error
-
-    return WrapValidator(check)
-
-
-def _fail_fast(schema: Any) -> None:
-    if isinstance(schema, dict):
-        if schema.get("type") == "list":
-            schema["fail_fast"] = True
-        schema = list(schema.values())
-    if isinstance(schema, list | tuple):
-        for part in schema:
-            _fail_fast(part)
-
-
-class RequestModel(BaseModel):
-    """A request or a part of one."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, populate_by_name=True, allow_inf_nan=False
-    )
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Let every list end at its first error: of a million wrong items, one is told."""
-        schema = handler(source)
-        _fail_fast(schema)
-        return schema
+# OpenAI's.
+MAX_TOOLS = 128
+MAX_STOPS = 4
+MAX_INPUTS = 2048
+MAX_CHOICES = 128
+# Ours.
+MAX_MESSAGES = 2048
+MAX_PARTS = 64  # of the content of one message
+MAX_BIASES = 1024
+MAX_IDS = 2**22  # as many as a body of 8 MiB can have
 
 
 class Function(RequestModel):
     """What a tool can be called with; `parameters` is a JSON schema."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    name: FunctionName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = Field(
+        default=None, description="Where there are none, the function takes none."
+    )
     strict: bool | None = no_effect("calls always follow the schema")
 
 
@@ -97,6 +54,7 @@ class Tool(RequestModel):
 
     type: Literal["function"]
     function: Function
+    cache_control: JsonValue = no_effect("what was read before is found by its text")
 
 
 class CalledFunction(RequestModel):
@@ -104,7 +62,7 @@ class CalledFunction(RequestModel):
 
     name: str
     arguments: str
-    parsed_arguments: Any = no_effect("the client's own; arguments are read")
+    parsed_arguments: JsonValue = no_effect("the client's own; arguments are read")
 
 
 class MessageToolCall(RequestModel):
@@ -129,9 +87,11 @@ class TextPart(RequestModel):
     type: Literal["text", "input_text", "output_text", "refusal"]
     text: str | None = None
     refusal: str | None = None
-    annotations: list[Any] | None = no_effect("they are not read")
-    logprobs: list[Any] | None = no_effect("they are not read")
-    parsed: Any = no_effect("the client's own; text is read")
+    annotations: JsonList | None = no_effect("they are not read")
+    logprobs: JsonList | None = no_effect("they are not read")
+    parsed: JsonValue = no_effect("the client's own; text is read")
+    cache_control: JsonValue = no_effect("what was read before is found by its text")
+    prompt_cache_breakpoint: JsonValue = no_effect("as cache_control")
 
     @model_validator(mode="after")
     def _has_its_text(self) -> TextPart:
@@ -141,7 +101,7 @@ class TextPart(RequestModel):
         return self
 
 
-Content = str | list[Annotated[TextPart, BeforeValidator(_text_only)]]
+Content = str | Annotated[list[Annotated[TextPart, BeforeValidator(_text_only)]], AtMost(MAX_PARTS, "parts")]
 
 
 def content_text(content: Content | None) -> str:
@@ -167,7 +127,7 @@ class Message(RequestModel):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = no_effect("the layouts of conversations have no names")
-    tool_calls: list[MessageToolCall] | None = None
+    tool_calls: Annotated[list[MessageToolCall], AtMost(MAX_TOOLS, "calls")] | None = None
     tool_call_id: str | None = None
     function_call: CalledFunction | None = None
     refusal: str | None = None
@@ -175,8 +135,9 @@ class Message(RequestModel):
         default=None,
         description="What a model that reasons thought before it said this; its template may use it.",
     )
-    annotations: list[Any] | None = no_effect("they are not read")
-    parsed: Any = no_effect("the client's own; content is read")
+    annotations: JsonList | None = no_effect("they are not read")
+    parsed: JsonValue = no_effect("the client's own; content is read")
+    cache_control: JsonValue = no_effect("what was read before is found by its text")
     audio: Refused = refused("there is no sound")
 
     @model_validator(mode="after")
@@ -192,8 +153,8 @@ class Message(RequestModel):
 class JsonSchema(RequestModel):
     """A named schema; it is always followed strictly."""
 
-    name: str
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    name: FunctionName
+    schema_: Annotated[JsonObject, Field(alias="schema")]
     description: str | None = no_effect("the model does not see it")
     strict: bool | None = no_effect("a schema is always followed")
 
@@ -228,7 +189,7 @@ class AllowedTools(RequestModel):
     """Those tools of a request that may be called now."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1)]
+    tools: Annotated[list[NamedTool], Field(min_length=1), AtMost(MAX_TOOLS, "tools")]
 
 
 class AllowedToolsChoice(RequestModel):
@@ -255,7 +216,7 @@ class SamplingRequest(RequestModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     stream: bool | None = None
-    user: str | None = no_effect("nothing is counted by it")
+    user: Identifier | None = no_effect("nothing is counted by it")
     # Beyond OpenAI's, as vLLM and llama.cpp name them.
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -263,8 +224,13 @@ class SamplingRequest(RequestModel):
 
 
 Stop = Annotated[
-    str | Annotated[list[str], Field(max_length=MAX_STOPS)],
+    str | Annotated[list[str], AtMost(MAX_STOPS, "texts")],
     expects(f"a text, or a list of at most {MAX_STOPS} texts"),
+]
+
+
+Biases = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]], AtMost(MAX_BIASES, "biases of tokens")
 ]
 
 
@@ -273,39 +239,43 @@ class CompletionRequestBase(SamplingRequest):
 
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Biases | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: Stop | None = None
     stream_options: StreamOptions | None = None
 
 
 Truncation = Literal["auto", "disabled"]
+Messages = Annotated[list[Message], AtMost(MAX_MESSAGES, "messages")]
+Tools = Annotated[list[Tool], AtMost(MAX_TOOLS, "tools")]
 
 
 class ChatRequest(CompletionRequestBase):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[Messages, Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
+    tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[Function] | None = None
+    functions: Annotated[list[Function], AtMost(MAX_TOOLS, "functions")] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
-    modalities: list[Literal["text"]] | None = no_effect("text is all there is")
-    metadata: dict[str, str] | None = no_effect("chat completions are not kept")
+    modalities: Annotated[list[Literal["text"]], AtMost(8, "modalities")] | None = no_effect(
+        "text is all there is"
+    )
+    metadata: Metadata | None = no_effect("chat completions are not kept")
     store: bool | None = no_effect("chat completions are not kept; responses are")
-    safety_identifier: str | None = no_effect("nothing is counted by it")
+    safety_identifier: Identifier | None = no_effect("nothing is counted by it")
     service_tier: str | None = no_effect("there is one tier")
-    prompt_cache_key: str | None = no_effect("what was read before is found by its text")
+    prompt_cache_key: Identifier | None = no_effect("what was read before is found by its text")
     prompt_cache_retention: str | None = no_effect("what was read is kept while there is room")
-    prompt_cache_options: dict[str, Any] | None = no_effect("as prompt_cache_retention")
-    prediction: dict[str, Any] | None = no_effect("it would change the speed alone")
+    prompt_cache_options: JsonObject | None = no_effect("as prompt_cache_retention")
+    prediction: JsonObject | None = no_effect("it would change the speed alone")
     reasoning_effort: str | None = no_effect("a model reasons as its chat template has it, or not at all")
     verbosity: str | None = no_effect("say in a message how long an answer should be")
     audio: Refused = refused("there is no sound")
@@ -318,19 +288,20 @@ class ChatRequest(CompletionRequestBase):
     )
 
 
-TokenIds = Annotated[list[int], Field(min_length=1)]
+TokenIds = Annotated[list[int], Field(min_length=1), AtMost(MAX_IDS, "ids")]
+Texts = Annotated[list[str], Field(min_length=1), AtMost(MAX_INPUTS, "texts")]
+ListsOfIds = Annotated[list[TokenIds], Field(min_length=1), AtMost(MAX_INPUTS, "texts")]
 PromptInput = Annotated[
-    str
-    | TokenIds
-    | Annotated[list[str], Field(min_length=1)]
-    | Annotated[list[TokenIds], Field(min_length=1)],
-    expects("a text, the ids of its tokens, or a list of texts or of ids; a list may not be empty"),
+    str | TokenIds | Texts | ListsOfIds,
+    expects(
+        f"a text, the ids of its tokens, or a list of at most {MAX_INPUTS:,} texts or of ids; a list may not be empty"
+    ),
 ]
 EmbeddingInput = Annotated[
     Annotated[str, Field(min_length=1)]
     | TokenIds
-    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)],
+    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), AtMost(MAX_INPUTS, "texts")]
+    | ListsOfIds,
     expects(
         f"a text, the ids of its tokens, or a list of at most {MAX_INPUTS:,} texts or ids; none of them may be empty"
     ),
@@ -351,7 +322,7 @@ class CompletionRequest(CompletionRequestBase):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = Field(
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
         default=None, description="Must be n, where it is given."
     )
     suffix: Refused = refused("these models do not fill in the middle")
@@ -366,7 +337,7 @@ class EmbeddingRequest(RequestModel):
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Must be the model's own, where it is given."
     )
-    user: str | None = no_effect("nothing is counted by it")
+    user: Identifier | None = no_effect("nothing is counted by it")
 
 
 class TokenizeRequest(RequestModel):
@@ -377,8 +348,8 @@ class TokenizeRequest(RequestModel):
     add_special_tokens: bool = Field(
         default=True, description="Whether a prompt gets the tokenizer's own beginning."
     )
-    messages: list[Message] | None = None
-    tools: list[Tool] | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TokenizeRequest:
@@ -391,12 +362,12 @@ class DetokenizeRequest(RequestModel):
     """POST /detokenize."""
 
     model: str | None = Field(default=None, description="The first model, where it is not given.")
-    tokens: list[int]
+    tokens: Annotated[list[int], AtMost(MAX_IDS, "ids")]
 
 
 class SessionRequest(RequestModel):
     """POST /v1/sessions: a new session, which has read these messages."""
 
     model: str
-    messages: list[Message] | None = None
-    tools: list[Tool] | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None

@@ -6,13 +6,13 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mm_rec.inference.generate import partial_match_length
 from mm_rec.serving.model_registry import ModelVariant
-from mm_rec.serving.store.tables import new_id
+from mm_rec.store.tables import new_id
 from mm_rec.tokenizers.assistant_format import AssistantFormat, assistant_format
 from mm_rec.tokenizers.loading import special_token_pattern
 from mm_rec.tokenizers.template_probe import ReasoningFormat
@@ -159,6 +159,32 @@ class TextParser:
         return iter(())
 
 
+class CallsOrJsonParser:
+    """Parses an answer that a grammar constrains to calls of some functions, or to JSON: its beginning tells which."""
+
+    def __init__(self, form: ToolCallFormat, names: Iterable[str]) -> None:
+        self._form, self._beginnings = form, form.beginnings(names)
+        self._held = ""
+        self._then: OutputParser | None = None
+
+    def push(self, text: str) -> Iterator[ParsedDelta]:
+        """Take some text; it is held back until it is known what it begins."""
+        self._held += text
+        if self._then is None and any(self._held.startswith(one) for one in self._beginnings):
+            self._then = ToolCallParser(self._form)
+        elif self._then is None and not any(one.startswith(self._held) for one in self._beginnings):
+            self._then = TextParser()
+        if self._then is not None:
+            text, self._held = self._held, ""
+            yield from self._then.push(text)
+
+    def finish(self) -> Iterator[ParsedDelta]:
+        """Yield what is still held back, at the end."""
+        then = self._then or TextParser()
+        yield from then.push(self._held)
+        yield from then.finish()
+
+
 class VerbatimParser:
     """Parses nothing: an answer that follows no template is text, as it is."""
 
@@ -227,9 +253,16 @@ class ReasoningParser:
         return text.rstrip() if self._has_reasoning else text.strip()
 
 
-def make_parser(form: AssistantFormat, prompt: str, calls: bool) -> OutputParser:
-    """Return the parser of the answer to a prompt, with calls or without."""
+def make_parser(
+    form: AssistantFormat, prompt: str, calls: bool, instead_of_json: Iterable[str] = ()
+) -> OutputParser:
+    """Return the parser of the answer to a prompt, with calls or without.
+
+    `instead_of_json`: the functions that may be called, where the answer is JSON otherwise.
+    """
     parser: OutputParser = ToolCallParser(form.require_calls()) if calls else TextParser()
+    if instead_of_json:
+        parser = CallsOrJsonParser(form.require_calls(), instead_of_json)
     if form.reasoning is None:
         return parser
     return ReasoningParser(form.reasoning, form.opens_reasoning(prompt), parser)

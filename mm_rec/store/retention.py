@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from mm_rec.errors import MMRecError
-from mm_rec.serving.store.tables import OwnedMixin, SavedSession, StoredResponse
+from mm_rec.store.tables import OwnedMixin, SavedSession, StoredResponse
 
 
 class QuotaExceededError(MMRecError):

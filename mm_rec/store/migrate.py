@@ -22,8 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mm_rec.errors import ConfigError
 from mm_rec.runs.files import atomic_path, remove
-from mm_rec.serving.store.database import describe, file_of, is_sqlite, migration_transaction, reason
-from mm_rec.serving.store.tables import SavedSession, Schema, StoredResponse
+from mm_rec.store.database import describe, file_of, is_sqlite, migration_transaction, reason
+from mm_rec.store.tables import SavedSession, Schema, StoredResponse
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "mmrec_version"

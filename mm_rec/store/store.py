@@ -27,11 +27,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from mm_rec.errors import ConfigError, UserError
-from mm_rec.serving.store.database import describe, detail, fault, is_sqlite, make_file, open_engine, reason
-from mm_rec.serving.store.health import StorageHealth, StoreUnavailableError
-from mm_rec.serving.store.migrate import migrate
-from mm_rec.serving.store.retention import Retention, count_rows
-from mm_rec.serving.store.tables import (
+from mm_rec.store.database import describe, detail, fault, is_sqlite, make_file, open_engine, reason
+from mm_rec.store.health import StorageHealth, StoreUnavailableError
+from mm_rec.store.migrate import migrate
+from mm_rec.store.retention import Retention, count_rows
+from mm_rec.store.tables import (
     ID_PATTERN,
     SESSION_FILE_PATTERN,
     ApiKey,
