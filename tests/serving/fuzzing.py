@@ -124,7 +124,7 @@ def _change(draw: st.DrawFn, body: dict[str, Any]) -> None:
         case "wrap":
             container[key] = draw(st.sampled_from([[container[key]], {"type": container[key]}]))
         case "nest":
-            for _ in range(draw(st.sampled_from([10, 150]))):
+            for _ in range(draw(st.sampled_from([10, 300]))):
                 container[key] = [container[key]]
         case "rename" if isinstance(container, dict):
             container[draw(TEXTS)] = container.pop(key)

@@ -33,7 +33,9 @@ from mm_rec.serving.context import RequestLimits
 BY_HAND = os.environ.get("MMREC_FUZZ_EXAMPLES")
 # Sent last: the server closes the connection when it has answered all, or has waited in vain for the rest of something.
 LAST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-fuzz = pytest.mark.seldom(covers=["mm_rec/serving/*", "tests/serving/fuzzing.py"])
+fuzz = pytest.mark.seldom(
+    covers=["mm_rec/serving/*", "mm_rec/store/*", "mm_rec/inference/grammar/*", "tests/serving/fuzzing.py"]
+)
 
 
 def examples(count: int) -> Callable[[Any], Any]:
