@@ -23,9 +23,8 @@ DEFAULT_CONNECTIONS = 1_024
 _RESERVED = 128  # descriptors for the store, sessions, models and uploads
 _MAX_HEAD = 2**16  # bytes of the headers of a request
 _FREE_CHUNKS = 1_000  # of a body, whatever their size
-_CHUNK_BYTES = (
-    64  # of each chunk on average, where there are more: a small one costs as much time as a large one
-)
+# Of each chunk on average, where there are more: a small one costs the event loop as much time as a large one.
+_CHUNK_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,9 +150,8 @@ def _require_unicode(value: Any) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             half = rf"\u{ord(text[error.start]):04x}"
-            place = (
-                field_name(path).encode("ascii", "backslashreplace").decode()
-            )  # a key may be what is broken
+            # A key may be what is broken.
+            place = field_name(path).encode("ascii", "backslashreplace").decode()
             raise JsonError(
                 f"{place}: {half} at place {error.start:,} is half of a surrogate pair, which is no character; "
                 "send both halves, or leave it out",

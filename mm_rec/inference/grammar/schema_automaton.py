@@ -23,9 +23,8 @@ from mm_rec.inference.grammar.patterns import PatternCompiler, shortest_match
 from mm_rec.inference.grammar.transitions import Fragment, GrammarTooLargeError
 
 MAX_ALTERNATIVES = 512  # of combined schemas
-MAX_SCHEMAS = (
-    200_000  # that are looked at, each as often as it is: those that are put together may grow without end
-)
+# Schemas that are looked at, each as often as it is: those that are put together may grow without end.
+MAX_SCHEMAS = 200_000
 _TYPES = ("null", "boolean", "string", "number", "array", "object")
 _NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 MAX_OPTIONAL = 1_000  # properties of one object that may be left out
