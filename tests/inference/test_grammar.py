@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import threading
@@ -818,6 +819,46 @@ def test_a_schema_may_refer_to_itself_within_another_keyword(grammars: GrammarCo
     for text in ("{}", '{"next": {}}', '{"next": {"next": {}}}'):
         constraint = grammars.json_schema({"$ref": "#/$defs/node", "$defs": {"node": node}})
         assert follow(simple_tokenizer(2000), constraint, text), text
+
+
+SLOW = {
+    "two enums": {"allOf": [{"enum": list(range(60_000))}, {"enum": list(range(60_000, 120_000))}]},
+    "names that are required": {"required": [f"a{i}" for i in range(60_000)]},
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_what_a_schema_lists_is_looked_up_at_once(grammars: GrammarCompiler, name: str) -> None:
+    with little_work(), pytest.raises(ConfigError, match="too large"):
+        grammars.json_schema(SLOW[name])
+
+
+def test_putting_schemas_together_can_be_ended(grammars: GrammarCompiler) -> None:
+    """There are many of them, and each is longer than the last."""
+    parts = [{"required": [f"b{i}_{j}" for j in range(8)]} for i in range(5_000)]
+    looks = itertools.count()
+
+    def check() -> None:
+        if next(looks) > 5_100:  # after all were seen, while they are put together
+            raise TimeoutError
+
+    with little_work(), pytest.raises(TimeoutError):
+        grammars.json_schema({"allOf": parts}, check=check)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "text"),
+    [
+        ([1, 2], [2.0, 3], "2"),
+        ([1, True], [True], "true"),
+        ([{"a": 1, "b": [2]}], [{"b": [2], "a": 1}], '{"a": 1, "b": [2]}'),
+    ],
+)
+def test_two_enums_have_what_is_equal_as_json(
+    grammars: GrammarCompiler, one: list[Any], other: list[Any], text: str
+) -> None:
+    constraint = grammars.json_schema({"allOf": [{"enum": one}, {"enum": other}]})
+    assert follow(simple_tokenizer(2000), constraint, text)
 
 
 def test_references_that_never_end_are_refused(grammars: GrammarCompiler) -> None:

@@ -52,11 +52,10 @@ class SchemaCompiler:
     def _look_at(self, schema: Any) -> None:
         """Raise ConfigError for one too many, and for what is no schema: a reference may name anything."""
         require_kinds(schema)
+        self._automaton.check()
         self._seen += 1
         if self._seen > MAX_SCHEMAS:
-            raise GrammarTooLargeError(
-                "what it puts together grows without end. Make it flatter, with fewer $ref"
-            )
+            raise GrammarTooLargeError("its references grow without end. Make it flatter")
 
     def _require(self, found: Fragment | None) -> Fragment:
         if found is None:
@@ -144,6 +143,7 @@ class SchemaCompiler:
         if isinstance(schema.get("allOf"), Sequence):
             parts += [self._alternatives(part, within) for part in schema["allOf"]]
         for part in parts:
+            self._automaton.check()
             if len(found) * len(part) > MAX_ALTERNATIVES:
                 raise GrammarTooLargeError(
                     f"its combinations are too large: more than {MAX_ALTERNATIVES} of anyOf and allOf. Make them fewer"
@@ -258,7 +258,7 @@ class SchemaCompiler:
         """Properties in the order of the schema, then those without a name of their own."""
         make = self._automaton
         others = schema.get("additionalProperties", True)
-        required = [str(name) for name in schema.get("required", ())]
+        required = dict.fromkeys(map(str, schema.get("required", ())))
         properties = dict(schema.get("properties", {}))
         properties |= {name: others for name in required if name not in properties}
         if len(properties) - len(required) > MAX_OPTIONAL:
@@ -309,6 +309,11 @@ def _json_texts(value: Any) -> list[bytes]:
     return [text.replace("\x7f", "\\u007f").encode("utf-8", "replace") for text in texts]
 
 
+def _identity(value: Any) -> str:
+    """The same text for equal values of JSON: 1 and 1.0 are equal, 1 and true are not."""
+    return json.dumps(int(value) if "integer" in _kind(value) else value, sort_keys=True)
+
+
 def _constraints(schema: Mapping[str, Any], besides: str) -> bool:
     """Whether a schema says more of a value than by one keyword."""
     return bool(schema.keys() & (_KEYWORDS | _COMBINING) - {besides})
@@ -343,7 +348,8 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         elif key in ("pattern", "format", "required"):
             found[key] = list(dict.fromkeys([*a, *b]))
         elif key == "enum":
-            found[key] = [value for value in a if value in b]
+            known = set(map(_identity, b))
+            found[key] = [value for value in a if _identity(value) in known]
         elif key == "type":
             found[key] = _common_types(a, b)
         elif key in ("properties", "patternProperties"):
