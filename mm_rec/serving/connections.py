@@ -21,6 +21,10 @@ from mm_rec.store.tables import new_id
 
 DEFAULT_CONNECTIONS = 1_024
 _RESERVED = 128  # descriptors for the store, sessions, models and uploads
+_MAX_HEAD = 2**16  # bytes of the headers of a request
+_FREE_CHUNKS = 1_000  # of a body, whatever their size
+# Of each chunk on average, where there are more: a small one costs the event loop as much time as a large one.
+_CHUNK_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +114,32 @@ def _too_many(status: int, most: str, option: str) -> ApiError:
     )  # fmt: skip
 
 
+class _HttpConnection(h11.Connection):
+    """h11's side of a connection, which takes no body in many tiny chunks."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, _MAX_HEAD)
+        self._chunks = self._chunk_bytes = 0  # of the body that is coming
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return what came next; raises RemoteProtocolError for what may not come."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._chunk_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._chunk_bytes += len(event.data)
+            if self._chunks > _FREE_CHUNKS and self._chunk_bytes < self._chunks * _CHUNK_BYTES:
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+        return event
+
+
 class LimitedProtocol(H11Protocol):
     """uvicorn's protocol within limits, whose own errors have the shape of all others."""
 
     def __init__(self, pool: ConnectionPool, **given: Any) -> None:
         super().__init__(**given)
+        self.conn = _HttpConnection()
         self._pool = pool
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -189,12 +214,15 @@ class LimitedProtocol(H11Protocol):
         self.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
-        self._refuse(
-            ApiError(
-                400, "this is not HTTP/1.1 as it is written, or its headers are too long", code="invalid_http"
-            )
+        """Answer what is no HTTP, also where it came within a request: what that would be answered is not sent."""
+        if not self.is_idle:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        why = (
+            "this is not HTTP/1.1 as it is written, its headers are longer than 64 KiB, or its body comes in more than "
+            "1,000 chunks of fewer than 64 bytes each; send larger ones, or a Content-Length"
         )
+        self._refuse(ApiError(400, why, code="invalid_http"))
 
     def _refuse(self, error: ApiError) -> None:
         """Send an error where no answer has begun, and close."""
@@ -207,7 +235,8 @@ class LimitedProtocol(H11Protocol):
             head = h11.Response(
                 status_code=error.status, headers=list(headers.items()), reason=STATUS_PHRASES[error.status]
             )
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            is_head = not self.is_idle and self.scope["method"] == "HEAD"  # which is answered without a body
+            for event in (head, h11.Data(data=b"" if is_head else body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +19,7 @@ from mm_rec.serving.sse import SafeJSONResponse
 from mm_rec.store.health import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
+_MAX_NAME = 200  # characters of a field's name in an answer
 _RETRY_SECONDS = 2  # Retry-After where the queue is full
 _STORE_RETRY_SECONDS = 10  # Retry-After where the store fails
 _CODES = {
@@ -105,14 +106,20 @@ def _message_of(error: UserError | UnicodeEncodeError) -> str:
     return str(error)
 
 
+def field_name(path: Iterable[str | int]) -> str:
+    """Return a place in a body as messages[0].content, shortened: a client may choose a key of megabytes."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_NAME]}" for part in path)
+    return "".join(parts).removeprefix(".")[:_MAX_NAME]
+
+
 def _from_validation_error(found: dict[str, Any]) -> ApiError:
-    """Return one of pydantic's errors as an ApiError; `param` is written like messages[0].content."""
+    """Return one of pydantic's errors as an ApiError."""
     kind = found["type"]
     *path, last = found["loc"]
     named = [part for part in path if isinstance(part, int) or not _TAG.fullmatch(part)]
     if isinstance(last, int) or kind in ("missing", "extra_forbidden") or not _TAG.fullmatch(last):
         named.append(last)
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).removeprefix(".")
+    param = field_name(named)
     message = found["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         message = "this field is not known here; leave it out"

@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from mm_rec.errors import truncated
-from mm_rec.serving.errors import ApiError
+from mm_rec.serving.errors import ApiError, field_name
 from mm_rec.strict_parsing import DuplicateKey, unique_keys
 
 MAX_DEPTH = 256  # of lists and objects in each other; what a field holds has a limit of its own
@@ -145,12 +145,13 @@ def _values(container: Any) -> Any:
 
 
 def _require_unicode(value: Any) -> None:
-    for place, text in _strings(value, ""):
+    for path, text in _strings(value, ()):
         try:
             text.encode()
         except UnicodeEncodeError as error:
             half = rf"\u{ord(text[error.start]):04x}"
-            place = place.encode("ascii", "backslashreplace").decode()  # noqa: PLW2901  # a key may be what is broken
+            # A key may be what is broken.
+            place = field_name(path).encode("ascii", "backslashreplace").decode()
             raise JsonError(
                 f"{place}: {half} at place {error.start:,} is half of a surrogate pair, which is no character; "
                 "send both halves, or leave it out",
@@ -158,15 +159,17 @@ def _require_unicode(value: Any) -> None:
             ) from error
 
 
-def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Yield all strings, keys too, each with its place, written like messages[0].content."""
+def _strings(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield all strings, keys too, each with the keys and indices that lead to it.
+
+    They are put together as a name for the one that is wrong alone: a key may have megabytes, and a million items.
+    """
     if isinstance(value, str):
-        yield place, value
+        yield path, value
     elif isinstance(value, dict):
         for key, one in value.items():
-            below = f"{place}.{key}" if place else key
-            yield below, key
-            yield from _strings(one, below)
+            yield (*path, key), key
+            yield from _strings(one, (*path, key))
     elif isinstance(value, list):
         for number, one in enumerate(value):
-            yield from _strings(one, f"{place}[{number}]")
+            yield from _strings(one, (*path, number))

@@ -51,12 +51,13 @@ class RequestRecord:
             setattr(self, name, (getattr(self, name) or 0) + getattr(usage, name))
 
     def fields(self) -> dict[str, Any]:
-        """Return what the log says of it; what is not known is left out."""
+        """Return what the log says of it, within bounds; what is not known is left out."""
         first = self.first_token
         known = {
-            "request_id": self.id, "client": self.client, "method": self.method, "path": self.path[:200],
-            "status": self.status, "key": self.key, "model": self.model, "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens, "completion_tokens": self.completion_tokens,
+            "request_id": self.id, "client": self.client[:100], "method": self.method[:20],
+            "path": self.path[:200], "status": self.status, "key": self.key, "model": self.model,
+            "prompt_tokens": self.prompt_tokens, "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
             "first_token_seconds": None if first is None else round(first - self.started, 4),
             "seconds": round(time.perf_counter() - self.started, 4),
             "body": None if self.body is None else self.body.decode("utf-8", "replace"),

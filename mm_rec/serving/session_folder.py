@@ -31,7 +31,7 @@ class SessionFolder:
     def __init__(self, path: Path, store: Store) -> None:
         self.path, self._store = path, store
         self._failed_bytes = 0  # of the last state, where it could not be written
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # a state holds what was said
         self._claim()
 
     def write(self, variant: ModelVariant, session: Session) -> tuple[str, int]:

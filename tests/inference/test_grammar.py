@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import threading
@@ -774,6 +775,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "a million": ({"type": "string", "pattern": "^(a{1000}){1000}$"}, "no text of at most"),
     "too many to leave out": ({"properties": {f"p{i}": {} for i in range(1001)}}, "that may be left out"),
     "surrogate": ({"const": "\ud800"}, "cannot be followed"),
+    "items of a former draft": ({"items": [{}]}, "an object, true or false, and no list"),
+    "a reference to no schema": ({"$ref": "#/x", "x": [5]}, "an object or boolean"),
+    "a reference to what is not read before": ({"$ref": "#/x", "x": {"type": None}}, "type must be a string"),
+    "names of a number": ({"propertyNames": {"enum": 5}}, "enum of a schema is a list"),
 }
 
 
@@ -789,6 +794,80 @@ def test_a_schema_that_cannot_be_followed_says_so_at_once(grammars: GrammarCompi
             tool = {"name": "kötü", "parameters": {"type": "no"}}
         with pytest.raises(ConfigError):
             grammars.tool_calls([tool], "required")
+
+
+KEYWORDS = (
+    "type", "enum", "properties", "patternProperties", "required", "additionalProperties", "items",
+    "prefixItems", "anyOf",
+    "oneOf", "allOf", "pattern", "format", "$ref", "minimum", "maximum", "exclusiveMaximum", "minLength", "maxLength",
+    "minItems", "maxItems", "minProperties", "maxProperties",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("keyword", KEYWORDS)
+def test_a_keyword_with_a_value_of_another_kind_is_refused(grammars: GrammarCompiler, keyword: str) -> None:
+    for value in (None, 5, "a", [5], [["a"]], {"a": 5}, [None], float("inf")):
+        for schema in ({keyword: value}, {"allOf": [{"minItems": 0}, {keyword: value}]}):
+            refused = pytest.raises(ConfigError) if value is None else contextlib.suppress(ConfigError)
+            with refused:
+                grammars.json_schema({"properties": {"a": schema}, "required": ["a"]})
+
+
+def test_a_schema_may_refer_to_itself_within_another_keyword(grammars: GrammarCompiler) -> None:
+    again = {"allOf": [{"$ref": "#/$defs/node"}], "title": "as pydantic wrote it"}
+    node = {"type": "object", "properties": {"next": again}, "additionalProperties": False}
+    for text in ("{}", '{"next": {}}', '{"next": {"next": {}}}'):
+        constraint = grammars.json_schema({"$ref": "#/$defs/node", "$defs": {"node": node}})
+        assert follow(simple_tokenizer(2000), constraint, text), text
+
+
+SLOW = {
+    "two enums": {"allOf": [{"enum": list(range(60_000))}, {"enum": list(range(60_000, 120_000))}]},
+    "names that are required": {"required": [f"a{i}" for i in range(60_000)]},
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_what_a_schema_lists_is_looked_up_at_once(grammars: GrammarCompiler, name: str) -> None:
+    with little_work(), pytest.raises(ConfigError, match="too large"):
+        grammars.json_schema(SLOW[name])
+
+
+def test_putting_schemas_together_can_be_ended(grammars: GrammarCompiler) -> None:
+    """There are many of them, and each is longer than the last."""
+    parts = [{"required": [f"b{i}_{j}" for j in range(8)]} for i in range(5_000)]
+    looks = itertools.count()
+
+    def check() -> None:
+        if next(looks) > 5_100:  # after all were seen, while they are put together
+            raise TimeoutError
+
+    with little_work(), pytest.raises(TimeoutError):
+        grammars.json_schema({"allOf": parts}, check=check)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "text"),
+    [
+        ([1, 2], [2.0, 3], "2"),
+        ([1, True], [True], "true"),
+        ([{"a": 1, "b": [2]}], [{"b": [2], "a": 1}], '{"a": 1, "b": [2]}'),
+    ],
+)
+def test_two_enums_have_what_is_equal_as_json(
+    grammars: GrammarCompiler, one: list[Any], other: list[Any], text: str
+) -> None:
+    constraint = grammars.json_schema({"allOf": [{"enum": one}, {"enum": other}]})
+    assert follow(simple_tokenizer(2000), constraint, text)
+
+
+def test_references_that_never_end_are_refused(grammars: GrammarCompiler) -> None:
+    twice = {"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}
+    growing = {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "properties": {"a": twice}}}}
+    chain = {f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(500)}
+    for schema in (growing, {"$ref": "#/$defs/d0", "$defs": {**chain, "d500": {}}}):
+        with little_work(), pytest.raises(ConfigError, match=r"too deep|without end"):
+            grammars.json_schema(schema)
 
 
 @pytest.mark.parametrize(

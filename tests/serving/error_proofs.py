@@ -60,7 +60,9 @@ def _one_session_too_many(server: Server) -> httpx.Response:
 
 
 ERRORS: dict[str, ErrorCode] = {
-    "invalid_http": ErrorCode(400, "what came is not HTTP/1.1, or its headers are too long", _nonsense),
+    "invalid_http": ErrorCode(
+        400, "what came is not HTTP/1.1, has too long headers, or a body in tiny chunks", _nonsense
+    ),
     "invalid_json": ErrorCode(
         400, "the body is no JSON object in UTF-8, has a key twice or half of a surrogate pair, or is nested too "
         "deeply; or its Content-Type is not `application/json`", _send(b'{"model": 1, "model": 2}'),

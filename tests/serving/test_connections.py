@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import re
 import resource
 import signal
@@ -229,6 +230,41 @@ def test_what_is_no_http_is_told_so(serve: Any) -> None:
                 head, body = read_answer(connection)
                 assert "400 bad request" in head and b'"code":"invalid_http"' in body
     assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+# What fuzzing found: bytes that are no HTTP within a request.
+BROKEN = {
+    # The request's own refusal was sent after that of the bytes: a traceback.
+    "a request that is refused": POST.replace(b"localhost", b"other") + CHUNKED + b"x\r\n",
+    "a request that goes on": POST + CHUNKED + b"1\r\n{\r\nx\r\n",
+    # The refusal had a body, and what HEAD asks for may have none: a traceback.
+    "HEAD": b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n" + CHUNKED + b"+3\r\n",
+    # The event loop did nothing else for half a second with each 256 KB.
+    "a body in tiny chunks": POST + CHUNKED + b"1\r\n \r\n" * 2_000,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_http_within_a_request_is_refused_once(
+    server: Server, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    with connect(server) as connection:
+        connection.sendall(BROKEN[name])
+        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert re.findall(rb"HTTP/1\.1 (\d{3})", answer) == [b"400"]
+    until(lambda: not server.open_connections())
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_body_in_many_chunks_of_a_usual_size_is_read(server: Server) -> None:
+    text = json.dumps({"model": "llama", "prompt": "a" * 200_000}).encode()
+    parts = [text[at : at + 100] for at in range(0, len(text), 100)]
+    answer = httpx.post(
+        f"{server.url}/tokenize", content=iter(parts), headers={"Content-Type": "application/json"}
+    )
+    assert len(parts) > 2_000 and answer.status_code == 200
 
 
 def test_limits_follow_from_the_files_that_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:

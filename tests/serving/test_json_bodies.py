@@ -166,6 +166,16 @@ def test_a_large_body_is_read_beside_the_event_loop(server: Server, monkeypatch:
     assert (is_large, is_small) == (True, False) and own != loop
 
 
+def test_a_long_key_is_not_copied_for_each_item_and_is_told_shortened(server: Server) -> None:
+    key, items = "k" * 2**20, "1," * 1_000_000
+    body = f'{{"{key}": [{items}"\\ud83d\\ude00", "\\ud83d"]}}'.encode()
+    with little_work(), pytest.raises(JsonError, match=r"^k{200}: .* half of") as caught:
+        parse_body(body)
+    assert caught.value.place == "k" * 200
+    answer = httpx.post(server.url + CHAT, json={**HI, key: 1})
+    assert answer.json()["error"]["param"] == "k" * 200 and len(answer.content) < 1_000
+
+
 @pytest.mark.parametrize("item", [b"1", b"1.5", b'"ab"', '"ş"'.encode(), b'{"":[]}', b"[]"])
 def test_a_body_takes_a_bounded_memory(item: bytes) -> None:
     count = min(8 * MIB // (len(item) + 1), MAX_CONTAINERS // 2 if item[:1] in b"{[" else 8 * MIB) - 10

@@ -1,22 +1,17 @@
-"""Programs of others: lm-eval measures a model through the server, schemathesis tries what its document allows."""
+"""lm-eval measures a model through the server, with what it sends and reads by itself."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import Any
 
 import httpx
 import pytest
-import schemathesis
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 from serving.server import Server
 from serving.test_generation import alone
-from waiting import LONGEST
 
 PAIRS = (
     ("What does she see?", " She sees the stars."),
@@ -97,36 +92,3 @@ def test_lm_eval_reads_what_the_server_writes(server: Server) -> None:
         instances("generate_until", (prompt, {"until": [], "max_gen_toks": 24})), disable_tqdm=True
     )
     assert answer == alone(server, "mmrec", [{"role": "user", "content": "Hello!"}])
-
-
-@pytest.mark.seldom(covers=["mm_rec/serving/*"])
-def test_whatever_the_document_allows_or_forbids_has_an_answer(server: Server) -> None:
-    """Requests that schemathesis makes of the server's OpenAPI document, right ones and wrong ones."""
-    document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
-    statuses: dict[str, set[int]] = {}
-
-    def try_out(operation: schemathesis.APIOperation, mode: schemathesis.GenerationMode) -> None:
-        @settings(
-            max_examples=12,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=operation.as_strategy(generation_mode=mode))
-        def ask(case: schemathesis.Case) -> None:
-            answer = case.call(timeout=LONGEST)
-            statuses.setdefault(operation.label, set()).add(answer.status_code)
-            assert answer.status_code < 500, answer.text
-            if answer.status_code >= 400:
-                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-
-        ask()
-
-    for result in document.get_all_operations():
-        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-            with contextlib.suppress(Unsatisfiable):  # there is nothing to be wrong where nothing is sent
-                try_out(result.ok(), mode)
-    assert len(statuses) >= 18
-    for model in server.context.registry.models:
-        assert model.scheduler.num_running == model.scheduler.num_waiting == 0

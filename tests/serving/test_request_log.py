@@ -146,7 +146,8 @@ FORGED = "/v1\n2026 INFO request status=200\r\x1b[2J\x85\u2028\u202e"
 def test_no_client_can_break_a_line(server: Server, logged: Lines) -> None:
     httpx.get(server.url + "/" + "".join(f"%{byte:02x}" for byte in FORGED.encode()))
     httpx.get(server.url + "/" + "a" * 10_000)
-    until(lambda: len(logged.fields) == 2)
+    httpx.request("G" * 10_000, server.url, headers={"X-Forwarded-For": "1" * 10_000})
+    until(lambda: len(logged.fields) == 3)
     made = logging.makeLogRecord(
         {"msg": "failed: %s", "args": (FORGED,), "fields": {"key": 'a "b" =c', "path": FORGED}}
     )

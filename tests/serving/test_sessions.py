@@ -265,6 +265,13 @@ def test_a_response_goes_on_without_reading_again(start: Start) -> None:
         assert again["output"][0]["content"][0]["text"] == second["output"][0]["content"][0]["text"]
 
 
+def test_a_new_folder_of_sessions_is_its_users_alone(start: Start) -> None:
+    server = start()
+    with client(server) as http:
+        begin(http, "mmrec", [SYSTEM])
+    assert (server.folder / "sessions").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("bad", ["../../etc/passwd", "sess_" + "0" * 32, "", "x" * 5000, "sess_\u0000"])
 def test_no_name_of_a_session_reaches_the_file_system(start: Start, bad: str) -> None:
     with client(start()) as http:

@@ -11,10 +11,11 @@ from urllib.parse import quote
 
 from mm_rec.errors import ConfigError, truncated
 from mm_rec.inference.grammar.formats import FORMATS
-from mm_rec.inference.grammar.schema_automaton import FAR_MAXIMUM, FAR_MINIMUM, UNIQUE
 from mm_rec.inference.grammar.vocabulary import MAX_DIGITS
 
 MAX_SCHEMA_DEPTH = 60  # schemas within schemas
+# What llguidance does not know, under names that it passes over: all of it is held to by the automaton.
+UNIQUE, FAR_MINIMUM, FAR_MAXIMUM = "x-unique-items", "x-minimum", "x-maximum"
 _FAR = {
     "minimum": FAR_MINIMUM,
     "exclusiveMinimum": FAR_MINIMUM,
@@ -63,10 +64,9 @@ _KINDS: tuple[tuple[frozenset[str], Callable[[Any], bool], str], ...] = (
 
 def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]], depth: int = 0) -> Any:
     """A schema with each schema in it changed; raises ConfigError for what is none."""
+    _require_schema(schema)
     if isinstance(schema, bool):
         return schema
-    if not isinstance(schema, Mapping):
-        raise ConfigError(f"a schema is an object, true or false, and no {type(schema).__name__}. Mend it")
     if depth > MAX_SCHEMA_DEPTH:
         raise ConfigError(
             f"a schema is nested more than {MAX_SCHEMA_DEPTH} deep. Make it flatter, with $defs and $ref"
@@ -83,9 +83,15 @@ def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]],
     return change(result)
 
 
-def _require_kinds(schema: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a keyword whose value is not of its kind."""
-    for keywords, fits, what in _KINDS:
+def _require_schema(schema: Any) -> None:
+    if not isinstance(schema, bool | Mapping):
+        raise ConfigError(f"a schema is an object, true or false, and no {type(schema).__name__}. Mend it")
+
+
+def require_kinds(schema: Any) -> None:
+    """Raise ConfigError for what is no schema, and for a keyword whose value is not of its kind."""
+    _require_schema(schema)
+    for keywords, fits, what in () if isinstance(schema, bool) else _KINDS:
         for key in schema.keys() & keywords:
             if not fits(schema[key]):
                 given = truncated(json.dumps(schema[key], ensure_ascii=False, default=str), 60)
@@ -94,7 +100,7 @@ def _require_kinds(schema: Mapping[str, Any]) -> None:
 
 def checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema as llguidance reads it; refuses what it would not hold a text to."""
-    _require_kinds(schema)
+    require_kinds(schema)
     least, named = schema.get("minProperties", 0), schema.get("required", ())
     if least > max(1, len(named)):
         # It does not see that a model gives one name twice.

@@ -140,6 +140,10 @@ class GrammarCompiler(GrammarVocabulary):
             automaton = build_automaton(grammar, check)
         except GrammarTooLargeError as error:  # before llguidance has any work with it
             raise ConfigError(f"{what} is too large: {error}") from error
+        except RecursionError as error:
+            raise ConfigError(
+                f"{what} is nested too deep, or what it refers to grows without end. Make it flatter"
+            ) from error
         except ConfigError as error:
             self._matcher(grammar, what)  # says better why
             raise cannot_follow(what, str(error)) from error

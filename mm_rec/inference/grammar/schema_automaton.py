@@ -16,20 +16,21 @@ from urllib.parse import unquote
 
 from mm_rec.errors import ConfigError
 from mm_rec.inference.grammar.automaton import PushdownAutomaton
+from mm_rec.inference.grammar.checked_schema import FAR_MAXIMUM, FAR_MINIMUM, UNIQUE, require_kinds
 from mm_rec.inference.grammar.formats import FORMATS
 from mm_rec.inference.grammar.integers import integer_pattern
 from mm_rec.inference.grammar.patterns import PatternCompiler, shortest_match
 from mm_rec.inference.grammar.transitions import Fragment, GrammarTooLargeError
 
 MAX_ALTERNATIVES = 512  # of combined schemas
+# Schemas that are looked at, each as often as it is: those that are put together may grow without end.
+MAX_SCHEMAS = 200_000
 _TYPES = ("null", "boolean", "string", "number", "array", "object")
 _NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
-# What llguidance does not know, under names that it passes over: all of it is held to by the automaton.
-UNIQUE, FAR_MINIMUM, FAR_MAXIMUM = "x-unique-items", "x-minimum", "x-maximum"
 MAX_OPTIONAL = 1_000  # properties of one object that may be left out
 _LARGEST = {FAR_MINIMUM, "minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
 _SMALLEST = {FAR_MAXIMUM, "maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
-_NOT_COMBINED = {"$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+_COMBINING = {"$ref", "anyOf", "oneOf", "allOf"}
 Schema = Mapping[str, Any] | bool
 
 
@@ -42,10 +43,19 @@ class SchemaCompiler:
         self._joined = PatternCompiler(automaton, json_string=True, inline=True)  # for intersections
         self._plain = PatternCompiler(automaton)
         self._rules: dict[str, Fragment] = {}  # by reference, and of whatever it may be by its name
+        self._seen = 0  # schemas
 
     def compile(self) -> Fragment:
         """Compile it; raises ConfigError where nothing can follow it."""
         return self._require(self._value(self._whole, frozenset()))
+
+    def _look_at(self, schema: Any) -> None:
+        """Raise ConfigError for one too many, and for what is no schema: a reference may name anything."""
+        require_kinds(schema)
+        self._automaton.check()
+        self._seen += 1
+        if self._seen > MAX_SCHEMAS:
+            raise GrammarTooLargeError("its references grow without end. Make it flatter")
 
     def _require(self, found: Fragment | None) -> Fragment:
         if found is None:
@@ -54,6 +64,7 @@ class SchemaCompiler:
 
     def _value(self, schema: Schema, within: frozenset[str]) -> Fragment | None:
         """A value; None where there is none. `within`: references that led here, and are no way to an end again."""
+        self._look_at(schema)
         if schema is False:
             return None
         if schema is True or not schema:
@@ -64,6 +75,12 @@ class SchemaCompiler:
         for name in ("anyOf", "oneOf"):
             if isinstance(schema.get(name), Sequence) and not _constraints(schema, name):
                 return self._either(self._value(one, within) for one in schema[name])
+        if not schema.keys() & _COMBINING:
+            return self._flat(_plain(schema))
+        # By its text, because what is put together may be in itself, and is made anew wherever it is.
+        return self._called(json.dumps(schema), lambda: self._combined(schema, within))
+
+    def _combined(self, schema: Mapping[str, Any], within: frozenset[str]) -> Fragment | None:
         return self._either(self._flat(one) for one in self._alternatives(schema, within))
 
     def _either(self, found: Iterable[Fragment | None]) -> Fragment | None:
@@ -109,6 +126,7 @@ class SchemaCompiler:
 
     def _alternatives(self, schema: Schema, within: frozenset[str]) -> list[dict[str, Any]]:
         """Schemas without $ref, anyOf, oneOf and allOf, of which a value follows one."""
+        self._look_at(schema)
         if schema is False:
             return []
         if schema is True:
@@ -125,6 +143,7 @@ class SchemaCompiler:
         if isinstance(schema.get("allOf"), Sequence):
             parts += [self._alternatives(part, within) for part in schema["allOf"]]
         for part in parts:
+            self._automaton.check()
             if len(found) * len(part) > MAX_ALTERNATIVES:
                 raise GrammarTooLargeError(
                     f"its combinations are too large: more than {MAX_ALTERNATIVES} of anyOf and allOf. Make them fewer"
@@ -239,7 +258,7 @@ class SchemaCompiler:
         """Properties in the order of the schema, then those without a name of their own."""
         make = self._automaton
         others = schema.get("additionalProperties", True)
-        required = [str(name) for name in schema.get("required", ())]
+        required = dict.fromkeys(map(str, schema.get("required", ())))
         properties = dict(schema.get("properties", {}))
         properties |= {name: others for name in required if name not in properties}
         if len(properties) - len(required) > MAX_OPTIONAL:
@@ -290,11 +309,14 @@ def _json_texts(value: Any) -> list[bytes]:
     return [text.replace("\x7f", "\\u007f").encode("utf-8", "replace") for text in texts]
 
 
+def _identity(value: Any) -> str:
+    """The same text for equal values of JSON: 1 and 1.0 are equal, 1 and true are not."""
+    return json.dumps(int(value) if "integer" in _kind(value) else value, sort_keys=True)
+
+
 def _constraints(schema: Mapping[str, Any], besides: str) -> bool:
     """Whether a schema says more of a value than by one keyword."""
-    return bool(_plain({key: value for key, value in schema.items() if key != besides})) or any(
-        key in schema for key in ("$ref", "anyOf", "oneOf", "allOf") if key != besides
-    )
+    return bool(schema.keys() & (_KEYWORDS | _COMBINING) - {besides})
 
 
 _KEYWORDS = {
@@ -326,7 +348,8 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         elif key in ("pattern", "format", "required"):
             found[key] = list(dict.fromkeys([*a, *b]))
         elif key == "enum":
-            found[key] = [value for value in a if value in b]
+            known = set(map(_identity, b))
+            found[key] = [value for value in a if _identity(value) in known]
         elif key == "type":
             found[key] = _common_types(a, b)
         elif key in ("properties", "patternProperties"):
