@@ -26,10 +26,10 @@ from mm_rec.serving.errors import errors_in_field
 from mm_rec.serving.generation import TokenUsage, prefill_only
 from mm_rec.serving.metrics import CONTENT_TYPE
 from mm_rec.serving.model_registry import ModelVariant
+from mm_rec.serving.protocol.answer_form import template_tools
 from mm_rec.serving.protocol.preprocessing import (
     FieldNames,
     resolve_max_tokens,
-    template_tools,
     to_chat_messages,
     tokenize_prompt,
 )

@@ -21,6 +21,15 @@ from mm_rec.serving.context import RequestContext, request_context
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import EnginePrompt, TokenUsage, start_choices
 from mm_rec.serving.model_registry import ModelVariant
+from mm_rec.serving.protocol.answer_form import (
+    ToolCallOptions,
+    ToolChoice,
+    answer_parsers,
+    constraint_factory,
+    output_schema,
+    template_tools,
+    tool_call_options,
+)
 from mm_rec.serving.protocol.chat_encoder import ChatEncoder
 from mm_rec.serving.protocol.encoding import respond
 from mm_rec.serving.protocol.events import Answer
@@ -29,20 +38,13 @@ from mm_rec.serving.protocol.preprocessing import (
     DROP_TURNS,
     SEND_LESS,
     FieldNames,
-    ToolCallOptions,
-    ToolChoice,
     ToolSchemas,
-    answer_parsers,
     build_sampling,
-    constraint_factory,
     fit_prompt,
-    output_schema,
     require_fields_together,
     resolve_max_tokens,
     sampling_per_choice,
-    template_tools,
     to_chat_messages,
-    tool_call_options,
 )
 from mm_rec.serving.protocol.schemas import ChatRequest, NamedFunction, NamedTool, ResponseFormat, Tool
 from mm_rec.serving.protocol.tool_calls import needs_special_tokens

@@ -15,6 +15,13 @@ from mm_rec.serving.api_route import ApiRoute
 from mm_rec.serving.context import RequestContext, ServerContext, get_context, get_owner, request_context
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.generation import EnginePrompt, TokenUsage, start_choices
+from mm_rec.serving.protocol.answer_form import (
+    answer_parsers,
+    constraint_factory,
+    output_schema,
+    template_tools,
+    tool_call_options,
+)
 from mm_rec.serving.protocol.encoding import respond
 from mm_rec.serving.protocol.events import Answer
 from mm_rec.serving.protocol.preprocessing import (
@@ -22,14 +29,9 @@ from mm_rec.serving.protocol.preprocessing import (
     SEND_LESS,
     FieldNames,
     ToolSchemas,
-    answer_parsers,
     build_sampling,
-    constraint_factory,
     fit_prompt,
-    output_schema,
-    template_tools,
     to_chat_messages,
-    tool_call_options,
 )
 from mm_rec.serving.protocol.response_encoder import ResponseEncoder, text_format, without_logprobs
 from mm_rec.serving.protocol.response_items import (
