@@ -29,7 +29,7 @@ MAX_COMPLETION_TOKENS = 4096  # a grammar whose shortest text takes more is refu
 _MAX_COMPLETION_BYTES = 2 * MAX_COMPLETION_TOKENS
 _MAX_DRAWS = 16  # of one token, before that of the completion is taken
 _MAX_TRIED = 8  # endings of one place, before others are searched for
-_MAX_PROBES = 400  # endings of one search
+_MAX_PROBES = 400  # endings that are searched for one token
 # An ending is not looked for while there is so much more room than the shortest takes.
 _ROOM_FACTOR, _ROOM_TOKENS = 4, 256
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?$")
@@ -50,6 +50,7 @@ class GrammarConstraint:
         self._vocabulary, self._matcher, self._automaton, self._what = vocabulary, matcher, automaton, what
         self._tail = b""  # the last bytes written
         self._unique_items = UniqueItems(automaton) if automaton.has_unique_arrays else None
+        self._probes_left = _MAX_PROBES
         self._place = automaton.begin()
         # After it the text may end; None while there is room for any.
         self._completion: list[int] | None = self._ending([], self._place, MAX_COMPLETION_TOKENS)
@@ -74,6 +75,7 @@ class GrammarConstraint:
         `remaining`: how many may still be written, this one too. A token after which the text could no longer end in
         time is drawn anew: as long as an ending of at most `remaining` tokens is known, the text will be complete.
         """
+        self._probes_left = _MAX_PROBES
         scores = logits.masked_fill(~self.token_mask(remaining), -torch.inf)
         token = draw(scores)
         if self._completion is not None and len(self._completion) > remaining:  # too few from the beginning
@@ -86,7 +88,8 @@ class GrammarConstraint:
                 return token
             scores[token], scores[safe] = -torch.inf, logits[safe]
             token = draw(scores)
-        return self._safe_token(remaining) or token
+        safe = self._safe_token(remaining)
+        return token if safe is None else safe
 
     def token_mask(self, remaining: int | None = None) -> Tensor:
         """Which tokens may come next, (V,) bool on the CPU; eos is among them where the text may end.
@@ -169,13 +172,13 @@ class GrammarConstraint:
 
     def _search_ending(self, written: list[int], place: Configurations, most: int) -> list[int] | None:
         """Search what the automaton does not know of, such as multiples: shortest first, of equal ones the deepest."""
-        number, probes = 0, 0
+        number = 0
         waiting: list[tuple[float, int, int, list[int], Configurations]] = [(0.0, 0, 0, [], place)]
         while waiting:
             _, _, _, path, place = heapq.heappop(waiting)
             for token, after in self._steps([*written, *path], place):
-                number, probes = number + 1, probes + 1
-                if probes > _MAX_PROBES:
+                number, self._probes_left = number + 1, self._probes_left - 1
+                if self._probes_left < 0:
                     return None
                 far = self._automaton.distance(after[0])
                 if far > _MAX_COMPLETION_BYTES or len(path) >= most:
