@@ -9,6 +9,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from typing import Any
 
@@ -27,6 +28,8 @@ MAX_CONTAINERS = (
 MAX_KEYS = 10_000  # of one object, which bounds the errors of one body
 MAX_DIGITS = 4_300  # of a whole number: Python's own limit
 _LARGE_BYTES = 2**16  # read in a thread from here on
+# Few: each large body takes several times its size while it is read, and its thread's share of memory stays for a while.
+_READERS = ThreadPoolExecutor(2, "bodies")
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -46,7 +49,7 @@ async def read_json(request: Request, schema: TypeAdapter[Any]) -> Any:
     body = await request.body()
     if len(body) < _LARGE_BYTES:
         return _parse_and_validate(body, schema)
-    return await asyncio.to_thread(_parse_and_validate, body, schema)
+    return await asyncio.get_running_loop().run_in_executor(_READERS, _parse_and_validate, body, schema)
 
 
 def _is_json(content_type: str) -> bool:

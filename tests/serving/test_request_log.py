@@ -66,9 +66,13 @@ def keyed(chat_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Iterator[S
 
 def test_a_line_says_who_asked_what_and_what_it_took(keyed: Server, logged: Lines) -> None:
     text, _ = create_key(keyed.context.store, "Ayşe")
+    long = {
+        **HI,
+        "messages": [{"role": "user", "content": "Hi! " * 60}],
+    }  # a short prompt is read in one pass
     with httpx.Client(base_url=keyed.url, headers={"Authorization": f"Bearer {text}"}) as http:
-        whole = http.post(CHAT, json=HI)
-        with http.stream("POST", CHAT, json={**HI, "stream": True}) as stream:
+        whole = http.post(CHAT, json=long)
+        with http.stream("POST", CHAT, json={**long, "stream": True}) as stream:
             list(stream.iter_lines())
         refused = http.post(CHAT, json={**HI, "temperature": 9})
         unknown = http.post(CHAT, json={**HI, "model": "gpt"})

@@ -230,7 +230,10 @@ class GrammarConstraint:
         is_near = self._automaton.distance(nearest) <= _MAX_COMPLETION_BYTES
         if is_near and self._is_forbidden(self._tokens(self._automaton.ending(nearest))):
             return _SPECIAL
-        return f"no text of at most {MAX_COMPLETION_TOKENS:,} tokens was found that follows it"
+        return (
+            f"no text of at most {MAX_COMPLETION_TOKENS:,} tokens was found that follows it. Ask for less (minLength, "
+            "minItems, what a pattern counts)"
+        )
 
     # What may come next.
 
