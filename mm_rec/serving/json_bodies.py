@@ -28,7 +28,7 @@ MAX_CONTAINERS = (
 MAX_KEYS = 10_000  # of one object, which bounds the errors of one body
 MAX_DIGITS = 4_300  # of a whole number: Python's own limit
 _LARGE_BYTES = 2**16  # read in a thread from here on
-# Few: each large body takes several times its size while it is read, and its thread's share of memory stays for a while.
+# Few: a large body takes several times its size while it is read, and its thread keeps that memory for a while.
 _READERS = ThreadPoolExecutor(2, "bodies")
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
