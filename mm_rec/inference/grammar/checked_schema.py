@@ -102,7 +102,8 @@ def checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
             f"a schema asks for at least {least} properties (minProperties) whatever their names, which cannot be "
             "assured. Name them in `required`"
         )
-    checked = _with_named_properties(_with_near_bounds(schema))
+    own = {key: value for key, value in schema.items() if key not in (UNIQUE, FAR_MINIMUM, FAR_MAXIMUM)}
+    checked = _with_named_properties(_with_near_bounds(own))
     if checked.pop("uniqueItems", False):
         checked[UNIQUE] = True
     if "format" in checked and checked["format"] not in FORMATS:

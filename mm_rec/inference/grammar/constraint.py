@@ -30,6 +30,7 @@ _MAX_COMPLETION_BYTES = 2 * MAX_COMPLETION_TOKENS
 _MAX_DRAWS = 16  # of one token, before that of the completion is taken
 _MAX_TRIED = 8  # endings of one place, before others are searched for
 _MAX_PROBES = 400  # endings of one search
+_MAX_PROBED_TOKENS = 30_000  # of these endings, while others wait for the next token
 # An ending is not looked for while there is so much more room than the shortest takes.
 _ROOM_FACTOR, _ROOM_TOKENS = 4, 256
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?$")
@@ -52,7 +53,9 @@ class GrammarConstraint:
         self._unique_items = UniqueItems(automaton) if automaton.has_unique_arrays else None
         self._place = automaton.begin()
         # After it the text may end; None while there is room for any.
-        self._completion: list[int] | None = self._ending([], self._place, MAX_COMPLETION_TOKENS)
+        self._completion: list[int] | None = self._ending(
+            [], self._place, MAX_COMPLETION_TOKENS, _MAX_PROBES * MAX_COMPLETION_TOKENS
+        )
         if self._completion is None:
             raise cannot_follow(what, self._why_endless())
         # What follows each token that was considered: the place, and the completion.
@@ -78,15 +81,18 @@ class GrammarConstraint:
         token = draw(scores)
         if self._completion is not None and len(self._completion) > remaining:  # too few from the beginning
             return token
-        for _ in range(_MAX_DRAWS):
-            if token in self._vocabulary.stop_ids or self._fits(token, remaining):
+        safe: int | None = None
+        for number in range(_MAX_DRAWS):
+            if token in self._vocabulary.stop_ids or self._fits(
+                token, remaining, _MAX_PROBED_TOKENS if number == 0 else 0
+            ):
                 return token
             safe = self._safe_token(remaining)
             if safe is None or token == safe:
                 return token
             scores[token], scores[safe] = -torch.inf, logits[safe]
             token = draw(scores)
-        return self._safe_token(remaining) or token
+        return token if safe is None else safe
 
     def token_mask(self, remaining: int | None = None) -> Tensor:
         """Which tokens may come next, (V,) bool on the CPU; eos is among them where the text may end.
@@ -112,8 +118,8 @@ class GrammarConstraint:
         self._place, self._completion, self._considered = place, completion, {}
         self._tail = self._tail_after([token], self._tail)
 
-    def _fits(self, token: int, remaining: int) -> bool:
-        """Return whether the text can still end in time after a token."""
+    def _fits(self, token: int, remaining: int, most_probed: int) -> bool:
+        """Return whether an ending in time is found after a token, in a search of so many tokens."""
         place, completion = self._advanced(token), self._rest(token)
         if not place:
             return False
@@ -122,7 +128,7 @@ class GrammarConstraint:
             if far * _ROOM_FACTOR + _ROOM_TOKENS < remaining and self._unique_items is None:
                 completion = None
             else:
-                completion = self._ending([token], place, remaining - 1)
+                completion = self._ending([token], place, remaining - 1, most_probed)
                 if completion is None:
                     return False
         self._considered[token] = place, completion
@@ -131,7 +137,7 @@ class GrammarConstraint:
     def _safe_token(self, remaining: int) -> int | None:
         """Return the next token of an ending, eos after the last; None where none is found."""
         if self._completion is None:
-            self._completion = self._ending([], self._place, remaining)
+            self._completion = self._ending([], self._place, remaining, _MAX_PROBED_TOKENS)
         if self._completion is None:
             return None
         return self._completion[0] if self._completion else self._vocabulary.eos
@@ -153,8 +159,13 @@ class GrammarConstraint:
 
     # Endings.
 
-    def _ending(self, written: list[int], place: Configurations, most: int) -> list[int] | None:
-        """Return a short ending of at most `most` tokens, from the place after the tokens `written` next."""
+    def _ending(
+        self, written: list[int], place: Configurations, most: int, most_probed: int
+    ) -> list[int] | None:
+        """Return a short ending of at most `most` tokens, from the place after the tokens `written` next.
+
+        `most_probed`: tokens of the endings that a search may try, where the nearest ones are none.
+        """
         is_short = False
         for one in place[:_MAX_TRIED]:
             if self._automaton.distance(one) > _MAX_COMPLETION_BYTES:
@@ -165,22 +176,25 @@ class GrammarConstraint:
             if self._is_ending([*written, *tokens]):
                 return tokens
             is_short = True
-        return self._search_ending(written, place, most) if is_short else None
+        return self._search_ending(written, place, most, most_probed) if is_short and most_probed else None
 
-    def _search_ending(self, written: list[int], place: Configurations, most: int) -> list[int] | None:
+    def _search_ending(
+        self, written: list[int], place: Configurations, most: int, most_probed: int
+    ) -> list[int] | None:
         """Search what the automaton does not know of, such as multiples: shortest first, of equal ones the deepest."""
-        number, probes = 0, 0
+        number, probed = 0, 0
         waiting: list[tuple[float, int, int, list[int], Configurations]] = [(0.0, 0, 0, [], place)]
         while waiting:
             _, _, _, path, place = heapq.heappop(waiting)
             for token, after in self._steps([*written, *path], place):
-                number, probes = number + 1, probes + 1
-                if probes > _MAX_PROBES:
+                number += 1
+                if number > _MAX_PROBES or probed > most_probed:
                     return None
                 far = self._automaton.distance(after[0])
                 if far > _MAX_COMPLETION_BYTES or len(path) >= most:
                     continue
                 tokens = [*path, token, *self._tokens(self._automaton.ending(after[0]))]
+                probed += len(tokens)
                 if len(tokens) <= most and self._is_ending([*written, *tokens]):
                     return tokens
                 heapq.heappush(waiting, (len(path) + far, -len(path), number, [*path, token], after))

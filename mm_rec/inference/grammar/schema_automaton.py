@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from types import NoneType
 from typing import Any
 from urllib.parse import unquote
@@ -20,6 +21,7 @@ from mm_rec.inference.grammar.formats import FORMATS
 from mm_rec.inference.grammar.integers import integer_pattern
 from mm_rec.inference.grammar.patterns import PatternCompiler, shortest_match
 from mm_rec.inference.grammar.transitions import Fragment, GrammarTooLargeError
+from mm_rec.inference.grammar.unique_items import canonical_json
 
 MAX_ALTERNATIVES = 512  # of combined schemas
 _TYPES = ("null", "boolean", "string", "number", "array", "object")
@@ -163,7 +165,7 @@ class SchemaCompiler:
         fitting = [value for value in values if "type" not in schema or _kind(value) & set(types)]
         if not fitting:
             return None
-        return self._automaton.literals(text for value in fitting for text in _json_texts(value))
+        return self._automaton.literals(map(_json_text, fitting))
 
     def _string(self, schema: Mapping[str, Any]) -> Fragment:
         patterns = [
@@ -238,10 +240,12 @@ class SchemaCompiler:
     def _object(self, schema: Mapping[str, Any]) -> Fragment | None:
         """Properties in the order of the schema, then those without a name of their own."""
         make = self._automaton
-        others = schema.get("additionalProperties", True)
         required = [str(name) for name in schema.get("required", ())]
         properties = dict(schema.get("properties", {}))
-        properties |= {name: others for name in required if name not in properties}
+        unnamed = {
+            "anyOf": [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties", True)]
+        }
+        properties |= {name: unnamed for name in required if name not in properties}
         if len(properties) - len(required) > MAX_OPTIONAL:
             raise GrammarTooLargeError(
                 f"an object has more than {MAX_OPTIONAL:,} properties that may be left out. Require them, or drop some"
@@ -257,7 +261,7 @@ class SchemaCompiler:
                 key = make.state()
                 make.epsilon(first, key)
                 make.extend_to(more, b", ", key)
-                make.epsilon(make.extend(key, _json_texts(name)[0] + b": "), body.start)
+                make.epsilon(make.extend(key, _json_text(name) + b": "), body.start)
                 make.epsilon(body.end, after_more)
             if name not in required:
                 make.epsilon(first, after_first)
@@ -282,12 +286,17 @@ class SchemaCompiler:
             yield self._string({}), body
 
 
-def _json_texts(value: Any) -> list[bytes]:
-    """A value as JSON, and where it is a whole number with a fraction, without that too."""
-    texts = [json.dumps(value, ensure_ascii=False)]
-    if isinstance(value, float) and value.is_integer():
-        texts.append(str(int(value)))
-    return [text.replace("\x7f", "\\u007f").encode("utf-8", "replace") for text in texts]
+def _json_text(value: Any) -> bytes:
+    """A value as llguidance writes it: numbers without an exponent, whole ones without a fraction."""
+    if isinstance(value, float):
+        return format(Decimal(repr(value)), "f").removesuffix(".0").encode()
+    if isinstance(value, list):
+        return b"[" + b", ".join(map(_json_text, value)) + b"]"
+    if isinstance(value, dict):
+        return (
+            b"{" + b", ".join(_json_text(key) + b": " + _json_text(one) for key, one in value.items()) + b"}"
+        )
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f").encode("utf-8", "replace")
 
 
 def _constraints(schema: Mapping[str, Any], besides: str) -> bool:
@@ -326,7 +335,8 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         elif key in ("pattern", "format", "required"):
             found[key] = list(dict.fromkeys([*a, *b]))
         elif key == "enum":
-            found[key] = [value for value in a if value in b]
+            allowed = set(map(canonical_json, b))
+            found[key] = [value for value in a if canonical_json(value) in allowed]
         elif key == "type":
             found[key] = _common_types(a, b)
         elif key in ("properties", "patternProperties"):
