@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import little_work
 
 from mm_rec.errors import ConfigError
 from mm_rec.inference.grammar.automaton import Configurations, PushdownAutomaton
@@ -220,13 +221,23 @@ def test_building_can_be_ended() -> None:
         if len(calls) == 3:
             raise TimeoutError
 
-    schema = {"enum": [f"değer {number}" for number in range(60_000)]}
-    grammar = {
-        "grammars": [{"name": "start", "lark_grammar": "start: @v"}, {"name": "v", "json_schema": schema}]
-    }
-    with pytest.raises(TimeoutError):
-        build_automaton(json.dumps(grammar), check)
-    assert len(calls) == 3 < MAX_STATES
+    values = {"enum": [f"değer {number}" for number in range(60_000)]}
+    put_together = {"type": "null", "allOf": [{"required": [f"p{number}"]} for number in range(1_000)]}
+    for schema in (values, put_together):
+        calls.clear()
+        grammar = {
+            "grammars": [{"name": "start", "lark_grammar": "start: @v"}, {"name": "v", "json_schema": schema}]
+        }
+        with pytest.raises(TimeoutError):
+            build_automaton(json.dumps(grammar), check)
+        assert len(calls) == 3 < MAX_STATES
+
+
+def test_types_said_many_times_are_put_together_at_once() -> None:
+    schema = {"allOf": [{"type": ["string"] * 100_000 + ["null"]}, {"type": ["null"] * 100_000}]}
+    with little_work():
+        automaton = of_schema(schema)
+    assert accepts(automaton, b"null") and not accepts(automaton, b'"n"')
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,12 @@ class SchemaCompiler:
                 raise GrammarTooLargeError(
                     f"its combinations are too large: more than {MAX_ALTERNATIVES} of anyOf and allOf. Make them fewer"
                 )
-            found = [_merged(one, other) for one, other in itertools.product(found, part)]
+            found = [self._merge(one, other) for one, other in itertools.product(found, part)]
         return found
+
+    def _merge(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+        self._automaton.check()
+        return _merged(one, other)
 
     # Values of a kind.
 
@@ -355,7 +359,7 @@ def _both(one: Schema, other: Schema) -> Schema:
 
 
 def _common_types(one: Any, other: Any) -> list[str]:
-    first, second = ([given] if isinstance(given, str) else list(given) for given in (one, other))
+    first, second = (dict.fromkeys([given] if isinstance(given, str) else given) for given in (one, other))
     common = [kind for kind in first if kind in second or (kind == "integer" and "number" in second)]
     return common + [
         kind for kind in second if kind == "integer" and "number" in first and kind not in common

@@ -39,7 +39,7 @@ class TransitionNetwork:
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
-        self._check = check
+        self.check = check
         self._edges: list[list[tuple[int, int, int]]] = []  # by state: first and last symbol, target
         self._epsilons: dict[int, list[int]] = {}
         self._calls: dict[int, Call] = {}
@@ -60,7 +60,7 @@ class TransitionNetwork:
                 f"it takes more than {MAX_STATES:,} states. Make its patterns and enums shorter"
             )
         if number % 1024 == 0:
-            self._check()
+            self.check()
         self._edges.append([])
         return number
 
@@ -76,7 +76,7 @@ class TransitionNetwork:
                 f"it takes more than {MAX_EDGES:,} transitions. Make its classes smaller"
             )
         if self._num_edges % 1024 == 0:
-            self._check()
+            self.check()
         self._edges[source].append((first, last, target))
 
     def epsilon(self, source: int, target: int) -> None:
