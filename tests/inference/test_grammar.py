@@ -611,6 +611,10 @@ WRITABLE: tuple[dict[str, Any], ...] = (
     {"enum": [1e-5, 1.5e16, True]},
     {"allOf": [{"enum": [True, {"a": 1, "b": 2.0}]}, {"enum": [1, {"b": 2, "a": 1}]}]},
     {"type": "number", "x-minimum": "a note", "x-unique-items": "another"},
+    {"type": "number", "minimum": -1.5, "exclusiveMaximum": 1e3},
+    {"type": "number", "minimum": 0.001}, {"type": "number", "minimum": -0.75, "maximum": -0.5},
+    {"anyOf": [{"type": "number"}, {"type": "object", "properties": {"b": {"type": "number", "maximum": -299.5}},
+     "required": ["b"]}], "type": "object"},
     {"type": "string", "pattern": r"^\P{L}\p{P}[^\p{L}\p{N}]\p{Sc}\p{Lu}[^\P{Letter}]$"},
     {"type": "string", "pattern": r"^[^\p{L}]{12}$"},
     {"type": "string", "pattern": r"^[]\p{Lu}][^]\p{Lu}]$"},
@@ -661,6 +665,27 @@ def test_arrays_whose_items_differ_are_looked_at_until_they_end(monkeypatch: pyt
         assert len(looked_at) <= 2
     assert not unique.differ(place, b", 2.0]]")
     assert not UniqueItems(automaton).differ(automaton.begin(), b"[" * 5_000 + b"]" * 5_000)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "wrong"),
+    [
+        ({"exclusiveMinimum": 0, "maximum": 0.5}, "0"),
+        ({"exclusiveMinimum": 100, "exclusiveMaximum": 100.5}, "100"),
+        ({"minimum": -1.5, "exclusiveMaximum": -1}, "-1"),
+    ],
+)
+def test_an_exclusive_bound_is_not_taken_itself(
+    grammars: GrammarCompiler, bounds: dict[str, float], wrong: str
+) -> None:
+    """Also where no other integer lies between the bounds."""
+    schema = {"type": "array", "items": {"type": "number", **bounds}, "minItems": 1}
+    tokenizer = simple_tokenizer(2000)
+    for seed in SEEDS:
+        begun = starting(tokenizer, grammars, f"[{wrong}]")
+        text = answer(tokenizer, grammars.json_schema(schema), seed, logits=begun)
+        assert text.startswith(f"[{wrong}.")
+        jsonschema.validate(json.loads(text), schema)
 
 
 def test_a_search_for_endings_is_bounded_by_their_tokens(

@@ -198,13 +198,25 @@ class SchemaCompiler:
         return None if pattern is None else self._called(pattern, lambda: self._plain.compile(pattern))
 
     def _number(self, schema: Mapping[str, Any]) -> Fragment | None:
-        """Any number, and beside it the integers within the bounds: an ending that is known to be right."""
-        least, most = _bounds(schema)
-        if least is None and most is None:
+        """Within bounds the integers, and fractions whose whole part is within the bounds' own: llguidance writes no
+        exponents there. Integers are not left to it, which would also take an exclusive bound: 0 of (0, 0.5].
+        """
+        if _bounds(schema) == (None, None):
             return self._called("number", lambda: self._plain.compile(_NUMBER))
         if FAR_MINIMUM in schema or FAR_MAXIMUM in schema:  # nobody else holds to them
             return self._integer(schema)
-        return self._either([self._integer(schema), self._plain.compile(_NUMBER)])
+        least = max(
+            (schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema), default=-math.inf
+        )
+        most = min(
+            (schema[key] for key in ("maximum", "exclusiveMaximum") if key in schema), default=math.inf
+        )
+        whole = integer_pattern(
+            *(None if math.isinf(bound) else math.trunc(bound) for bound in (least, most))
+        )
+        parts = [whole] * (whole is not None) + ["-0"] * (least < 0 and most > -1)
+        fractions = [self._plain.compile(rf"(?:{part})\.[0-9]+") for part in parts]
+        return self._either([self._integer(schema), *fractions])
 
     def _array(self, schema: Mapping[str, Any]) -> Fragment | None:
         make = self._automaton
