@@ -31,6 +31,12 @@ _MAX_DRAWS = 16  # of one token, before that of the completion is taken
 _MAX_TRIED = 8  # endings of one place, before others are searched for
 _MAX_PROBES = 400  # endings of one search
 _MAX_PROBED_TOKENS = 30_000  # of these endings, while others wait for the next token
+_STEPS_BACK = (
+    1,
+    4,
+    16,
+    MAX_COMPLETION_TOKENS,
+)  # from where an ending goes wrong, to where others are searched for
 # An ending is not looked for while there is so much more room than the shortest takes.
 _ROOM_FACTOR, _ROOM_TOKENS = 4, 256
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?$")
@@ -111,7 +117,10 @@ class GrammarConstraint:
         """Advance by a token; raises ValueError where it is not allowed."""
         if not self._matcher.validate_tokens([token]):
             raise ValueError(f"the token {token} does not follow the grammar here")
-        place, completion = self._considered.get(token) or (self._advanced(token), self._rest(token))
+        place, completion = self._considered.get(token) or (
+            self._advanced(self._place, [token]),
+            self._rest(token),
+        )
         self._consume(self._matcher, [token])
         if self._unique_items is not None:
             self._unique_items.write(self._place, self._vocabulary.bytes[token])
@@ -120,7 +129,7 @@ class GrammarConstraint:
 
     def _fits(self, token: int, remaining: int, most_probed: int) -> bool:
         """Return whether an ending in time is found after a token, in a search of so many tokens."""
-        place, completion = self._advanced(token), self._rest(token)
+        place, completion = self._advanced(self._place, [token]), self._rest(token)
         if not place:
             return False
         if completion is None or len(completion) >= remaining:
@@ -142,11 +151,11 @@ class GrammarConstraint:
             return None
         return self._completion[0] if self._completion else self._vocabulary.eos
 
-    def _advanced(self, token: int) -> Configurations:
-        """Where the text is after a token; empty where the automaton does not know it."""
-        place = self._place
-        for symbol in self._vocabulary.bytes[token] or [SPECIAL + token]:
-            place = self._automaton.advance(place, symbol)
+    def _advanced(self, place: Configurations, tokens: Sequence[int]) -> Configurations:
+        """Where the text is after tokens from a place; empty where the automaton does not know them."""
+        for token in tokens:
+            for symbol in self._vocabulary.bytes[token] or [SPECIAL + token]:
+                place = self._automaton.advance(place, symbol)
         return place
 
     def _rest(self, token: int) -> list[int] | None:
@@ -166,7 +175,7 @@ class GrammarConstraint:
 
         `most_probed`: tokens of the endings that a search may try, where the nearest ones are none.
         """
-        is_short = False
+        wrong: list[int] | None = None
         for one in place[:_MAX_TRIED]:
             if self._automaton.distance(one) > _MAX_COMPLETION_BYTES:
                 break
@@ -175,8 +184,25 @@ class GrammarConstraint:
                 continue
             if self._is_ending([*written, *tokens]):
                 return tokens
-            is_short = True
-        return self._search_ending(written, place, most, most_probed) if is_short and most_probed else None
+            wrong = tokens if wrong is None else wrong
+        return (
+            self._mended_ending(written, place, wrong, most, most_probed) if wrong and most_probed else None
+        )
+
+    def _mended_ending(
+        self, written: list[int], place: Configurations, wrong: list[int], most: int, most_probed: int
+    ) -> list[int] | None:
+        """Search for an ending that begins as a wrong one does: with as much of that as may be."""
+        valid = self._matcher.validate_tokens([*written, *wrong]) - len(written)
+        kept = sorted({max(0, valid - back) for back in _STEPS_BACK}, reverse=True)
+        for length in kept:
+            after = self._advanced(place, wrong[:length])
+            found = self._search_ending(
+                [*written, *wrong[:length]], after, most - length, most_probed // len(kept)
+            )
+            if found is not None:
+                return [*wrong[:length], *found]
+        return None
 
     def _search_ending(
         self, written: list[int], place: Configurations, most: int, most_probed: int
