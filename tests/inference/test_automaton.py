@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import little_work
 
 from mm_rec.errors import ConfigError
 from mm_rec.inference.grammar.automaton import Configurations, PushdownAutomaton
@@ -142,6 +144,8 @@ def test_formats_are_what_they_are_called(name: str) -> None:
         "hostname": "-a", "ipv4": "256.0.0.1", "ipv6": "1::2::3", "uuid": "2eb8aa08", "uri": "a b",
     }  # fmt: skip
     automaton = of_pattern(FORMATS[name].removeprefix("^").removesuffix("$"))
+    if name == "date":
+        assert date.fromisoformat(shortest_ending(automaton, automaton.begin()).decode())
     assert accepts(automaton, right[name].encode())
     assert not accepts(automaton, wrong[name].encode())
 
@@ -220,13 +224,23 @@ def test_building_can_be_ended() -> None:
         if len(calls) == 3:
             raise TimeoutError
 
-    schema = {"enum": [f"değer {number}" for number in range(60_000)]}
-    grammar = {
-        "grammars": [{"name": "start", "lark_grammar": "start: @v"}, {"name": "v", "json_schema": schema}]
-    }
-    with pytest.raises(TimeoutError):
-        build_automaton(json.dumps(grammar), check)
-    assert len(calls) == 3 < MAX_STATES
+    values = {"enum": [f"değer {number}" for number in range(60_000)]}
+    put_together = {"type": "null", "allOf": [{"required": [f"p{number}"]} for number in range(1_000)]}
+    for schema in (values, put_together):
+        calls.clear()
+        grammar = {
+            "grammars": [{"name": "start", "lark_grammar": "start: @v"}, {"name": "v", "json_schema": schema}]
+        }
+        with pytest.raises(TimeoutError):
+            build_automaton(json.dumps(grammar), check)
+        assert len(calls) == 3 < MAX_STATES
+
+
+def test_types_said_many_times_are_put_together_at_once() -> None:
+    schema = {"allOf": [{"type": ["string"] * 100_000 + ["null"]}, {"type": ["null"] * 100_000}]}
+    with little_work():
+        automaton = of_schema(schema)
+    assert accepts(automaton, b"null") and not accepts(automaton, b'"n"')
 
 
 @pytest.mark.parametrize(

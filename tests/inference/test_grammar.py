@@ -23,12 +23,16 @@ from waiting import little_work
 from mm_rec.data.conversations.conversation import ChatMessage, Conversation, ToolCall
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.errors import ConfigError, TokenizerError
+from mm_rec.inference.grammar import unique_items
 from mm_rec.inference.grammar.automaton import Configurations, PushdownAutomaton
+from mm_rec.inference.grammar.checked_schema import checked_schema
 from mm_rec.inference.grammar.compiler import GrammarCompiler
 from mm_rec.inference.grammar.constraint import GrammarConstraint
 from mm_rec.inference.grammar.lark_automaton import build_automaton
 from mm_rec.inference.grammar.lark_grammar import MAX_TOOL_CALLS, callable_functions
+from mm_rec.inference.grammar.schema_automaton import SchemaCompiler
 from mm_rec.inference.grammar.token_bytes import token_bytes
+from mm_rec.inference.grammar.unique_items import UniqueItems
 from mm_rec.inference.grammar.vocabulary import MAX_DIGITS
 from mm_rec.inference.sampler import Sampler, SamplingParams
 from mm_rec.serving.protocol.tool_calls import CallsOrJsonParser
@@ -598,6 +602,123 @@ def check_calls(tools: list[dict[str, Any]], calls: list[dict[str, Any]]) -> Non
     for call in calls:
         schema = callable_functions(tools, call["name"])[call["name"]]
         jsonschema.validate(call["arguments"], schema, cls=jsonschema.Draft202012Validator)
+
+
+WRITABLE: tuple[dict[str, Any], ...] = (
+    {"type": "object", "propertyNames": {"type": "string", "enum": ["a", "b"]}, "required": ["a", "b"],
+     "additionalProperties": {"type": "string"}},
+    {"type": "object", "patternProperties": {"^x": {"const": 1}}, "required": ["xa"], "additionalProperties": False},
+    {"const": [12.0, {"a": 1e-7, "b": 1e22, "c": -2.5}]},
+    {"enum": [1e-5, 1.5e16, True]},
+    {"allOf": [{"enum": [True, {"a": 1, "b": 2.0}]}, {"enum": [1, {"b": 2, "a": 1}]}]},
+    {"type": "number", "x-minimum": "a note", "x-unique-items": "another"},
+    {"type": "number", "minimum": -1.5, "exclusiveMaximum": 1e3},
+    {"type": "object", "properties": {"a": {"type": "string", "minLength": 4}, "b": {"type": "array", "minItems": 3,
+     "items": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "multipleOf": 0.25}}},
+     "required": ["a", "b"], "additionalProperties": False},
+    {"type": "number", "minimum": 0.001}, {"type": "number", "minimum": -0.75, "maximum": -0.5},
+    {"anyOf": [{"type": "number"}, {"type": "object", "properties": {"b": {"type": "number", "maximum": -299.5}},
+     "required": ["b"]}], "type": "object"},
+    {"type": "string", "pattern": r"^\P{L}\p{P}[^\p{L}\p{N}]\p{Sc}\p{Lu}[^\P{Letter}]$"},
+    {"type": "string", "pattern": r"^[^\p{L}]{12}$"},
+    {"type": "string", "pattern": r"^[]\p{Lu}][^]\p{Lu}]$"},
+    {"type": "string", "pattern": r"^\s\S\w\W\d\D$"},
+    {"type": "string", "pattern": "^(?:a|bc+?)*$|x"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", WRITABLE, ids=str)
+def test_every_character_that_a_schema_allows_can_be_written(
+    grammars: GrammarCompiler, schema: dict[str, Any]
+) -> None:
+    generator, constraint = torch.Generator().manual_seed(0), grammars.json_schema(schema)
+    for _ in range(25):
+        mask = constraint.token_mask()
+        for token in (token for token in grammars.single_byte_tokens.values() if mask[token]):
+            wanted = torch.zeros(grammars.model_vocab_size).index_fill(0, torch.tensor(token), 1.0)
+            assert constraint.sample(wanted, 10_000, lambda row: int(row.argmax())) == token
+        row = torch.rand(grammars.model_vocab_size, generator=generator)
+        token = constraint.sample(row, 10_000, lambda row: int(row.argmax()))
+        if token == grammars.eos:
+            break
+        constraint.accept_token(token)
+    for seed in SEEDS:
+        json.loads(answer(simple_tokenizer(2000), grammars.json_schema(schema), seed))
+
+
+def test_arrays_whose_items_differ_are_looked_at_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = {"type": "array", "uniqueItems": True}
+    schema = checked_schema({"type": "array", "items": checked_schema(inner)})
+    automaton = PushdownAutomaton()
+    automaton.finish(SchemaCompiler(automaton, schema).compile())
+    looked_at: list[str] = []
+    read = unique_items._array_at_start
+
+    def noted(text: str) -> tuple[list[str] | None, int]:
+        looked_at.append(text)
+        return read(text)
+
+    monkeypatch.setattr(unique_items, "_array_at_start", noted)
+    unique, place = UniqueItems(automaton), automaton.begin()
+    for piece in [b"[", *[b"[1, [2, 2.0], 3], "] * 50, b"[1, 2"]:
+        unique.write(place, piece)
+        for byte in piece:
+            place = automaton.advance(place, byte)
+        looked_at.clear()
+        assert unique.differ(place, b"[]]" if piece.endswith(b" ") else b"]]")
+        assert len(looked_at) <= 2
+    assert not unique.differ(place, b", 2.0]]")
+    assert not UniqueItems(automaton).differ(automaton.begin(), b"[" * 5_000 + b"]" * 5_000)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "wrong"),
+    [
+        ({"exclusiveMinimum": 0, "maximum": 0.5}, "0"),
+        ({"exclusiveMinimum": 100, "exclusiveMaximum": 100.5}, "100"),
+        ({"minimum": -1.5, "exclusiveMaximum": -1}, "-1"),
+    ],
+)
+def test_an_exclusive_bound_is_not_taken_itself(
+    grammars: GrammarCompiler, bounds: dict[str, float], wrong: str
+) -> None:
+    """Also where no other integer lies between the bounds."""
+    schema = {"type": "array", "items": {"type": "number", **bounds}, "minItems": 1}
+    tokenizer = simple_tokenizer(2000)
+    for seed in SEEDS:
+        begun = starting(tokenizer, grammars, f"[{wrong}]")
+        text = answer(tokenizer, grammars.json_schema(schema), seed, logits=begun)
+        assert text.startswith(f"[{wrong}.")
+        jsonschema.validate(json.loads(text), schema)
+
+
+def test_a_search_for_endings_is_bounded_by_their_tokens(
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one token, however many are drawn before one is taken."""
+    schema = {"type": "array", "items": {"type": "integer", "multipleOf": 997}, "minItems": 200}
+    constraint, tried = grammars.json_schema(schema), [0]
+    is_ending = constraint._is_ending
+
+    def counted(tokens: list[int]) -> bool:
+        tried[0] += len(tokens)
+        return is_ending(tokens)
+
+    monkeypatch.setattr(constraint, "_is_ending", counted)
+    generator = torch.Generator().manual_seed(0)
+    for left in range(660, 600, -1):
+        row, tried[0] = torch.rand(grammars.model_vocab_size, generator=generator), 0
+        constraint.accept_token(constraint.sample(row, left, lambda row: int(row.argmax())))
+        assert tried[0] < 120_000
+
+
+def test_the_token_of_an_ending_is_taken_after_many_draws_though_its_id_is_zero(
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constraint = grammars.json_schema({"type": "string"})
+    monkeypatch.setattr(constraint, "_fits", lambda *_: False)
+    monkeypatch.setattr(constraint, "_safe_token", lambda _: 0)
+    assert constraint.sample(torch.zeros(grammars.model_vocab_size), 9, lambda _: 5) == 0
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)

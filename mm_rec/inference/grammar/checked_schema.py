@@ -52,7 +52,7 @@ _KINDS: tuple[tuple[frozenset[str], Callable[[Any], bool], str], ...] = (
     (frozenset({"enum", *_LIST}), lambda value: isinstance(value, list | tuple), "a list"),
     (frozenset(_NAMED), lambda value: isinstance(value, Mapping), "an object"),
     (frozenset({"pattern", "format", "$ref"}), lambda value: isinstance(value, str), "a text"),
-    (frozenset({*_FAR, "multipleOf"}), _is_number, "a number"),
+    (frozenset({*_FAR, *_FAR.values(), "multipleOf"}), _is_number, "a number"),
     (
         frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}),
         _is_count,
@@ -100,6 +100,8 @@ def require_kinds(schema: Any) -> None:
 
 def checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema as llguidance reads it; refuses what it would not hold a text to."""
+    # What has the names that we use ourselves is a note of somebody else's.
+    schema = {key: value for key, value in schema.items() if key not in (UNIQUE, FAR_MINIMUM, FAR_MAXIMUM)}
     require_kinds(schema)
     least, named = schema.get("minProperties", 0), schema.get("required", ())
     if least > max(1, len(named)):

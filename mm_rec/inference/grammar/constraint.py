@@ -29,7 +29,10 @@ MAX_COMPLETION_TOKENS = 4096  # a grammar whose shortest text takes more is refu
 _MAX_COMPLETION_BYTES = 2 * MAX_COMPLETION_TOKENS
 _MAX_DRAWS = 16  # of one token, before that of the completion is taken
 _MAX_TRIED = 8  # endings of one place, before others are searched for
-_MAX_PROBES = 400  # endings that are searched for one token
+_MAX_PROBES = 400  # endings of one search
+_MAX_PROBED_TOKENS = 30_000  # of these endings, while others wait for the next token
+# From where an ending goes wrong, to where others are searched for.
+_STEPS_BACK = (1, 4, 16, MAX_COMPLETION_TOKENS)
 # An ending is not looked for while there is so much more room than the shortest takes.
 _ROOM_FACTOR, _ROOM_TOKENS = 4, 256
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?$")
@@ -50,10 +53,11 @@ class GrammarConstraint:
         self._vocabulary, self._matcher, self._automaton, self._what = vocabulary, matcher, automaton, what
         self._tail = b""  # the last bytes written
         self._unique_items = UniqueItems(automaton) if automaton.has_unique_arrays else None
-        self._probes_left = _MAX_PROBES
         self._place = automaton.begin()
         # After it the text may end; None while there is room for any.
-        self._completion: list[int] | None = self._ending([], self._place, MAX_COMPLETION_TOKENS)
+        self._completion: list[int] | None = self._ending(
+            [], self._place, MAX_COMPLETION_TOKENS, _MAX_PROBES * MAX_COMPLETION_TOKENS
+        )
         if self._completion is None:
             raise cannot_follow(what, self._why_endless())
         # What follows each token that was considered: the place, and the completion.
@@ -75,20 +79,21 @@ class GrammarConstraint:
         `remaining`: how many may still be written, this one too. A token after which the text could no longer end in
         time is drawn anew: as long as an ending of at most `remaining` tokens is known, the text will be complete.
         """
-        self._probes_left = _MAX_PROBES
         scores = logits.masked_fill(~self.token_mask(remaining), -torch.inf)
         token = draw(scores)
         if self._completion is not None and len(self._completion) > remaining:  # too few from the beginning
             return token
-        for _ in range(_MAX_DRAWS):
-            if token in self._vocabulary.stop_ids or self._fits(token, remaining):
+        safe: int | None = None
+        for number in range(_MAX_DRAWS):
+            if token in self._vocabulary.stop_ids or self._fits(
+                token, remaining, _MAX_PROBED_TOKENS if number == 0 else 0
+            ):
                 return token
             safe = self._safe_token(remaining)
             if safe is None or token == safe:
                 return token
             scores[token], scores[safe] = -torch.inf, logits[safe]
             token = draw(scores)
-        safe = self._safe_token(remaining)
         return token if safe is None else safe
 
     def token_mask(self, remaining: int | None = None) -> Tensor:
@@ -108,16 +113,19 @@ class GrammarConstraint:
         """Advance by a token; raises ValueError where it is not allowed."""
         if not self._matcher.validate_tokens([token]):
             raise ValueError(f"the token {token} does not follow the grammar here")
-        place, completion = self._considered.get(token) or (self._advanced(token), self._rest(token))
+        place, completion = self._considered.get(token) or (
+            self._advanced(self._place, [token]),
+            self._rest(token),
+        )
         self._consume(self._matcher, [token])
         if self._unique_items is not None:
             self._unique_items.write(self._place, self._vocabulary.bytes[token])
         self._place, self._completion, self._considered = place, completion, {}
         self._tail = self._tail_after([token], self._tail)
 
-    def _fits(self, token: int, remaining: int) -> bool:
-        """Return whether the text can still end in time after a token."""
-        place, completion = self._advanced(token), self._rest(token)
+    def _fits(self, token: int, remaining: int, most_probed: int) -> bool:
+        """Return whether an ending in time is found after a token, in a search of so many tokens."""
+        place, completion = self._advanced(self._place, [token]), self._rest(token)
         if not place:
             return False
         if completion is None or len(completion) >= remaining:
@@ -125,7 +133,7 @@ class GrammarConstraint:
             if far * _ROOM_FACTOR + _ROOM_TOKENS < remaining and self._unique_items is None:
                 completion = None
             else:
-                completion = self._ending([token], place, remaining - 1)
+                completion = self._ending([token], place, remaining - 1, most_probed)
                 if completion is None:
                     return False
         self._considered[token] = place, completion
@@ -134,16 +142,16 @@ class GrammarConstraint:
     def _safe_token(self, remaining: int) -> int | None:
         """Return the next token of an ending, eos after the last; None where none is found."""
         if self._completion is None:
-            self._completion = self._ending([], self._place, remaining)
+            self._completion = self._ending([], self._place, remaining, _MAX_PROBED_TOKENS)
         if self._completion is None:
             return None
         return self._completion[0] if self._completion else self._vocabulary.eos
 
-    def _advanced(self, token: int) -> Configurations:
-        """Where the text is after a token; empty where the automaton does not know it."""
-        place = self._place
-        for symbol in self._vocabulary.bytes[token] or [SPECIAL + token]:
-            place = self._automaton.advance(place, symbol)
+    def _advanced(self, place: Configurations, tokens: Sequence[int]) -> Configurations:
+        """Where the text is after tokens from a place; empty where the automaton does not know them."""
+        for token in tokens:
+            for symbol in self._vocabulary.bytes[token] or [SPECIAL + token]:
+                place = self._automaton.advance(place, symbol)
         return place
 
     def _rest(self, token: int) -> list[int] | None:
@@ -156,9 +164,14 @@ class GrammarConstraint:
 
     # Endings.
 
-    def _ending(self, written: list[int], place: Configurations, most: int) -> list[int] | None:
-        """Return a short ending of at most `most` tokens, from the place after the tokens `written` next."""
-        is_short = False
+    def _ending(
+        self, written: list[int], place: Configurations, most: int, most_probed: int
+    ) -> list[int] | None:
+        """Return a short ending of at most `most` tokens, from the place after the tokens `written` next.
+
+        `most_probed`: tokens of the endings that a search may try, where the nearest ones are none.
+        """
+        wrong: list[int] | None = None
         for one in place[:_MAX_TRIED]:
             if self._automaton.distance(one) > _MAX_COMPLETION_BYTES:
                 break
@@ -167,23 +180,43 @@ class GrammarConstraint:
                 continue
             if self._is_ending([*written, *tokens]):
                 return tokens
-            is_short = True
-        return self._search_ending(written, place, most) if is_short else None
+            wrong = tokens if wrong is None else wrong
+        return (
+            self._mended_ending(written, place, wrong, most, most_probed) if wrong and most_probed else None
+        )
 
-    def _search_ending(self, written: list[int], place: Configurations, most: int) -> list[int] | None:
+    def _mended_ending(
+        self, written: list[int], place: Configurations, wrong: list[int], most: int, most_probed: int
+    ) -> list[int] | None:
+        """Search for an ending that begins as a wrong one does: with as much of that as may be."""
+        valid = self._matcher.validate_tokens([*written, *wrong]) - len(written)
+        kept = sorted({max(0, valid - back) for back in _STEPS_BACK}, reverse=True)
+        for length in kept:
+            after = self._advanced(place, wrong[:length])
+            found = self._search_ending(
+                [*written, *wrong[:length]], after, most - length, most_probed // len(kept)
+            )
+            if found is not None:
+                return [*wrong[:length], *found]
+        return None
+
+    def _search_ending(
+        self, written: list[int], place: Configurations, most: int, most_probed: int
+    ) -> list[int] | None:
         """Search what the automaton does not know of, such as multiples: shortest first, of equal ones the deepest."""
-        number = 0
+        number, probed = 0, 0
         waiting: list[tuple[float, int, int, list[int], Configurations]] = [(0.0, 0, 0, [], place)]
         while waiting:
             _, _, _, path, place = heapq.heappop(waiting)
             for token, after in self._steps([*written, *path], place):
-                number, self._probes_left = number + 1, self._probes_left - 1
-                if self._probes_left < 0:
+                number += 1
+                if number > _MAX_PROBES or probed > most_probed:
                     return None
                 far = self._automaton.distance(after[0])
                 if far > _MAX_COMPLETION_BYTES or len(path) >= most:
                     continue
                 tokens = [*path, token, *self._tokens(self._automaton.ending(after[0]))]
+                probed += len(tokens)
                 if len(tokens) <= most and self._is_ending([*written, *tokens]):
                     return tokens
                 heapq.heappush(waiting, (len(path) + far, -len(path), number, [*path, token], after))

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -27,7 +28,11 @@ _ANY = ((0, 0xD7FF), (0xE000, 0x10FFFF))  # without the halves of surrogate pair
 _LINE_END = ((10, 10),)
 _DIGITS = ((48, 57),)
 _WORD = ((48, 57), (65, 90), (95, 95), (97, 122))
-_SPACE = ((9, 13), (32, 32), (0x85, 0x85), (0xA0, 0xA0), (0x2000, 0x200A), (0x2028, 0x2029), (0x3000, 0x3000))
+# Unicode's White_Space.
+_SPACE = (
+    (9, 13), (32, 32), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
+    (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000),
+)  # fmt: skip
 _CATEGORIES = {
     op.CATEGORY_DIGIT: _DIGITS,
     op.CATEGORY_WORD: _WORD,
@@ -45,9 +50,13 @@ _ESCAPED = (*range(_FIRST_PRINTABLE), ord('"'), ord("\\"), _DELETE)
 _SLASH = ord("/")  # may be
 _MAX_COPIES = 3  # of what is repeated; more are counted
 _UTF8_LENGTHS = ((0, 0x7F), (0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, 0x10FFFF))
-_UNICODE = r"\w\x80-\U0010ffff"
-# Classes of Unicode, named groups, other escapes, and where classes begin and end.
-_NOT_PYTHON = re.compile(r"\\[pP](?:\{[^}]*\}|\w)|\(\?<(?![=!])|\\.|[\[\]]", re.DOTALL)
+_NO_CHARACTER = r"\ud800"  # in a class: half of a surrogate pair is none
+_LONG_CATEGORIES = {
+    "Letter": "L", "Uppercase_Letter": "Lu", "Lowercase_Letter": "Ll", "Mark": "M", "Number": "N",
+    "Decimal_Number": "Nd", "Punctuation": "P", "Symbol": "S", "Separator": "Z", "Other": "C",
+}  # fmt: skip
+# Properties of Unicode, named groups, other escapes, and where classes begin (also with a bracket in it) and end.
+_NOT_PYTHON = re.compile(r"\\[pP](?:\{[^}]*\}|\w)|\(\?<(?![=!])|\\.|\[\^?\]?|\]", re.DOTALL)
 
 
 class PatternCompiler:
@@ -219,19 +228,39 @@ def shortest_match(pattern: str) -> int:
 
 
 def _as_python(pattern: str) -> str:
-    """A pattern as Python reads it; classes of Unicode are taken for letters and all that is not ASCII."""
-    is_within = False
+    """A pattern as Python reads it; it may match more than the pattern where that asks for properties of Unicode."""
+    opening = ""  # of the class that we are within
 
     def replaced(found: re.Match[str]) -> str:
-        nonlocal is_within
+        nonlocal opening
         sign = found[0]
-        if sign in "[]":
-            is_within = sign == "["
+        if sign[0] == "[" and opening:
+            opening = "" if sign[-1] == "]" else opening
+            return "\\" + sign
+        if sign[0] in "[]":
+            opening = sign if sign[0] == "[" else ""
         if sign.startswith((r"\p", r"\P")):
-            return _UNICODE if is_within else f"[{_UNICODE}]"
+            members = _property_members(sign, "^" in opening)
+            return members if opening else f"[{members}]"
         return "(?P<" if sign == "(?<" else sign
 
     return _NOT_PYTHON.sub(replaced, pattern)
+
+
+@functools.lru_cache(256)
+def _property_members(sign: str, is_negated: bool) -> str:
+    r"""The characters of \p{…} or \P{…} in a class, which never holds less for it than it should: of the characters
+    beyond ASCII it is given all, or none where the class is negated.
+    """
+    name = sign[2:].strip("{}").split("=")[-1]
+    category = _LONG_CATEGORIES.get(name, name)
+    known = len(category) <= 2 and category[:1] in "LMNPSZC"
+    members = "" if is_negated else r"\x80-\U0010ffff"
+    for code in range(0x80):
+        is_member = unicodedata.category(chr(code)).startswith(category) == (sign[1] == "p")
+        if is_member if known else not is_negated:
+            members += f"\\x{code:02x}"
+    return members or _NO_CHARACTER
 
 
 def _byte_ranges(first: bytes, last: bytes) -> Iterable[list[tuple[int, int]]]:

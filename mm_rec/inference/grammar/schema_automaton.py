@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from types import NoneType
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +20,13 @@ from mm_rec.inference.grammar.automaton import PushdownAutomaton
 from mm_rec.inference.grammar.checked_schema import FAR_MAXIMUM, FAR_MINIMUM, UNIQUE, require_kinds
 from mm_rec.inference.grammar.formats import FORMATS
 from mm_rec.inference.grammar.integers import integer_pattern
+from mm_rec.inference.grammar.merged_schema import (
+    COMBINING,
+    Schema,
+    has_constraints,
+    merged_schema,
+    plain_schema,
+)
 from mm_rec.inference.grammar.patterns import PatternCompiler, shortest_match
 from mm_rec.inference.grammar.transitions import Fragment, GrammarTooLargeError
 
@@ -28,10 +36,6 @@ MAX_SCHEMAS = 200_000
 _TYPES = ("null", "boolean", "string", "number", "array", "object")
 _NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 MAX_OPTIONAL = 1_000  # properties of one object that may be left out
-_LARGEST = {FAR_MINIMUM, "minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
-_SMALLEST = {FAR_MAXIMUM, "maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
-_COMBINING = {"$ref", "anyOf", "oneOf", "allOf"}
-Schema = Mapping[str, Any] | bool
 
 
 class SchemaCompiler:
@@ -70,13 +74,13 @@ class SchemaCompiler:
         if schema is True or not schema:
             return self._called("anything", self._anything)
         reference = schema.get("$ref")
-        if isinstance(reference, str) and not _constraints(schema, "$ref"):
+        if isinstance(reference, str) and not has_constraints(schema, "$ref"):
             return self._referred(reference, within)
         for name in ("anyOf", "oneOf"):
-            if isinstance(schema.get(name), Sequence) and not _constraints(schema, name):
+            if isinstance(schema.get(name), Sequence) and not has_constraints(schema, name):
                 return self._either(self._value(one, within) for one in schema[name])
-        if not schema.keys() & _COMBINING:
-            return self._flat(_plain(schema))
+        if not schema.keys() & COMBINING:
+            return self._flat(plain_schema(schema))
         # By its text, because what is put together may be in itself, and is made anew wherever it is.
         return self._called(json.dumps(schema), lambda: self._combined(schema, within))
 
@@ -131,7 +135,7 @@ class SchemaCompiler:
             return []
         if schema is True:
             return [{}]
-        found: list[dict[str, Any]] = [_plain(schema)]
+        found: list[dict[str, Any]] = [plain_schema(schema)]
         parts: list[list[dict[str, Any]]] = []
         reference = schema.get("$ref")
         if isinstance(reference, str):
@@ -148,8 +152,12 @@ class SchemaCompiler:
                 raise GrammarTooLargeError(
                     f"its combinations are too large: more than {MAX_ALTERNATIVES} of anyOf and allOf. Make them fewer"
                 )
-            found = [_merged(one, other) for one, other in itertools.product(found, part)]
+            found = [self._merge(one, other) for one, other in itertools.product(found, part)]
         return found
+
+    def _merge(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+        self._automaton.check()
+        return merged_schema(one, other)
 
     # Values of a kind.
 
@@ -182,7 +190,7 @@ class SchemaCompiler:
         fitting = [value for value in values if "type" not in schema or _kind(value) & set(types)]
         if not fitting:
             return None
-        return self._automaton.literals(text for value in fitting for text in _json_texts(value))
+        return self._automaton.literals(map(_json_text, fitting))
 
     def _string(self, schema: Mapping[str, Any]) -> Fragment:
         patterns = [
@@ -211,13 +219,25 @@ class SchemaCompiler:
         return None if pattern is None else self._called(pattern, lambda: self._plain.compile(pattern))
 
     def _number(self, schema: Mapping[str, Any]) -> Fragment | None:
-        """Any number, and beside it the integers within the bounds: an ending that is known to be right."""
-        least, most = _bounds(schema)
-        if least is None and most is None:
+        """Within bounds the integers, and fractions whose whole part is within the bounds' own: llguidance writes no
+        exponents there. Integers are not left to it, which would also take an exclusive bound: 0 of (0, 0.5].
+        """
+        if _bounds(schema) == (None, None):
             return self._called("number", lambda: self._plain.compile(_NUMBER))
         if FAR_MINIMUM in schema or FAR_MAXIMUM in schema:  # nobody else holds to them
             return self._integer(schema)
-        return self._either([self._integer(schema), self._plain.compile(_NUMBER)])
+        least = max(
+            (schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema), default=-math.inf
+        )
+        most = min(
+            (schema[key] for key in ("maximum", "exclusiveMaximum") if key in schema), default=math.inf
+        )
+        whole = integer_pattern(
+            *(None if math.isinf(bound) else math.trunc(bound) for bound in (least, most))
+        )
+        parts = [whole] * (whole is not None) + ["-0"] * (least < 0 and most > -1)
+        fractions = [self._plain.compile(rf"(?:{part})\.[0-9]+") for part in parts]
+        return self._either([self._integer(schema), *fractions])
 
     def _array(self, schema: Mapping[str, Any]) -> Fragment | None:
         make = self._automaton
@@ -257,10 +277,12 @@ class SchemaCompiler:
     def _object(self, schema: Mapping[str, Any]) -> Fragment | None:
         """Properties in the order of the schema, then those without a name of their own."""
         make = self._automaton
-        others = schema.get("additionalProperties", True)
         required = dict.fromkeys(map(str, schema.get("required", ())))
         properties = dict(schema.get("properties", {}))
-        properties |= {name: others for name in required if name not in properties}
+        unnamed = {
+            "anyOf": [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties", True)]
+        }
+        properties |= {name: unnamed for name in required if name not in properties}
         if len(properties) - len(required) > MAX_OPTIONAL:
             raise GrammarTooLargeError(
                 f"an object has more than {MAX_OPTIONAL:,} properties that may be left out. Require them, or drop some"
@@ -276,7 +298,7 @@ class SchemaCompiler:
                 key = make.state()
                 make.epsilon(first, key)
                 make.extend_to(more, b", ", key)
-                make.epsilon(make.extend(key, _json_texts(name)[0] + b": "), body.start)
+                make.epsilon(make.extend(key, _json_text(name) + b": "), body.start)
                 make.epsilon(body.end, after_more)
             if name not in required:
                 make.epsilon(first, after_first)
@@ -301,78 +323,17 @@ class SchemaCompiler:
             yield self._string({}), body
 
 
-def _json_texts(value: Any) -> list[bytes]:
-    """A value as JSON, and where it is a whole number with a fraction, without that too."""
-    texts = [json.dumps(value, ensure_ascii=False)]
-    if isinstance(value, float) and value.is_integer():
-        texts.append(str(int(value)))
-    return [text.replace("\x7f", "\\u007f").encode("utf-8", "replace") for text in texts]
-
-
-def _identity(value: Any) -> str:
-    """The same text for equal values of JSON: 1 and 1.0 are equal, 1 and true are not."""
-    return json.dumps(int(value) if "integer" in _kind(value) else value, sort_keys=True)
-
-
-def _constraints(schema: Mapping[str, Any], besides: str) -> bool:
-    """Whether a schema says more of a value than by one keyword."""
-    return bool(schema.keys() & (_KEYWORDS | _COMBINING) - {besides})
-
-
-_KEYWORDS = {
-    "type", "enum", "const", "properties", "required", "additionalProperties", "patternProperties", "items",
-    "prefixItems", "pattern", "format", UNIQUE, *_LARGEST, *_SMALLEST,
-}  # fmt: skip
-
-
-def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """What a schema itself says: patterns and formats as lists, a constant as an enum."""
-    found = {key: value for key, value in schema.items() if key in _KEYWORDS}
-    for key in ("pattern", "format"):
-        if key in found:
-            found[key] = [found[key]] if isinstance(found[key], str) else list(found[key])
-    if "const" in found:
-        found["enum"] = [found.pop("const")]
-    return found
-
-
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema that a value follows where it follows both."""
-    found = {**one, **other}
-    for key in one.keys() & other.keys():
-        a, b = one[key], other[key]
-        if key in _LARGEST:
-            found[key] = max(a, b)
-        elif key in _SMALLEST:
-            found[key] = min(a, b)
-        elif key in ("pattern", "format", "required"):
-            found[key] = list(dict.fromkeys([*a, *b]))
-        elif key == "enum":
-            known = set(map(_identity, b))
-            found[key] = [value for value in a if _identity(value) in known]
-        elif key == "type":
-            found[key] = _common_types(a, b)
-        elif key in ("properties", "patternProperties"):
-            found[key] = {**a, **b, **{name: _both(a[name], b[name]) for name in a.keys() & b.keys()}}
-        elif key in ("items", "additionalProperties"):
-            found[key] = _both(a, b)
-        elif key == "prefixItems":
-            found[key] = [_both(*pair) for pair in itertools.zip_longest(a, b, fillvalue=True)]
-    return found
-
-
-def _both(one: Schema, other: Schema) -> Schema:
-    if one is False or other is False:
-        return False
-    return {"allOf": [one, other]}
-
-
-def _common_types(one: Any, other: Any) -> list[str]:
-    first, second = ([given] if isinstance(given, str) else list(given) for given in (one, other))
-    common = [kind for kind in first if kind in second or (kind == "integer" and "number" in second)]
-    return common + [
-        kind for kind in second if kind == "integer" and "number" in first and kind not in common
-    ]
+def _json_text(value: Any) -> bytes:
+    """A value as llguidance writes it: numbers without an exponent, whole ones without a fraction."""
+    if isinstance(value, float):
+        return format(Decimal(repr(value)), "f").removesuffix(".0").encode()
+    if isinstance(value, list):
+        return b"[" + b", ".join(map(_json_text, value)) + b"]"
+    if isinstance(value, dict):
+        return (
+            b"{" + b", ".join(_json_text(key) + b": " + _json_text(one) for key, one in value.items()) + b"}"
+        )
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f").encode("utf-8", "replace")
 
 
 def _kind(value: Any) -> set[str]:

@@ -9,7 +9,9 @@ from mm_rec.inference.grammar.automaton import Configurations, PushdownAutomaton
 
 
 class UniqueItems:
-    """The text that was written, and where arrays begin in it whose items must differ."""
+    """The text that was written, and where arrays begin in it whose items must differ: those that are still open, or
+    were not looked at since they ended.
+    """
 
     def __init__(self, automaton: PushdownAutomaton) -> None:
         self._automaton = automaton
@@ -22,12 +24,16 @@ class UniqueItems:
 
     def differ(self, place: Configurations, ending: bytes) -> bool:
         """Return whether the items of these arrays differ in the whole text, with its ending from a place."""
-        starts = [*self._starts, *self._begun(place, ending)]
-        whole = (self._text + ending).decode(errors="replace") if starts else ""
-        # Counted in bytes, where characters are asked for.
-        return all(
-            _differ(whole, len((self._text + ending)[:start].decode(errors="replace"))) for start in starts
-        )
+        whole, open_starts = bytes(self._text + ending), []
+        for start in [*self._starts, *self._begun(place, ending)]:
+            text = whole[start:].decode(errors="replace")
+            items, length = _array_at_start(text)
+            if items is None or len(set(items)) != len(items):
+                return False
+            if start + len(text[:length].encode()) > len(self._text):
+                open_starts.append(start)
+        self._starts = [start for start in open_starts if start < len(self._text)]
+        return True
 
     def _begun(self, place: Configurations, text: bytes) -> list[int]:
         starts = []
@@ -38,10 +44,18 @@ class UniqueItems:
         return starts
 
 
-def _differ(text: str, start: int) -> bool:
-    items, _ = json.JSONDecoder().raw_decode(text, start)
-    written = [json.dumps(_plain(item), sort_keys=True) for item in items]
-    return len(set(written)) == len(written)
+def _array_at_start(text: str) -> tuple[list[str] | None, int]:
+    """The items of the array that a text begins with, and its length in characters; None for too deep a one."""
+    try:
+        items, length = json.JSONDecoder().raw_decode(text)
+        return list(map(canonical_json, items)), length
+    except RecursionError:
+        return None, 0
+
+
+def canonical_json(value: Any) -> str:
+    """A value as a text that is the same for all values that JSON schema takes for equal."""
+    return json.dumps(_plain(value), sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
