@@ -19,6 +19,8 @@ import torch
 from mm_rec.errors import MMRecError
 from mm_rec.inference.request import GenerationRequest, OnToken, RequestState
 
+_OLDEST_EVERY = 4  # chunks
+
 
 class QueueFullError(MMRecError):
     """More is waiting than may wait; the same request can be made again later."""
@@ -37,6 +39,7 @@ class Scheduler:
         self._waiting: deque[RequestState] = deque()
         self._running: list[RequestState] = []
         self._settled: list[Future[None]] = []
+        self._num_chunks = 1  # that were read, and the next
         self._prefill_debt = 0.0  # seconds that decoding has before a long prompt is read on
         self._closed = False
         self._changed = threading.Condition()
@@ -134,16 +137,21 @@ class Scheduler:
     def _prefill(self) -> None:
         """Prefill a chunk of the prompt with least to read: a short one does not wait for the whole of a long one.
 
-        A prompt of several chunks takes no more time than what is being decoded has had since its last chunk, so it
-        never costs the others more than half of their rate.
+        Every fourth chunk is the oldest's, or short ones that never end would keep it out for ever. A prompt of several
+        chunks takes no more time than what is being decoded has had since its last chunk, so it never costs the others
+        more than half of their rate.
         """
         reading = [request for request in self._running if request.needs_prefill and not request.done]
         if not reading:
             return
-        request = min(reading, key=lambda one: one.remaining_prompt_tokens)
+        is_turn_of_oldest = self._num_chunks % _OLDEST_EVERY == 0
+        request = (
+            reading[0] if is_turn_of_oldest else min(reading, key=lambda one: one.remaining_prompt_tokens)
+        )
         if request.num_prefilled and self._prefill_debt > 0:
             return
         started = time.monotonic()
+        self._num_chunks += 1
         self._guarded([request], request.prefill)
         if request.needs_prefill:
             self._prefill_debt = time.monotonic() - started

@@ -283,6 +283,39 @@ def test_a_long_prompt_takes_no_more_time_than_the_others(
     assert len(chunks) >= 10 and set(between) == {4}, between
 
 
+class Prompt:
+    """A prompt as the scheduler sees it, of so many chunks."""
+
+    def __init__(self, chunks: int) -> None:
+        self.remaining_prompt_tokens, self.num_prefilled, self.done = chunks, 0, False
+
+    @property
+    def needs_prefill(self) -> bool:
+        return self.remaining_prompt_tokens > 0
+
+    def prefill(self) -> None:
+        self.remaining_prompt_tokens -= 1
+        self.num_prefilled += 1
+        self.done = not self.remaining_prompt_tokens
+
+    def end(self) -> None:
+        pass
+
+
+def test_short_prompts_without_end_do_not_keep_a_long_one_out() -> None:
+    scheduler = Scheduler()
+    scheduler.close()  # it is stepped by hand
+    long = Prompt(8)
+    running: Any = scheduler._running
+    running.append(long)
+    steps = 0
+    while not long.done and steps < 100:
+        running.append(Prompt(1))
+        scheduler.step()
+        steps += 1
+    assert 8 < steps <= 4 * 8
+
+
 def test_biases_of_tokens_that_are_none(engine: Engine, scheduler: Scheduler) -> None:
     with pytest.raises(ConfigError, match="no token 400"):
         Told(engine, [1], SamplingParams(logit_bias={400: 1.0})).submit(scheduler)
