@@ -17,8 +17,9 @@ from mm_rec.inference.sampler import SamplingParams
 from mm_rec.serving.context import RequestContext
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import EnginePrompt, build_prompt
+from mm_rec.serving.json_bodies import JsonError, JsonReader
 from mm_rec.serving.model_registry import ModelVariant
-from mm_rec.serving.protocol.request_model import RequestModel, require_shallow
+from mm_rec.serving.protocol.request_model import MAX_JSON_DEPTH, RequestModel
 from mm_rec.serving.protocol.schemas import (
     CalledFunction,
     CompletionRequestBase,
@@ -29,6 +30,7 @@ from mm_rec.serving.protocol.schemas import (
 
 _FREE_SHARE = 4  # of a context that turns are dropped from, where it is not said how much is to be written
 DROP_TURNS = 'Send less, write less, or send "truncation": "auto" to drop the oldest turns'
+_ARGUMENTS_READER = JsonReader("the text of the arguments", MAX_JSON_DEPTH)
 SEND_LESS = "Send less, or ask for fewer tokens"
 ToolSchemas = Sequence[Mapping[str, Any]]  # of tools, as templates and grammars take them
 
@@ -192,16 +194,9 @@ def _missing(where: str, why: str) -> ApiError:
 
 def _call(variant: ModelVariant, call_id: str, function: CalledFunction, where: str) -> ToolCall:
     try:
-        arguments = json.loads(function.arguments or "{}")
-    except (ValueError, RecursionError) as error:
-        message = f"{where}: the arguments are not JSON ({error})"
-        raise ApiError(400, message, where, "invalid_value") from error
-    try:
-        require_shallow(arguments)
-    except ValueError as error:
-        raise ApiError(400, f"{where}: of the arguments, {error}", where, "invalid_value") from error
-    if not isinstance(arguments, dict):
-        raise ApiError(400, f"{where}: the arguments are no JSON object", where, "invalid_value")
+        arguments = _ARGUMENTS_READER.parse(function.arguments or "{}")
+    except JsonError as error:
+        raise ApiError(400, f"{where}: {error}", where, "invalid_value") from error
     require_no_special_tokens(variant, json.dumps([function.name, arguments], ensure_ascii=False), where)
     return ToolCall(function.name, arguments, call_id)
 
