@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mm_rec.serving import log_format, routes
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.api_keys import create_key
 from mm_rec.serving.log_format import JsonFormatter, RepeatFilter, TextFormatter
+from mm_rec.serving.protocol.chat_encoder import ChatEncoder
 
 SECRET = "a secret of the prompt"
 HI = {"model": "llama", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 3}
@@ -243,3 +245,34 @@ def test_the_log_goes_to_stderr(as_json: bool, monkeypatch: pytest.MonkeyPatch) 
         assert [json.loads(line)["message"] for line in lines] == ["one", "two"]
     else:
         assert lines[0].endswith(" INFO one") and lines[1].endswith(" WARNING two")
+
+
+@pytest.mark.parametrize("ended", ["timeout", "error", "client_gone", None])
+def test_how_a_stream_ended_is_logged(
+    server: Server, logged: Lines, monkeypatch: pytest.MonkeyPatch, unhurried: None, ended: str | None
+) -> None:
+    def fail(*given: Any) -> None:
+        raise RuntimeError("what nobody expects")
+
+    body = {**HI, "stream": True, "max_tokens": 256, "logit_bias": never_ends(server)}
+    if ended is None:
+        body["max_tokens"] = 3
+    if ended == "error":
+        monkeypatch.setattr(ChatEncoder, "encode", fail)
+    if ended == "timeout":
+        monkeypatch.setattr(server.context, "limits", replace(server.context.limits, timeout_seconds=0.5))
+    with httpx.stream("POST", server.url + CHAT, json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        if ended != "client_gone":
+            list(lines)
+    until(lambda: len(logged.fields) == 1)
+    [line] = logged.fields
+    [level] = [record.levelname for record in logged.records if "fields" in vars(record)]
+    assert (line["status"], line.get("ended")) == (200, ended)
+    assert level == {"timeout": "WARNING", "error": "ERROR"}.get(ended or "", "INFO")
+
+
+def never_ends(server: Server) -> dict[str, int]:
+    """The bias that keeps an answer from its end."""
+    return {str(token): -100 for token in server.context.registry.models[0].stop_ids}
