@@ -7,7 +7,9 @@ new one, so that silent connections never keep anybody out. Only where all are b
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from mm_rec.serving.errors import ApiError
 from mm_rec.serving.sse import json_bytes
 from mm_rec.store.tables import new_id
 
+_log = logging.getLogger(__name__)
 DEFAULT_CONNECTIONS = 1_024
 _RESERVED = 128  # descriptors for the store, sessions, models and uploads
 _MAX_HEAD = 2**16  # bytes of the headers of a request
@@ -66,10 +69,13 @@ def _max_open_files() -> int | None:
 
 
 class ConnectionPool:
-    """The open connections of a server, the one whose last request is the longest ago first."""
+    """The open connections of a server, the one whose last request is the longest ago first.
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self.limits = limits
+    `count_refused` is called with the status of an answer that no request got.
+    """
+
+    def __init__(self, limits: ConnectionLimits, count_refused: Callable[[int], None]) -> None:
+        self.limits, self.count_refused = limits, count_refused
         self._open: OrderedDict[LimitedProtocol, None] = OrderedDict()
         self._per_address: Counter[str] = Counter()
 
@@ -227,10 +233,17 @@ class LimitedProtocol(H11Protocol):
     def _refuse(self, error: ApiError) -> None:
         """Send an error where no answer has begun, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            request_id, code = new_id("req"), error.body["error"]["code"]
+            _log.warning(
+                f"a connection was refused: {error.status} {code}, %s",
+                self.address,
+                extra={"request_id": request_id},
+            )
+            self._pool.count_refused(error.status)
             body = json_bytes(error.body)
             headers = {
                 "content-type": "application/json", "content-length": str(len(body)), "connection": "close",
-                "x-request-id": new_id("req"), **error.headers,
+                "x-request-id": request_id, **error.headers,
             }  # fmt: skip
             head = h11.Response(
                 status_code=error.status, headers=list(headers.items()), reason=STATUS_PHRASES[error.status]

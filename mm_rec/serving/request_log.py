@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mm_rec.serving.errors import as_api_error
 from mm_rec.serving.generation import TokenUsage
+from mm_rec.serving.log_format import current_request_id
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.store.tables import new_id
 
@@ -100,6 +101,7 @@ class RequestLogMiddleware:
         record = RequestRecord(method=scope["method"], path=scope["path"], client=client)
         record.body = b"" if self._log_prompts else None
         scope.setdefault("state", {})["record"] = record
+        current_request_id.set(record.id)  # of this task, which uvicorn makes for each request
 
         async def receive_noted() -> Message:
             message = await receive()

@@ -34,9 +34,12 @@ class Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
+        self.said: list[str] = []
+        self.setFormatter(JsonFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
+        self.said.append(self.format(record))
 
     @property
     def fields(self) -> list[dict[str, Any]]:
@@ -115,6 +118,10 @@ def test_every_answer_has_an_id_and_a_line(
     ]  # fmt: skip
     assert [answer.status_code for answer in answers] == [500, 500, 401, 200, 401]
     assert "server failed" in answers[0].json()["error"]["message"]
+    traced = [line for line in map(json.loads, logged.said) if line["message"] == "a request failed"]
+    assert [line["request_id"] for line in traced] == [
+        answers[0].headers["x-request-id"], answers[1].headers["x-request-id"],
+    ]  # fmt: skip
     keyed.stop()
     assert [line["request_id"] for line in logged.fields] == [one.headers["x-request-id"] for one in answers]
     assert all(line["request_id"].startswith("req_") for line in logged.fields)  # a client's own is not taken
