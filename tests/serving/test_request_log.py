@@ -128,6 +128,7 @@ def test_every_answer_has_an_id_and_a_line(
     assert [line["status"] for line in logged.fields] == [500, 500, 401, 200, 401]
     counted = keyed.context.metrics.render().decode()
     assert 'mmrec_requests_total{route="/health",status="500"} 2.0' in counted
+    assert 'mmrec_requests_total{route="/v1/models",status="401"} 1.0' in counted
 
 
 def test_levels(keyed: Server, logged: Lines) -> None:
