@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # The id of the request that is being answered, which every line has that is said meanwhile.
 current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
 REPEAT_SECONDS = 60.0
@@ -25,9 +24,15 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     handler.addFilter(RepeatFilter())
-    handler.setLevel(LEVELS[level])
+    handler.setLevel(level.upper())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("mm_rec").setLevel(LEVELS[level])
+    logging.getLogger("mm_rec").setLevel(level.upper())
+
+
+def announce(text: str) -> None:
+    """Say a thing as a line of the log, whatever the level from which on it says things."""
+    for handler in logging.getLogger().handlers:  # whose level holds for what loggers give them
+        handler.handle(logging.LogRecord("mm_rec.serving", logging.INFO, "", 0, text, (), None))
 
 
 class RepeatFilter(logging.Filter):

@@ -249,7 +249,7 @@ MADE = {"type": "function_call", "call_id": "1", "name": "a", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "1", "output": "3 °C"}
 # Where a request goes, what is wrong with it, the field, and words of the message.
 ELSEWHERE: list[tuple[str, dict[str, Any], str, str]] = [
-    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [HALF]}]}, "messages[0].tool_calls", r"\ud800 at place 0 is half of"),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [HALF]}]}, "messages[0].tool_calls", r"\ud800 at place 0"),
     (COMPLETE, {"prompt": []}, "prompt", "a list may not be empty"),
     (COMPLETE, {"prompt": None}, "prompt", "Field required"),
     (COMPLETE, {"prompt": [10**6]}, "prompt", "no token 1000000"),
