@@ -14,7 +14,7 @@ from mm_rec.data.conversations.prompt_parts import prompt_parts
 from mm_rec.data.conversations.rendering import reject_special_tokens
 from mm_rec.inference.generate import encode_prompt, encode_text
 from mm_rec.inference.sampler import SamplingParams
-from mm_rec.serving.context import RequestContext
+from mm_rec.serving.context import RequestContext, RequestLimits
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import EnginePrompt, build_prompt
 from mm_rec.serving.json_bodies import JsonError, JsonReader
@@ -102,9 +102,9 @@ def sampling_per_choice(sampling: SamplingParams, n: int | None, most: int) -> l
     return [sampling.replace(seed=(sampling.seed + number) % 2**63) for number in range(n or 1)]
 
 
-def require_prompt_length(context: RequestContext, tokens: int, field: str) -> None:
+def require_prompt_length(limits: RequestLimits, tokens: int, field: str) -> None:
     """Raise ApiError where all that a request has to be read, in tokens, is more than the server reads."""
-    most = context.limits.max_prompt_tokens
+    most = limits.max_prompt_tokens
     if tokens > most:
         message = (
             f"{field}: {tokens:,} tokens are more than this server reads; {most:,} are the most. Send less"
@@ -120,7 +120,7 @@ def resolve_max_tokens(
     Where the request does not say, there must be room for `least`.
     """
     variant, limits = context.variant, context.limits
-    require_prompt_length(context, prompt_tokens, names.prompt)
+    require_prompt_length(limits, prompt_tokens, names.prompt)
     if wanted is not None and wanted > limits.max_tokens:
         most = f"{limits.max_tokens:,} is the most"
         message = f"{names.max_tokens}: {wanted:,} is more than this server writes at once; {most}"
