@@ -21,7 +21,7 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 class LogLevel(StrEnum):
-    """From which level on the log says things."""
+    """From which level on the log says things: Python's own levels."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -98,7 +98,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    max_connections_per_address: Annotated[
+    max_per_address: Annotated[
         int | None,
         typer.Option(
             min=1,
@@ -132,7 +132,7 @@ def serve(
         bool,
         typer.Option(
             "--share-prefixes",
-            help="What was read for one key is not read again for another, which can tell that it was read.",
+            help="What was read for one key is not read again for another. A key can then guess what another wrote.",
         ),
     ] = False,
     device: Device = "auto",
@@ -154,7 +154,7 @@ def serve(
     as_json = log_format is LogFormat.JSON
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     say = announce if as_json else notes.print  # where a program reads the log, every line of it is JSON
-    connections = resolve_limits(max_connections, max_connections_per_address)
+    connections = resolve_limits(max_connections, max_per_address)
     opened = Store(store, Retention(keep_responses, keep_sessions, keep_disk * _MIB, keep_days))
     policy = _access_policy(host, keys, opened, sessions.with_name("uploads"))
     manager = ModelManager(

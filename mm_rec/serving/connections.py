@@ -55,7 +55,12 @@ def resolve_limits(total: int | None = None, per_address: int | None = None) -> 
             f"is enough for {most:,} connections. Raise that before (ulimit -n {total + _RESERVED}), or ask for fewer"
         )
     total = min(DEFAULT_CONNECTIONS, most) if total is None else total
-    return ConnectionLimits(total, max(1, total // 2) if per_address is None else min(per_address, total))
+    if per_address is not None and per_address > total:
+        raise ConfigError(
+            f"--max-per-address {per_address:,} is more than the {total:,} connections there are in all. Ask "
+            f"for fewer, or for more in all: --max-connections {per_address}"
+        )
+    return ConnectionLimits(total, max(1, total // 2) if per_address is None else per_address)
 
 
 def _max_open_files() -> int | None:
@@ -83,7 +88,7 @@ class ConnectionPool:
         """Take in a connection; raises ApiError where there is no room and none that waits can be closed for it."""
         address, limits = connection.address, self.limits
         if self._per_address[address] >= limits.per_address and not self.make_room(address):
-            raise _too_many(429, f"of one address {limits.per_address:,}", "--max-connections-per-address")
+            raise _too_many(429, f"of one address {limits.per_address:,}", "--max-per-address")
         if len(self._open) >= limits.total and not self.make_room():
             raise _too_many(503, f"in all {limits.total:,}", "--max-connections")
         self._open[connection] = None

@@ -208,7 +208,7 @@ def test_where_all_are_being_answered_the_next_is_told(serve: Any, monkeypatch: 
 
         keep_busy("127.0.0.1")
         head, told = refusal("127.0.0.1")
-        assert "429 too many requests" in head and b"--max-connections-per-address" in told
+        assert "429 too many requests" in head and b"--max-per-address" in told
         assert "x-request-id: req_" in head and "retry-after" in head
         keep_busy("127.0.0.2")
         head, told = refusal("127.0.0.3")
@@ -305,6 +305,12 @@ def test_limits_follow_from_the_files_that_may_be_open(monkeypatch: pytest.Monke
     assert limits(None, 5_000) == (5_000, 2_500)
     with pytest.raises(ConfigError, match=r"--max-connections 5,000 .* 1,024 files.*ulimit -n 5128"):
         limits(1_024, 5_000)
+    with pytest.raises(
+        ConfigError, match=r"--max-per-address 5,000 .* 896 .* in all.*--max-connections 5000"
+    ):
+        limits(1_024, None, 5_000)
+    with pytest.raises(ConfigError, match=r"--max-per-address 101 .* 100 connections"):
+        limits(1_024, 100, 101)
 
 
 # It may have 128 files open; at SIGUSR1 it uses up what is left of them, at SIGUSR2 it gives that back.

@@ -17,6 +17,7 @@ import pytest
 import typer
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
+from typer.main import get_command
 from typer.testing import CliRunner
 from waiting import LONGEST
 
@@ -27,7 +28,7 @@ from mm_rec.serving.api_keys import create_key
 from mm_rec.store.store import Store
 
 HI = {"model": "mm-rec-100m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 app.command()(serve.serve)
 
 
@@ -194,3 +195,10 @@ def test_start_and_stop_are_said_at_every_level_and_in_json(
         served.close()
     assert all(line["level"] == "info" for line in said)
     assert served.url in said[-2]["message"] and "an answer is being finished" in said[-1]["message"]
+
+
+def test_every_option_can_be_read_in_80_columns() -> None:
+    shown = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(app, ["--help"]).output
+    names = [name for one in get_command(app).params for name in one.opts if name.startswith("--")]
+    assert "--max-per-address" in names
+    assert [name for name in names if name not in shown] == []
