@@ -412,3 +412,17 @@ def test_a_query_that_is_no_list_is_given_once(server: Server, query: str, code:
     assert (answer.status_code, error_of(answer)["code"]) == (400, code)
     assert words in error_of(answer)["message"]
     assert httpx.get(f"{server.url}/v1/sessions?limit=1").status_code == 200
+
+
+def test_an_empty_name_of_a_model_is_told(server: Server) -> None:
+    for answer in (httpx.get(f"{server.url}/v1/models/"), post(server, {**HI, "model": ""})):
+        assert (answer.status_code, error_of(answer)["code"]) == (404, "model_not_found")
+        assert error_of(answer)["message"].startswith("the name of the model is empty; there are mmrec,")
+
+
+@pytest.mark.parametrize("name", ["get weather", "ağaç", "", "a" * 65])
+def test_the_letters_of_a_functions_name_are_told(server: Server, name: str) -> None:
+    answer = post(server, {**HI, "tools": [{"type": "function", "function": {"name": name}}]})
+    error = error_of(answer)
+    assert (answer.status_code, error["param"]) == (400, "tools[0].function.name")
+    assert error["message"].endswith("give a name of 1 to 64 letters a-z and A-Z, digits, _, - and .")
