@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 
 from mm_rec.cli.keys import DEFAULT_STORE, StoreUrl
-from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionChoice, show_notice
+from mm_rec.cli.sampling_options import Adapter, Device, Precision, PrecisionChoice
 
 if TYPE_CHECKING:
     from mm_rec.serving.access import AccessPolicy
@@ -22,7 +21,7 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 class LogLevel(StrEnum):
-    """From which level on the log says things."""
+    """From which level on the log says things: Python's own levels."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -99,7 +98,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    max_connections_per_address: Annotated[
+    max_per_address: Annotated[
         int | None,
         typer.Option(
             min=1,
@@ -133,7 +132,7 @@ def serve(
         bool,
         typer.Option(
             "--share-prefixes",
-            help="What was read for one key is not read again for another, which can tell that it was read.",
+            help="What was read for one key is not read again for another. A key can then guess what another wrote.",
         ),
     ] = False,
     device: Device = "auto",
@@ -145,24 +144,27 @@ def serve(
     from mm_rec.serving.app import create_app
     from mm_rec.serving.connections import resolve_limits
     from mm_rec.serving.context import RequestLimits, ServerContext
-    from mm_rec.serving.log_format import configure_logging
+    from mm_rec.serving.log_format import announce, configure_logging
     from mm_rec.serving.model_registry import ModelRegistry
     from mm_rec.serving.server import GRACE_SECONDS, run
     from mm_rec.serving.sessions import SessionManager
     from mm_rec.store.retention import Retention
     from mm_rec.store.store import Store
 
+    as_json = log_format is LogFormat.JSON
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    connections = resolve_limits(max_connections, max_connections_per_address)
+    say = announce if as_json else notes.print  # where a program reads the log, every line of it is JSON
+    connections = resolve_limits(max_connections, max_per_address)
     opened = Store(store, Retention(keep_responses, keep_sessions, keep_disk * _MIB, keep_days))
     policy = _access_policy(host, keys, opened, sessions.with_name("uploads"))
     manager = ModelManager(
         Scheduler(most_active, most_waiting), device=device, precision=precision.value,
         prefix_cache_bytes=keep_memory * _MIB,
     )  # fmt: skip
+    notices = []
     for text in models or [_quickstart()]:
         name, given, path = text.rpartition("=")
-        show_notice(manager.load(name if given else Path(path).resolve().name, path, adapter or []), notes)
+        notices.append(manager.load(name if given else Path(path).resolve().name, path, adapter or []))
     registry = ModelRegistry(manager, _aliases(alias or []))
     limits = RequestLimits(max_tokens=max_tokens, max_prompt_tokens=max_prompt, timeout_seconds=timeout)
     context = ServerContext(
@@ -179,13 +181,10 @@ def serve(
     if policy.require_keys:
         who = " to those who have a key (mmrec keys)"
 
-    # Where a program reads the log, every line of it is JSON.
-    say = logging.getLogger("mm_rec.serving").info if log_format is LogFormat.JSON else notes.print
-
     def on_listening(url: str) -> None:
-        configure_logging(
-            log_level.value, as_json=log_format is LogFormat.JSON
-        )  # a mistake before has no need of it
+        configure_logging(log_level.value, as_json=as_json)  # a mistake before has no need of it
+        for notice in filter(None, notices):
+            say(f"note: {notice}")
         say(
             f"Serving {names}{who}\n  chat page  {url}/\n  API        {url}/v1\n"
             f"  kept       {opened.retention}\nCtrl-C ends it."

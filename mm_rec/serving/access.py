@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mm_rec.serving.api_keys import RateLimiter, verify_key
-from mm_rec.serving.api_route import find_route, require_known_queries
+from mm_rec.serving.api_route import find_route, require_known_queries, require_method
 from mm_rec.serving.bodies import BodyLimit, limit_of, read_body
 from mm_rec.serving.errors import ApiError, as_api_error
 from mm_rec.serving.store_threads import StoreThreads
@@ -61,10 +61,12 @@ class AccessMiddleware:
 
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await self._check(scope)
-                route = find_route(scope)
+                route, other_methods = find_route(scope)
                 if route is not None:
                     scope["state"]["record"].route = route.path
+                await self._check(scope)
+                require_method(other_methods)
+                if route is not None:
                     require_known_queries(scope, route)
                 limit = limit_of(route, self._policy.body_limit)
                 body = read_body(scope, receive, limit, self._policy.upload_folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,6 +15,8 @@ from starlette.types import Scope
 
 from mm_rec.serving.errors import METHOD_NOT_ALLOWED, ApiError
 from mm_rec.serving.json_bodies import read_json
+
+_UNKNOWN = "this is not known here; leave it out"
 
 
 class ApiRoute(APIRoute):
@@ -34,30 +37,41 @@ class ApiRoute(APIRoute):
         return answer_json
 
 
-def find_route(scope: Scope) -> RouteContext | None:
-    """Return the route that a request goes to, for HEAD that of GET; None where its address has none.
+def find_route(scope: Scope) -> tuple[RouteContext | None, set[str]]:
+    """Return the route that a request goes to, for HEAD that of GET, and the methods that its address takes otherwise.
 
-    Raises ApiError, 405, where it has some for other methods.
+    There is no route where the address has none, or none of this method.
     """
     method, allowed = scope["method"], set[str]()
     asked = {**scope, "method": "GET"} if method == "HEAD" else scope
     for route in iter_route_contexts(scope["app"].routes):
         match = route.matches(asked)[0]
         if match is Match.FULL:
-            return route
+            return route, set()
         if match is Match.PARTIAL:
             allowed |= route.methods or set()
+    return None, allowed | ({"HEAD"} if "GET" in allowed else set())
+
+
+def require_method(allowed: set[str]) -> None:
+    """Raise ApiError, 405, where the address of a request takes other methods."""
     if not allowed:
-        return None
-    allowed |= {"HEAD"} if "GET" in allowed else set()
+        return
     headers = {"Allow": ", ".join(sorted(allowed))}
     raise ApiError(405, METHOD_NOT_ALLOWED, code="method_not_allowed", headers=headers)
 
 
 def require_known_queries(scope: Scope, route: RouteContext) -> None:
-    """Raise ApiError for what an address asks after its "?" and its route does not declare: it would do nothing."""
+    """Raise ApiError for what an address asks after its "?" that its route does not declare, or twice."""
     known = {field.alias for field in route.dependant.query_params} if hasattr(route, "dependant") else set()
-    for name in QueryParams(scope["query_string"]):
-        if name.removesuffix("[]") not in known:  # OpenAI's client writes lists so
-            named = name.removesuffix("[]")[:100]
-            raise ApiError(400, f"{named}: this is not known here; leave it out", named, "unknown_parameter")
+    given = Counter(name for name, _ in QueryParams(scope["query_string"]).multi_items())
+    for name, times in given.items():
+        named = name.removesuffix("[]")[
+            :100
+        ]  # OpenAI's client writes a list as name[]; no route here takes one
+        if name not in known:
+            why = "this is no list; leave the brackets out" if name.removesuffix("[]") in known else _UNKNOWN
+            raise ApiError(400, f"{named}: {why}", named, "unknown_parameter")
+        if times > 1:
+            why = f"this stands {times:,} times in the address, and one value counts; send one"
+            raise ApiError(400, f"{named}: {why}", named, "invalid_value")

@@ -7,7 +7,9 @@ new one, so that silent connections never keep anybody out. Only where all are b
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from mm_rec.serving.errors import ApiError
 from mm_rec.serving.sse import json_bytes
 from mm_rec.store.tables import new_id
 
+_log = logging.getLogger(__name__)
 DEFAULT_CONNECTIONS = 1_024
 _RESERVED = 128  # descriptors for the store, sessions, models and uploads
 _MAX_HEAD = 2**16  # bytes of the headers of a request
@@ -52,7 +55,12 @@ def resolve_limits(total: int | None = None, per_address: int | None = None) -> 
             f"is enough for {most:,} connections. Raise that before (ulimit -n {total + _RESERVED}), or ask for fewer"
         )
     total = min(DEFAULT_CONNECTIONS, most) if total is None else total
-    return ConnectionLimits(total, max(1, total // 2) if per_address is None else min(per_address, total))
+    if per_address is not None and per_address > total:
+        raise ConfigError(
+            f"--max-per-address {per_address:,} is more than the {total:,} connections there are in all. Ask "
+            f"for fewer, or for more in all: --max-connections {per_address}"
+        )
+    return ConnectionLimits(total, max(1, total // 2) if per_address is None else per_address)
 
 
 def _max_open_files() -> int | None:
@@ -66,10 +74,13 @@ def _max_open_files() -> int | None:
 
 
 class ConnectionPool:
-    """The open connections of a server, the one whose last request is the longest ago first."""
+    """The open connections of a server, the one whose last request is the longest ago first.
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self.limits = limits
+    `count_refused` is called with the status of an answer that no request got.
+    """
+
+    def __init__(self, limits: ConnectionLimits, count_refused: Callable[[int], None]) -> None:
+        self.limits, self.count_refused = limits, count_refused
         self._open: OrderedDict[LimitedProtocol, None] = OrderedDict()
         self._per_address: Counter[str] = Counter()
 
@@ -77,7 +88,7 @@ class ConnectionPool:
         """Take in a connection; raises ApiError where there is no room and none that waits can be closed for it."""
         address, limits = connection.address, self.limits
         if self._per_address[address] >= limits.per_address and not self.make_room(address):
-            raise _too_many(429, f"of one address {limits.per_address:,}", "--max-connections-per-address")
+            raise _too_many(429, f"of one address {limits.per_address:,}", "--max-per-address")
         if len(self._open) >= limits.total and not self.make_room():
             raise _too_many(503, f"in all {limits.total:,}", "--max-connections")
         self._open[connection] = None
@@ -227,10 +238,17 @@ class LimitedProtocol(H11Protocol):
     def _refuse(self, error: ApiError) -> None:
         """Send an error where no answer has begun, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            request_id, code = new_id("req"), error.body["error"]["code"]
+            _log.warning(
+                f"a connection was refused: {error.status} {code}, %s",
+                self.address,
+                extra={"request_id": request_id},
+            )
+            self._pool.count_refused(error.status)
             body = json_bytes(error.body)
             headers = {
                 "content-type": "application/json", "content-length": str(len(body)), "connection": "close",
-                "x-request-id": new_id("req"), **error.headers,
+                "x-request-id": request_id, **error.headers,
             }  # fmt: skip
             head = h11.Response(
                 status_code=error.status, headers=list(headers.items()), reason=STATUS_PHRASES[error.status]

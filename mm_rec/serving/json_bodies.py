@@ -77,54 +77,65 @@ def parse_body(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         where = f"the byte 0x{body[error.start]:02x} at place {error.start:,}"
         raise JsonError(f"the body is not UTF-8: {where}; send JSON in UTF-8") from error
-    containers = text.count("[") + text.count("{")
-    if containers > MAX_CONTAINERS:
-        raise JsonError(f"the body has more than {MAX_CONTAINERS:,} brackets and braces; send less")
-    value = _decode(text)
-    if containers > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
-        raise _too_deep()
-    if not isinstance(value, dict):
-        raise JsonError("the body is JSON, but no object; send a JSON object")
-    if _SURROGATE.search(text):
-        _require_unicode(value)
-    return value
+    return _BODY_READER.parse(text)
 
 
-def _decode(text: str) -> Any:
-    if not text.strip():
-        raise JsonError("the body is empty; send a JSON object")
-    try:
-        return _DECODER.decode(text)
-    except DuplicateKey as error:
-        key = truncated(str(error.key), 100)
-        why = f"the key {key!r} stands twice in one object of the body, and one of them would be lost; take one out"
-        raise JsonError(why, key) from error
-    except json.JSONDecodeError as error:
-        raise JsonError(f"the body is not JSON: {error.msg}, after {error.pos:,} characters") from error
-    except RecursionError as error:
-        raise _too_deep() from error
+class JsonReader:
+    """Reads JSON objects within limits; `what` is their name in errors, `max_depth` that of lists and objects."""
+
+    def __init__(self, what: str, max_depth: int) -> None:
+        self._what, self._max_depth = what, max_depth
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_int=self._whole_number)
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """Parse a JSON object; raises JsonError."""
+        containers = text.count("[") + text.count("{")
+        if containers > MAX_CONTAINERS:
+            raise JsonError(f"{self._what} has more than {MAX_CONTAINERS:,} brackets and braces; send less")
+        value = self._decode(text)
+        if containers > self._max_depth and is_deeper(value, self._max_depth):
+            raise self._too_deep()
+        if not isinstance(value, dict):
+            raise JsonError(f"{self._what} is JSON, but no object; send a JSON object")
+        if _SURROGATE.search(text):
+            _require_unicode(value)
+        return value
+
+    def _decode(self, text: str) -> Any:
+        if not text.strip():
+            raise JsonError(f"{self._what} is empty; send a JSON object")
+        try:
+            return self._decoder.decode(text)
+        except DuplicateKey as error:
+            key = truncated(str(error.key), 100)
+            why = f"the key {key!r} stands twice in one object of {self._what}, and one of them would be lost"
+            raise JsonError(f"{why}; take one out", key) from error
+        except json.JSONDecodeError as error:
+            why = f"{self._what} is not JSON: {error.msg}, after {error.pos:,} characters; send a JSON object"
+            raise JsonError(why) from error
+        except RecursionError as error:
+            raise self._too_deep() from error
+
+    def _too_deep(self) -> JsonError:
+        return JsonError(
+            f"{self._what} has lists and objects more than {self._max_depth} deep in each other; make it flatter"
+        )
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > MAX_KEYS:
+            why = f"an object of {self._what} has {len(pairs):,} keys; the most are {MAX_KEYS:,}"
+            raise JsonError(f"{why}; send fewer")
+        return unique_keys(pairs)
+
+    def _whole_number(self, text: str) -> int:
+        # In Python, so that the event loop has its turns while a list of millions is read.
+        if len(text) > MAX_DIGITS:
+            why = f"a number of {self._what} has {len(text):,} digits; the most are {MAX_DIGITS:,}"
+            raise JsonError(f"{why}; shorten it")
+        return int(text)
 
 
-def _too_deep() -> JsonError:
-    return JsonError(
-        f"the body has lists and objects more than {MAX_DEPTH} deep in each other; make it flatter"
-    )
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > MAX_KEYS:
-        raise JsonError(f"an object of the body has {len(pairs):,} keys; the most are {MAX_KEYS:,}")
-    return unique_keys(pairs)
-
-
-def _whole_number(text: str) -> int:
-    # In Python, so that the event loop has its turns while a list of millions is read.
-    if len(text) > MAX_DIGITS:
-        raise JsonError(f"a number of the body has {len(text):,} digits; the most are {MAX_DIGITS:,}")
-    return int(text)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole_number)
+_BODY_READER = JsonReader("the body", MAX_DEPTH)
 
 
 def is_deeper(value: Any, most: int) -> bool:

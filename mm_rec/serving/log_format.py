@@ -8,10 +8,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# The id of the request that is being answered, which every line has that is said meanwhile.
+current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
 REPEAT_SECONDS = 60.0
 _MAX_KINDS = 1_000  # of messages that are remembered
 _MAX_TRACE = 8_000  # characters of a traceback
@@ -22,9 +24,15 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     handler.addFilter(RepeatFilter())
-    handler.setLevel(LEVELS[level])
+    handler.setLevel(level.upper())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("mm_rec").setLevel(LEVELS[level])
+    logging.getLogger("mm_rec").setLevel(level.upper())
+
+
+def announce(text: str) -> None:
+    """Say a thing as a line of the log, whatever the level from which on it says things."""
+    for handler in logging.getLogger().handlers:  # whose level holds for what loggers give them
+        handler.handle(logging.LogRecord("mm_rec.serving", logging.INFO, "", 0, text, (), None))
 
 
 class RepeatFilter(logging.Filter):
@@ -77,7 +85,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = " ".join(f"{name}={_shown(value)}" for name, value in getattr(record, "fields", {}).items())
+        fields = " ".join(f"{name}={_shown(value)}" for name, value in _fields_of(record).items())
         parts = [_time_of(record), record.levelname, escaped(record.getMessage()), fields]
         lines = [" ".join(part for part in parts if part), *map(escaped, _trace_of(record).splitlines())]
         return "\n".join(lines)
@@ -89,8 +97,16 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         line = {"time": _time_of(record), "level": record.levelname.lower(), "logger": record.name}
-        line |= {"message": record.getMessage(), **getattr(record, "fields", {})}
+        line |= {"message": record.getMessage(), **_fields_of(record)}
         return json.dumps(line | ({"traceback": trace} if (trace := _trace_of(record)) else {}))
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields of a line: those of a request, or the id of the one that it is about, if there is one."""
+    request_id = getattr(record, "request_id", None) or current_request_id.get()
+    about = {} if request_id is None else {"request_id": request_id}
+    fields: dict[str, Any] = getattr(record, "fields", about)
+    return fields
 
 
 def escaped(text: str) -> str:

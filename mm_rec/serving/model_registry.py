@@ -118,9 +118,8 @@ class ModelRegistry:
 
     def _unknown(self, name: str) -> ApiError:
         choices = ", ".join([*self.variants, *self.aliases]) or "none"
-        return ApiError(
-            404, f"there is no model {name[:100]!r} here; there are {choices}", "model", "model_not_found"
-        )
+        what = f"there is no model {name[:100]!r} here" if name else "the name of the model is empty"
+        return ApiError(404, f"{what}; there are {choices}", "model", "model_not_found")
 
     def close(self) -> None:
         """End all running requests."""

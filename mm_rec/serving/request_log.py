@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mm_rec.serving.errors import as_api_error
 from mm_rec.serving.generation import TokenUsage
+from mm_rec.serving.log_format import current_request_id
 from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.store.tables import new_id
 
@@ -28,7 +29,11 @@ MAX_BODY_BYTES = 2**16  # of a body in the log
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is known of a request so far; times are those of `time.perf_counter`, in seconds."""
+    """What is known of a request so far; times are those of `time.perf_counter`, in seconds.
+
+    `ended`: how an answer ended that was not sent whole: `timeout`, `client_gone`, another code, or `error`;
+    `ended_status`: the status that it would have had, if it had not been sent before.
+    """
 
     id: str = field(default_factory=lambda: new_id("req"))
     method: str = ""
@@ -41,6 +46,8 @@ class RequestRecord:
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     status: int | None = None
+    ended: str | None = None
+    ended_status: int | None = None
     started: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
     body: bytes | None = None
@@ -50,12 +57,16 @@ class RequestRecord:
         for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
             setattr(self, name, (getattr(self, name) or 0) + getattr(usage, name))
 
+    def end_early(self, status: int, ended: str | None) -> None:
+        """Note how an answer ended after its status was sent."""
+        self.ended, self.ended_status = ended or "error", status
+
     def fields(self) -> dict[str, Any]:
         """Return what the log says of it, within bounds; what is not known is left out."""
         first = self.first_token
         known = {
             "request_id": self.id, "client": self.client[:100], "method": self.method[:20],
-            "path": self.path[:200], "status": self.status, "key": self.key, "model": self.model,
+            "path": self.path[:200], "status": self.status, "ended": self.ended, "key": self.key, "model": self.model,
             "prompt_tokens": self.prompt_tokens, "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "first_token_seconds": None if first is None else round(first - self.started, 4),
@@ -90,6 +101,7 @@ class RequestLogMiddleware:
         record = RequestRecord(method=scope["method"], path=scope["path"], client=client)
         record.body = b"" if self._log_prompts else None
         scope.setdefault("state", {})["record"] = record
+        current_request_id.set(record.id)  # of this task, which uvicorn makes for each request
 
         async def receive_noted() -> Message:
             message = await receive()
@@ -108,6 +120,7 @@ class RequestLogMiddleware:
             await self._app(scope, receive_noted, send_noted)
         except Exception as error:
             if record.status is not None:
+                record.end_early(500, None)
                 raise  # the answer is cut off, which is all that can be done
             await as_api_error(error).response()(scope, receive, send_noted)
         finally:
@@ -115,7 +128,9 @@ class RequestLogMiddleware:
 
 
 def _level_of(record: RequestRecord) -> int:
-    status = record.status or 0
+    status = record.ended_status or record.status or 0
     if status >= 500:
         return logging.ERROR
+    if record.ended == "timeout":
+        return logging.WARNING
     return logging.DEBUG if record.path in QUIET_PATHS and status < 400 else logging.INFO

@@ -29,6 +29,7 @@ from mm_rec.serving.model_registry import ModelVariant
 from mm_rec.serving.protocol.answer_form import template_tools
 from mm_rec.serving.protocol.preprocessing import (
     FieldNames,
+    require_prompt_length,
     resolve_max_tokens,
     to_chat_messages,
     tokenize_prompt,
@@ -85,8 +86,9 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         with errors_in_field("messages"):
             return encode_rendered(tokenizer, prompt_text(tokenizer, messages, tools))
 
-    seconds = get_context(request).limits.timeout_seconds
-    tokens = await cancel_on_disconnect(request.receive, asyncio.to_thread(ids), seconds)
+    limits = get_context(request).limits
+    tokens = await cancel_on_disconnect(request.receive, asyncio.to_thread(ids), limits.timeout_seconds)
+    require_prompt_length(limits, len(tokens), "prompt" if body.messages is None else "messages")
     return SafeJSONResponse(
         {"tokens": tokens, "count": len(tokens), "context_limit": variant.model.context_limit}
     )
@@ -108,7 +110,8 @@ def _named(request: Request, name: str | None) -> ModelVariant:
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of ids, special tokens too."""
-    variant = _named(request, body.model)
+    variant, limits = _named(request, body.model), get_context(request).limits
+    require_prompt_length(limits, len(body.tokens), "tokens")
     with errors_in_field("tokens"):
         variant.model.engine.require_tokens(body.tokens)
     decoded = asyncio.to_thread(
@@ -117,8 +120,7 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
         skip_special_tokens=False,
         clean_up_tokenization_spaces=False,
     )
-    seconds = get_context(request).limits.timeout_seconds
-    text = await cancel_on_disconnect(request.receive, decoded, seconds)
+    text = await cancel_on_disconnect(request.receive, decoded, limits.timeout_seconds)
     return SafeJSONResponse({"prompt": text})
 
 

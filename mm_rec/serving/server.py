@@ -44,7 +44,8 @@ class GracefulServer(uvicorn.Server):
         limits: ConnectionLimits | None = None,
     ) -> None:
         limits = limits or resolve_limits()
-        self._connections = ConnectionPool(limits)
+        count = app.state.context.metrics.count_request
+        self._connections = ConnectionPool(limits, partial(count, "other"))
         protocol = partial(LimitedProtocol, self._connections)
         limit = math.ceil(grace_seconds) + _CLOSE_SECONDS
         super().__init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from fastapi.responses import StreamingResponse
@@ -33,8 +33,10 @@ class EventStreamResponse(StreamingResponse):
         Starlette's own way leaves a cycle of references to everything that was in use when a client went away.
         """
         async with self._stack:
-            with suppress(ApiError):
+            try:
                 await cancel_on_disconnect(receive, self.stream_response(send))
+            except ApiError as error:
+                scope["state"]["record"].end_early(error.status, "client_gone")
 
 
 async def cancel_on_disconnect(

@@ -123,7 +123,7 @@ ERRORS: dict[str, ErrorCode] = {
     ),
     "too_many_connections": ErrorCode(
         503, "as many connections are being answered as may be (`--max-connections`); 429 where they are all of one "
-        "address (`--max-connections-per-address`)",
+        "address (`--max-per-address`)",
         "test_connections.py::test_where_all_are_being_answered_the_next_is_told",
     ),
     "shutting_down": ErrorCode(

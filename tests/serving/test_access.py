@@ -249,7 +249,7 @@ MADE = {"type": "function_call", "call_id": "1", "name": "a", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "1", "output": "3 °C"}
 # Where a request goes, what is wrong with it, the field, and words of the message.
 ELSEWHERE: list[tuple[str, dict[str, Any], str, str]] = [
-    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [HALF]}]}, "messages[0].tool_calls", r"\ud800, half of"),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [HALF]}]}, "messages[0].tool_calls", r"\ud800 at place 0"),
     (COMPLETE, {"prompt": []}, "prompt", "a list may not be empty"),
     (COMPLETE, {"prompt": None}, "prompt", "Field required"),
     (COMPLETE, {"prompt": [10**6]}, "prompt", "no token 1000000"),
@@ -397,3 +397,32 @@ def test_what_is_refused_disturbs_nobody(server: Server) -> None:
     assert httpx.post(server.url + CHAT, json={**HI, "temperature": 0}).json()["choices"] == before
     for model in server.context.registry.models:
         assert model.scheduler.num_running == model.scheduler.num_waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "words"),
+    [
+        ("limit[]=1", "unknown_parameter", "no list; leave the brackets out"),
+        ("limit=1&limit=2", "invalid_value", "stands 2 times in the address, and one value counts; send one"),
+        ("nothing[]=1", "unknown_parameter", "not known here"),
+    ],
+)
+def test_a_query_that_is_no_list_is_given_once(server: Server, query: str, code: str, words: str) -> None:
+    answer = httpx.get(f"{server.url}/v1/sessions?{query}")
+    assert (answer.status_code, error_of(answer)["code"]) == (400, code)
+    assert words in error_of(answer)["message"]
+    assert httpx.get(f"{server.url}/v1/sessions?limit=1").status_code == 200
+
+
+def test_an_empty_name_of_a_model_is_told(server: Server) -> None:
+    for answer in (httpx.get(f"{server.url}/v1/models/"), post(server, {**HI, "model": ""})):
+        assert (answer.status_code, error_of(answer)["code"]) == (404, "model_not_found")
+        assert error_of(answer)["message"].startswith("the name of the model is empty; there are mmrec,")
+
+
+@pytest.mark.parametrize("name", ["get weather", "ağaç", "", "a" * 65])
+def test_the_letters_of_a_functions_name_are_told(server: Server, name: str) -> None:
+    answer = post(server, {**HI, "tools": [{"type": "function", "function": {"name": name}}]})
+    error = error_of(answer)
+    assert (answer.status_code, error["param"]) == (400, "tools[0].function.name")
+    assert error["message"].endswith("give a name of 1 to 64 letters a-z and A-Z, digits, _, - and .")

@@ -30,6 +30,7 @@ from mm_rec.errors import ConfigError
 from mm_rec.models.loading import save_model
 from mm_rec.serving import connections
 from mm_rec.serving.connections import ConnectionLimits, resolve_limits
+from mm_rec.serving.log_format import RepeatFilter, TextFormatter
 from mm_rec.serving.server import listen
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -207,7 +208,7 @@ def test_where_all_are_being_answered_the_next_is_told(serve: Any, monkeypatch: 
 
         keep_busy("127.0.0.1")
         head, told = refusal("127.0.0.1")
-        assert "429 too many requests" in head and b"--max-connections-per-address" in told
+        assert "429 too many requests" in head and b"--max-per-address" in told
         assert "x-request-id: req_" in head and "retry-after" in head
         keep_busy("127.0.0.2")
         head, told = refusal("127.0.0.3")
@@ -215,6 +216,29 @@ def test_where_all_are_being_answered_the_next_is_told(serve: Any, monkeypatch: 
         goes_on.set()
         assert all("200 ok" in read_answer(one)[0] for one in busy)
     assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_refused_connection_is_logged_with_its_id_and_counted(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = 'mmrec_requests_total{route="other",status="400"}'
+
+    def counted() -> float:
+        lines = server.context.metrics.render().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    before, ids = counted(), []
+    for _ in range(3):
+        with connect(server) as connection:
+            connection.sendall(b"nonsense\r\n\r\n")
+            ids.append(read_answer(connection)[0].partition("x-request-id: ")[2].split()[0])
+    assert counted() == before + 3
+    logged = [record for record in caplog.records if "refused" in record.getMessage()]
+    assert [vars(record)["request_id"] for record in logged] == ids
+    said = TextFormatter().format(logged[0])
+    assert "WARNING a connection was refused: 400 invalid_http, 127.0.0.1" in said and ids[0] in said
+    repeats = RepeatFilter()
+    assert [repeats.filter(record) for record in logged] == [True, False, False]
 
 
 def test_what_is_no_http_is_told_so(serve: Any) -> None:
@@ -281,6 +305,12 @@ def test_limits_follow_from_the_files_that_may_be_open(monkeypatch: pytest.Monke
     assert limits(None, 5_000) == (5_000, 2_500)
     with pytest.raises(ConfigError, match=r"--max-connections 5,000 .* 1,024 files.*ulimit -n 5128"):
         limits(1_024, 5_000)
+    with pytest.raises(
+        ConfigError, match=r"--max-per-address 5,000 .* 896 .* in all.*--max-connections 5000"
+    ):
+        limits(1_024, None, 5_000)
+    with pytest.raises(ConfigError, match=r"--max-per-address 101 .* 100 connections"):
+        limits(1_024, 100, 101)
 
 
 # It may have 128 files open; at SIGUSR1 it uses up what is left of them, at SIGUSR2 it gives that back.

@@ -16,6 +16,7 @@ from waiting import little_work
 
 from mm_rec.serving import json_bodies
 from mm_rec.serving.json_bodies import MAX_CONTAINERS, MAX_DEPTH, MAX_DIGITS, MAX_KEYS, JsonError, parse_body
+from mm_rec.serving.protocol.request_model import MAX_JSON_DEPTH
 
 MIB = 2**20
 CHAT = "/v1/chat/completions"
@@ -185,3 +186,30 @@ def test_a_body_takes_a_bounded_memory(item: bytes) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200 * MIB
+
+
+DEEP = MAX_JSON_DEPTH + 1
+# Arguments of a call in the history, and words of what is said of them.
+WRONG_ARGUMENTS: dict[str, tuple[str, str]] = {
+    "just too deep": ('{"a":' * DEEP + "1" + "}" * DEEP, f"more than {MAX_JSON_DEPTH} deep in each other; make it"),
+    "2,000 deep": ('{"a":' + "[" * 2_000 + "]" * 2_000 + "}", f"more than {MAX_JSON_DEPTH} deep in each other"),
+    "50,000 deep": ('{"a":' + "[" * 50_000 + "]" * 50_000 + "}", f"more than {MAX_JSON_DEPTH} deep in each other"),
+    "5,000 digits": ('{"a": ' + "1" * 5_000 + "}", f"5,000 digits; the most are {MAX_DIGITS:,}; shorten it"),
+    "a key twice": ('{"a": 1, "a": 2}', "the key 'a' stands twice in one object of the text of the arguments"),
+    "no JSON": ("{a: 1}", "is not JSON: Expecting property name"),
+    "a list": ("[1]", "no object; send a JSON object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_ARGUMENTS)
+def test_arguments_in_history_are_read_as_bodies_are(server: Server, name: str) -> None:
+    arguments, words = WRONG_ARGUMENTS[name]
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    history = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "1"},
+    ]
+    answer = httpx.post(server.url + CHAT, json={**HI, "messages": [*HI["messages"], *history]})  # type: ignore[misc]
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "messages[1].tool_calls"), error
+    assert words in error["message"] and "set_int_max_str_digits" not in error["message"]

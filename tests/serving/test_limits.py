@@ -181,6 +181,9 @@ MUCH = "bir iki " * 5000
         (EMBED, {"input": LONG}, "input"),
         (EMBED, {"input": IDS}, "input"),
         ("/v1/sessions", {"messages": [{"role": "user", "content": LONG}]}, "messages"),
+        ("/tokenize", {"prompt": LONG}, "prompt"),
+        ("/tokenize", {"messages": [{"role": "user", "content": LONG}]}, "messages"),
+        ("/detokenize", {"tokens": [5] * (MOST + 1)}, "tokens"),
     ],
 )
 def test_every_route_reads_so_many_tokens_in_all(narrow: Server, path: str, body: Any, param: str) -> None:

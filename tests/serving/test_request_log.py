@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mm_rec.serving import log_format, routes
 from mm_rec.serving.access import AccessPolicy
 from mm_rec.serving.api_keys import create_key
 from mm_rec.serving.log_format import JsonFormatter, RepeatFilter, TextFormatter
+from mm_rec.serving.protocol.chat_encoder import ChatEncoder
 
 SECRET = "a secret of the prompt"
 HI = {"model": "llama", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 3}
@@ -32,9 +34,12 @@ class Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
+        self.said: list[str] = []
+        self.setFormatter(JsonFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
+        self.said.append(self.format(record))
 
     @property
     def fields(self) -> list[dict[str, Any]]:
@@ -117,12 +122,17 @@ def test_every_answer_has_an_id_and_a_line(
     ]  # fmt: skip
     assert [answer.status_code for answer in answers] == [500, 500, 401, 200, 401]
     assert "server failed" in answers[0].json()["error"]["message"]
+    traced = [line for line in map(json.loads, logged.said) if line["message"] == "a request failed"]
+    assert [line["request_id"] for line in traced] == [
+        answers[0].headers["x-request-id"], answers[1].headers["x-request-id"],
+    ]  # fmt: skip
     keyed.stop()
     assert [line["request_id"] for line in logged.fields] == [one.headers["x-request-id"] for one in answers]
     assert all(line["request_id"].startswith("req_") for line in logged.fields)  # a client's own is not taken
     assert [line["status"] for line in logged.fields] == [500, 500, 401, 200, 401]
     counted = keyed.context.metrics.render().decode()
     assert 'mmrec_requests_total{route="/health",status="500"} 2.0' in counted
+    assert 'mmrec_requests_total{route="/v1/models",status="401"} 1.0' in counted
 
 
 def test_levels(keyed: Server, logged: Lines) -> None:
@@ -247,3 +257,34 @@ def test_the_log_goes_to_stderr(as_json: bool, monkeypatch: pytest.MonkeyPatch) 
         assert [json.loads(line)["message"] for line in lines] == ["one", "two"]
     else:
         assert lines[0].endswith(" INFO one") and lines[1].endswith(" WARNING two")
+
+
+@pytest.mark.parametrize("ended", ["timeout", "error", "client_gone", None])
+def test_how_a_stream_ended_is_logged(
+    server: Server, logged: Lines, monkeypatch: pytest.MonkeyPatch, unhurried: None, ended: str | None
+) -> None:
+    def fail(*given: Any) -> None:
+        raise RuntimeError("what nobody expects")
+
+    body = {**HI, "stream": True, "max_tokens": 256, "logit_bias": never_ends(server)}
+    if ended is None:
+        body["max_tokens"] = 3
+    if ended == "error":
+        monkeypatch.setattr(ChatEncoder, "encode", fail)
+    if ended == "timeout":
+        monkeypatch.setattr(server.context, "limits", replace(server.context.limits, timeout_seconds=0.5))
+    with httpx.stream("POST", server.url + CHAT, json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        if ended != "client_gone":
+            list(lines)
+    until(lambda: len(logged.fields) == 1)
+    [line] = logged.fields
+    [level] = [record.levelname for record in logged.records if "fields" in vars(record)]
+    assert (line["status"], line.get("ended")) == (200, ended)
+    assert level == {"timeout": "WARNING", "error": "ERROR"}.get(ended or "", "INFO")
+
+
+def never_ends(server: Server) -> dict[str, int]:
+    """The bias that keeps an answer from its end."""
+    return {str(token): -100 for token in server.context.registry.models[0].stop_ids}

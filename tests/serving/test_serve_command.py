@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 import typer
 from small_models import build_small
 from transformers import PreTrainedTokenizerBase
+from typer.main import get_command
 from typer.testing import CliRunner
 from waiting import LONGEST
 
@@ -26,7 +28,7 @@ from mm_rec.serving.api_keys import create_key
 from mm_rec.store.store import Store
 
 HI = {"model": "mm-rec-100m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 app.command()(serve.serve)
 
 
@@ -172,3 +174,31 @@ def test_another_address_answers_who_has_a_key(model: Path, tmp_path: Path) -> N
         assert "being finished" not in served.end(signal.SIGTERM)  # nobody was there to wait for
     finally:
         served.close()
+
+
+def test_start_and_stop_are_said_at_every_level_and_in_json(
+    model: Path, tmp_path: Path, chat_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    served = Served(tmp_path, "--log-format", "json", "--log-level", "error")
+    try:
+        never = {str(chat_tokenizer.eos_token_id): -100}
+        endless = {**HI, "max_tokens": 8_192, "stream": True, "logit_bias": never}
+        url = f"{served.url}/v1/chat/completions"
+        with httpx.stream("POST", url, json=endless, timeout=LONGEST) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            served.process.send_signal(signal.SIGINT)
+            assert served.process.stderr is not None
+            stopping = served.process.stderr.readline()
+        said = [json.loads(line) for line in [*served.said.splitlines(), stopping]]
+    finally:
+        served.close()
+    assert all(line["level"] == "info" for line in said)
+    assert served.url in said[-2]["message"] and "an answer is being finished" in said[-1]["message"]
+
+
+def test_every_option_can_be_read_in_80_columns() -> None:
+    shown = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(app, ["--help"]).output
+    names = [name for one in get_command(app).params for name in one.opts if name.startswith("--")]
+    assert "--max-per-address" in names
+    assert [name for name in names if name not in shown] == []

@@ -68,7 +68,7 @@ async def _begin(
     samplings = _samplings(context, body)
     prompts = await asyncio.to_thread(_encode_prompts, context, body)
     read = sum(len(prompt.ids) for prompt in prompts)
-    require_prompt_length(context, read, _NAMES.prompt)
+    require_prompt_length(context.limits, read, _NAMES.prompt)
     most = context.variant.model.scheduler.max_waiting
     if len(prompts) * len(samplings) > most:
         message = f"prompt: at most {most} answers at once; send fewer"

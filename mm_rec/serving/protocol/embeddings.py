@@ -64,7 +64,7 @@ def _encode_inputs(context: RequestContext, body: EmbeddingRequest) -> list[list
             variant.model.engine.require_tokens(ids, f"the text {number}: ")
         resolve_max_tokens(context, len(ids), None, _NAMES, least=0)
         inputs.append(ids)
-    require_prompt_length(context, sum(map(len, inputs)), _NAMES.prompt)
+    require_prompt_length(context.limits, sum(map(len, inputs)), _NAMES.prompt)
     return inputs
 
 

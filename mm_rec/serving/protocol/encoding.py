@@ -61,7 +61,7 @@ async def respond(
         return SafeJSONResponse(
             await cancel_on_disconnect(request.receive, _collect(events, encoder, on_end))
         )
-    return EventStreamResponse(_stream(events, encoder, on_end), stack.pop_all())
+    return EventStreamResponse(_stream(context, events, encoder, on_end), stack.pop_all())
 
 
 async def _collect(events: AsyncGenerator[OutputEvent, None], encoder: Encoder, on_end: OnEnd) -> Chunk:
@@ -74,7 +74,7 @@ async def _collect(events: AsyncGenerator[OutputEvent, None], encoder: Encoder, 
 
 
 async def _stream(
-    events: AsyncGenerator[OutputEvent, None], encoder: Encoder, on_end: OnEnd
+    context: RequestContext, events: AsyncGenerator[OutputEvent, None], encoder: Encoder, on_end: OnEnd
 ) -> AsyncGenerator[bytes, None]:
     """Yield server-sent events; an error that comes up is the last of them: the status was sent long ago."""
     try:
@@ -90,7 +90,9 @@ async def _stream(
         if encoder.done:
             yield encoder.done
     except Exception as error:  # noqa: BLE001  # as in every route, but the answer has begun
-        yield sse_event(encoder.failed(as_api_error(error)))
+        told = as_api_error(error)
+        context.record.end_early(told.status, told.body["error"]["code"])
+        yield sse_event(encoder.failed(told))
 
 
 def logprobs_content(variant: ModelVariant, tokens: Iterable[SampledToken]) -> list[Chunk]:

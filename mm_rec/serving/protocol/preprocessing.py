@@ -14,11 +14,12 @@ from mm_rec.data.conversations.prompt_parts import prompt_parts
 from mm_rec.data.conversations.rendering import reject_special_tokens
 from mm_rec.inference.generate import encode_prompt, encode_text
 from mm_rec.inference.sampler import SamplingParams
-from mm_rec.serving.context import RequestContext
+from mm_rec.serving.context import RequestContext, RequestLimits
 from mm_rec.serving.errors import ApiError, errors_in_field
 from mm_rec.serving.generation import EnginePrompt, build_prompt
+from mm_rec.serving.json_bodies import JsonError, JsonReader
 from mm_rec.serving.model_registry import ModelVariant
-from mm_rec.serving.protocol.request_model import RequestModel, require_shallow
+from mm_rec.serving.protocol.request_model import MAX_JSON_DEPTH, RequestModel
 from mm_rec.serving.protocol.schemas import (
     CalledFunction,
     CompletionRequestBase,
@@ -29,6 +30,7 @@ from mm_rec.serving.protocol.schemas import (
 
 _FREE_SHARE = 4  # of a context that turns are dropped from, where it is not said how much is to be written
 DROP_TURNS = 'Send less, write less, or send "truncation": "auto" to drop the oldest turns'
+_ARGUMENTS_READER = JsonReader("the text of the arguments", MAX_JSON_DEPTH)
 SEND_LESS = "Send less, or ask for fewer tokens"
 ToolSchemas = Sequence[Mapping[str, Any]]  # of tools, as templates and grammars take them
 
@@ -100,9 +102,9 @@ def sampling_per_choice(sampling: SamplingParams, n: int | None, most: int) -> l
     return [sampling.replace(seed=(sampling.seed + number) % 2**63) for number in range(n or 1)]
 
 
-def require_prompt_length(context: RequestContext, tokens: int, field: str) -> None:
+def require_prompt_length(limits: RequestLimits, tokens: int, field: str) -> None:
     """Raise ApiError where all that a request has to be read, in tokens, is more than the server reads."""
-    most = context.limits.max_prompt_tokens
+    most = limits.max_prompt_tokens
     if tokens > most:
         message = (
             f"{field}: {tokens:,} tokens are more than this server reads; {most:,} are the most. Send less"
@@ -118,7 +120,7 @@ def resolve_max_tokens(
     Where the request does not say, there must be room for `least`.
     """
     variant, limits = context.variant, context.limits
-    require_prompt_length(context, prompt_tokens, names.prompt)
+    require_prompt_length(limits, prompt_tokens, names.prompt)
     if wanted is not None and wanted > limits.max_tokens:
         most = f"{limits.max_tokens:,} is the most"
         message = f"{names.max_tokens}: {wanted:,} is more than this server writes at once; {most}"
@@ -192,16 +194,9 @@ def _missing(where: str, why: str) -> ApiError:
 
 def _call(variant: ModelVariant, call_id: str, function: CalledFunction, where: str) -> ToolCall:
     try:
-        arguments = json.loads(function.arguments or "{}")
-    except (ValueError, RecursionError) as error:
-        message = f"{where}: the arguments are not JSON ({error})"
-        raise ApiError(400, message, where, "invalid_value") from error
-    try:
-        require_shallow(arguments)
-    except ValueError as error:
-        raise ApiError(400, f"{where}: of the arguments, {error}", where, "invalid_value") from error
-    if not isinstance(arguments, dict):
-        raise ApiError(400, f"{where}: the arguments are no JSON object", where, "invalid_value")
+        arguments = _ARGUMENTS_READER.parse(function.arguments or "{}")
+    except JsonError as error:
+        raise ApiError(400, f"{where}: {error}", where, "invalid_value") from error
     require_no_special_tokens(variant, json.dumps([function.name, arguments], ensure_ascii=False), where)
     return ToolCall(function.name, arguments, call_id)
 

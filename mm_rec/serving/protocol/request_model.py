@@ -153,4 +153,8 @@ def _short_pairs(value: Any) -> Any:
 # With OpenAI's limits.
 Metadata = Annotated[dict[str, str], BeforeValidator(_short_pairs), AtMost(16, "pairs")]
 Identifier = Annotated[str, AtMost(64)]
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+FunctionName = Annotated[
+    str,
+    Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$"),
+    expects("a name of 1 to 64 letters a-z and A-Z, digits, _, - and ."),
+]
