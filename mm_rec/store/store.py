@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Select, String, bindparam, delete, func, or_, select, update
+from sqlalchemy import CTE, ColumnElement, Select, String, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -213,6 +213,20 @@ class Store:
         """One response of an owner's."""
         return self._get(StoredResponse, owner, response_id)
 
+    def responses_size(self, owner: str | None, response_ids: Collection[str]) -> int:
+        """How many bytes those of an owner's responses take that have these ids."""
+        ids = [_valid_id(one) for one in response_ids]
+        with self._transaction("read") as session:
+            return count_rows(
+                session, StoredResponse, _belongs_to(StoredResponse, owner), StoredResponse.id.in_(ids)
+            )[1]
+
+    def response_chain_size(self, owner: str | None, response_id: str) -> int:
+        """How many bytes a response and all that it goes back to take."""
+        query = select(func.coalesce(func.sum(_chain_numbers().c.bytes), 0))
+        with self._transaction("read") as session:
+            return int(session.scalars(query, {"owner": owner, "id": _valid_id(response_id)}).one())
+
     def response_chain(self, owner: str | None, response_id: str) -> list[StoredResponse]:
         """A response and all that it goes back to, oldest first; empty where there is no such response.
 
@@ -338,12 +352,18 @@ class Store:
 
 
 @functools.cache
-def _chain() -> Select[StoredResponse]:
-    """The responses that the one of an `id` goes back to; made once, which takes longer than to ask."""
-    step = select(StoredResponse.number, StoredResponse.previous_response_id)
+def _chain_numbers() -> CTE:
+    """The numbers and sizes of the responses that the one of an `id` goes back to."""
+    step = select(StoredResponse.number, StoredResponse.previous_response_id, StoredResponse.bytes)
     step = step.where(StoredResponse.key_id.is_not_distinct_from(bindparam("owner", type_=String)))
     chain = step.where(StoredResponse.id == bindparam("id")).cte(recursive=True)
-    chain = chain.union(step.join(chain, StoredResponse.id == chain.c.previous_response_id))
+    return chain.union(step.join(chain, StoredResponse.id == chain.c.previous_response_id))
+
+
+@functools.cache
+def _chain() -> Select[StoredResponse]:
+    """The responses of such a chain; made once, which takes longer than to ask."""
+    chain = _chain_numbers()
     query = select(StoredResponse).join(chain, StoredResponse.number == chain.c.number)
     return query.order_by(StoredResponse.number)
 

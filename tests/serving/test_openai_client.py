@@ -521,6 +521,76 @@ def test_items_are_referred_to_in_place_of_being_sent(client: OpenAI, responses:
         assert (caught.value.param, caught.value.code) == ("input[1]", "item_not_found")
 
 
+def test_what_has_no_effect_is_not_kept(client: OpenAI, responses: Responses) -> None:
+    text = {
+        "type": "output_text",
+        "text": "Hello!",
+        "annotations": [1],
+        "logprobs": [1],
+        "parsed": {"secret": 1},
+    }
+    made = responses(
+        input=[
+            MESSAGES[0],
+            {"type": "reasoning", "summary": ["secret"], "encrypted_content": "secret", "id": "rs_1"},
+            {"role": "assistant", "content": [text], "status": "incomplete"},
+            {
+                "type": "function_call",
+                "call_id": "1",
+                "name": "a",
+                "arguments": "{}",
+                "parsed_arguments": "secret",
+            },
+            {"type": "function_call_output", "call_id": "1", "output": [{**text, "type": "input_text"}]},
+            MESSAGES[0],
+        ]
+    )
+    page = client.responses.input_items.with_raw_response.list(made.id, order="asc")
+    assert "secret" not in page.text
+    _, reasoning, message, call, result, _ = page.parse().data
+    assert (reasoning.id, reasoning.summary, message.status) == ("rs_1", [], "incomplete")
+    [kept] = message.content
+    assert kept.to_dict() == {"type": "output_text", "text": "Hello!", "annotations": []}
+    assert (call.name, [part.to_dict() for part in result.output]) == (
+        "a",
+        [{"type": "input_text", "text": "Hello!"}],
+    )
+
+
+def test_kept_responses_are_read_to_a_limit_of_bytes(
+    responses: Responses, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = responses(), responses()
+    last = responses(previous_response_id=first.id)
+    references = [{"type": "item_reference", "id": made.output[0].id} for made in (first, second)]
+
+    def unread(*_: Any) -> None:
+        raise AssertionError("this is not read")
+
+    with monkeypatch.context() as patched:
+        size = server.context.store.response_chain_size(None, last.id)
+        patched.setattr("mm_rec.serving.protocol.responses._MAX_KEPT_BYTES", size)
+        assert responses(previous_response_id=last.id).id
+        patched.setattr("mm_rec.serving.protocol.responses._MAX_KEPT_BYTES", first_bytes(server, first.id))
+        assert responses(input=[MESSAGES[0], references[0]]).id
+        patched.setattr(server.context.store, "response_chain", unread)
+        patched.setattr(server.context.store, "get_response", unread)
+        for fields, field in (
+            ({"previous_response_id": last.id}, "previous_response_id"),
+            ({"input": [MESSAGES[0], *references]}, "input"),
+        ):
+            error = responses.refusal(**fields)
+            assert (error.param, error.code) == (field, "context_length_exceeded")
+            assert "are the most. " in error.message
+        named = [{"type": "item_reference", "id": f"msg_{number:032x}0000"} for number in range(129)]
+        error = responses.refusal(input=named)
+        assert error.param == "input" and "129 responses; 128 are the most" in error.message
+
+
+def first_bytes(server: Server, response_id: str) -> int:
+    return server.context.store.responses_size(None, [response_id])
+
+
 def test_an_item_of_another_key_is_not_there(closed: Server) -> None:
     made: list[Any] = []
     for name in ("Ayşe", "Ali"):

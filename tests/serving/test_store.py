@@ -118,6 +118,17 @@ def test_a_chain_holds_a_response_and_all_before_it_oldest_first(store: Store) -
     assert [row.id for row in left] == [second.id, third.id] and left[0].previous_response_id == first.id
 
 
+def test_the_sizes_of_responses_are_known_before_they_are_read(store: Store) -> None:
+    mine, other, _ = owners(store)
+    first = store_response(store, mine)
+    second, foreign = store_response(store, mine, after=first), store_response(store, other)
+    assert store.response_chain_size(mine, second.id) == first.bytes + second.bytes > 0
+    assert store.response_chain_size(other, second.id) == store.response_chain_size(mine, "x\0") == 0
+    ids = {first.id, second.id, foreign.id, "x\0"}
+    assert store.responses_size(mine, ids) == first.bytes + second.bytes
+    assert store.responses_size(mine, set()) == 0
+
+
 def test_a_chain_does_not_lead_to_a_row_of_another_owner(store: Store) -> None:
     mine, other, _ = owners(store)
     foreign = store_response(store, other)

@@ -100,6 +100,13 @@ def _field_names(model: type[RequestModel]) -> frozenset[str]:
     return frozenset({*model.model_fields, *(field.alias or "" for field in model.model_fields.values())})
 
 
+@cache
+def effective_fields(model: type[RequestModel]) -> tuple[str, ...]:
+    """Return the names of a model's fields without those of `no_effect`."""
+    fields = model.model_fields.items()
+    return tuple(name for name, field in fields if not (field.description or "").startswith(NO_EFFECT))
+
+
 _SIZE_KEYWORDS = {"array": "maxItems", "string": "maxLength", "object": "maxProperties"}
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from mm_rec.serving.errors import ApiError
+from mm_rec.serving.protocol.request_model import RequestModel, effective_fields
 from mm_rec.serving.protocol.response_schemas import (
     AllowedResponseTools,
     ChosenTool,
@@ -36,10 +37,20 @@ _EMPTY_ASSISTANT: Item = {"type": "message", "role": "assistant", "content": ""}
 
 
 def input_items(body: ResponseRequest) -> list[Item]:
-    """Return the items of the input of a request."""
+    """Return the items of the input of a request: what has an effect of them, so that nothing else is kept."""
     if isinstance(body.input, str):
         return [{"type": "message", "role": "user", "content": body.input}]
-    return [item.model_dump(exclude_none=True) for item in body.input]
+    return [_dump(item, "id", "status") for item in body.input]
+
+
+def _dump(part: RequestModel, *kept: str) -> Item:
+    """Return a part of a request without the fields that have no effect, but for those of these names."""
+    given = {name: getattr(part, name, None) for name in (*kept, *effective_fields(type(part)))}
+    return {
+        name: [_dump(one) for one in value] if isinstance(value, list) else value
+        for name, value in given.items()
+        if value is not None
+    }
 
 
 def item_id(kind: str, response_id: str, number: int, *, is_input: bool = False) -> str:
@@ -48,6 +59,15 @@ def item_id(kind: str, response_id: str, number: int, *, is_input: bool = False)
 
 
 _ID_DIGITS = 32  # of a response, within the ids of its items
+
+
+def referenced_responses(items: Iterable[Item]) -> set[str]:
+    """Return the ids of the responses that references among the items name."""
+    return {_response_id(item["id"]) for item in items if item["type"] == "item_reference"}
+
+
+def _response_id(item_id: str) -> str:
+    return "resp_" + item_id.partition("_")[2][:_ID_DIGITS]
 
 
 def resolve_references(
@@ -73,7 +93,7 @@ def resolve_references(
 
 
 def _referenced_item(wanted: str, find_response: Callable[[str], StoredResponse | None], number: int) -> Item:
-    row = find_response("resp_" + wanted.partition("_")[2][:_ID_DIGITS])
+    row = find_response(_response_id(wanted))
     items: list[Item] = [] if row is None else [*row.input_items, *row.response["output"]]
     for item in items:
         if item["id"] == wanted:
@@ -167,10 +187,18 @@ def to_stored_items(items: Iterable[Item], response_id: str) -> list[Item]:
 
 
 def _to_stored_item(item: Item, response_id: str, number: int) -> Item:
-    if isinstance(item.get("content"), str):
-        part: Item = {"type": "input_text", "text": item["content"]}
-        if item["role"] == "assistant":
-            part = {"type": "output_text", "text": item["content"], "annotations": []}
-        item = {**item, "content": [part]}
     made = item_id(item["type"], response_id, number, is_input=True)
-    return {"id": made, "status": "completed", **item}
+    item = {"id": made, "status": "completed", **item}
+    if isinstance(item.get("content"), str):
+        kind = "output_text" if item["role"] == "assistant" else "input_text"
+        item["content"] = [{"type": kind, "text": item["content"]}]
+    # Clients expect these two, though nothing reads them.
+    if item["type"] == "reasoning":
+        item["summary"] = []
+    if "content" in item:
+        item["content"] = [_with_annotations(part) for part in item["content"]]
+    return item
+
+
+def _with_annotations(part: Item) -> Item:
+    return {**part, "annotations": []} if part["type"] == "output_text" else part

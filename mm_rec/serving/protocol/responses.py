@@ -37,6 +37,7 @@ from mm_rec.serving.protocol.response_encoder import ResponseEncoder, text_forma
 from mm_rec.serving.protocol.response_items import (
     Item,
     input_items,
+    referenced_responses,
     resolve_references,
     to_chat_tools,
     to_messages,
@@ -51,6 +52,9 @@ from mm_rec.serving.streaming import cancel_on_disconnect
 from mm_rec.store.tables import StoredResponse
 
 router = APIRouter(route_class=ApiRoute)
+# Of what is kept, one request reads at most so many bytes of JSON: one response of the largest body fits.
+_MAX_KEPT_BYTES = 32 * 2**20
+_MAX_REFERENCED = 128  # responses that the references of one request may name
 
 
 @router.post("/v1/responses")
@@ -70,7 +74,25 @@ async def create_response(body: ResponseRequest, request: Request) -> Response:
 
 def _read_items(context: RequestContext, body: ResponseRequest) -> list[Item]:
     """Return the items of the input, those that it refers to among them."""
-    return resolve_references(input_items(body), partial(context.server.store.get_response, context.owner))
+    items, store = input_items(body), context.server.store
+    named = referenced_responses(items)
+    if len(named) > _MAX_REFERENCED:
+        message = (
+            f"input: its item references name {len(named):,} responses; {_MAX_REFERENCED} are the most. "
+            "Send the items themselves"
+        )
+        raise ApiError(400, message, "input", "invalid_value")
+    remedy = "Send the items themselves, or fewer references"
+    _require_kept_size(store.responses_size(context.owner, named), "input", remedy)
+    return resolve_references(items, partial(store.get_response, context.owner))
+
+
+def _require_kept_size(size: int, field: str, remedy: str) -> None:
+    """Raise ApiError where the kept responses that a request names, in bytes, are too much to be read."""
+    if size > _MAX_KEPT_BYTES:
+        sizes = f"{size:,} bytes; {_MAX_KEPT_BYTES:,} are the most"
+        message = f"{field}: the responses that it names take {sizes}. {remedy}"
+        raise ApiError(400, message, field, "context_length_exceeded")
 
 
 async def _begin(
@@ -113,6 +135,9 @@ def _previous_items(context: RequestContext, response_id: str | None) -> list[It
     """Return the items of a response and of all before it in its chain; raises ApiError, 404."""
     if response_id is None:
         return []
+    size = context.server.store.response_chain_size(context.owner, response_id)
+    remedy = "Begin a new conversation, with what matters of this one"
+    _require_kept_size(size, "previous_response_id", remedy)
     chain = context.server.store.response_chain(context.owner, response_id)
     if not chain or chain[0].previous_response_id is not None:
         raise ApiError(
