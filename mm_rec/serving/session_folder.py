@@ -6,6 +6,7 @@ The store's identifier lies in it. All servers of that store share the folder; t
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +27,19 @@ _FAULT = "the states of sessions cannot be written"
 
 
 class SessionFolder:
-    """The files of a store's sessions; raises ConfigError where the folder is another store's."""
+    """The files of a store's sessions; raises ConfigError where the folder is another store's, or cannot be used."""
 
     def __init__(self, path: Path, store: Store) -> None:
         self.path, self._store = path, store
         self._failed_bytes = 0  # of the last state, where it could not be written
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # a state holds what was said
-        self._claim()
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)  # a state holds what was said
+            self._claim()
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise ConfigError(
+                f"--sessions {path}: states cannot be kept there ({reason}). Name a folder that can be written to"
+            ) from error
 
     def write(self, variant: ModelVariant, session: Session) -> tuple[str, int]:
         """Write a state to a new file; returns its name and size. Raises StoreUnavailableError where that fails."""

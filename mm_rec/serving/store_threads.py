@@ -44,7 +44,10 @@ class StoreThreads:
     async def enter(
         self, manager: contextlib.AbstractContextManager[_T], stack: contextlib.AsyncExitStack
     ) -> _T:
-        """Enter a context that writes; the stack leaves it, and where this is cancelled it is left at once."""
+        """Enter a context that writes; the stack leaves it, and where this is cancelled it is left at once.
+
+        It is left in any case, also where no thread is free for long: then nobody waits for that.
+        """
         entering = self._writers.submit(manager.__enter__)
         try:
             entered = await _result(entering)
@@ -53,7 +56,9 @@ class StoreThreads:
             raise
 
         async def leave(*error: Any) -> bool | None:
-            return await self.write(manager.__exit__, *error)
+            leaving = asyncio.wrap_future(self._writers.submit(manager.__exit__, *error))
+            done, _ = await asyncio.wait({leaving}, timeout=_QUEUE_SECONDS)
+            return leaving.result() if done else None
 
         stack.push_async_exit(leave)
         return entered

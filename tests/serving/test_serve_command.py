@@ -153,6 +153,9 @@ def test_mistakes_are_told_with_what_to_do(model: Path, tmp_path: Path) -> None:
     assert "no address of this machine" in refused(tmp_path, model, "--host", "192.0.2.1", "--no-keys")
     said = refused(tmp_path, model, "--store", f"sqlite:///{tmp_path}/other.db")
     assert "has the sessions of another store" in said and "--sessions" in said
+    (tmp_path / "file").touch()
+    said = refused(tmp_path, model, "--sessions", tmp_path / "file")
+    assert "--sessions" in said and "cannot be kept there" in said
 
 
 def test_nothing_to_serve_says_how_to_make_it(tmp_path: Path) -> None:

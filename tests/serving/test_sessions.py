@@ -77,6 +77,18 @@ def turn(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
+def test_a_turn_is_held_to_the_limit_of_what_it_reads_itself(start: Start) -> None:
+    with client(start(limits=RequestLimits(max_tokens=32, max_prompt_tokens=60))) as http:
+        session = begin(http, "mmrec", [SYSTEM])["id"]
+        read = [
+            ask(http, "mmrec", session, turn(f"Question {n}?"))["usage"]["prompt_tokens"] for n in range(5)
+        ]
+        assert read[-1] > 60
+        body = {"model": "mmrec", "session": session, "messages": [turn("Question? " * 40)]}
+        refused = http.post("/v1/chat/completions", json=body)
+        assert refused.status_code == 400 and "60 are the most" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("family", ["mmrec", "llama"])
 def test_turns_answer_as_a_conversation_that_is_sent_whole(start: Start, family: str) -> None:
     """Also where the server was restarted before each turn, so that the state comes from its file."""

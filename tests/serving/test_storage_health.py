@@ -209,6 +209,37 @@ def test_a_lease_that_nobody_waits_for_any_more_is_given_back() -> None:
     asyncio.run(give_up())
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_lease_is_given_back_also_where_no_thread_is_free(
+    monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    monkeypatch.setattr("mm_rec.serving.store_threads._QUEUE_SECONDS", LONGEST if is_cancelled else 0.05)
+    release, left = threading.Event(), threading.Event()
+
+    @contextmanager
+    def lease() -> Iterator[None]:
+        yield
+        left.set()
+
+    async def leave_behind() -> None:
+        threads, stack = StoreThreads(), AsyncExitStack()
+        await threads.enter(lease(), stack)
+        busy = [asyncio.create_task(threads.write(release.wait, LONGEST)) for _ in range(8)]
+        await asyncio.sleep(0)
+        leaving = asyncio.create_task(stack.aclose())
+        await asyncio.sleep(0)
+        if is_cancelled:
+            leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert not left.is_set()
+        release.set()
+        assert await asyncio.to_thread(left.wait, LONGEST)
+        await asyncio.gather(*busy)
+        threads.close()
+
+    asyncio.run(leave_behind())
+
+
 def test_a_locked_store_is_not_waited_for_long(impatient: None, url: str, opened: Opener) -> None:
     store, engine = opened(url), create_engine(url)
     with engine.connect() as connection:

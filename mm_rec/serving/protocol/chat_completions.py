@@ -175,7 +175,7 @@ def _prepare(
         prompt, most = fit_prompt(context, messages, tools, wanted, names, truncate)
     else:
         prompt = _session_prompt(context.tokenizer, turn, messages, tools)
-        most = resolve_max_tokens(context, prompt.length, wanted, names)
+        most = resolve_max_tokens(context, prompt.length, wanted, names, read_before=prompt.cached_tokens)
     return prompt, sampling_per_choice(
         build_sampling(variant, body, most), body.n, variant.model.scheduler.max_running
     )

@@ -128,16 +128,15 @@ async def _start_choices(
     """Start the choices of one prompt; None for one that generates nothing."""
     variant, max_tokens = context.variant, _max_tokens(body)
     resolve_max_tokens(context, len(prompt.ids), max_tokens, _NAMES, least=0)
-    session, parts = variant.session(), [prompt.ids]
+    unread = EnginePrompt(variant.session(), [prompt.ids])
     if body.echo and body.logprobs is not None:
-        await _score_prompt(context, session, prompt, body.logprobs)
-        parts = []
+        await _score_prompt(context, unread.session, prompt, body.logprobs)
+        unread.parts = []  # the meter has counted them; none was cached
     if not max_tokens:
         return [None] * len(samplings)
     return await start_choices(
-        variant, EnginePrompt(session, parts), samplings, context.seconds_left, context.meter,
-        logprobs=body.logprobs,
-    )  # fmt: skip
+        variant, unread, samplings, context.seconds_left, context.meter, logprobs=body.logprobs
+    )
 
 
 async def _score_prompt(

@@ -113,14 +113,16 @@ def require_prompt_length(limits: RequestLimits, tokens: int, field: str) -> Non
 
 
 def resolve_max_tokens(
-    context: RequestContext, prompt_tokens: int, wanted: int | None, names: FieldNames, least: int = 1
-) -> int:
+    context: RequestContext, prompt_tokens: int, wanted: int | None, names: FieldNames, least: int = 1,
+    read_before: int = 0,
+) -> int:  # fmt: skip
     """Return the most tokens of an answer; raises ApiError where the request asks for more, or there is no room.
 
-    Where the request does not say, there must be room for `least`.
+    Where the request does not say, there must be room for `least`. `read_before`: tokens that a session has read
+    already, so that this request does not read them.
     """
     variant, limits = context.variant, context.limits
-    require_prompt_length(limits, prompt_tokens, names.prompt)
+    require_prompt_length(limits, prompt_tokens - read_before, names.prompt)
     if wanted is not None and wanted > limits.max_tokens:
         most = f"{limits.max_tokens:,} is the most"
         message = f"{names.max_tokens}: {wanted:,} is more than this server writes at once; {most}"
