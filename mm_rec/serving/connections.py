@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,10 +66,10 @@ def resolve_limits(total: int | None = None, per_address: int | None = None) -> 
 
 def _max_open_files() -> int | None:
     """Return how many files this process may open; None where there is no limit, or the system has none."""
-    try:
-        import resource
-    except ImportError:  # on Windows
+    if sys.platform == "win32":
         return None
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
