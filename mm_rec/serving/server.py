@@ -8,6 +8,7 @@ import gc
 import math
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ from mm_rec.serving.connections import ConnectionLimits, ConnectionPool, Limited
 from mm_rec.serving.model_registry import ModelRegistry
 
 GRACE_SECONDS = 10.0  # for running requests when the server is to stop
+_SWITCH_SECONDS = 0.0005
 _TRIM_TICKS = 100  # of uvicorn, ten to a second
 _BACKLOG = 2048  # connections that wait to be taken
 _ACCEPTED_AT_ONCE = 16  # before their limits are looked at
@@ -119,6 +121,8 @@ def run(
     # What is loaded stays: a collection that looks through all of it stops every thread for a quarter of a second.
     gc.collect()
     gc.freeze()
+    # At each wait the loop gives up the GIL, and gets it back after so long while a grammar or a body is worked on.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with listen(host, port) as opened:
         shown = f"[{host}]" if ":" in host else host
         on_listening(f"http://{shown}:{opened.getsockname()[1]}")
