@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic import TypeAdapter
 from starlette.datastructures import QueryParams
@@ -16,6 +16,7 @@ from starlette.types import Scope
 from mm_rec.serving.errors import METHOD_NOT_ALLOWED, ApiError
 from mm_rec.serving.json_bodies import read_json
 
+Limit = Annotated[int, Query(ge=1, le=100)]  # of the rows of a list
 _UNKNOWN = "this is not known here; leave it out"
 
 
@@ -66,11 +67,10 @@ def require_known_queries(scope: Scope, route: RouteContext) -> None:
     known = {field.alias for field in route.dependant.query_params} if hasattr(route, "dependant") else set()
     given = Counter(name for name, _ in QueryParams(scope["query_string"]).multi_items())
     for name, times in given.items():
-        named = name.removesuffix("[]")[
-            :100
-        ]  # OpenAI's client writes a list as name[]; no route here takes one
+        single = name.removesuffix("[]")  # OpenAI's client writes a list as name[]; no route here takes one
+        named = single[:100]
         if name not in known:
-            why = "this is no list; leave the brackets out" if name.removesuffix("[]") in known else _UNKNOWN
+            why = "this is no list; leave the brackets out" if single in known else _UNKNOWN
             raise ApiError(400, f"{named}: {why}", named, "unknown_parameter")
         if times > 1:
             why = f"this stands {times:,} times in the address, and one value counts; send one"

@@ -174,23 +174,26 @@ class Choice:
         """Return the session after the answer and the end of its message; None where it went past a stop string."""
         if self._stream.stopped or not self.finish_reason:
             return None
-        self.prompt.session.append(encode_rendered(self.variant.model.tokenizer, self._closing()))
+        _, closing = self._reply_and_closing()
+        self.prompt.session.append(encode_rendered(self.variant.model.tokenizer, closing))
         return self.prompt.session
 
-    def _reply(self) -> str:
-        """Return the answer with its special tokens."""
-        decode = self.variant.model.tokenizer.decode
-        return str(decode(self._ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    def _closing(self) -> str:
-        return turn_end_text(self.variant.model.tokenizer, self._reply())
+    def _reply_and_closing(self) -> tuple[str, str]:
+        """Return the answer with its special tokens, and what ends its message after it."""
+        tokenizer = self.variant.model.tokenizer
+        reply = str(
+            tokenizer.decode(self._ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+        return reply, turn_end_text(tokenizer, reply)
 
     def _cache_reply(self) -> None:
         """Cache what was read and written, where who sends it as text sends the same tokens."""
-        added, tokenizer = self._reply() + self._closing(), self.variant.model.tokenizer
-        written = [*self._ids, *encode_rendered(tokenizer, self._closing())]
-        if encode_rendered(tokenizer, added) == written and (session := self.finished_session()) is not None:
-            text = self.prompt.text + "".join(self.prompt.texts) + added
+        tokenizer, session = self.variant.model.tokenizer, self.prompt.session
+        reply, closing = self._reply_and_closing()
+        closing_ids = encode_rendered(tokenizer, closing)
+        if self.finish_reason and encode_rendered(tokenizer, reply + closing) == [*self._ids, *closing_ids]:
+            session.append(closing_ids)
+            text = self.prompt.text + "".join(self.prompt.texts) + reply + closing
             self.variant.model.prefix_cache.insert(self.prompt.cache_key, text, session)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from typing import Any
@@ -22,9 +22,8 @@ from mm_rec.serving.errors import ApiError, field_name
 from mm_rec.strict_parsing import DuplicateKey, unique_keys
 
 MAX_DEPTH = 256  # of lists and objects in each other; what a field holds has a limit of its own
-MAX_CONTAINERS = (
-    500_000  # brackets and braces of a body, which bounds its memory: an empty object takes 64 bytes
-)
+# Brackets and braces of a body, which bounds its memory: an empty object takes 64 bytes.
+MAX_CONTAINERS = 500_000
 MAX_KEYS = 10_000  # of one object, which bounds the errors of one body
 MAX_DIGITS = 4_300  # of a whole number: Python's own limit
 _LARGE_BYTES = 2**16  # read in a thread from here on
@@ -140,22 +139,20 @@ _BODY_READER = JsonReader("the body", MAX_DEPTH)
 
 def is_deeper(value: Any, most: int) -> bool:
     """Return whether there are more than so many lists and objects in each other, counted level by level."""
-    level = [value]
+    level = _containers([value])
     for _ in range(most):
-        level = [one for container in level for one in _values(container) if isinstance(one, dict | list)]
+        level = [
+            one
+            for container in level
+            for one in _containers(container.values() if isinstance(container, dict) else container)
+        ]
         if not level:
             return False
     return True
 
 
-def _values(container: Any) -> Any:
-    return (
-        container.values()
-        if isinstance(container, dict)
-        else container
-        if isinstance(container, list)
-        else ()
-    )
+def _containers(values: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
+    return [one for one in values if isinstance(one, dict | list)]
 
 
 def _require_unicode(value: Any) -> None:

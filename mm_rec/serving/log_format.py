@@ -45,9 +45,8 @@ class RepeatFilter(logging.Filter):
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[
-            tuple[Any, ...], tuple[float, int]
-        ] = {}  # when it was said, and how often it was not
+        # When it was said, and how often it was not.
+        self._seen: dict[tuple[Any, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is to be said."""

@@ -21,9 +21,8 @@ from mm_rec.serving.metrics import ServerMetrics
 from mm_rec.store.tables import new_id
 
 _log = logging.getLogger(__name__)
-QUIET_PATHS = frozenset(
-    {"/health", "/metrics"}
-)  # asked every few seconds by programs: logged at the level debug
+# Asked every few seconds by programs: logged at the level debug.
+QUIET_PATHS = frozenset({"/health", "/metrics"})
 MAX_BODY_BYTES = 2**16  # of a body in the log
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from mm_rec import __version__
 from mm_rec.data.conversations.conversation import Conversation
@@ -14,7 +14,7 @@ from mm_rec.data.conversations.prompt_parts import require_known_layout
 from mm_rec.data.conversations.rendering import conversation_text, prompt_text
 from mm_rec.inference.generate import encode_rendered
 from mm_rec.inference.request import GenerationRequest
-from mm_rec.serving.api_route import ApiRoute
+from mm_rec.serving.api_route import ApiRoute, Limit
 from mm_rec.serving.context import (
     RequestContext,
     ServerContext,
@@ -41,7 +41,6 @@ from mm_rec.store.health import StoreUnavailableError
 from mm_rec.store.tables import SavedSession
 
 router = APIRouter(route_class=ApiRoute)
-Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.get("/v1/models")

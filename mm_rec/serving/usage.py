@@ -47,9 +47,8 @@ class UsageRecorder:
             raise StoreUnavailableError(
                 f"this key has a limit of tokens a day, and usage cannot be counted now: {self._failure}"
             )
-        with (
-            self._lock
-        ):  # before the store is asked: what is written meanwhile counts twice, and never not at all
+        # Before the store is asked: what is written meanwhile counts twice, and never not at all.
+        with self._lock:
             pending = Counter(self._pending.get(_Day(owner, day), Counter()))
         return self._store.usage(owner, day).tokens + pending["prompt_tokens"] + pending["completion_tokens"]
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from sqlalchemy import CTE, ColumnElement, Select, String, bindparam, delete, func, or_, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -30,9 +29,9 @@ from mm_rec.errors import ConfigError, UserError
 from mm_rec.store.database import describe, detail, fault, is_sqlite, make_file, open_engine, reason
 from mm_rec.store.health import StorageHealth, StoreUnavailableError
 from mm_rec.store.migrate import migrate
+from mm_rec.store.queries import belongs_to, chain_numbers, has_id, is_free, now, response_chain, valid_id
 from mm_rec.store.retention import Retention, count_rows
 from mm_rec.store.tables import (
-    ID_PATTERN,
     SESSION_FILE_PATTERN,
     ApiKey,
     DailyUsage,
@@ -140,9 +139,9 @@ class Store:
 
     def revoke_key(self, key_id: str) -> ApiKey | None:
         """End a key for good; a key that was revoked before keeps the time of that. None where there is no such key."""
-        revoked = func.coalesce(ApiKey.revoked, _now())
+        revoked = func.coalesce(ApiKey.revoked, now())
         statement = (
-            update(ApiKey).where(ApiKey.id == _valid_id(key_id)).values(revoked=revoked).returning(ApiKey)
+            update(ApiKey).where(ApiKey.id == valid_id(key_id)).values(revoked=revoked).returning(ApiKey)
         )
         with self._transaction("written") as session:
             return session.scalar(statement)
@@ -160,7 +159,7 @@ class Store:
         with self._transaction("written") as session:
             session.execute(statement.on_conflict_do_update(index_elements=["key_id", "day"], set_=sums))
             if owner is not None:
-                session.execute(update(ApiKey).where(ApiKey.id == owner).values(last_used=_now()))
+                session.execute(update(ApiKey).where(ApiKey.id == owner).values(last_used=now()))
 
     def usage(self, owner: str | None, day: date) -> DailyUsage:
         """What a key used on a day; zeros where it did nothing."""
@@ -188,7 +187,7 @@ class Store:
         row = StoredResponse(
             id=response_id,
             key_id=owner,
-            created=_now(),
+            created=now(),
             bytes=len(json.dumps(input_items)) + len(json.dumps(response)),
             previous_response_id=previous_response_id,
             model=model,
@@ -204,7 +203,7 @@ class Store:
     def delete_expired(self) -> list[SavedSession]:
         """Delete what is older than may be kept, but sessions in a turn; returns the sessions, for their files."""
         oldest = self.retention.oldest
-        expired = delete(SavedSession).where(SavedSession.used < oldest, _is_free())
+        expired = delete(SavedSession).where(SavedSession.used < oldest, is_free())
         with self._transaction("written") as session:
             session.execute(delete(StoredResponse).where(StoredResponse.created < oldest))
             return list(session.scalars(expired.returning(SavedSession)))
@@ -215,17 +214,17 @@ class Store:
 
     def responses_size(self, owner: str | None, response_ids: Collection[str]) -> int:
         """How many bytes those of an owner's responses take that have these ids."""
-        ids = [_valid_id(one) for one in response_ids]
+        ids = [valid_id(one) for one in response_ids]
         with self._transaction("read") as session:
             return count_rows(
-                session, StoredResponse, _belongs_to(StoredResponse, owner), StoredResponse.id.in_(ids)
+                session, StoredResponse, belongs_to(StoredResponse, owner), StoredResponse.id.in_(ids)
             )[1]
 
     def response_chain_size(self, owner: str | None, response_id: str) -> int:
         """How many bytes a response and all that it goes back to take."""
-        query = select(func.coalesce(func.sum(_chain_numbers().c.bytes), 0))
+        query = select(func.coalesce(func.sum(chain_numbers().c.bytes), 0))
         with self._transaction("read") as session:
-            return int(session.scalars(query, {"owner": owner, "id": _valid_id(response_id)}).one())
+            return int(session.scalars(query, {"owner": owner, "id": valid_id(response_id)}).one())
 
     def response_chain(self, owner: str | None, response_id: str) -> list[StoredResponse]:
         """A response and all that it goes back to, oldest first; empty where there is no such response.
@@ -233,7 +232,7 @@ class Store:
         Where one of them was deleted, the first of the list still has a `previous_response_id`.
         """
         with self._transaction("read") as session:
-            return list(session.scalars(_chain(), {"owner": owner, "id": _valid_id(response_id)}))
+            return list(session.scalars(response_chain(), {"owner": owner, "id": valid_id(response_id)}))
 
     def list_responses(
         self, owner: str | None, after: str | None = None, limit: int = 20
@@ -257,13 +256,13 @@ class Store:
         row = SavedSession(
             id=new_id("sess"),
             key_id=owner,
-            created=_now(),
+            created=now(),
             bytes=size,
             model=model,
             adapter=adapter,
             length=length,
             file_name=_check_file_name(file_name),
-            used=_now(),
+            used=now(),
         )
         with self._transaction("written") as session:
             _lock(session)  # what is counted stays true until this session is counted too
@@ -290,8 +289,8 @@ class Store:
         self, owner: str | None, session_id: str, holder: str, seconds: int
     ) -> SavedSession | None:
         """Lease a session for one turn of the id `holder`; None where another turn has the lease, or there is none."""
-        free = (*_has_id(SavedSession, owner, session_id), _is_free())
-        values = {"lease_holder": holder, "lease_expires": _now() + seconds}
+        free = (*has_id(SavedSession, owner, session_id), is_free())
+        values = {"lease_holder": holder, "lease_expires": now() + seconds}
         with self._transaction("written") as session:
             return session.scalar(update(SavedSession).where(*free).values(values).returning(SavedSession))
 
@@ -299,7 +298,7 @@ class Store:
         """Let the turns of these ids keep their leases for so long from now on."""
         held = update(SavedSession).where(SavedSession.lease_holder.in_(holders))
         with self._transaction("written") as session:
-            session.execute(held.values(lease_expires=_now() + seconds))
+            session.execute(held.values(lease_expires=now() + seconds))
 
     def release_session(self, holder: str) -> None:
         """End the lease of a turn that changed nothing."""
@@ -316,7 +315,7 @@ class Store:
             SavedSession.version == leased.version,
             SavedSession.lease_holder == leased.lease_holder,
         )
-        values = {"length": length, "file_name": _check_file_name(file_name), "bytes": size, "used": _now()}
+        values = {"length": length, "file_name": _check_file_name(file_name), "bytes": size, "used": now()}
         turned = {"version": leased.version + 1, "lease_holder": None, "lease_expires": None}
         with self._transaction("written") as session:
             return session.scalar(held.values(values | turned).returning(SavedSession))
@@ -332,10 +331,10 @@ class Store:
 
     def _get(self, table: type[_Row], owner: str | None, row_id: str) -> _Row | None:
         with self._transaction("read") as session:
-            return session.scalar(select(table).where(*_has_id(table, owner, row_id)))
+            return session.scalar(select(table).where(*has_id(table, owner, row_id)))
 
     def _list(self, table: type[_Row], owner: str | None, after: str | None, limit: int) -> Page[_Row]:
-        query = select(table).where(_belongs_to(table, owner))
+        query = select(table).where(belongs_to(table, owner))
         if after is not None:
             last = self._get(table, owner, after)
             if last is None:
@@ -346,26 +345,9 @@ class Store:
         return Page(rows[:limit], has_more=len(rows) > limit)
 
     def _delete(self, table: type[_Row], owner: str | None, row_id: str) -> _Row | None:
-        statement = delete(table).where(*_has_id(table, owner, row_id)).returning(table)
+        statement = delete(table).where(*has_id(table, owner, row_id)).returning(table)
         with self._transaction("written") as session:
             return session.scalar(statement)
-
-
-@functools.cache
-def _chain_numbers() -> CTE:
-    """The numbers and sizes of the responses that the one of an `id` goes back to."""
-    step = select(StoredResponse.number, StoredResponse.previous_response_id, StoredResponse.bytes)
-    step = step.where(StoredResponse.key_id.is_not_distinct_from(bindparam("owner", type_=String)))
-    chain = step.where(StoredResponse.id == bindparam("id")).cte(recursive=True)
-    return chain.union(step.join(chain, StoredResponse.id == chain.c.previous_response_id))
-
-
-@functools.cache
-def _chain() -> Select[StoredResponse]:
-    """The responses of such a chain; made once, which takes longer than to ask."""
-    chain = _chain_numbers()
-    query = select(StoredResponse).join(chain, StoredResponse.number == chain.c.number)
-    return query.order_by(StoredResponse.number)
 
 
 def _lock(session: Session) -> None:
@@ -373,29 +355,7 @@ def _lock(session: Session) -> None:
     session.execute(update(StoreIdentity).values(id=StoreIdentity.id))
 
 
-def _is_free() -> ColumnElement[bool]:
-    """Whether no turn has the lease of a session; that of a server which was killed ends by itself."""
-    return or_(SavedSession.lease_holder.is_(None), SavedSession.lease_expires < _now())
-
-
-def _belongs_to(table: type[OwnedMixin], owner: str | None) -> ColumnElement[bool]:
-    return table.key_id == owner  # SQLAlchemy writes IS NULL for None
-
-
-def _has_id(table: type[OwnedMixin], owner: str | None, row_id: str) -> tuple[ColumnElement[bool], ...]:
-    return _belongs_to(table, owner), table.id == _valid_id(row_id)
-
-
-def _valid_id(text: str) -> str:
-    """An id as it is, and "" for what can be none: PostgreSQL fails at a zero byte or a lone surrogate."""
-    return text if ID_PATTERN.fullmatch(text) else ""
-
-
 def _check_file_name(file_name: str) -> str:
     if not SESSION_FILE_PATTERN.fullmatch(file_name):
         raise ValueError(f"{file_name!r} is not a name of new_session_file()")
     return file_name
-
-
-def _now() -> int:
-    return int(time.time())

@@ -177,13 +177,16 @@ class PushdownAutomaton(TransitionNetwork):
 
     def advance(self, configurations: Configurations, symbol: int) -> Configurations:
         """Where a text can be after one more symbol; empty where it cannot be."""
-        found = [
+        found = self._after_edges(configurations, symbol)
+        return self._close(found) if found else ()
+
+    def _after_edges(self, configurations: Configurations, symbol: int) -> list[Configuration]:
+        return [
             (target, stack)
             for state, stack in configurations
             for first, last, target in self._edges[state]
             if first <= symbol <= last
         ]
-        return self._close(found) if found else ()
 
     @property
     def has_unique_arrays(self) -> bool:
@@ -192,13 +195,8 @@ class PushdownAutomaton(TransitionNetwork):
 
     def begins_unique_array(self, configurations: Configurations, symbol: int) -> bool:
         """Whether a symbol begins an array whose items must differ, whichever way the text is read."""
-        targets = [
-            target
-            for state, _ in configurations
-            for first, last, target in self._edges[state]
-            if first <= symbol <= last
-        ]
-        return bool(targets) and self._unique.issuperset(targets)
+        targets = {target for target, _ in self._after_edges(configurations, symbol)}
+        return bool(targets) and targets <= self._unique
 
     def next_symbols(self, configurations: Configurations) -> list[int]:
         """The symbols that may come next, in the order in which endings prefer them."""

@@ -22,7 +22,6 @@ _FAR = {
     "maximum": FAR_MAXIMUM,
     "exclusiveMaximum": FAR_MAXIMUM,
 }
-_NOTES = ("$schema", "$comment", "title", "description")
 _FAR_BOUND = 2**63 - 1
 _ONE = ("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
 _LIST = ("anyOf", "oneOf", "allOf", "prefixItems")

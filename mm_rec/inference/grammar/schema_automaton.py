@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from types import NoneType
 from typing import Any
@@ -91,12 +91,11 @@ class SchemaCompiler:
         ways = [one for one in found if one is not None]
         return ways[0] if len(ways) == 1 else self._automaton.alternatives(ways) if ways else None
 
-    def _called(self, name: str, make: Any) -> Fragment:
+    def _called(self, name: str, make: Callable[[], Fragment | None]) -> Fragment:
         """A rule that is made once, and called from wherever it is needed."""
         if name not in self._rules:
-            rule = self._rules[name] = (
-                self._automaton.fragment()
-            )  # known before it is made: it may be in itself
+            rule = self._automaton.fragment()
+            self._rules[name] = rule  # known before it is made: it may be in itself
             body = make()
             if body is not None:
                 self._automaton.epsilon(rule.start, body.start)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 
 from mm_rec.inference.sampler import SamplingParams
-from mm_rec.serving.api_route import ApiRoute
+from mm_rec.serving.api_route import ApiRoute, Limit
 from mm_rec.serving.context import RequestContext, ServerContext, get_context, get_owner, request_context
 from mm_rec.serving.errors import ApiError
 from mm_rec.serving.generation import EnginePrompt, TokenUsage, start_choices
@@ -46,7 +46,6 @@ from mm_rec.serving.protocol.response_items import (
 )
 from mm_rec.serving.protocol.response_schemas import ResponseRequest
 from mm_rec.serving.protocol.tool_calls import ReasoningParser, needs_special_tokens
-from mm_rec.serving.routes import Limit
 from mm_rec.serving.sse import SafeJSONResponse
 from mm_rec.serving.streaming import cancel_on_disconnect
 from mm_rec.store.tables import StoredResponse
