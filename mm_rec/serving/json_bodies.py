@@ -65,7 +65,9 @@ def _parse_and_validate(body: bytes, schema: TypeAdapter[Any]) -> Any:
     except JsonError as error:
         raise ApiError(400, str(error), error.place, "invalid_json") from error
     except ValidationError as error:
-        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        # Without what was sent: a validator's own error, kept in its context, holds this frame, and the body with it.
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in found]
         raise RequestValidationError(errors) from error
 
 

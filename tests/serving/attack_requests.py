@@ -200,7 +200,7 @@ def locked_store(target: Target) -> list[int | str]:
         with contextlib.closing(sqlite3.connect(target.store, timeout=5)) as store:
             store.execute("BEGIN EXCLUSIVE")
             locked.set()
-            done.wait(target.seconds)
+            done.wait(2 * target.seconds)  # longer than anybody waits for an answer
             store.rollback()
 
     holder = threading.Thread(target=lock)

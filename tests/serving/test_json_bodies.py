@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import gzip
 import json
 import threading
@@ -12,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from serving.server import Server
-from waiting import little_work
+from waiting import LONGEST, little_work
 
 from mm_rec.serving import json_bodies
 from mm_rec.serving.json_bodies import MAX_CONTAINERS, MAX_DEPTH, MAX_DIGITS, MAX_KEYS, JsonError, parse_body
@@ -186,6 +188,41 @@ def test_a_body_takes_a_bounded_memory(item: bytes) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200 * MIB
+
+
+LONG = "x" * (4 * MIB)
+# Bodies that are refused; with the server's collector of cycles at rest, none of them stays.
+REFUSED = {
+    "metadata": json.dumps({**HI, "metadata": {"x": LONG}}).encode(),
+    "an unknown field": json.dumps({**HI, "x": LONG}).encode(),
+    "a wrong value": json.dumps({**HI, "max_tokens": LONG}).encode(),
+    "an unknown model": json.dumps({**HI, "model": LONG}).encode(),
+    "no JSON": b'{"x": "' + LONG.encode(),
+    "a key twice": b'{"x": 1, "x": "' + LONG.encode() + b'"}',
+    "half of a pair": b'{"x": "\\ud83d' + LONG.encode() + b'"}',
+    "no UTF-8": b"\xff" + LONG.encode(),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_body_is_not_kept(server: Server, name: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    ask = functools.partial(
+        httpx.post, server.url + CHAT, content=REFUSED[name], headers=headers, timeout=LONGEST
+    )
+    assert ask().status_code in (400, 404)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            ask()
+        assert httpx.get(f"{server.url}/health").status_code == 200  # what the last one had is given back
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert kept < 2 * len(LONG)
 
 
 DEEP = MAX_JSON_DEPTH + 1
