@@ -71,6 +71,30 @@ def compiler() -> str:
     return found
 
 
+@pytest.fixture(params=["x86-64-v2", "x86-64-v3", cpu.NATIVE], scope="module")
+def isa(request: pytest.FixtureRequest, compiler: str) -> Iterator[str]:
+    """A test runs with the kernels compiled for older processors too, and for this one."""
+    name: str = request.param
+    own = cpu.vector_isa()
+    if name != cpu.NATIVE and own == "neon":
+        pytest.skip(f"{name} is a level of x86-64")
+    if name == "x86-64-v3" and own == "sse4_2":
+        pytest.skip("this processor has no AVX2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cpu.ISA_VARIABLE, name)
+        _forget_kernels()
+        yield name
+    _forget_kernels()
+
+
+def _forget_kernels() -> None:
+    from mm_rec.models.memory_kernel import unavailable_reason
+    from mm_rec.native.library import native_library
+
+    native_library.cache_clear()
+    unavailable_reason.cache_clear()
+
+
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     """A real browser, for the pages; a test that needs it is skipped where there is none."""

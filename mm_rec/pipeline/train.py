@@ -14,6 +14,7 @@ from mm_rec import cpu
 from mm_rec.errors import ConfigError, TrainingStopped
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.loading import save_model
+from mm_rec.models.memory_kernel import kernel_missing
 from mm_rec.models.presets import ModelSize, measure
 from mm_rec.models.traits import traits_of
 from mm_rec.pipeline.kinds import StageContext, StageKind, StageResult
@@ -197,6 +198,8 @@ def _resolve(
     facts = Facts(job.model.config, size, job.data.tokens, job.continued)
     batch = resolve_batch(section, facts)
     _require_memory(batch.section, size, job.model)  # before anything of that size is tried
+    if why := kernel_missing(job.model):
+        reporter.say(f"memory layers are computed by torch, which is slower: {why}")
     compiled = batch.section.compile
     if compiled is None:
         compiled = _compile_pays(batch.section, facts, peak, reporter)

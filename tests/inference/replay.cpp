@@ -4,7 +4,7 @@
 // for each the number of rows, tokens, positions, and addresses of the tensors of the state; the logits' address and size.
 // OUT: the logits of the rows of each call. Addresses mean those of the process that wrote; all numbers have 64 bits.
 
-#include "kernels.cpp"
+#include "decoding.cpp"
 
 #include <fstream>
 #include <map>

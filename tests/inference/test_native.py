@@ -31,7 +31,6 @@ from transformers import (
 from mm_rec import cpu
 from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine
 from mm_rec.inference.native.decoder import MAX_ROWS, KernelDecoder, decoder_for
-from mm_rec.inference.native.library import library
 from mm_rec.inference.native.program import GROUP, Activation, Program, StatePointers, quantize_int8
 from mm_rec.models import attention
 from mm_rec.models.adapters import Adapters
@@ -39,6 +38,7 @@ from mm_rec.models.lora import lora_layers
 from mm_rec.models.presets import build, preset
 from mm_rec.models.sections import LoraConfig
 from mm_rec.models.states import new_state
+from mm_rec.native.library import native_library
 
 VOCABULARY, THREADS = 300, 2
 SHAPE = {
@@ -429,7 +429,10 @@ def test_kernels_that_are_held_use_no_newer_instruction(isa: str) -> None:
     if shutil.which("objdump") is None:
         pytest.skip("objdump is absent: apt-get install binutils")
     listing = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", library()._name], capture_output=True, text=True, check=True
+        ["objdump", "-d", "--no-show-raw-insn", native_library("decoding")._name],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     if isa != cpu.NATIVE:
         assert "%zmm" not in listing

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from mm_rec.inference.native import library as library_module
 from mm_rec.inference.native.decoder import KernelDecoder
-from mm_rec.inference.native.library import compiler_flags
 from mm_rec.inference.native.program import GROUP, StatePointers
 from mm_rec.models import attention
 from mm_rec.models.presets import build, preset
 from mm_rec.models.states import new_state
+from mm_rec.native import library as library_module
+from mm_rec.native.library import compiler_flags
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 VOCABULARY, TOKENS = 300, 40

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 
 from mm_rec.errors import CheckpointError
 from mm_rec.inference.native.graph_builder import GraphBuilder
-from mm_rec.inference.native.library import NoCompilerError
 from mm_rec.inference.native.program import MAX_ADAPTER_SLOTS, MAX_RANK, LoraTable, StatePointers
 from mm_rec.models.adapters import adapters_of, apply_adapters
 from mm_rec.models.families import UnsupportedModelError
 from mm_rec.models.lora import lora_layers
 from mm_rec.models.states import SequenceState, new_state
+from mm_rec.native.library import NoCompilerError
 
 # A pass reads every weight once, whether for one row or for all. As many as the kernels are given of a prompt.
 MAX_ROWS = 64

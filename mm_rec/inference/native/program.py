@@ -12,15 +12,15 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from mm_rec.inference.native.library import library
+from mm_rec.native.library import native_library
 
-GROUP = 64  # weights of a byte that share a scale, as in kernels.cpp
+GROUP = 64  # weights of a byte that share a scale, as in decoding.cpp
 MAX_ADAPTER_SLOTS = 64  # choices of adapters and weights that are held at once
 MAX_RANK = 1024  # of all adapters of a choice together
 
 
 class OpKind(IntEnum):
-    """As in kernels.cpp."""
+    """As in decoding.cpp."""
 
     EMBED = 0
     NORM = 1
@@ -37,7 +37,7 @@ class OpKind(IntEnum):
 
 
 class Activation(IntEnum):
-    """As in kernels.cpp; the names are transformers'."""
+    """As in decoding.cpp; the names are transformers'."""
 
     silu = 0
     gelu_pytorch_tanh = 1
@@ -84,7 +84,10 @@ class Program:
     """Operations in the order in which they run, and the memory that they work in."""
 
     def __init__(self, max_rows: int, threads: int) -> None:
-        self._library = library()
+        self._library = native_library("decoding")
+        self._library.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
+        self._library.run.restype = None
+        self._library.op_size.restype = ctypes.c_int64
         assert self._library.op_size() == ctypes.sizeof(_Op)
         self.max_rows = max_rows
         self._ops: list[_Op] = []

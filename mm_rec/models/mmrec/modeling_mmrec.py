@@ -7,6 +7,7 @@ The files of this folder import only torch, transformers and each other, and tra
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ from .forward_context import (
 from .recurrence import chunked_recurrence, step_recurrence
 from .state import MemoryState
 from .window import ring_attention, rotate, window_attention
+
+# A faster form of the memory layer for this machine, which the project registers; see `MMRecMemory._mix_fast`.
+memory_kernel: Callable[..., tuple[Tensor, Tensor] | None] | None = None
 
 
 class MMRecRMSNorm(nn.Module):
@@ -85,20 +89,62 @@ class MMRecMemory(nn.Module):
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         """(B, T, D) → (B, T, D)."""
-        config = self.config
-        batch, length, _ = x.shape
-        projected = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
-        mixed = silu(self._convolve(projected, context))
-        keys = config.num_memories * config.memory_key_dim
-        q, k, v = mixed.split([keys, keys, mixed.shape[-1] - 2 * keys], dim=-1)
-        heads = (batch, length, config.num_memories, -1)
-        q = normalize(q.view(heads), dim=-1).to(projected.dtype)
-        k = normalize(k.view(heads), dim=-1).to(projected.dtype)
-        v = v.view(heads).to(projected.dtype)
+        q, k, v, gate = self.q_proj(x), self.k_proj(x), self.v_proj(x), self.g_proj(x)
         beta, log_decay = self._gates(x, context.valid)
-        y = self._recur(q, k, v, beta, log_decay, context)
-        y = self.norm(y) * silu(self.g_proj(x)).view(heads)
-        out: Tensor = self.o_proj(y.reshape(batch, length, -1))
+        y = self._mix_fast(q, k, v, gate, beta, log_decay, context)
+        if y is None:
+            y = self._mix(q, k, v, gate, beta, log_decay, context)
+        out: Tensor = self.o_proj(y)
+        return out
+
+    def _mix_fast(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gate: Tensor,
+        beta: Tensor,
+        log_decay: Tensor,
+        context: ForwardContext,
+    ) -> Tensor | None:
+        """What `_mix` computes, by the kernel; None where there is none for this."""
+        if memory_kernel is None or self.config.memory_update != "delta" or q.shape[1] == 1:
+            return None
+        state, history, before = context.state, None, None
+        if state is not None:
+            history, before = state[f"{self.layer_idx}.conv"].to(q.dtype), state[f"{self.layer_idx}.memory"]
+        found = memory_kernel(
+            q, k, v, gate, beta, log_decay, context.positions, self.conv_weight, self.norm.weight, history, before,
+            query_scale=1.0, norm_eps=self.norm.eps,
+        )  # fmt: skip
+        if found is None:
+            return None
+        y, after = found
+        if state is not None:
+            self._keep_history(torch.cat([q, k, v], dim=-1), context)
+            state[f"{self.layer_idx}.memory"] = after
+        return y
+
+    def _mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gate: Tensor,
+        beta: Tensor,
+        log_decay: Tensor,
+        context: ForwardContext,
+    ) -> Tensor:
+        """From the projections (B, T, M·K or M·V) to what the last projection reads, (B, T, M·V)."""
+        config, dtype = self.config, q.dtype
+        heads = (*q.shape[:2], config.num_memories, -1)
+        keys = q.shape[-1]
+        mixed = silu(self._convolve(torch.cat([q, k, v], dim=-1), context))
+        q, k, v = mixed.split([keys, keys, v.shape[-1]], dim=-1)
+        q = normalize(q.view(heads), dim=-1).to(dtype)
+        k = normalize(k.view(heads), dim=-1).to(dtype)
+        y = self._recur(q, k, v.view(heads).to(dtype), beta, log_decay, context)
+        out: Tensor = (self.norm(y) * silu(gate).view(heads)).flatten(2)
         return out
 
     def _gates(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -119,6 +165,8 @@ class MMRecMemory(nn.Module):
             history = pad(x, (0, 0, taps - 1, 0))
         else:
             history = torch.cat([state[f"{self.layer_idx}.conv"].to(x.dtype), x], dim=1)
+        if state is not None:
+            self._keep_history(x, context)
         wide = wide_dtype(x.dtype)
         length = x.shape[1]
         mixed = x.to(wide) * self.conv_weight[-1]
@@ -126,10 +174,14 @@ class MMRecMemory(nn.Module):
             seen = (context.positions >= back)[..., None]
             start = taps - 1 - back
             mixed = mixed + history[:, start : start + length].to(wide) * self.conv_weight[-1 - back] * seen
-        if state is not None:
-            last = last_columns(history, context.counts, taps - 1)
-            state[f"{self.layer_idx}.conv"] = last.to(state[f"{self.layer_idx}.conv"].dtype)
         return mixed
+
+    def _keep_history(self, x: Tensor, context: ForwardContext) -> None:
+        """Keep the last inputs of the convolution (B, T, C) in the state."""
+        name, state = f"{self.layer_idx}.conv", context.state
+        assert state is not None
+        timeline = torch.cat([state[name].to(x.dtype), x], dim=1)
+        state[name] = last_columns(timeline, context.counts, self.config.conv_taps - 1).to(state[name].dtype)
 
     def _recur(
         self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, context: ForwardContext

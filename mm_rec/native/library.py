@@ -1,4 +1,4 @@
-"""The kernels of decoding as a library, compiled for this machine when they are first used."""
+"""Our kernels in C++ as libraries, compiled for this machine when they are first used."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from mm_rec import cpu
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FOLDER = Path(__file__).parent
+_HEADERS = ("vectors.h",)
 _OPTIONS = ("-std=c++20", "-O3", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
 _LONGEST_COMPILATION = 300  # seconds
+
+
+SourceName = Literal["decoding", "memory"]  # decoding of any model; the memory layer in training and prefill
 
 
 class NoCompilerError(Exception):
@@ -24,8 +29,8 @@ class NoCompilerError(Exception):
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels; seconds at the first call on a machine, then at once. Raises NoCompilerError."""
+def native_library(name: SourceName) -> ctypes.CDLL:
+    """Return the compiled kernels of a source: seconds the first time on a machine. Raises NoCompilerError."""
     if cpu.vector_isa() == "unknown":
         raise NoCompilerError(f"the kernels do not know this processor ({cpu.model_name()})")
     flags = compiler_flags(platform.system(), platform.machine(), cpu.march_flags())
@@ -35,14 +40,10 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise NoCompilerError("there is no C++ compiler (g++ or clang++)")
     try:
-        path = _cached(compiler, flags)
-        loaded = _load(path) if path.is_file() else _build(compiler, flags, path)
+        path = _cached(name, compiler, flags)
+        return _load(path) if path.is_file() else _build(_source(name), compiler, flags, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
         raise NoCompilerError(f"the compiled kernels cannot be kept ({error})") from error
-    loaded.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
-    loaded.run.restype = None
-    loaded.op_size.restype = ctypes.c_int64
-    return loaded
 
 
 def compiler_flags(system: str, machine: str, target: Sequence[str]) -> list[str]:
@@ -53,24 +54,29 @@ def compiler_flags(system: str, machine: str, target: Sequence[str]) -> list[str
     return [*_OPTIONS, *target, *["-mprefer-vector-width=512"] * wide]
 
 
-def _cached(compiler: str, flags: Sequence[str]) -> Path:
+def _source(name: SourceName) -> Path:
+    return _FOLDER / f"{name}.cpp"
+
+
+def _cached(name: SourceName, compiler: str, flags: Sequence[str]) -> Path:
     """Return the path of the compiled kernels, named by all that they depend on: machines may share a home folder."""
-    key = [_SOURCE.read_text(encoding="utf-8"), compiler, _version(compiler), *flags]
+    texts = [path.read_text(encoding="utf-8") for path in (_source(name), *map(_FOLDER.joinpath, _HEADERS))]
+    key = [*texts, compiler, _version(compiler), *flags]
     digest = hashlib.sha256("\0".join([*key, cpu.fingerprint()]).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"kernels-{digest[:16]}.so"
+    return folder / f"{name}-{digest[:16]}.so"
 
 
 def _version(compiler: str) -> str:
     return _run([compiler, "--version"]).stdout
 
 
-def _build(compiler: str, flags: Sequence[str], path: Path) -> ctypes.CDLL:
+def _build(source: Path, compiler: str, flags: Sequence[str], path: Path) -> ctypes.CDLL:
     """Compile, and keep what can be loaded: nothing else is ever found under that name."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        done = _run([compiler, *flags, str(_SOURCE), "-o", str(fresh)])
+        done = _run([compiler, *flags, str(source), "-o", str(fresh)])
         if done.returncode:
             raise NoCompilerError(f"{compiler} refused the kernels: {done.stderr.strip()[:400]}")
         _load(fresh)

@@ -1,0 +1,657 @@
+// The memory layer of MM-Rec in training and prefill: convolution, gated delta rule, norm and output gate in one pass over
+// memory, forward and backward. models/memory_kernel.py says what is computed; models/mmrec/ has the slow form.
+//
+// Each task is one memory of one sequence: its chunks are read one after the other (backwards in the backward pass), and all
+// that lies between the projections stays in the cache of the processor's core. Everything is computed in float32. Sums have
+// one order, so results do not depend on the number of threads.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+// B sequences, T tokens, M memories, K key size, V value size, C tokens in a chunk, N chunks, W taps;
+// P = M (2K + V) features: the queries of all memories, the keys, the values.
+struct Shape {
+    int64_t batch, length, memories, key, value, chunk, taps;
+    float query_scale, norm_eps;
+    int64_t channels() const { return memories * (2 * key + value); }
+    int64_t chunks() const { return (length + chunk - 1) / chunk; }
+};
+
+struct Arrays {
+    const void* features[3];   // queries and keys (B, T, M·K), values (B, T, M·V), dtype
+    const void* gate;          // (B, T, M·V), dtype
+    const float* write;        // β (B, T, M)
+    const float* log_decay;    // (B, T, M)
+    const int64_t* positions;  // (B, T)
+    const float* conv_weight;  // (W, P)
+    const float* norm_weight;  // (V)
+    const void* history;       // (B, W−1, P), dtype; null: nothing was read before
+    const float* state;        // (B, M, K, V); null: empty
+    void* out;                 // (B, T, M·V), dtype
+    float* last_state;         // (B, M, K, V)
+    float* states;             // (B, M, N, K, V) before each chunk; null: not kept
+    // the backward pass
+    const void* out_grad;            // as out
+    const float* last_state_grad;    // as last_state; null: zero
+    void* feature_grads[3];          // as features
+    void* gate_grad;                 // as gate
+    float* write_grad;               // as write
+    float* log_decay_grad;           // as log_decay
+    float* conv_weight_grad;         // (B, W, P): of each sequence
+    float* norm_weight_grad;         // (B, M, V): of each sequence and memory
+    void* history_grad;              // as history; null: not wanted
+    float* state_grad;               // as state
+};
+
+constexpr int TILE_ROWS = 4, MAX_CHUNK = 256, MAX_TAPS = 8;
+#if defined(__AVX512BW__)
+constexpr int TILE_VECTORS = 4;
+#else
+constexpr int TILE_VECTORS = 2;
+#endif
+
+// A matrix by its strides: element (i, j) is data[i * row + j * column].
+struct View {
+    const float* data;
+    int64_t row, column;
+};
+
+enum Range { ALL, UP_TO_ROW, FROM_ROW };  // which p of row i: all, p <= i, p >= i (to the tile)
+enum Mode { SET, ADD };
+
+template <int R, int NV>
+inline void tile(View a, const float* b, int64_t b_row, int64_t first, int64_t last, float* c, int64_t c_row, Mode mode) {
+    Floats sums[R][NV];
+    for (int r = 0; r < R; ++r)
+        for (int n = 0; n < NV; ++n) sums[r][n] = mode == ADD ? load(c + r * c_row + n * LANES) : Floats{};
+    const float* from = b + first * b_row;
+    const float* left = a.data + first * a.column;
+    for (int64_t p = first; p < last; ++p, from += b_row, left += a.column) {
+        Floats row[NV];
+        for (int n = 0; n < NV; ++n) row[n] = load(from + n * LANES);
+        for (int r = 0; r < R; ++r) {
+            const Floats one = splat(left[r * a.row]);
+            for (int n = 0; n < NV; ++n) sums[r][n] += one * row[n];
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int n = 0; n < NV; ++n) store(sums[r][n], c + r * c_row + n * LANES);
+}
+
+// c (rows, columns) = or += a (rows, inner) · b (inner, columns), where `range` says which inner elements of a row are not
+// zero, and with `lower` only columns up to the row are wanted (to the vector). rows % TILE_ROWS = columns % LANES = 0.
+inline void multiply(
+    View a, const float* b, int64_t b_row, float* c, int64_t c_row, int64_t rows, int64_t inner, int64_t columns, Mode mode,
+    Range range = ALL, bool lower = false) {
+    for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+        const int64_t first = range == FROM_ROW ? i : 0;
+        const int64_t last = range == UP_TO_ROW ? std::min(inner, i + TILE_ROWS) : inner;
+        const int64_t vectors = lower ? std::min(columns, i + TILE_ROWS + LANES - 1) / LANES : columns / LANES;
+        const View part{a.data + i * a.row, a.row, a.column};
+        float* to = c + i * c_row;
+        int64_t n = 0;
+        for (; n + TILE_VECTORS <= vectors; n += TILE_VECTORS)
+            tile<TILE_ROWS, TILE_VECTORS>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
+        if constexpr (TILE_VECTORS > 2)
+            for (; n + 2 <= vectors; n += 2)
+                tile<TILE_ROWS, 2>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
+        for (; n < vectors; ++n)
+            tile<TILE_ROWS, 1>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
+    }
+}
+
+// One step of transposing LANES x LANES: of two rows, elements whose index has the bit `step` change places.
+template <int step, int... j>
+inline void exchange(Floats& a, Floats& b, std::integer_sequence<int, j...>) {
+    const Floats first = __builtin_shufflevector(a, b, (j & step ? LANES + j - step : j)...);
+    b = __builtin_shufflevector(a, b, (j & step ? LANES + j : j + step)...);
+    a = first;
+}
+template <int step>
+inline void exchange_all(Floats (&rows)[LANES]) {
+    for (int i = 0; i < LANES; ++i)
+        if (!(i & step)) exchange<step>(rows[i], rows[i + step], std::make_integer_sequence<int, LANES>());
+    if constexpr (2 * step < LANES) exchange_all<2 * step>(rows);
+}
+// to (columns, rows) = from (rows, columns) transposed; both are multiples of LANES.
+inline void transpose(const float* from, int64_t rows, int64_t columns, float* to) {
+    for (int64_t i = 0; i < rows; i += LANES)
+        for (int64_t j = 0; j < columns; j += LANES) {
+            Floats block[LANES];
+            for (int r = 0; r < LANES; ++r) block[r] = load(from + (i + r) * columns + j);
+            exchange_all<1>(block);
+            for (int r = 0; r < LANES; ++r) store(block[r], to + (j + r) * rows + i);
+        }
+}
+
+inline float dot(const float* a, const float* b, int64_t size) {
+    Floats total{};
+    for (int64_t i = 0; i < size; i += LANES) total += load(a + i) * load(b + i);
+    return sum(total);
+}
+// to = factor · from
+inline void scale(float factor, const float* from, float* to, int64_t size) {
+    for (int64_t i = 0; i < size; i += LANES) store(load(from + i) * factor, to + i);
+}
+// to += factor · from
+inline void add(float factor, const float* from, float* to, int64_t size) {
+    for (int64_t i = 0; i < size; i += LANES) store(load(to + i) + load(from + i) * factor, to + i);
+}
+
+// Solve (I + A) X = X in place, A strictly lower (C, C) by its strides, X (C, width); with `backwards` (I + Aᵀ) given as the
+// view of Aᵀ, which is strictly upper.
+inline void solve(View a, float* x, int64_t chunk, int64_t width, bool backwards) {
+    for (int64_t done = 0; done < chunk; done += TILE_ROWS) {
+        const int64_t i = backwards ? chunk - TILE_ROWS - done : done;
+        const int64_t first = backwards ? i + TILE_ROWS : 0, last = backwards ? chunk : i;
+        for (int64_t n = 0; n < width; n += LANES) {
+            Floats rows[TILE_ROWS];
+            for (int r = 0; r < TILE_ROWS; ++r) rows[r] = load(x + (i + r) * width + n);
+            // two sums a row, so that one multiplication need not wait for the one before
+            Floats other[TILE_ROWS] = {};
+            int64_t p = first;
+            for (; p + 2 <= last; p += 2) {
+                const Floats even = load(x + p * width + n), odd = load(x + (p + 1) * width + n);
+                for (int r = 0; r < TILE_ROWS; ++r) {
+                    const float* left = a.data + (i + r) * a.row + p * a.column;
+                    rows[r] -= even * left[0];
+                    other[r] -= odd * left[a.column];
+                }
+            }
+            for (int r = 0; r < TILE_ROWS; ++r) rows[r] += other[r];
+            if (backwards) {
+                for (int r = TILE_ROWS - 1; r >= 0; --r)
+                    for (int s = r + 1; s < TILE_ROWS; ++s) rows[r] -= rows[s] * a.data[(i + r) * a.row + (i + s) * a.column];
+            } else {
+                for (int r = 0; r < TILE_ROWS; ++r)
+                    for (int s = 0; s < r; ++s) rows[r] -= rows[s] * a.data[(i + r) * a.row + (i + s) * a.column];
+            }
+            for (int r = 0; r < TILE_ROWS; ++r) store(rows[r], x + (i + r) * width + n);
+        }
+    }
+}
+
+// What a thread keeps beside the arrays, for one task after the other.
+struct Scratch {
+    std::unique_ptr<float[]> memory;
+    float* next;
+    explicit Scratch(int64_t size) : memory(new float[size + 16]) { reset(); }
+    void reset() {
+        auto address = reinterpret_cast<uintptr_t>(memory.get());
+        next = reinterpret_cast<float*>((address + 63) & ~uintptr_t(63));
+    }
+    float* take(int64_t size) {
+        float* found = next;
+        next += (size + 15) / 16 * 16;
+        return found;
+    }
+};
+
+// The part of the projected features that a memory reads: queries, keys or values.
+struct Segment {
+    int64_t size, column, width;  // its features begin at `column` of so many in all memories
+    int64_t channel;              // and at this one of those of the convolution
+    float scale;                  // after normalising
+    bool normalised;
+};
+
+int64_t chunk_floats(const Shape& s) {
+    return 5 * s.chunk * s.key + 2 * s.chunk * s.value + 4 * s.chunk * s.chunk + 6 * s.chunk + 17 * 16;
+}
+
+// What is known of a chunk, forward and backward.
+template <typename Data>
+struct Chunk {
+    const Shape& shape;
+    const Arrays& arrays;
+    const int64_t row, memory;  // of the batch; which memory
+    const int64_t C, K, V, P;
+    Segment segments[3];
+    int64_t start = 0, count = 0;  // tokens
+    float *q, *k, *v, *norms[2];   // (C, K), (C, K), (C, V), lengths of q and k before they were normalised (C)
+    float *keys_transposed, *decay, *overlap, *scores, *erase;  // Kᵀ (K, C); D, k·k D, q·k D, β k·k D (C, C)
+    float *cumulative, *from_state, *to_state, *beta;  // (C)
+    float carried = 1;
+    float* slopes[3];  // of the activations of queries, keys and values
+    int64_t seen[MAX_CHUNK];
+    int taps[MAX_CHUNK];  // of the convolution that a token sees
+
+    Chunk(const Shape& s, const Arrays& a, int64_t task, Scratch& scratch)
+        : shape(s), arrays(a), row(task / s.memories), memory(task % s.memories), C(s.chunk), K(s.key), V(s.value),
+          P(s.channels()) {
+        const int64_t keys = s.memories * K, values = s.memories * V;
+        segments[0] = {K, memory * K, keys, memory * K, s.query_scale, true};
+        segments[1] = {K, memory * K, keys, keys + memory * K, 1, true};
+        segments[2] = {V, memory * V, values, 2 * keys + memory * V, 1, false};
+        for (float** each : {&q, &k, &keys_transposed}) *each = scratch.take(C * K);
+        v = scratch.take(C * V);
+        for (float** each : {&slopes[0], &slopes[1]}) *each = scratch.take(C * K);
+        slopes[2] = scratch.take(C * V);
+        for (float** each : {&decay, &overlap, &scores, &erase}) *each = scratch.take(C * C);
+        for (float** each : {&cumulative, &from_state, &to_state, &beta, &norms[0], &norms[1]}) *each = scratch.take(C);
+    }
+
+    // A segment's features of token t of the row, also of one before it; null where nobody read that.
+    const Data* features(int which, int64_t t) const {
+        const Segment& segment = segments[which];
+        if (t >= 0)
+            return static_cast<const Data*>(arrays.features[which]) + (row * shape.length + t) * segment.width + segment.column;
+        if (!arrays.history) return nullptr;
+        return static_cast<const Data*>(arrays.history) + (row * (shape.taps - 1) + shape.taps - 1 + t) * P + segment.channel;
+    }
+
+    // How many tokens token t sees through the convolution, itself among them.
+    int taps_of(int64_t t, int64_t position) const {
+        const int64_t there = arrays.history ? shape.taps : t + 1;
+        return int(std::min({shape.taps, position + 1, there}));
+    }
+
+    template <int COUNT>
+    void convolve(int which, int64_t t, int count, float* to) const {
+        const Segment& segment = segments[which];
+        const float* weight = arrays.conv_weight + (shape.taps - 1) * P + segment.channel;
+        const int seen_taps = COUNT ? COUNT : count;
+        const Data* rows[MAX_TAPS];
+        for (int back = 0; back < seen_taps; ++back) rows[back] = features(which, t - back);
+        for (int64_t n = 0; n < segment.size; n += LANES) {
+            Floats total = load(rows[0] + n) * load(weight + n);
+            for (int back = 1; back < seen_taps; ++back) total += load(rows[back] + n) * load(weight - back * P + n);
+            store(total, to + n);
+        }
+    }
+
+    // The activation of what was convolved, normalised or not; returns the length that it had.
+    float activate(const Segment& segment, const float* from, float* to, float* slope) const {
+        Floats squares = {};
+        for (int64_t n = 0; n < segment.size; n += LANES) {
+            const Floats x = load(from + n), share = sigmoid(x), active = x * share;
+            squares += active * active;
+            store(active, to + n);
+            store(share + active * (1.0f - share), slope + n);
+        }
+        if (!segment.normalised) return 1;
+        const float length = std::max(std::sqrt(sum(squares)), 1e-12f);
+        scale(segment.scale / length, to, to, segment.size);
+        return length;
+    }
+
+    // Ask for a chunk's features before they are needed: rows lie too far from each other for the processor to guess.
+    // Inlined by force: GCC drops calls of a function that does nothing else.
+    [[gnu::always_inline]] inline void prefetch(int64_t first) const {
+        if (first < 0) return;
+        for (int64_t t = first; t < std::min(first + C, shape.length); ++t) {
+            for (int s = 0; s < 3; ++s) prefetch(features(s, t), segments[s].size);
+            const int64_t at = ((row * shape.length + t) * shape.memories + memory) * V;
+            prefetch(static_cast<const Data*>(arrays.gate) + at, V);
+            if (arrays.out_grad) prefetch(static_cast<const Data*>(arrays.out_grad) + at, V);
+        }
+    }
+    [[gnu::always_inline]] static inline void prefetch(const Data* from, int64_t size) {
+        for (int64_t n = 0; n < size; n += 64 / int64_t(sizeof(Data))) __builtin_prefetch(from + n);
+    }
+
+    void read(int64_t first) {
+        start = first;
+        count = std::min(C, shape.length - first);
+        float total = 0;
+        const float* decays = arrays.log_decay + (row * shape.length + first) * shape.memories + memory;
+        const float* writes = arrays.write + (row * shape.length + first) * shape.memories + memory;
+        const int64_t* positions = arrays.positions + row * shape.length + first;
+        for (int64_t i = 0; i < C; ++i) {
+            const bool there = i < count;
+            seen[i] = there ? positions[i] : seen[i - 1] + 1;
+            total += there ? decays[i * shape.memories] : 0;
+            beta[i] = there ? writes[i * shape.memories] : 0;
+            cumulative[i] = total;
+            float* active[3] = {q + i * K, k + i * K, v + i * V};
+            taps[i] = there ? taps_of(first + i, seen[i]) : 0;
+            for (int s = 0; s < 3; ++s) {
+                const Segment& segment = segments[s];
+                float* slope = slopes[s] + i * segment.size;
+                if (!there) {
+                    std::fill_n(active[s], segment.size, 0.0f);
+                    continue;
+                }
+                if (taps[i] == 4) convolve<4>(s, first + i, 4, slope);
+                else convolve<0>(s, first + i, taps[i], slope);
+                const float length = activate(segment, slope, active[s], slope);
+                if (s < 2) norms[s][i] = length;
+            }
+        }
+        for (int64_t i = 0; i < C; ++i) from_state[i] = seen[i] > i ? exponential(cumulative[i]) : 0;
+        carried = from_state[C - 1];
+        for (int64_t i = 0; i < C; ++i) {
+            // Token i sees j from its document's first token on; what is not seen is made 0 before it is used.
+            const int64_t first_seen = std::max<int64_t>(0, i - seen[i]);
+            float* to = decay + i * C;
+            const Floats own = splat(cumulative[i]);
+            for (int64_t j = 0; j < C; j += LANES) {
+                if (j > i) store(Floats{}, to + j);
+                else store(exponential(own - load(cumulative + j)), to + j);
+            }
+            std::fill(to, to + first_seen, 0.0f);
+            std::fill(to + i + 1, to + C, 0.0f);
+            to[i] = 1;
+        }
+        std::copy_n(decay + (C - 1) * C, C, to_state);
+        transpose(k, C, K, keys_transposed);
+        multiply({q, K, 1}, keys_transposed, C, scores, C, C, K, C, SET, ALL, true);
+        multiply({k, K, 1}, keys_transposed, C, overlap, C, C, K, C, SET, ALL, true);
+        for (int64_t i = 0; i < C; ++i) {
+            for (int64_t j = 0; j < C; j += LANES) {
+                const int64_t at = i * C + j;
+                if (j > i) {
+                    for (float* each : {scores, overlap, erase}) store(Floats{}, each + at);
+                    continue;
+                }
+                const Floats seen_share = load(decay + at), both = load(overlap + at) * seen_share;
+                store(load(scores + at) * seen_share, scores + at);
+                store(both, overlap + at);
+                store(both * beta[i], erase + at);
+            }
+            overlap[i * C + i] = erase[i * C + i] = 0;
+        }
+    }
+
+    // What the chunk erases, writes and reads, given the state before it: k S, U and Y, each (C, V).
+    void recur(const float* state, float* erased, float* written, float* reads) const {
+        multiply({k, K, 1}, state, V, erased, V, C, K, V, SET);
+        multiply({q, K, 1}, state, V, reads, V, C, K, V, SET);
+        for (int64_t i = 0; i < C; ++i) {
+            const float share = from_state[i];
+            for (int64_t j = i * V; j < (i + 1) * V; j += LANES) {
+                store((load(v + j) - load(erased + j) * share) * beta[i], written + j);
+                store(load(reads + j) * share, reads + j);
+            }
+        }
+        solve({erase, C, 1}, written, C, V, false);
+        multiply({scores, C, 1}, written, V, reads, V, C, C, V, ADD, UP_TO_ROW);
+    }
+};
+
+int64_t forward_floats(const Shape& s) { return chunk_floats(s) + s.key * s.value + 3 * s.chunk * s.value + 4 * 16; }
+
+template <typename Data>
+void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& scratch) {
+    const int64_t C = shape.chunk, K = shape.key, V = shape.value, width = shape.memories * V;
+    Chunk<Data> chunk(shape, arrays, task, scratch);
+    float *state = scratch.take(K * V), *read = scratch.take(C * V), *written = scratch.take(C * V), *late = scratch.take(C * V);
+    if (arrays.state) std::copy_n(arrays.state + task * K * V, K * V, state);
+    else std::fill_n(state, K * V, 0.0f);
+    for (int64_t n = 0; n < shape.chunks(); ++n) {
+        chunk.read(n * C);
+        chunk.prefetch((n + 1) * C);
+        if (arrays.states) std::copy_n(state, K * V, arrays.states + (task * shape.chunks() + n) * K * V);
+        chunk.recur(state, late, written, read);
+        for (int64_t i = 0; i < C; ++i) scale(chunk.to_state[i], written + i * V, late + i * V, V);
+        scale(chunk.carried, state, state, K * V);
+        multiply({chunk.k, 1, K}, late, V, state, V, K, C, V, ADD);
+        for (int64_t i = 0; i < chunk.count; ++i) {
+            const int64_t at = (chunk.row * shape.length + chunk.start + i) * width + chunk.memory * V;
+            const Data* gate = static_cast<const Data*>(arrays.gate) + at;
+            Data* out = static_cast<Data*>(arrays.out) + at;
+            const float* y = read + i * V;
+            const float share = 1 / std::sqrt(dot(y, y, V) / float(V) + shape.norm_eps);
+            for (int64_t j = 0; j < V; j += LANES)
+                store(load(y + j) * share * load(arrays.norm_weight + j) * silu(load(gate + j)), out + j);
+        }
+    }
+    std::copy_n(state, K * V, arrays.last_state + task * K * V);
+}
+
+// The slope of silu.
+inline Floats silu_slope(Floats x) {
+    const Floats s = sigmoid(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+
+int64_t backward_floats(const Shape& s) {
+    const int64_t widest = std::max(s.key, s.value);
+    return chunk_floats(s) + 8 * s.chunk * s.value + 3 * s.chunk * s.key + 3 * s.key * s.value + 2 * s.chunk * s.chunk +
+           3 * s.chunk + s.value + 3 * (s.chunk + s.taps) * widest + 23 * 16;
+}
+
+template <typename Data>
+void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& scratch) {
+    const int64_t C = shape.chunk, K = shape.key, V = shape.value, width = shape.memories * V, taps = shape.taps;
+    const int64_t widest = std::max(K, V);
+    Chunk<Data> chunk(shape, arrays, task, scratch);
+    float *y_grad = scratch.take(C * V), *u_grad = scratch.take(C * V), *seen_y_grad = scratch.take(C * V);
+    float *erased = scratch.take(C * V), *erased_grad = scratch.take(C * V);
+    float *written = scratch.take(C * V), *reads = scratch.take(C * V);
+    float *q_grad = scratch.take(C * K), *k_grad = scratch.take(C * K), *late_keys = scratch.take(C * K);
+    float *state_grad = scratch.take(K * V), *state_grad_t = scratch.take(K * V), *state_t = scratch.take(K * V);
+    float *scores_grad = scratch.take(C * C), *erase_grad = scratch.take(C * C), *written_t = scratch.take(V * C);
+    float *sums = scratch.take(C), *beta_grad = scratch.take(C), *cumulative_grad = scratch.take(C);
+    float* norm_grad = scratch.take(V);
+    // Gradients before the activation: those of the chunk, then of the first tokens of the next one.
+    float* pre_grad[3];
+    for (float*& each : pre_grad) {
+        each = scratch.take((C + taps) * widest);
+        std::fill_n(each, (C + taps) * widest, 0.0f);
+    }
+    float* v_grad = u_grad;
+    std::fill_n(norm_grad, V, 0.0f);
+    if (arrays.last_state_grad) std::copy_n(arrays.last_state_grad + task * K * V, K * V, state_grad);
+    else std::fill_n(state_grad, K * V, 0.0f);
+    int next_taps[MAX_TAPS] = {};  // of the first tokens of the chunk that comes after
+
+    for (int64_t n = shape.chunks() - 1; n >= 0; --n) {
+        chunk.read(n * C);
+        chunk.prefetch((n - 1) * C);
+        const float* state = arrays.states + (task * shape.chunks() + n) * K * V;
+        chunk.recur(state, erased, written, reads);
+        // The output gate and the norm.
+        std::fill_n(y_grad + chunk.count * V, (C - chunk.count) * V, 0.0f);
+        for (int64_t i = 0; i < chunk.count; ++i) {
+            const int64_t at = (chunk.row * shape.length + chunk.start + i) * width + chunk.memory * V;
+            const Data* gate = static_cast<const Data*>(arrays.gate) + at;
+            const Data* out_grad = static_cast<const Data*>(arrays.out_grad) + at;
+            Data* gate_grad = static_cast<Data*>(arrays.gate_grad) + at;
+            const float* y = reads + i * V;
+            float* to = y_grad + i * V;
+            const float share = 1 / std::sqrt(dot(y, y, V) / float(V) + shape.norm_eps);
+            Floats along = {};
+            for (int64_t j = 0; j < V; j += LANES) {
+                const Floats g = load(gate + j), grad = load(out_grad + j), unit = load(y + j) * share;
+                const Floats weight = load(arrays.norm_weight + j), open = silu(g);
+                store(grad * unit * weight * silu_slope(g), gate_grad + j);
+                store(load(norm_grad + j) + grad * open * unit, norm_grad + j);
+                const Floats inner = grad * open * weight;
+                along += inner * unit;
+                store(inner, to + j);
+            }
+            const float mean = sum(along) / float(V);
+            for (int64_t j = 0; j < V; j += LANES) store((load(to + j) - load(y + j) * (share * mean)) * share, to + j);
+        }
+        // u_grad: of what is written, through what is read in the chunk and through the state after it.
+        for (int64_t i = 0; i < C; ++i) {
+            scale(chunk.to_state[i], chunk.k + i * K, late_keys + i * K, K);
+            scale(chunk.from_state[i], y_grad + i * V, seen_y_grad + i * V, V);
+        }
+        multiply({late_keys, K, 1}, state_grad, V, u_grad, V, C, K, V, SET);
+        multiply({chunk.scores, 1, C}, y_grad, V, u_grad, V, C, C, V, ADD, FROM_ROW);
+        solve({chunk.erase, 1, C}, u_grad, C, V, true);  // now the gradient of β (v − share · S k)
+        transpose(written, C, V, written_t);
+        multiply({y_grad, V, 1}, written_t, C, scores_grad, C, C, V, C, SET, ALL, true);
+        multiply({u_grad, V, 1}, written_t, C, erase_grad, C, C, V, C, SET, ALL, true);
+        transpose(state, K, V, state_t);
+        transpose(state_grad, K, V, state_grad_t);
+        // The states' share: what erases, what reads.
+        for (int64_t i = 0; i < C; ++i) {
+            const float of_erased = dot(u_grad + i * V, erased + i * V, V) * chunk.from_state[i];
+            beta_grad[i] = dot(u_grad + i * V, chunk.v + i * V, V) - of_erased;
+            cumulative_grad[i] = -chunk.beta[i] * of_erased;
+            scale(-chunk.beta[i] * chunk.from_state[i], u_grad + i * V, erased_grad + i * V, V);
+        }
+        multiply({seen_y_grad, V, 1}, state_t, K, q_grad, K, C, V, K, SET);
+        for (int64_t i = 0; i < C; ++i) cumulative_grad[i] += dot(q_grad + i * K, chunk.q + i * K, K);
+        float last = 0;  // of the sum of all decays of the chunk
+        multiply({written, V, 1}, state_grad_t, K, k_grad, K, C, V, K, SET);
+        for (int64_t i = 0; i < C; ++i) {
+            scale(chunk.to_state[i], k_grad + i * K, k_grad + i * K, K);
+            const float reached = dot(k_grad + i * K, chunk.k + i * K, K);
+            cumulative_grad[i] -= reached;
+            last += reached;
+        }
+        last += chunk.carried * dot(state, state_grad, K * V);
+        multiply({erased_grad, V, 1}, state_t, K, k_grad, K, C, V, K, ADD);
+        // Within the chunk.
+        std::fill_n(sums, C, 0.0f);
+        for (int64_t i = 0; i < C; ++i) {
+            Floats of_scores = {}, of_erase = {};
+            for (int64_t j = 0; j <= i; j += LANES) {
+                const int64_t at = i * C + j;
+                const Floats share = load(chunk.decay + at), to_scores = load(scores_grad + at);
+                const Floats erase = -load(erase_grad + at), overlap = load(chunk.overlap + at);
+                const Floats from_scores = to_scores * load(chunk.scores + at);
+                const Floats from_erase = erase * overlap;
+                of_scores += from_scores;
+                of_erase += from_erase;
+                store(load(sums + j) + from_scores + from_erase * chunk.beta[i], sums + j);
+                store(to_scores * share, scores_grad + at);
+                store(erase * share * chunk.beta[i], erase_grad + at);
+            }
+            for (int64_t j = i / LANES * LANES + LANES; j < C; j += LANES) {
+                store(Floats{}, scores_grad + i * C + j);
+                store(Floats{}, erase_grad + i * C + j);
+            }
+            erase_grad[i * C + i] = 0;
+            const float of_erased = sum(of_erase);
+            beta_grad[i] += of_erased;
+            cumulative_grad[i] += sum(of_scores) + chunk.beta[i] * of_erased;
+        }
+        for (int64_t i = 0; i < C; ++i) cumulative_grad[i] -= sums[i];
+        cumulative_grad[C - 1] += last;
+        multiply({scores_grad, C, 1}, chunk.k, K, q_grad, K, C, C, K, ADD, UP_TO_ROW);
+        multiply({scores_grad, 1, C}, chunk.q, K, k_grad, K, C, C, K, ADD, FROM_ROW);
+        multiply({erase_grad, C, 1}, chunk.k, K, k_grad, K, C, C, K, ADD, UP_TO_ROW);
+        multiply({erase_grad, 1, C}, chunk.k, K, k_grad, K, C, C, K, ADD, FROM_ROW);
+        for (int64_t i = 0; i < C; ++i) scale(chunk.beta[i], u_grad + i * V, v_grad + i * V, V);
+        // The state before the chunk.
+        scale(chunk.carried, state_grad, state_grad, K * V);
+        multiply({chunk.q, 1, K}, seen_y_grad, V, state_grad, V, K, C, V, ADD);
+        multiply({chunk.k, 1, K}, erased_grad, V, state_grad, V, K, C, V, ADD);
+        // Gates.
+        float rest = 0;
+        for (int64_t i = C - 1; i >= 0; --i) {
+            rest += cumulative_grad[i];
+            if (i >= chunk.count) continue;
+            const int64_t at = (chunk.row * shape.length + chunk.start + i) * shape.memories + chunk.memory;
+            arrays.log_decay_grad[at] = rest;
+            arrays.write_grad[at] = beta_grad[i];
+        }
+        // Normalising, the activation, the convolution.
+        const float* grads[3] = {q_grad, k_grad, v_grad};
+        const float* features[3] = {chunk.q, chunk.k, chunk.v};
+        for (int s = 0; s < 3; ++s) {
+            const Segment& segment = chunk.segments[s];
+            const int64_t size = segment.size;
+            float* here = pre_grad[s];
+            std::copy_n(here, (taps - 1) * size, here + C * size);  // those of the chunk that comes after
+            for (int64_t i = 0; i < chunk.count; ++i) {
+                const float *grad = grads[s] + i * size, *unit = features[s] + i * size, *slope = chunk.slopes[s] + i * size;
+                float* to = here + i * size;
+                if (segment.normalised) {
+                    const float share = segment.scale / chunk.norms[s][i];
+                    const float along = dot(grad, unit, size) / (segment.scale * segment.scale);
+                    for (int64_t j = 0; j < size; j += LANES)
+                        store((load(grad + j) - load(unit + j) * along) * share * load(slope + j), to + j);
+                } else {
+                    for (int64_t j = 0; j < size; j += LANES) store(load(grad + j) * load(slope + j), to + j);
+                }
+            }
+            const float* weight = arrays.conv_weight + (taps - 1) * chunk.P + segment.channel;
+            for (int64_t i = 0; i < chunk.count; ++i) {
+                const int64_t at = (chunk.row * shape.length + chunk.start + i) * segment.width + segment.column;
+                Data* to = static_cast<Data*>(arrays.feature_grads[s]) + at;
+                // How many tokens see this one: the next ones, until a document begins.
+                int64_t seeing = 1;
+                for (; seeing < taps; ++seeing) {
+                    const int64_t later = i + seeing;
+                    if (later < chunk.count ? chunk.taps[later] <= seeing : chunk.count < C || next_taps[later - C] <= seeing) break;
+                }
+                const float* from = here + i * size;
+                for (int64_t j = 0; j < size; j += LANES) {
+                    Floats total = load(from + j) * load(weight + j);
+                    for (int64_t back = 1; back < seeing; ++back) total += load(from + back * size + j) * load(weight - back * chunk.P + j);
+                    store(total, to + j);
+                }
+            }
+            float* weight_grad = arrays.conv_weight_grad + (chunk.row * taps + taps - 1) * chunk.P + segment.channel;
+            for (int64_t back = 0; back < taps; ++back, weight_grad -= chunk.P)
+                for (int64_t j = 0; j < size; j += LANES) {
+                    Floats total = load(weight_grad + j);
+                    for (int64_t i = 0; i < chunk.count; ++i)
+                        if (back < chunk.taps[i]) total += load(here + i * size + j) * load(chunk.features(s, chunk.start + i - back) + j);
+                    store(total, weight_grad + j);
+                }
+        }
+        std::fill_n(next_taps, taps, 0);
+        std::copy_n(chunk.taps, std::min(taps - 1, chunk.count), next_taps);
+    }
+    if (arrays.history_grad)
+        for (int s = 0; s < 3; ++s) {
+            const Segment& segment = chunk.segments[s];
+            for (int64_t before = 1; before < taps; ++before) {  // so many tokens before the first one
+                Data* to = static_cast<Data*>(arrays.history_grad) + (chunk.row * (taps - 1) + taps - 1 - before) * chunk.P +
+                           segment.channel;
+                for (int64_t j = 0; j < segment.size; j += LANES) {
+                    Floats total = {};
+                    for (int64_t t = 0; t + before < taps; ++t)
+                        if (next_taps[t] > t + before)
+                            total += load(pre_grad[s] + t * segment.size + j) *
+                                     load(arrays.conv_weight + (taps - 1 - t - before) * chunk.P + segment.channel + j);
+                    store(total, to + j);
+                }
+            }
+        }
+    std::copy_n(norm_grad, V, arrays.norm_weight_grad + task * V);
+    if (arrays.state_grad) std::copy_n(state_grad, K * V, arrays.state_grad + task * K * V);
+}
+
+// Do the tasks of all memories of all sequences, each by one thread.
+template <typename Task>
+void share_out(int64_t tasks, int threads, int64_t floats, const Task& task) {
+    std::atomic<int64_t> next{0};
+    auto work = [&] {
+        Scratch scratch(floats);
+        for (int64_t i; (i = next.fetch_add(1)) < tasks; scratch.reset()) task(i, scratch);
+    };
+    std::vector<std::thread> helpers;
+    try {
+        for (int i = 1; i < std::min<int64_t>(threads, tasks); ++i) helpers.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads are to be had
+    }
+    work();
+    for (std::thread& helper : helpers) helper.join();
+}
+
+}  // namespace
+
+extern "C" {
+
+void memory_forward(const Shape* shape, const Arrays* arrays, int is_bfloat16, int threads) {
+    share_out(shape->batch * shape->memories, threads, forward_floats(*shape), [&](int64_t task, Scratch& scratch) {
+        (is_bfloat16 ? forward<Bfloat16> : forward<float>)(*shape, *arrays, task, scratch);
+    });
+}
+
+void memory_backward(const Shape* shape, const Arrays* arrays, int is_bfloat16, int threads) {
+    share_out(shape->batch * shape->memories, threads, backward_floats(*shape), [&](int64_t task, Scratch& scratch) {
+        (is_bfloat16 ? backward<Bfloat16> : backward<float>)(*shape, *arrays, task, scratch);
+    });
+}
+}
