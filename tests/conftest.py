@@ -88,11 +88,11 @@ def isa(request: pytest.FixtureRequest, compiler: str) -> Iterator[str]:
 
 
 def _forget_kernels() -> None:
-    from mm_rec.models.memory_kernel import unavailable_reason
+    from mm_rec.models import memory_kernel
     from mm_rec.native.library import native_library
 
     native_library.cache_clear()
-    unavailable_reason.cache_clear()
+    memory_kernel._unavailable_reason = None
 
 
 @pytest.fixture

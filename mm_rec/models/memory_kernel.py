@@ -11,7 +11,6 @@ Shapes: B sequences, T tokens, M memories, K key size, V value size, W taps, C t
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Any, cast
 
 import torch
@@ -28,6 +27,7 @@ _VECTOR = 16  # floats of the widest register: sizes are multiples of it, whatev
 _DTYPES = (torch.float32, torch.bfloat16)
 # torch's cache of compiled code knows an operation by its name alone: this changes with what goes in and comes out.
 _NAMES = "mm_rec_1"
+_unavailable_reason: str | None = None  # not looked for yet; torch's compiler does not see through functools.cache
 
 
 class _Shape(ctypes.Structure):
@@ -57,16 +57,19 @@ def register() -> None:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@functools.cache
 def unavailable_reason() -> str:
     """Why there is no kernel here, in words; nothing where there is one. Compiles it at the first call on a machine."""
-    try:
-        library = native_library("memory")
-    except NoCompilerError as error:
-        return str(error)
-    for call in (library.memory_forward, library.memory_backward):
-        call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int], None
-    return ""
+    global _unavailable_reason
+    if _unavailable_reason is None:
+        try:
+            library = native_library("memory")
+            for call in (library.memory_forward, library.memory_backward):
+                call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+                call.restype = None
+            _unavailable_reason = ""
+        except NoCompilerError as error:
+            _unavailable_reason = str(error)
+    return _unavailable_reason
 
 
 def kernel_missing(model: PreTrainedModel) -> str:
