@@ -29,14 +29,14 @@ WARM_UP = {"128x4": 20, "512x8": 20, "tiny": 20, "small": 2}  # steps
 TIMED = {"128x4": 10, "512x8": 5, "tiny": 10, "small": 3}
 
 
-def write_tokens(folder: Path, steps: int) -> None:
+def write_tokens(folder: Path, steps: int, vocabulary: int = VOCABULARY) -> None:
     """A corpus of random words in documents of several rows, enough for the steps."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     from mm_rec.data.corpus import write_corpus
 
-    words = {"<eos>": 0, "<pad>": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    words = {"<eos>": 0, "<pad>": 1, **{f"w{i}": i for i in range(2, vocabulary)}}
     backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -78,8 +78,9 @@ def precision() -> Any:
 
 
 def ours(
-    shape: str, corpus_folder: Path, steps: int, scratch: Path, optimizer: str
-) -> tuple[list[float], list[float]]:
+    config: Any, corpus_folder: Path, steps: int, scratch: Path, optimizer: str,
+    seq_len: int = SEQ_LEN, rows: int = ROWS, accumulation: int = 1,
+) -> tuple[list[float], list[float]]:  # fmt: skip
     """Our whole loop: data, objective, clipping, optimizer, logging.
 
     Returns when each step ended, and how long the optimizer took of it, in seconds.
@@ -93,24 +94,16 @@ def ours(
     from mm_rec.training.section import ResolvedTrainSection
     from mm_rec.training.trainer import Trainer
 
-    ends: list[float] = []
+    clock = protocol.Clock()
     optimizing: list[float] = []
-
-    class Clock:
-        def say(self, text: str) -> None:
-            pass
-
-        def progress(self, step: int, steps: int, values: dict[str, float]) -> None:
-            ends.append(time.perf_counter())
-
-    config = ResolvedTrainSection(
-        steps=steps, seq_len=SEQ_LEN, batch_size=ROWS, accumulation=PRESETS.get(shape, 1), learning_rate=1e-3,
+    section = ResolvedTrainSection(
+        steps=steps, seq_len=seq_len, batch_size=rows, accumulation=accumulation, learning_rate=1e-3,
         optimizer=optimizer, compile=True, checkpoint_every=10**9, seed=0,
     )  # fmt: skip
-    batches = corpus_batches(Corpus.open(corpus_folder), SEQ_LEN, ROWS, config.accumulation)
-    model = build(model_config(shape), seed=0)
-    optimizer = OptimizerSet(model, config)
-    training = Trainer(model, None, optimizer, batches, next_token(precision()), config, scratch, Clock())
+    batches = corpus_batches(Corpus.open(corpus_folder), seq_len, rows, accumulation)
+    model = build(config, seed=0)
+    optimizers = OptimizerSet(model, section)
+    training = Trainer(model, None, optimizers, batches, next_token(precision()), section, scratch, clock)
     training._save_is_due = lambda: False  # type: ignore[method-assign]  # the Trainer saves nothing here either
     training.save = lambda: None  # type: ignore[method-assign]
     change = training.optimizer.step
@@ -123,7 +116,7 @@ def ours(
     training.optimizer.step = timed_change  # type: ignore[method-assign]
     with StopRequest(lambda text: None) as stop:
         training.fit(stop)
-    return ends, optimizing
+    return clock.ends, optimizing
 
 
 def trainer(shape: str, corpus_folder: Path, steps: int, scratch: Path, tuned: bool) -> list[float]:
@@ -176,7 +169,11 @@ def child(contender: str, shape: str, corpus_folder: Path, steps: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if contender.startswith("mm-rec"):
             optimizer = "muon" if contender == "mm-rec" and shape in PRESETS else "adamw"
-            ends, optimizing = ours(shape, corpus_folder, steps, Path(scratch), optimizer)
+            micro = PRESETS.get(shape, 1)
+            config = model_config(shape)
+            ends, optimizing = ours(
+                config, corpus_folder, steps, Path(scratch), optimizer, accumulation=micro
+            )
         else:
             ends = trainer(shape, corpus_folder, steps, Path(scratch), tuned=contender.endswith("tuned"))
     warm = WARM_UP[shape]
