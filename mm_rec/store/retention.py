@@ -64,11 +64,15 @@ class Retention:
         """Raise QuotaExceededError where an owner may not keep so many sessions and bytes more."""
         kept, kept_bytes = count_rows(session, SavedSession, SavedSession.key_id == owner)
         if kept + count > self.max_sessions:
-            raise QuotaExceededError(f"there are {self.max_sessions:,} sessions already; delete some first")
-        if kept_bytes + size > self.max_bytes:
             raise QuotaExceededError(
-                f"the sessions take {kept_bytes:,} bytes, and with this {kept_bytes + size:,}; "
-                f"{self.max_bytes:,} are kept: delete some first"
+                f"there are {kept:,} sessions of this key already, and {self.max_sessions:,} are kept; delete some, or "
+                "start the server with a larger --keep-sessions"
+            )
+        if kept_bytes + size > self.max_bytes:
+            more = f", and with this one {kept_bytes + size:,}" if size else ""
+            raise QuotaExceededError(
+                f"the sessions of this key take {kept_bytes:,} bytes{more}, and {self.max_bytes:,} are kept; delete some, "
+                "or start the server with a larger --keep-disk"
             )
 
 

@@ -123,7 +123,8 @@ def test_a_session_too_many_is_refused_and_leaves_no_file(small: Server) -> None
         made = [begin(http, "mmrec", [SYSTEM]) for _ in range(2)]
         refused = http.post("/v1/sessions", json={"model": "mmrec"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_sessions")
-        assert "there are 2 sessions already; delete some first" in refused.json()["error"]["message"]
+        assert "there are 2 sessions of this key already" in refused.json()["error"]["message"]
+        assert "larger --keep-sessions" in refused.json()["error"]["message"]
         assert len(list((small.folder / "sessions").glob("*.safetensors"))) == 2
         http.delete(f"/v1/sessions/{made[0]['id']}")
         begin(http, "mmrec", [SYSTEM])
@@ -137,7 +138,9 @@ def test_sessions_that_take_too_much_are_refused(small: Server, monkeypatch: pyt
         for path, sent in (("/v1/sessions", {"model": "mmrec"}), ("/v1/chat/completions", body)):
             refused = http.post(path, json=sent)
             assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_sessions")
-            assert f"{session['bytes'] - 1:,} are kept" in refused.json()["error"]["message"]
+            message = refused.json()["error"]["message"]
+            assert f"{session['bytes'] - 1:,} are kept" in message and "larger --keep-disk" in message
+            assert "with this one" not in message  # a session that is there takes no more by a turn
 
 
 def test_metrics_show_what_is_kept(small: Server) -> None:
