@@ -92,7 +92,7 @@ def _forget_kernels() -> None:
     from mm_rec.native.library import native_library
 
     native_library.cache_clear()
-    memory_kernel._unavailable_reason = None
+    memory_kernel._prepare.cache_clear()
 
 
 @pytest.fixture

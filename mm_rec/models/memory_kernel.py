@@ -11,6 +11,7 @@ Shapes: B sequences, T tokens, M memories, K key size, V value size, W taps, C t
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any, cast
 
 import torch
@@ -27,7 +28,9 @@ _VECTOR = 16  # floats of the widest register: sizes are multiples of it, whatev
 _DTYPES = (torch.float32, torch.bfloat16)
 # torch's cache of compiled code knows an operation by its name alone: this changes with what goes in and comes out.
 _NAMES = "mm_rec_1"
-_unavailable_reason: str | None = None  # not looked for yet; torch's compiler does not see through functools.cache
+_unavailable_reason: str | None = (
+    None  # not looked for yet; torch's compiler does not see through functools.cache
+)
 
 
 class _Shape(ctypes.Structure):
@@ -56,20 +59,21 @@ def register() -> None:
     modeling_mmrec.memory_kernel = memory
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's compiler does not trace a cache
 def unavailable_reason() -> str:
     """Why there is no kernel here, in words; nothing where there is one. Compiles it at the first call on a machine."""
-    global _unavailable_reason
-    if _unavailable_reason is None:
-        try:
-            library = native_library("memory")
-            for call in (library.memory_forward, library.memory_backward):
-                call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-                call.restype = None
-            _unavailable_reason = ""
-        except NoCompilerError as error:
-            _unavailable_reason = str(error)
-    return _unavailable_reason
+    return _prepare()
+
+
+@functools.cache
+def _prepare() -> str:
+    try:
+        library = native_library("memory")
+    except NoCompilerError as error:
+        return str(error)
+    for call in (library.memory_forward, library.memory_backward):
+        call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int], None
+    return ""
 
 
 def kernel_missing(model: PreTrainedModel) -> str:

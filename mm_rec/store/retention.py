@@ -71,8 +71,8 @@ class Retention:
         if kept_bytes + size > self.max_bytes:
             more = f", and with this one {kept_bytes + size:,}" if size else ""
             raise QuotaExceededError(
-                f"the sessions of this key take {kept_bytes:,} bytes{more}, and {self.max_bytes:,} are kept; delete some, "
-                "or start the server with a larger --keep-disk"
+                f"the sessions of this key take {kept_bytes:,} bytes{more}, and {self.max_bytes:,} are kept; delete "
+                "some, or start the server with a larger --keep-disk"
             )
 
 
