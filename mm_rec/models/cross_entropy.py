@@ -51,17 +51,31 @@ def chunked_cross_entropy(
     hidden: (B, T, D); labels: (B, T) int64, unshifted as in transformers, −100 ignored.
     Matrix products run in `dtype` (default: that of hidden), the softmax in float32 at least. Returns a scalar.
     """
-    states, targets = shift_labels(hidden, labels)
-    total: Tensor = _ChunkedCrossEntropy.apply(states, head.weight, head, targets, dtype or hidden.dtype)
+    return target_cross_entropy(hidden, head, next_tokens(labels), dtype)
+
+
+def target_cross_entropy(
+    hidden: Tensor, head: LMHead, targets: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The same for targets (B, T): what stands at each place is what the state there predicts, −100 for nothing."""
+    states, chosen = _predicting(hidden, targets)
+    total: Tensor = _ChunkedCrossEntropy.apply(states, head.weight, head, chosen, dtype or hidden.dtype)
     return total
+
+
+def next_tokens(labels: Tensor) -> Tensor:
+    """The targets (B, T) of next-token prediction: of each place the label of the next one, −100 at the last."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
 
 
 def shift_labels(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The hidden states (N, D) that have a label to predict, and those labels (N,)."""
-    targets = labels[:, 1:]
+    return _predicting(hidden, next_tokens(labels))
+
+
+def _predicting(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     kept = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]
-    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    return states.index_select(0, kept), targets.flatten().index_select(0, kept)
+    return hidden.flatten(0, 1).index_select(0, kept), targets.flatten().index_select(0, kept)
 
 
 def token_logprobs(hidden: Tensor, head: LMHead, labels: Tensor, dtype: torch.dtype | None = None) -> Tensor:

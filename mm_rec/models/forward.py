@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mm_rec.errors import CheckpointError
+from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.models import attention
 from mm_rec.models.cross_entropy import LMHead
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
@@ -110,6 +110,31 @@ def stateful_hidden_states(
     for name, tensor in after.tensors.items():
         after[name] = tensor.detach()
     return out.last_hidden_state, after
+
+
+def new_carried_state(model: PreTrainedModel, rows: int) -> CarriedState:
+    """The state of rows that have read nothing; raises ConfigError for a model without a state of constant size."""
+    if not isinstance(model.config, MMRecConfig):
+        raise ConfigError(
+            f"segments carry a state of constant size from one to the next, which models of the kind "
+            f"{model.config.model_type!r} do not have; leave --segment-len out"
+        )
+    return MemoryState(model.config, rows, model.dtype, model.device)
+
+
+def read_segment(model: PreTrainedModel, batch: Batch, state: CarriedState) -> tuple[Tensor, CarriedState]:
+    """Return `hidden_states` of the tokens that follow on a state, and the state after them, with their gradients.
+
+    The state that is given stays as it is, so that the segment can be read again (activation checkpointing).
+    """
+    out = model.base_model(
+        input_ids=batch["input_ids"],
+        document_ids=batch.get("document_ids"),
+        attention_mask=batch.get("attention_mask"),
+        past_key_values=state.shared(),
+        use_cache=True,
+    )
+    return out.last_hidden_state, out.past_key_values
 
 
 def compile_layers(model: PreTrainedModel) -> None:

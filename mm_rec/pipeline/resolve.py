@@ -18,6 +18,7 @@ TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022
 _MICRO_TOKENS = 4096  # of one forward pass on a CPU: enough to keep it busy, little enough for its caches
 # A validation reads at most a tenth of the tokens that are trained on between two. It only goes forward, so it takes
 # less than a tenth of the time too, on every machine and compiled or not.
+_SEGMENT = 4096  # tokens that are read at once where a row does not fit: enough to keep the processor busy
 _VALIDATION_SHARE = 0.1
 _STEADY_TOKENS = 8192  # of a validation: fewer would measure the choice of text more than the model
 _MOST_VALIDATIONS, _MOST_STEPS_BETWEEN, _MOST_ROWS = 10, 500, 256
@@ -238,10 +239,13 @@ def require_memory(
     intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
     per_token = 2 * layers * (16 * model.hidden_size + 4 * intermediate)
     frozen = 4 * size.parameters if trained < size.parameters else 0
-    needed = int(slots * trained + frozen + per_token * section.batch_size * section.seq_len)
+    at_once = min(section.seq_len, section.segment_len or section.seq_len)
+    states = size.state_bytes * -(-section.seq_len // at_once)
+    needed = int(slots * trained + frozen + (per_token * at_once + states) * section.batch_size)
     if needed > available:
+        segments = f", or --segment-len {_SEGMENT}" if size.state_bytes and at_once > _SEGMENT else ""
         raise ConfigError(
             f"training would need about {needed / 1e9:.1f} GB of memory and there are {available / 1e9:.1f} GB. "
-            "Choose a smaller --size or --batch-size, or --gradient-checkpointing"
+            f"Choose a smaller --size or --batch-size, or --gradient-checkpointing{segments}"
         )
     return needed

@@ -49,7 +49,7 @@ from mm_rec.training.checkpoint import Checkpoints
 from mm_rec.training.compilation import compile_for_training
 from mm_rec.training.interfaces import Reporter
 from mm_rec.training.interrupt import StopRequest
-from mm_rec.training.objectives import Objective, with_embedding_noise
+from mm_rec.training.objectives import Objective, next_token, segmented_next_token, with_embedding_noise
 from mm_rec.training.optim import OptimizerSet
 from mm_rec.training.section import (
     ResolvedTrainSection,
@@ -68,6 +68,11 @@ _LONGEST_MEASUREMENT = 0.1  # of the time asked for
 def _objective(job: TrainingJob, dtype: torch.dtype) -> Objective:
     """The job's objective with matrix products in a dtype, and with noise on the embeddings where asked."""
     objective, alpha = job.objective(dtype), job.section.neftune_alpha
+    if (segment := job.section.segment_len) is not None:
+        if job.objective is not next_token or alpha:
+            what = "rows with noise on their embeddings" if alpha else "rows that go on from one another"
+            raise ConfigError(f"{what} are not read in segments; leave --segment-len out")
+        objective = segmented_next_token(job.model, dtype, segment)
     return with_embedding_noise(objective, alpha) if alpha else objective
 
 

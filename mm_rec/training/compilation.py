@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from mm_rec.errors import truncated
 from mm_rec.models.forward import compile_layers, layers_are_compiled, uncompile_layers
 from mm_rec.runtime import choose_precision
-from mm_rec.training.objectives import next_token
+from mm_rec.training.objectives import next_token, segmented_next_token
 from mm_rec.training.section import ResolvedTrainSection
 
 
@@ -38,13 +38,16 @@ def compile_for_training(
 
 def _try(model: PreTrainedModel, section: ResolvedTrainSection) -> None:
     """A forward and a backward pass that change nothing: the backward pass is compiled only when it is first run."""
-    shape = (section.batch_size, section.seq_len)
+    shape = (section.batch_size, min(section.seq_len, section.segment_len or section.seq_len))
     ids = torch.arange(shape[0] * shape[1], device=model.device).view(shape) % model.config.vocab_size
     batch = {"input_ids": ids, "labels": ids, "document_ids": torch.zeros_like(ids)}
     training = model.training
     model.train()
     with torch.random.fork_rng(devices=[]):
-        sums = next_token(choose_precision(section.precision, model.device).dtype)(model, batch)
+        dtype = choose_precision(section.precision, model.device).dtype
+        segment = section.segment_len
+        objective = segmented_next_token(model, dtype, segment) if segment else next_token(dtype)
+        sums = objective(model, batch)
         sums["loss"].total.backward()
     model.zero_grad(set_to_none=True)
     model.train(training)

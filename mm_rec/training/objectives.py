@@ -12,15 +12,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from mm_rec.models.cross_entropy import IGNORE_INDEX, chunked_cross_entropy
+from mm_rec.models.cross_entropy import IGNORE_INDEX, chunked_cross_entropy, next_tokens, target_cross_entropy
 from mm_rec.models.forward import (
     Batch,
     CarriedState,
     document_lengths,
     hidden_states,
     lm_head_of,
+    new_carried_state,
+    read_segment,
     stateful_hidden_states,
 )
 
@@ -41,12 +44,39 @@ def next_token(dtype: torch.dtype) -> Objective:
     """Next-token prediction with matrix products in `dtype`: the sum over tokens in nats, and the number of tokens."""
 
     def objective(model: PreTrainedModel, batch: Batch) -> Sums:
-        device = batch["input_ids"].device.type
-        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+        with _autocast(batch, dtype):
             hidden = hidden_states(model, batch)
         # Outside autocast: the loss chooses its own dtypes.
         total = chunked_cross_entropy(hidden, lm_head_of(model), batch["labels"], dtype)
         return {"loss": SumCount(total, count_labels(batch))}
+
+    return objective
+
+
+def segmented_next_token(model: PreTrainedModel, dtype: torch.dtype, segment: int) -> Objective:
+    """`next_token` on rows that are read in segments of so many tokens, each on the states that the one before left.
+
+    What a segment computes is made again in the backward pass (activation checkpointing), so memory holds one segment's
+    activations and the states between them; gradients go through the states, and are those of whole rows. Raises
+    ConfigError for models without a state of constant size.
+    """
+    new_carried_state(model, 1)
+
+    def read(model: PreTrainedModel, part: Batch, state: CarriedState) -> tuple[Tensor, CarriedState]:
+        with _autocast(part, dtype):
+            hidden, state = read_segment(model, part, state)
+        return target_cross_entropy(hidden, lm_head_of(model), part["targets"], dtype), state
+
+    def objective(model: PreTrainedModel, batch: Batch) -> Sums:
+        rows, length = batch["input_ids"].shape
+        state = new_carried_state(model, rows)
+        whole = {**{n: x for n, x in batch.items() if n != "labels"}, "targets": next_tokens(batch["labels"])}
+        totals = []
+        for start in range(0, length, segment):
+            part = {name: tensor[:, start : start + segment] for name, tensor in whole.items()}
+            total, state = checkpoint(read, model, part, state, use_reentrant=False)
+            totals.append(total)
+        return {"loss": SumCount(torch.stack(totals).sum(), count_labels(batch))}
 
     return objective
 
@@ -83,12 +113,16 @@ def carried_next_token(dtype: torch.dtype) -> Objective:
     def objective(model: PreTrainedModel, batch: Batch) -> Sums:
         nonlocal state
         before = state if bool(batch["carried"]) else None
-        with torch.autocast(batch["input_ids"].device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with _autocast(batch, dtype):
             hidden, state = stateful_hidden_states(model, batch, before)
         total = chunked_cross_entropy(hidden, lm_head_of(model), batch["labels"], dtype)
         return {"loss": SumCount(total, count_labels(batch))}
 
     return objective
+
+
+def _autocast(batch: Batch, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(batch["input_ids"].device.type, dtype=dtype, enabled=dtype.itemsize < 4)
 
 
 def count_labels(batch: Batch) -> int:

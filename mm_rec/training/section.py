@@ -105,6 +105,10 @@ class TrainSection(Section):
     precision: PrecisionName = setting("auto", "auto, bfloat16 or float32.", panel=MACHINE_PANEL)
     compile: bool | None = setting(None, "Compile the layers (default: where it pays).", panel=MACHINE_PANEL)
     gradient_checkpointing: bool = setting(False, "Less memory, slower.", panel=MACHINE_PANEL)
+    segment_len: int | None = setting(
+        None, "Read rows in segments of so many tokens, for rows longer than memory holds (MM-Rec).",
+        panel=MACHINE_PANEL, ge=1,
+    )  # fmt: skip
     threads: int | None = setting(None, "Threads to compute with.", panel=MACHINE_PANEL, ge=1, le=1024)
     tensorboard: bool = setting(False, "Also write TensorBoard files.", panel=MACHINE_PANEL)
     seed: int | None = setting(None, "Seed of everything (default: the recipe's).", panel=MACHINE_PANEL, ge=0)

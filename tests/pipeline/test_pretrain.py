@@ -45,9 +45,11 @@ def test_a_run_leaves_everything_that_was_promised(
     assert model.config.eos_token_id == tokenizer.eos_token_id and tokenizer.chat_template
 
 
+@pytest.mark.parametrize("segment_len", [None, 12])
 def test_a_stopped_run_goes_on_and_equals_an_unbroken_one(
-    recipe_values: dict[str, Any], listener: Any, tmp_path: Path
+    recipe_values: dict[str, Any], listener: Any, tmp_path: Path, segment_len: int | None
 ) -> None:
+    recipe_values["segment_len"] = segment_len
     recipe, whole, broken = pretraining(recipe_values), tmp_path / "whole", tmp_path / "broken"
     run_stage(recipe, whole, listener)
 
@@ -123,6 +125,12 @@ def test_the_portable_file_round_trips(recipe_values: dict[str, Any], listener: 
         ({"tokenizer": {"vocab_size": 90_000}}, TokenizerError, "larger than this text can fill"),
         ({"seq_len": 90_000}, DataError, "the corpus has"),
         ({"batch_size": 2_000_000}, ConfigError, "GB of memory"),
+        ({"segment_len": 8, "neftune_alpha": 5.0}, ConfigError, "noise .* leave --segment-len out"),
+        (
+            {"segment_len": 8, "model": {"size": "llama_tiny"}},
+            ConfigError,
+            "constant size .* leave --segment-len out",
+        ),
         ({"model": {"size": "huge"}}, ConfigError, "choose one of tiny"),
         ({"model": {"start_from": "/no/model"}}, CheckpointError, "no model here"),
         ({"steps": 5, "warmup_steps": -1}, ConfigError, "warmup_steps"),

@@ -223,7 +223,7 @@ class MMRecWindow(nn.Module):
         k = rotate(self.k_norm(self.k_proj(x).view(heads)), context.cos, context.sin).to(v.dtype)
         if context.state is None:
             y = window_attention(q, k, v, None, None, context.positions, self.config.window)
-        elif x.shape[1] == 1:
+        elif x.shape[1] == 1 and not torch.is_grad_enabled():  # writes in place
             y = self._decode_step(q, k, v, context, context.state)
         else:
             y = self._prefill_chunk(q, k, v, context, context.state)

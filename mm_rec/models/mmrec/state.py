@@ -107,6 +107,10 @@ class MemoryState(Cache):
         """An independent copy (a fork of the conversation)."""
         return self._with({name: tensor.clone() for name, tensor in self.tensors.items()})
 
+    def shared(self) -> MemoryState:
+        """A state of the same tensors: reading more tokens at once replaces them there, and leaves them here."""
+        return self._with(dict(self.tensors))
+
     def gather(self, rows: Tensor) -> MemoryState:
         """A new state made of the given rows, in that order; rows may repeat."""
         return self._with({name: tensor.index_select(0, rows) for name, tensor in self.tensors.items()})
