@@ -14,6 +14,7 @@ from mm_rec.models.mmrec.state import MemoryState
 
 Batch = dict[str, Tensor]
 CarriedState = MemoryState  # what goes on from row to row in training
+PASS_STATES = "pass_states"  # of a batch: its rows begin on the states that others of its rows end with
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -24,6 +25,8 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """
     run = model.base_model
     ids, documents, mask = batch["input_ids"], batch.get("document_ids"), batch.get("attention_mask")
+    if PASS_STATES in batch:
+        return read_segment(model, batch, passed_state(model, batch))[0]
     if isinstance(model.config, MMRecConfig):
         out = run(input_ids=ids, document_ids=documents, attention_mask=mask, use_cache=False)
     elif documents is None and mask is None:
@@ -116,10 +119,27 @@ def new_carried_state(model: PreTrainedModel, rows: int) -> CarriedState:
     """The state of rows that have read nothing; raises ConfigError for a model without a state of constant size."""
     if not isinstance(model.config, MMRecConfig):
         raise ConfigError(
-            f"segments carry a state of constant size from one to the next, which models of the kind "
-            f"{model.config.model_type!r} do not have; leave --segment-len out"
+            f"models of the kind {model.config.model_type!r} have no state of constant size that rows could begin on; "
+            "leave --segment-len and --state-passing out"
         )
     return MemoryState(model.config, rows, model.dtype, model.device)
+
+
+@torch.no_grad()
+def passed_state(model: PreTrainedModel, batch: Batch, segment: int | None = None) -> CarriedState:
+    """The state on which each row of a batch begins: that which the row before it ends with, and the last one's.
+
+    What it has read counts as the beginning of the row's first document. Raises ConfigError as `new_carried_state`.
+    """
+    rows, length = batch["input_ids"].shape
+    state = new_carried_state(model, rows)
+    before = {name: x.roll(1, 0) for name, x in batch.items() if x.ndim == 2}
+    for start in range(0, length, segment or length):
+        part = {name: x[:, start : start + (segment or length)] for name, x in before.items()}
+        state = read_segment(model, part, state)[1]
+    if "document_ids" in batch:
+        state["document"] = batch["document_ids"][:, 0].clone()
+    return state
 
 
 def read_segment(model: PreTrainedModel, batch: Batch, state: CarriedState) -> tuple[Tensor, CarriedState]:

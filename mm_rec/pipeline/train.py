@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from mm_rec import cpu
 from mm_rec.errors import ConfigError, TrainingStopped
 from mm_rec.models.adapters import adapters_of
+from mm_rec.models.forward import new_carried_state
 from mm_rec.models.loading import save_model
 from mm_rec.models.memory_kernel import kernel_missing
 from mm_rec.models.presets import ModelSize, measure
@@ -47,6 +48,7 @@ from mm_rec.runtime import (
 from mm_rec.tokenizers.loading import fingerprint
 from mm_rec.training.checkpoint import Checkpoints
 from mm_rec.training.compilation import compile_for_training
+from mm_rec.training.curriculum import require_possible
 from mm_rec.training.interfaces import Reporter
 from mm_rec.training.interrupt import StopRequest
 from mm_rec.training.objectives import Objective, next_token, segmented_next_token, with_embedding_noise
@@ -73,6 +75,12 @@ def _objective(job: TrainingJob, dtype: torch.dtype) -> Objective:
             what = "rows with noise on their embeddings" if alpha else "rows that go on from one another"
             raise ConfigError(f"{what} are not read in segments; leave --segment-len out")
         objective = segmented_next_token(job.model, dtype, segment)
+    if job.section.state_passing:
+        if job.objective is not next_token:
+            raise ConfigError(
+                "rows that go on from one another begin on no other state; leave --state-passing out"
+            )
+        new_carried_state(job.model, 1)
     return with_embedding_noise(objective, alpha) if alpha else objective
 
 
@@ -167,6 +175,7 @@ def _begin(
     settings = require_resolved(resolved.section)
     reporter.say(_chosen_forms(settings, precision, device))
     _check(settings, size, job, run, reporter)
+    require_possible(settings)
     trainer = Trainer(
         model,
         job.tokenizer,

@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 
 from mm_rec.models.cross_entropy import IGNORE_INDEX, chunked_cross_entropy, next_tokens, target_cross_entropy
 from mm_rec.models.forward import (
+    PASS_STATES,
     Batch,
     CarriedState,
     document_lengths,
     hidden_states,
     lm_head_of,
     new_carried_state,
+    passed_state,
     read_segment,
     stateful_hidden_states,
 )
@@ -69,8 +71,11 @@ def segmented_next_token(model: PreTrainedModel, dtype: torch.dtype, segment: in
 
     def objective(model: PreTrainedModel, batch: Batch) -> Sums:
         rows, length = batch["input_ids"].shape
-        state = new_carried_state(model, rows)
-        whole = {**{n: x for n, x in batch.items() if n != "labels"}, "targets": next_tokens(batch["labels"])}
+        state = (
+            passed_state(model, batch, segment) if PASS_STATES in batch else new_carried_state(model, rows)
+        )
+        whole = {name: x for name, x in batch.items() if name not in ("labels", PASS_STATES)}
+        whole["targets"] = next_tokens(batch["labels"])
         totals = []
         for start in range(0, length, segment):
             part = {name: tensor[:, start : start + segment] for name, tensor in whole.items()}

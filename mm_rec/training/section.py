@@ -57,6 +57,12 @@ class TrainSection(Section):
         None, "Tokens to read however few minutes are given.", panel=LENGTH_PANEL, ge=1
     )
     seq_len: int | None = setting(None, "Tokens of a row.", panel=LENGTH_PANEL, ge=2)
+    seq_len_start: int | None = setting(
+        None,
+        "Tokens of a row at the start, doubled in equal phases up to --seq-len.",
+        panel=LENGTH_PANEL,
+        ge=2,
+    )
     batch_size: int | None = setting(None, "Rows at a time.", panel=LENGTH_PANEL, ge=1)
     accumulation: int | None = setting(None, "Batches of one step.", panel=LENGTH_PANEL, ge=1)
 
@@ -74,6 +80,10 @@ class TrainSection(Section):
     beta1: float = setting(0.9, "AdamW's decay of the first moment.", panel=LEARNING_PANEL, ge=0, lt=1)
     beta2: float = setting(0.95, "AdamW's decay of the second moment.", panel=LEARNING_PANEL, ge=0, lt=1)
     clip: float = setting(1.0, "Largest norm of the gradient.", panel=LEARNING_PANEL, gt=0)
+    state_passing: float = setting(
+        0.0, "Share of the steps, the last ones, in which rows begin on others' states (MM-Rec): longer texts.",
+        panel=LEARNING_PANEL, ge=0, le=1,
+    )  # fmt: skip
     neftune_alpha: float = setting(0.0, "Noise on embeddings (NEFTune), 5 to 15.", panel=LEARNING_PANEL, ge=0)
     adapter: AdapterSection | None = setting(
         None, "Train an adapter (LoRA) instead of the model's weights.", panel=ADAPTER_PANEL

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mm_rec.models.forward import Batch
+from mm_rec.training.curriculum import apply_curriculum
 from mm_rec.training.interfaces import Batches, OnEvent, OnPolicyBatches
 from mm_rec.training.objectives import Objective
 from mm_rec.training.optim import OptimizerSet
@@ -70,7 +71,8 @@ def _accumulate_gradients(
     sums: dict[str, tuple[float, int]] = {}
     tokens = 0
     for micro in range(section.accumulation):
-        batch = {name: tensor.to(device) for name, tensor in batches.batch_at(step, micro).items()}
+        batch = apply_curriculum(batches.batch_at(step, micro), section, step)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
         found = objective(model, batch)
         found["loss"].total.backward()
         for name, one in found.items():

@@ -45,11 +45,15 @@ def test_a_run_leaves_everything_that_was_promised(
     assert model.config.eos_token_id == tokenizer.eos_token_id and tokenizer.chat_template
 
 
-@pytest.mark.parametrize("segment_len", [None, 12])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"segment_len": 12}, {"seq_len_start": 8, "state_passing": 0.7, "segment_len": 12}],
+    ids=str,
+)
 def test_a_stopped_run_goes_on_and_equals_an_unbroken_one(
-    recipe_values: dict[str, Any], listener: Any, tmp_path: Path, segment_len: int | None
+    recipe_values: dict[str, Any], listener: Any, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    recipe_values["segment_len"] = segment_len
+    recipe_values.update(settings)
     recipe, whole, broken = pretraining(recipe_values), tmp_path / "whole", tmp_path / "broken"
     run_stage(recipe, whole, listener)
 
@@ -129,7 +133,7 @@ def test_the_portable_file_round_trips(recipe_values: dict[str, Any], listener: 
         (
             {"segment_len": 8, "model": {"size": "llama_tiny"}},
             ConfigError,
-            "constant size .* leave --segment-len out",
+            "no state of constant size",
         ),
         ({"model": {"size": "huge"}}, ConfigError, "choose one of tiny"),
         ({"model": {"start_from": "/no/model"}}, CheckpointError, "no model here"),

@@ -37,7 +37,9 @@ def batch(kind: str) -> dict[str, Tensor]:
     if kind == "padding":
         made["attention_mask"] = (torch.rand(ROWS, LENGTH, generator=generator) < 0.8).long()
         there = made["attention_mask"].bool()
-        labels[~(there & there.roll(1, dims=1))] = -100  # nothing is predicted from or at a place without a token
+        labels[
+            ~(there & there.roll(1, dims=1))
+        ] = -100  # nothing is predicted from or at a place without a token
     return made
 
 
@@ -82,5 +84,5 @@ def test_segments_by_the_kernel_learn_what_rows_learn(compiled: bool) -> None:
 def test_a_model_without_a_constant_state_is_refused() -> None:
     llama = build(preset("llama_tiny").config(VOCABULARY), seed=0)
     assert isinstance(llama, LlamaForCausalLM)
-    with pytest.raises(ConfigError, match=r"a state of constant size .* 'llama'.*--segment-len"):
+    with pytest.raises(ConfigError, match="'llama' have no state of constant size"):
         segmented_next_token(llama, torch.float32, 8)
