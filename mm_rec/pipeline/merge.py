@@ -18,7 +18,9 @@ from mm_rec.models.resize import align_special_tokens
 from mm_rec.runs.files import atomic_path, write_json
 from mm_rec.tokenizers.loading import load_tokenizer
 
-MOST_DIFFERENCE = 1e-5  # of the largest logit, in float32
+# Of the largest logit, in float32. Rounding alone reaches 5e-4 in some families (of 164, docs/models.md), whose
+# multipliers or recurrences enlarge it; where layers use their weights past PEFT it is 0.1 and more.
+MOST_DIFFERENCE = 1e-3
 _TEXT = (
     "On a cold morning in March the old ferry left the harbour as it had done for forty years. "
     "Mart ayının soğuk bir sabahında eski vapur, kırk yıldır yaptığı gibi iskeleden ayrıldı."
@@ -30,7 +32,7 @@ def merge(base: str, wanted: Sequence[str], out: Path) -> float:
     """Write the model with its adapters merged into a new folder; returns how far its logits are from theirs.
 
     The difference is that of the written model, read again, to the base with adapters: max |a − b| / max |b| on real
-    text and a training example. Raises MismatchError, and writes nothing, where it is over 1e-5.
+    text and a training example. Raises MismatchError, and writes nothing, where it is over MOST_DIFFERENCE.
     """
     if out.exists():
         raise ConfigError(f"{out} is there already. Give another folder")
