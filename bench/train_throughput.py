@@ -29,8 +29,10 @@ WARM_UP = {"128x4": 20, "512x8": 20, "tiny": 20, "small": 2}  # steps
 TIMED = {"128x4": 10, "512x8": 5, "tiny": 10, "small": 3}
 
 
-def write_tokens(folder: Path, steps: int, vocabulary: int = VOCABULARY) -> None:
-    """A corpus of random words in documents of several rows, enough for the steps."""
+def write_tokens(
+    folder: Path, steps: int, vocabulary: int = VOCABULARY, document: int = 20 * SEQ_LEN
+) -> None:
+    """A corpus of random words, documents of so many tokens, enough for the steps of 4,096 tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -44,7 +46,9 @@ def write_tokens(folder: Path, steps: int, vocabulary: int = VOCABULARY) -> None
     )
     chance = random.Random(0)
     names = list(words)[2:]
-    documents = (" ".join(chance.choices(names, k=20 * SEQ_LEN)) for _ in range(1 + steps * ROWS // 20))
+    documents = (
+        " ".join(chance.choices(names, k=document)) for _ in range(1 + steps * ROWS * SEQ_LEN // document)
+    )
     write_corpus(documents, tokenizer, folder)
 
 
