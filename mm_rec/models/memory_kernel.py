@@ -27,7 +27,7 @@ _MAX_TAPS = 8
 _VECTOR = 16  # floats of the widest register: sizes are multiples of it, whatever the processor
 _DTYPES = (torch.float32, torch.bfloat16)
 # torch's cache of compiled code knows an operation by its name alone: this changes with what goes in and comes out.
-_NAMES = "mm_rec_1"
+_NAMES = "mm_rec_2"
 _unavailable_reason: str | None = (
     None  # not looked for yet; torch's compiler does not see through functools.cache
 )
@@ -36,7 +36,7 @@ _unavailable_reason: str | None = (
 class _Shape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "length", "memories", "key", "value", "chunk", "taps")),
-        ("query_scale", ctypes.c_float), ("norm_eps", ctypes.c_float),
+        ("norm_eps", ctypes.c_float),
     )  # fmt: skip
 
 
@@ -87,8 +87,7 @@ def kernel_missing(model: PreTrainedModel) -> str:
 
 def memory(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, write: Tensor, log_decay: Tensor, positions: Tensor,
-    conv_weight: Tensor, norm_weight: Tensor, history: Tensor | None, state: Tensor | None, *,
-    query_scale: float, norm_eps: float,
+    conv_weight: Tensor, norm_weight: Tensor, history: Tensor | None, state: Tensor | None, norm_eps: float,
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """What a memory layer gives to its last projection (B, T, M·V), and the last state (B, M, K, V) float32.
 
@@ -107,7 +106,7 @@ def memory(
     ):  # fmt: skip
         return None
     inputs = (q, k, v, gate, write, log_decay, positions, conv_weight, norm_weight, history, state)
-    found = _memory_forward(*inputs, query_scale, norm_eps, torch.is_grad_enabled())
+    found = _memory_forward(*inputs, norm_eps, torch.is_grad_enabled())
     return found[0], found[1]
 
 
@@ -120,11 +119,11 @@ _Inputs = tuple[
 def _memory_forward(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, write: Tensor, log_decay: Tensor, positions: Tensor,
     conv_weight: Tensor, norm_weight: Tensor, history: Tensor | None, state: Tensor | None,
-    query_scale: float, norm_eps: float, keep: bool,
+    norm_eps: float, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return what `memory` returns, and for the backward pass the state before each chunk (B, M, N, K, V)."""
     inputs = _contiguous(q, k, v, gate, write, log_decay, positions, conv_weight, norm_weight, history, state)
-    shape = _shape(inputs, query_scale, norm_eps)
+    shape = _shape(inputs, norm_eps)
     out, last, states = _allocate(inputs, keep)
     _call("memory_forward", shape, q.dtype, [*inputs, out, last, states if keep else None])
     return out, last, states
@@ -132,7 +131,7 @@ def _memory_forward(
 
 @_memory_forward.register_fake
 def _(*arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, _, _, keep = arguments
+    *inputs, _, keep = arguments
     return _allocate(cast(_Inputs, tuple(inputs)), keep)
 
 
@@ -150,11 +149,11 @@ def _memory_backward(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, write: Tensor, log_decay: Tensor, positions: Tensor,
     conv_weight: Tensor, norm_weight: Tensor, history: Tensor | None, state: Tensor | None,
     states: Tensor, out_grad: Tensor, last_state_grad: Tensor | None,
-    query_scale: float, norm_eps: float,
+    norm_eps: float,
 ) -> list[Tensor]:  # fmt: skip
     """Return the gradients of q, k, v, gate, write, log_decay, conv_weight, norm_weight, state, and of a history."""
     inputs = _contiguous(q, k, v, gate, write, log_decay, positions, conv_weight, norm_weight, history, state)
-    shape = _shape(inputs, query_scale, norm_eps)
+    shape = _shape(inputs, norm_eps)
     grads = _allocate_grads(inputs)
     conv_grads = conv_weight.new_zeros(
         shape.batch, *conv_weight.shape
@@ -188,7 +187,7 @@ def _allocate_grads(inputs: _Inputs) -> list[Tensor]:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.query_scale, ctx.norm_eps, _ = inputs
+    *tensors, ctx.norm_eps, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(*tensors, output[2])
@@ -198,11 +197,11 @@ def _backward(ctx: Any, out_grad: Tensor | None, last_grad: Tensor | None, *_: N
     *inputs, states = ctx.saved_tensors
     if out_grad is None:
         out_grad = torch.zeros_like(inputs[3])
-    grads = _memory_backward(*inputs, states, out_grad, last_grad, ctx.query_scale, ctx.norm_eps)
+    grads = _memory_backward(*inputs, states, out_grad, last_grad, ctx.norm_eps)
     q, k, v, gate, write, log_decay, conv_weight, norm_weight, state, *history = grads
     return (
         q, k, v, gate, write, log_decay, None, conv_weight, norm_weight, *(history or [None]),
-        None if inputs[10] is None else state, None, None, None,
+        None if inputs[10] is None else state, None, None,
     )  # fmt: skip
 
 
@@ -213,11 +212,11 @@ def _contiguous(*tensors: Tensor | None) -> _Inputs:
     return cast(_Inputs, tuple(None if tensor is None else tensor.contiguous() for tensor in tensors))
 
 
-def _shape(inputs: _Inputs, query_scale: float, norm_eps: float) -> _Shape:
+def _shape(inputs: _Inputs, norm_eps: float) -> _Shape:
     q, _, _, _, write, _, _, conv_weight, norm_weight = inputs[:9]
     batch, length, memories = write.shape
     key, value = q.shape[-1] // memories, norm_weight.shape[0]
-    return _Shape(batch, length, memories, key, value, CHUNK, conv_weight.shape[0], query_scale, norm_eps)
+    return _Shape(batch, length, memories, key, value, CHUNK, conv_weight.shape[0], norm_eps)
 
 
 def _call(name: str, shape: _Shape, dtype: torch.dtype, tensors: list[Tensor | None]) -> None:

@@ -24,7 +24,7 @@ namespace {
 // P = M (2K + V) features: the queries of all memories, the keys, the values.
 struct Shape {
     int64_t batch, length, memories, key, value, chunk, taps;
-    float query_scale, norm_eps;
+    float norm_eps;
     int64_t channels() const { return memories * (2 * key + value); }
     int64_t chunks() const { return (length + chunk - 1) / chunk; }
 };
@@ -203,7 +203,6 @@ struct Scratch {
 struct Segment {
     int64_t size, column, width;  // its features begin at `column` of so many in all memories
     int64_t channel;              // and at this one of those of the convolution
-    float scale;                  // after normalising
     bool normalised;
 };
 
@@ -232,9 +231,9 @@ struct Chunk {
         : shape(s), arrays(a), row(task / s.memories), memory(task % s.memories), C(s.chunk), K(s.key), V(s.value),
           P(s.channels()) {
         const int64_t keys = s.memories * K, values = s.memories * V;
-        segments[0] = {K, memory * K, keys, memory * K, s.query_scale, true};
-        segments[1] = {K, memory * K, keys, keys + memory * K, 1, true};
-        segments[2] = {V, memory * V, values, 2 * keys + memory * V, 1, false};
+        segments[0] = {K, memory * K, keys, memory * K, true};
+        segments[1] = {K, memory * K, keys, keys + memory * K, true};
+        segments[2] = {V, memory * V, values, 2 * keys + memory * V, false};
         for (float** each : {&q, &k, &keys_transposed}) *each = scratch.take(C * K);
         v = scratch.take(C * V);
         for (float** each : {&slopes[0], &slopes[1]}) *each = scratch.take(C * K);
@@ -283,7 +282,7 @@ struct Chunk {
         }
         if (!segment.normalised) return 1;
         const float length = std::max(std::sqrt(sum(squares)), 1e-12f);
-        scale(segment.scale / length, to, to, segment.size);
+        scale(1 / length, to, to, segment.size);
         return length;
     }
 
@@ -565,8 +564,7 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
                 const float *grad = grads[s] + i * size, *unit = features[s] + i * size, *slope = chunk.slopes[s] + i * size;
                 float* to = here + i * size;
                 if (segment.normalised) {
-                    const float share = segment.scale / chunk.norms[s][i];
-                    const float along = dot(grad, unit, size) / (segment.scale * segment.scale);
+                    const float share = 1 / chunk.norms[s][i], along = dot(grad, unit, size);
                     for (int64_t j = 0; j < size; j += LANES)
                         store((load(grad + j) - load(unit + j) * along) * share * load(slope + j), to + j);
                 } else {

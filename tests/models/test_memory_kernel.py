@@ -93,7 +93,7 @@ def slow(leaves: dict[str, Any], positions: Tensor) -> tuple[Tensor, Tensor]:
     heads = (2, length, memories, -1)
     q, k = (normalize(x.view(heads), dim=-1) for x in (q, k))
     y, state = step_recurrence(
-        q / 8, k, v.view(heads), leaves["write"], leaves["log_decay"], positions, leaves["state"], "delta"
+        q, k, v.view(heads), leaves["write"], leaves["log_decay"], positions, leaves["state"], "delta"
     )
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + EPS) * leaves["norm_weight"]
     return (y * silu(leaves["gate"]).view(heads)).flatten(2), state
@@ -101,7 +101,7 @@ def slow(leaves: dict[str, Any], positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def fast(leaves: dict[str, Any], positions: Tensor) -> tuple[Tensor, Tensor]:
     tensors = [*(leaves[name] for name in NAMES[:6]), positions, *(leaves[name] for name in NAMES[6:])]
-    found = memory_kernel.memory(*tensors, query_scale=1 / 8, norm_eps=EPS)
+    found = memory_kernel.memory(*tensors, EPS)
     assert found is not None
     return found
 
@@ -130,7 +130,7 @@ def test_the_kernel_is_the_step_form(shape: Shape) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         error = (found[name].double() - value).norm()
-        assert error <= 3e-6 * value.norm() + 1e-6, (name, float(error), float(value.norm()))
+        assert error <= 1e-5 * value.norm() + 1e-6, (name, float(error), float(value.norm()))
 
 
 def test_bfloat16_is_read_and_written_and_nothing_else() -> None:
@@ -239,7 +239,7 @@ def test_what_the_kernel_does_not_know_is_left_to_torch() -> None:
         {n: x if x is None else x.to("meta") for n, x in float32.items()},
     ):
         tensors = [*(own[n] for n in NAMES[:6]), positions, *(own[n] for n in NAMES[6:])]
-        assert memory_kernel.memory(*tensors, query_scale=1.0, norm_eps=EPS) is None  # type: ignore[arg-type]
+        assert memory_kernel.memory(*tensors, EPS) is None  # type: ignore[arg-type]
 
 
 def test_without_a_compiler_a_model_computes_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:

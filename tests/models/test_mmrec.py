@@ -70,9 +70,12 @@ def slow_logits(model: MMRecForCausalLM, ids: list[int]) -> torch.Tensor:
                 )
                 q, k, v = qkv.view(3, m_count, -1)
                 q, k = q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True)
-                beta = torch.sigmoid(
-                    weights[at + "mixer.write_proj.weight"] @ x + weights[at + "mixer.write_bias"]
-                )
+                wish = weights[at + "mixer.write_proj.weight"] @ x
+                if config.memory_update == "delta":  # as in Qwen3.5
+                    q = q * config.memory_key_dim**-0.5
+                else:
+                    wish = wish + weights[at + "mixer.write_bias"]
+                beta = torch.sigmoid(wish)
                 gate = weights[at + "mixer.decay_proj.weight"] @ x + weights[at + "mixer.decay_bias"]
                 gamma = torch.exp(-weights[at + "mixer.decay_log_rate"].exp() * torch.log1p(gate.exp()))
                 out = []

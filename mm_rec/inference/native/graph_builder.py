@@ -218,7 +218,9 @@ class GraphBuilder:
         self._linear(x, memory.decay_proj, self._decay)
         state = self._next_state(2)  # memory, conv
         self.program.convolve(self._projected, memory.conv_weight, self._mixed, self.dtype, state + 1)
-        biases = torch.stack([memory.write_bias, memory.decay_bias, memory.decay_log_rate.float().exp()])
+        no_bias = torch.zeros_like(memory.decay_bias)
+        write_bias = no_bias if memory.write_bias is None else memory.write_bias
+        biases = torch.stack([write_bias, memory.decay_bias, memory.decay_log_rate.float().exp()])
         shape = (config.num_memories, config.memory_key_dim, config.memory_value_dim)
         self.program.recur(
             self._mixed, self._write, self._decay, self._gates, biases, _unwrap(memory.norm).weight, memory.norm.eps,

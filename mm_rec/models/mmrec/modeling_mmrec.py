@@ -82,10 +82,13 @@ class MMRecMemory(nn.Module):
         self.conv_weight = nn.Parameter(torch.empty(config.conv_taps, 2 * keys + values))
         self.write_proj = nn.Linear(config.hidden_size, config.num_memories, bias=False)
         self.decay_proj = nn.Linear(config.hidden_size, config.num_memories, bias=False)
-        self.write_bias = nn.Parameter(torch.zeros(config.num_memories))
+        delta = config.memory_update == "delta"
+        self.write_bias = None if delta else nn.Parameter(torch.zeros(config.num_memories))
         self.decay_bias = nn.Parameter(torch.empty(config.num_memories))
         self.decay_log_rate = nn.Parameter(torch.empty(config.num_memories))
-        self.norm = MMRecRMSNorm(config.memory_value_dim, config.rms_norm_eps)
+        # With the delta rule queries count as divided by √K, as in Qwen3.5; before a norm that is its eps times K.
+        eps = config.rms_norm_eps * (config.memory_key_dim if delta else 1)
+        self.norm = MMRecRMSNorm(config.memory_value_dim, eps)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         """(B, T, D) → (B, T, D)."""
@@ -115,7 +118,7 @@ class MMRecMemory(nn.Module):
             history, before = state[f"{self.layer_idx}.conv"].to(q.dtype), state[f"{self.layer_idx}.memory"]
         found = memory_kernel(
             q, k, v, gate, beta, log_decay, context.positions, self.conv_weight, self.norm.weight, history, before,
-            query_scale=1.0, norm_eps=self.norm.eps,
+            self.norm.eps,
         )  # fmt: skip
         if found is None:
             return None
@@ -150,7 +153,8 @@ class MMRecMemory(nn.Module):
     def _gates(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Write gate β and log forget gate log γ, (B, T, M) float32: 0 and 0 for tokens that are not valid."""
         wide = wide_dtype(x.dtype)
-        beta = torch.sigmoid(self.write_proj(x).to(wide) + self.write_bias)
+        wish = self.write_proj(x).to(wide)
+        beta = torch.sigmoid(wish if self.write_bias is None else wish + self.write_bias)
         log_decay = -self.decay_log_rate.to(wide).exp() * softplus(
             self.decay_proj(x).to(wide) + self.decay_bias
         )
@@ -311,7 +315,8 @@ class MMRecPreTrainedModel(PreTrainedModel):
             shortest, longest = math.log(config.shortest_memory), math.log(config.longest_memory)
             module.decay_log_rate.copy_(-(shortest + memories * (longest - shortest)))  # exp(a) = 1 / τ
             init.constant_(module.decay_bias, math.log(math.e - 1))  # softplus⁻¹(1)
-            init.zeros_(module.write_bias)
+            if module.write_bias is not None:
+                init.zeros_(module.write_bias)
             init.normal_(module.decay_proj.weight, std=config.initializer_range / 10)
             bound = 1 / math.sqrt(config.conv_taps)
             init.uniform_(module.conv_weight, -bound, bound)
