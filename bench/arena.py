@@ -118,7 +118,9 @@ def train_cell(arm: str, size: Size, language: str, rate: float, seed: int, toke
     }  # fmt: skip
 
 
-def cell(arm: str, size: str, language: str, rate: float, seed: int, tokens: int) -> dict[str, Any]:
+def cell(
+    arm: str, size: str, language: str, rate: float, seed: int, tokens: int, busy: bool
+) -> dict[str, Any]:
     """The figures of a cell: those that are there, or those of a training in a process of its own."""
     path = FOLDER / f"{size}-{language}-{arm}-rate{rate:g}-seed{seed}-{tokens // 1000}k.json"
     if path.is_file():
@@ -138,6 +140,8 @@ def cell(arm: str, size: str, language: str, rate: float, seed: int, tokens: int
         "seed": seed,
         "tokens": tokens,
     }
+    if busy:
+        figures["tokens_per_second"] = None
     found = {**facts, **figures, "commit": commit.stdout.strip(), "seconds": round(time.time() - start)}
     FOLDER.mkdir(exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -145,7 +149,7 @@ def cell(arm: str, size: str, language: str, rate: float, seed: int, tokens: int
     return found
 
 
-def run(arms: list[str], size: str, languages: list[str], seeds: int, quick: bool) -> None:
+def run(arms: list[str], size: str, languages: list[str], seeds: int, quick: bool, busy: bool) -> None:
     """All cells of these arms: trials of every rate, then the seeds at the best one."""
     whole, trial = SIZES[size].tokens, SIZES[size].trial_tokens
     if quick:
@@ -153,11 +157,13 @@ def run(arms: list[str], size: str, languages: list[str], seeds: int, quick: boo
     for language in languages:
         best = {}
         for arm in arms:
-            trials = {rate: cell(arm, size, language, rate, TRIAL_SEED, trial)["loss"] for rate in RATES}
+            trials = {
+                rate: cell(arm, size, language, rate, TRIAL_SEED, trial, busy)["loss"] for rate in RATES
+            }
             best[arm] = min(trials, key=lambda rate: trials[rate])
         for seed in range(1, seeds + 1):
             for arm in arms:
-                cell(arm, size, language, best[arm], seed, whole)
+                cell(arm, size, language, best[arm], seed, whole, busy)
 
 
 Cells = dict[str, list[dict[str, Any]]]  # by arm
@@ -176,11 +182,10 @@ def report() -> None:
         means = {arm: mean_and_error([one["bits_per_byte"] for one in cells]) for arm, cells in arms.items()}
         for arm, (mean, error) in sorted(means.items(), key=lambda item: item[1]):
             against = f"{100 * (mean / means['llama'][0] - 1):+.2f} %" if "llama" in means else "–"
-            speed = statistics.median(one["tokens_per_second"] for one in arms[arm])
+            rates = [one["tokens_per_second"] for one in arms[arm] if one["tokens_per_second"]]
+            speed = f"{statistics.median(rates):,.0f}" if rates else "–"
             rate = arms[arm][0]["learning_rate"]
-            print(
-                f"| {arm} | {mean:.4f} ± {error:.4f} | {against} | {len(arms[arm])} | {rate:g} | {speed:,.0f} |"
-            )
+            print(f"| {arm} | {mean:.4f} ± {error:.4f} | {against} | {len(arms[arm])} | {rate:g} | {speed} |")
     if groups:
         draw(groups)
 
@@ -216,6 +221,7 @@ def main() -> None:
     options.add_argument("--size", choices=SIZES, default="2m")
     options.add_argument("--language", choices=TEXTS, action="append")
     options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--busy", action="store_true", help="other programs run: record no rates")
     options.add_argument("--report", action="store_true")
     options.add_argument("--child", nargs=6, metavar=("ARM", "SIZE", "LANGUAGE", "RATE", "SEED", "TOKENS"))
     chosen = options.parse_args()
@@ -227,7 +233,7 @@ def main() -> None:
     if unknown := set(chosen.arms) - ARMS.keys():
         sys.exit(f"there is no arm {sorted(unknown)[0]!r}; there are {', '.join(ARMS)}")
     if chosen.arms:
-        run(chosen.arms, chosen.size, chosen.language or list(TEXTS), chosen.seeds, chosen.quick)
+        run(chosen.arms, chosen.size, chosen.language or list(TEXTS), chosen.seeds, chosen.quick, chosen.busy)
     if chosen.report or not chosen.arms:
         report()
 
