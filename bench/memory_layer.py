@@ -52,6 +52,7 @@ def main() -> None:
     torch.nn.init.uniform_(layer.decay_log_rate, -8, -1)
     if why := memory_kernel.unavailable_reason():
         raise SystemExit(f"there is no kernel here: {why}")
+    memory_kernel.register()
     by_torch = torch.compile(layer._mix, dynamic=False)
     for precision in chosen.precision or ("bfloat16", "float32"):
         dtype = getattr(torch, precision)
