@@ -15,6 +15,7 @@ and a report is of one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -30,11 +31,13 @@ from typing import Any
 import protocol
 import text_data
 from arms import ARMS, SIZES, Size, config_of
+from train_throughput import fit, precision
 
 FOLDER = Path(__file__).resolve().parent / "arena"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec" / "arena"
 RATES = (2e-3, 4e-3, 8e-3, 16e-3)
 SEQ_LEN, ROWS = 512, 8
+TOKENS = {"2m": (2_000_000, 700_000), "9m": (8_000_000, 2_000_000)}  # of a cell, and of one that tries a rate
 TRIAL_SEED = 100
 HELD_OUT, HELD_OUT_BYTES = 20, 1_500_000  # every so-manyth document, so much text at most
 TEXTS = {
@@ -52,11 +55,14 @@ def documents(language: str, held_out: bool) -> Iterator[str]:
 
 
 def first_bytes(texts: Iterable[str], most: int) -> list[str]:
-    """Whole documents, until there are so many bytes."""
+    """The first document, and each after it that still fits in so many bytes."""
     chosen: list[str] = []
+    left = most
     for text in texts:
-        if sum(len(one.encode()) for one in chosen) + len(text.encode()) <= most or not chosen:
+        size = len(text.encode())
+        if size <= left or not chosen:
             chosen.append(text)
+            left -= size
     return chosen
 
 
@@ -77,20 +83,13 @@ def prepare(language: str, vocabulary: int) -> tuple[Path, Path]:
 
 def train_cell(arm: str, size: Size, language: str, rate: float, seed: int, tokens: int) -> dict[str, Any]:
     """Train a cell and measure it."""
-    import torch
-
     from mm_rec import cpu
     from mm_rec.data.batches import corpus_batches
     from mm_rec.data.corpus import Corpus
     from mm_rec.evaluation.perplexity import evaluate_text
     from mm_rec.models.presets import build
-    from mm_rec.runtime import choose_precision
     from mm_rec.tokenizers.loading import load_tokenizer
-    from mm_rec.training.interrupt import StopRequest
-    from mm_rec.training.objectives import next_token
-    from mm_rec.training.optim import OptimizerSet
     from mm_rec.training.section import ResolvedTrainSection
-    from mm_rec.training.trainer import Trainer
 
     tokenizer_folder, corpus_folder = prepare(language, size.vocabulary)
     steps = tokens // (SEQ_LEN * ROWS)
@@ -98,16 +97,12 @@ def train_cell(arm: str, size: Size, language: str, rate: float, seed: int, toke
         steps=steps, seq_len=SEQ_LEN, batch_size=ROWS, learning_rate=rate, optimizer="muon", compile=True,
         warmup_steps=max(1, steps // 20), checkpoint_every=10**9, checkpoint_minutes=10**6, seed=seed,
     )  # fmt: skip
-    dtype = choose_precision("auto", torch.device("cpu")).dtype
     model = build(config_of(arm, size), seed=seed)
     batches = corpus_batches(Corpus.open(corpus_folder), SEQ_LEN, ROWS, seed=seed)
-    clock = protocol.Clock()
-    with tempfile.TemporaryDirectory() as run, StopRequest(lambda text: None) as stop:
-        optimizers = OptimizerSet(model, section)
-        trainer = Trainer(model, None, optimizers, batches, next_token(dtype), section, Path(run), clock)
-        trainer.save = lambda: None  # type: ignore[method-assign]
-        trainer.fit(stop)
-    lengths = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
+    with tempfile.TemporaryDirectory() as run:
+        ends, _ = fit(model, batches, section, Path(run))
+    lengths = [after - before for before, after in itertools.pairwise(ends)]
+    dtype = precision()
     texts = first_bytes(documents(language, True), HELD_OUT_BYTES)
     scores = evaluate_text(model.eval(), load_tokenizer(tokenizer_folder), texts, SEQ_LEN, dtype=dtype)
     return {
@@ -122,36 +117,33 @@ def cell(
     arm: str, size: str, language: str, rate: float, seed: int, tokens: int, busy: bool
 ) -> dict[str, Any]:
     """The figures of a cell: those that are there, or those of a training in a process of its own."""
-    path = FOLDER / f"{size}-{language}-{arm}-rate{rate:g}-seed{seed}-{tokens // 1000}k.json"
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return found
-    start = time.time()
-    arguments = ["--child", arm, size, language, str(rate), str(seed), str(tokens)]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+
+    def make() -> dict[str, Any]:
+        start = time.time()
+        arguments = ["--child", arm, size, language, str(rate), str(seed), str(tokens)]
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        figures = protocol.run_child(__file__, arguments, timeout=3 * 3600)
+        if busy:
+            figures["tokens_per_second"] = None
+        facts = {
+            "arm": arm,
+            "size": size,
+            "language": language,
+            "learning_rate": rate,
+            "seed": seed,
+            "tokens": tokens,
+        }
+        return {**facts, **figures, "commit": commit, "seconds": round(time.time() - start)}
+
+    return protocol.kept(
+        FOLDER / f"{size}-{language}-{arm}-rate{rate:g}-seed{seed}-{tokens // 1000}k.json", make
     )
-    figures = protocol.run_child(__file__, arguments, timeout=3 * 3600)
-    facts = {
-        "arm": arm,
-        "size": size,
-        "language": language,
-        "learning_rate": rate,
-        "seed": seed,
-        "tokens": tokens,
-    }
-    if busy:
-        figures["tokens_per_second"] = None
-    found = {**facts, **figures, "commit": commit.stdout.strip(), "seconds": round(time.time() - start)}
-    FOLDER.mkdir(exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found), flush=True)
-    return found
 
 
 def run(arms: list[str], size: str, languages: list[str], seeds: int, quick: bool, busy: bool) -> None:
     """All cells of these arms: trials of every rate, then the seeds at the best one."""
-    whole, trial = SIZES[size].tokens, SIZES[size].trial_tokens
+    whole, trial = TOKENS[size]
     if quick:
         whole = trial = 20 * SEQ_LEN * ROWS
     for language in languages:

@@ -15,19 +15,15 @@ TOLERANCE = 0.005  # of the parameters
 
 @dataclass(frozen=True)
 class Size:
-    """Width, layers and vocabulary; tokens of a cell, and of one that only tries a learning rate."""
+    """Width, layers and vocabulary."""
 
     hidden: int
     layers: int
     vocabulary: int
-    tokens: int
-    trial_tokens: int
 
 
-SIZES = {
-    "2m": Size(128, 6, 4096, 2_000_000, 700_000),
-    "9m": Size(256, 8, 8192, 8_000_000, 2_000_000),
-}
+SIZES = {"2m": Size(128, 6, 4096), "9m": Size(256, 8, 8192)}  # of the arena
+WIDE = Size(256, 4, 4096)  # what speed is measured with
 
 
 @dataclass(frozen=True)

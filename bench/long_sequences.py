@@ -19,9 +19,8 @@ import time
 from typing import Any
 
 import protocol
-from arms import ARMS, REFERENCE, Size, config_of
+from arms import ARMS, REFERENCE, WIDE, config_of
 
-SIZE = Size(256, 4, 4096, 0, 0)
 SEGMENT = 4096
 SHORT, LONG, LONGEST = 8_192, 32_768, 131_072
 WRITTEN = 100_000
@@ -35,9 +34,9 @@ def prepare(arm: str, length: int) -> tuple[Any, Any, Any]:
     from mm_rec.runtime import choose_precision
     from mm_rec.training.objectives import segmented_next_token
 
-    model = build(config_of(arm, SIZE), seed=0)
+    model = build(config_of(arm, WIDE), seed=0)
     objective = segmented_next_token(model, choose_precision("auto", torch.device("cpu")).dtype, SEGMENT)
-    ids = torch.randint(0, SIZE.vocabulary, (1, length))
+    ids = torch.randint(0, WIDE.vocabulary, (1, length))
     return model, objective, {"input_ids": ids, "labels": ids}
 
 
@@ -77,7 +76,7 @@ def decoding(arm: str, length: int) -> dict[str, Any]:
     from mm_rec.models.presets import build
 
     with torch.inference_mode():
-        session = Engine(build(config_of(arm, SIZE), seed=0).eval()).session()
+        session = Engine(build(config_of(arm, WIDE), seed=0).eval()).session()
         session.prefill([1, 2, 3])
         sizes, rates, start = [], [], time.perf_counter()
         for number, _ in enumerate(

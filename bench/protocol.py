@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mm_rec import cpu
@@ -48,6 +49,18 @@ def run_child(
     line = next(line for line in out.splitlines() if line.startswith(MARK))
     result: dict[str, Any] = json.loads(line.removeprefix(MARK))
     return result
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a cell: those that are in its file, or those that are made now, written there and printed."""
+    if path.is_file():
+        known: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return known
+    found = make()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found), flush=True)
+    return found
 
 
 def compare(

@@ -31,17 +31,12 @@ import protocol
 from arms import ARMS, Size, config_of
 
 FOLDER = Path(__file__).resolve().parent / "recall"
-SIZE = Size(128, 4, 512, 0, 0)
+SIZE = Size(128, 4, 512)
 TASKS = ("passkey", "multikey", "mqar", "copying")
 SHORT, TRAINED = 512, 2048  # tokens of a row at the start and from the middle on
 TOKENS = 8192  # of a step
-MARK, ASK, DIGITS, NAMES, TEXT = (
-    0,
-    1,
-    2,
-    12,
-    64,
-)  # where marks, digits, names and text begin in the vocabulary
+# Where marks, digits, names and text begin in the vocabulary.
+MARK, ASK, DIGITS, NAMES, TEXT = 0, 1, 2, 12, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 SEGMENT = 4096
 PASSING = 0.1
@@ -168,17 +163,13 @@ def share_right(model: Any, task: str, length: int, constant_state: bool) -> flo
 
 
 def cell(arm: str, task: str, seed: int, steps: int) -> dict[str, Any]:
-    """The figures of a cell: those that are there, or those of a training in a process of its own."""
-    path = FOLDER / f"{task}-{arm}-seed{seed}-{steps}.json"
-    if path.is_file():
-        known: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return known
-    found = protocol.run_child(__file__, ["--child", arm, task, str(seed), str(steps)], timeout=3600)
-    found = {"arm": arm, "task": task, "seed": seed, "steps": steps, **found}
-    FOLDER.mkdir(exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found), flush=True)
-    return found
+    """The figures of a cell."""
+
+    def make() -> dict[str, Any]:
+        found = protocol.run_child(__file__, ["--child", arm, task, str(seed), str(steps)], timeout=3600)
+        return {"arm": arm, "task": task, "seed": seed, "steps": steps, **found}
+
+    return protocol.kept(FOLDER / f"{task}-{arm}-seed{seed}-{steps}.json", make)
 
 
 def report() -> None:

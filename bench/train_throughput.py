@@ -81,31 +81,18 @@ def precision() -> Any:
     return choose_precision("auto", torch.device("cpu")).dtype
 
 
-def ours(
-    config: Any, corpus_folder: Path, steps: int, scratch: Path, optimizer: str,
-    seq_len: int = SEQ_LEN, rows: int = ROWS, accumulation: int = 1,
-) -> tuple[list[float], list[float]]:  # fmt: skip
-    """Our whole loop: data, objective, clipping, optimizer, logging.
+def fit(model: Any, batches: Any, section: Any, scratch: Path) -> tuple[list[float], list[float]]:
+    """Our whole loop: data, objective, clipping, optimizer, logging; it saves nothing.
 
     Returns when each step ended, and how long the optimizer took of it, in seconds.
     """
-    from mm_rec.data.batches import corpus_batches
-    from mm_rec.data.corpus import Corpus
-    from mm_rec.models.presets import build
     from mm_rec.training.interrupt import StopRequest
     from mm_rec.training.objectives import next_token
     from mm_rec.training.optim import OptimizerSet
-    from mm_rec.training.section import ResolvedTrainSection
     from mm_rec.training.trainer import Trainer
 
     clock = protocol.Clock()
     optimizing: list[float] = []
-    section = ResolvedTrainSection(
-        steps=steps, seq_len=seq_len, batch_size=rows, accumulation=accumulation, learning_rate=1e-3,
-        optimizer=optimizer, compile=True, checkpoint_every=10**9, seed=0,
-    )  # fmt: skip
-    batches = corpus_batches(Corpus.open(corpus_folder), seq_len, rows, accumulation)
-    model = build(config, seed=0)
     optimizers = OptimizerSet(model, section)
     training = Trainer(model, None, optimizers, batches, next_token(precision()), section, scratch, clock)
     training._save_is_due = lambda: False  # type: ignore[method-assign]  # the Trainer saves nothing here either
@@ -121,6 +108,24 @@ def ours(
     with StopRequest(lambda text: None) as stop:
         training.fit(stop)
     return clock.ends, optimizing
+
+
+def ours(
+    config: Any, corpus_folder: Path, steps: int, scratch: Path, optimizer: str,
+    seq_len: int = SEQ_LEN, rows: int = ROWS, accumulation: int = 1,
+) -> tuple[list[float], list[float]]:  # fmt: skip
+    """Our loop on a new model of this configuration; returns what `fit` does."""
+    from mm_rec.data.batches import corpus_batches
+    from mm_rec.data.corpus import Corpus
+    from mm_rec.models.presets import build
+    from mm_rec.training.section import ResolvedTrainSection
+
+    section = ResolvedTrainSection(
+        steps=steps, seq_len=seq_len, batch_size=rows, accumulation=accumulation, learning_rate=1e-3,
+        optimizer=optimizer, compile=True, checkpoint_every=10**9, seed=0,
+    )  # fmt: skip
+    batches = corpus_batches(Corpus.open(corpus_folder), seq_len, rows, accumulation)
+    return fit(build(config, seed=0), batches, section, scratch)
 
 
 def trainer(shape: str, corpus_folder: Path, steps: int, scratch: Path, tuned: bool) -> list[float]:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import protocol
-from arms import ARMS, REFERENCE, Size, config_of
+from arms import ARMS, REFERENCE, WIDE, config_of
 from train_throughput import ours, precision, write_tokens
 
-SIZE = Size(256, 4, 4096, 0, 0)
 GOALS = {512: 1.0, 2048: 1.5, 8192: 4.0}
 WARM_UP, TIMED = 4, 8  # steps
 DOCUMENT = 120_000  # tokens: few rows hold two documents, whose attention would cost less
@@ -28,7 +27,7 @@ def child(arm: str, length: int, corpus: Path) -> None:
 
     rows = max(1, 4096 // length)
     with tempfile.TemporaryDirectory() as scratch:
-        ends, _ = ours(config_of(arm, SIZE), corpus, WARM_UP + TIMED, Path(scratch), "muon", length, rows)
+        ends, _ = ours(config_of(arm, WIDE), corpus, WARM_UP + TIMED, Path(scratch), "muon", length, rows)
     lengths = [after - before for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
     speed = rows * length / statistics.median(lengths)
     protocol.child_result({"tokens_per_second": round(speed, 1), "peak_mb": round(protocol.peak_mb())})
@@ -52,7 +51,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
-        write_tokens(corpus, 30, SIZE.vocabulary, DOCUMENT)
+        write_tokens(corpus, 30, WIDE.vocabulary, DOCUMENT)
         for length in chosen.length or GOALS:
             facts = {"arm": chosen.arm, "length": length, "goal": GOALS[length], "dtype": dtype}
             protocol.compare(

@@ -100,29 +100,33 @@ def stateful_hidden_states(
     A row whose first document is the one that the state has read last goes on with it; all others start anew. Padding
     (a negative document) is not read. For models with a state of constant size.
     """
-    if not isinstance(model.config, MMRecConfig):
-        raise ValueError("only MM-Rec models carry a state from row to row")
-    out = model.base_model(
-        input_ids=batch["input_ids"],
-        document_ids=batch["document_ids"],
-        attention_mask=(batch["document_ids"] >= 0).long(),
-        past_key_values=state,
-        use_cache=True,
+    documents = batch["document_ids"]
+    part = {
+        "input_ids": batch["input_ids"],
+        "document_ids": documents,
+        "attention_mask": (documents >= 0).long(),
+    }
+    hidden, after = read_segment(
+        model, part, new_carried_state(model, len(documents)) if state is None else state
     )
-    after: CarriedState = out.past_key_values
     for name, tensor in after.tensors.items():
         after[name] = tensor.detach()
-    return out.last_hidden_state, after
+    return hidden, after
+
+
+def require_constant_state(model: PreTrainedModel) -> MMRecConfig:
+    """The configuration of a model with a state of constant size; raises ConfigError for another."""
+    if isinstance(model.config, MMRecConfig):
+        return model.config
+    raise ConfigError(
+        f"models of the kind {model.config.model_type!r} have no state of constant size that rows could begin on; "
+        "leave --segment-len and --state-passing out"
+    )
 
 
 def new_carried_state(model: PreTrainedModel, rows: int) -> CarriedState:
-    """The state of rows that have read nothing; raises ConfigError for a model without a state of constant size."""
-    if not isinstance(model.config, MMRecConfig):
-        raise ConfigError(
-            f"models of the kind {model.config.model_type!r} have no state of constant size that rows could begin on; "
-            "leave --segment-len and --state-passing out"
-        )
-    return MemoryState(model.config, rows, model.dtype, model.device)
+    """The state of rows that have read nothing; raises ConfigError as `require_constant_state`."""
+    return MemoryState(require_constant_state(model), rows, model.dtype, model.device)
 
 
 @torch.no_grad()

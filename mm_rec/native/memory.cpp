@@ -145,9 +145,15 @@ inline float dot(const float* a, const float* b, int64_t size) {
 inline void scale(float factor, const float* from, float* to, int64_t size) {
     for (int64_t i = 0; i < size; i += LANES) store(load(from + i) * factor, to + i);
 }
-// to += factor · from
-inline void add(float factor, const float* from, float* to, int64_t size) {
-    for (int64_t i = 0; i < size; i += LANES) store(load(to + i) + load(from + i) * factor, to + i);
+// 1 / root mean square, as the norm divides.
+inline float inverse_root_mean_square(const float* x, int64_t size, float eps) {
+    return 1 / std::sqrt(dot(x, x, size) / float(size) + eps);
+}
+// silu, and its slope.
+inline Floats silu(Floats x, Floats& slope) {
+    const Floats share = sigmoid(x), active = x * share;
+    slope = share + active * (1.0f - share);
+    return active;
 }
 
 // Solve (I + A) X = X in place, A strictly lower (C, C) by its strides, X (C, width); with `backwards` (I + Aᵀ) given as the
@@ -242,6 +248,9 @@ struct Chunk {
         for (float** each : {&cumulative, &from_state, &to_state, &beta, &norms[0], &norms[1]}) *each = scratch.take(C);
     }
 
+    // The number of what is the memory's own at token t of the row: (B, T, M) flattened.
+    int64_t place(int64_t t) const { return (row * shape.length + t) * shape.memories + memory; }
+
     // A segment's features of token t of the row, also of one before it; null where nobody read that.
     const Data* features(int which, int64_t t) const {
         const Segment& segment = segments[which];
@@ -275,10 +284,11 @@ struct Chunk {
     float activate(const Segment& segment, const float* from, float* to, float* slope) const {
         Floats squares = {};
         for (int64_t n = 0; n < segment.size; n += LANES) {
-            const Floats x = load(from + n), share = sigmoid(x), active = x * share;
+            Floats steepness;
+            const Floats active = silu(load(from + n), steepness);
             squares += active * active;
             store(active, to + n);
-            store(share + active * (1.0f - share), slope + n);
+            store(steepness, slope + n);
         }
         if (!segment.normalised) return 1;
         const float length = std::max(std::sqrt(sum(squares)), 1e-12f);
@@ -292,7 +302,7 @@ struct Chunk {
         if (first < 0) return;
         for (int64_t t = first; t < std::min(first + C, shape.length); ++t) {
             for (int s = 0; s < 3; ++s) prefetch(features(s, t), segments[s].size);
-            const int64_t at = ((row * shape.length + t) * shape.memories + memory) * V;
+            const int64_t at = place(t) * V;
             prefetch(static_cast<const Data*>(arrays.gate) + at, V);
             if (arrays.out_grad) prefetch(static_cast<const Data*>(arrays.out_grad) + at, V);
         }
@@ -305,14 +315,12 @@ struct Chunk {
         start = first;
         count = std::min(C, shape.length - first);
         float total = 0;
-        const float* decays = arrays.log_decay + (row * shape.length + first) * shape.memories + memory;
-        const float* writes = arrays.write + (row * shape.length + first) * shape.memories + memory;
         const int64_t* positions = arrays.positions + row * shape.length + first;
         for (int64_t i = 0; i < C; ++i) {
             const bool there = i < count;
             seen[i] = there ? positions[i] : seen[i - 1] + 1;
-            total += there ? decays[i * shape.memories] : 0;
-            beta[i] = there ? writes[i * shape.memories] : 0;
+            total += there ? arrays.log_decay[place(first + i)] : 0;
+            beta[i] = there ? arrays.write[place(first + i)] : 0;
             cumulative[i] = total;
             float* active[3] = {q + i * K, k + i * K, v + i * V};
             taps[i] = there ? taps_of(first + i, seen[i]) : 0;
@@ -384,7 +392,7 @@ int64_t forward_floats(const Shape& s) { return chunk_floats(s) + s.key * s.valu
 
 template <typename Data>
 void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& scratch) {
-    const int64_t C = shape.chunk, K = shape.key, V = shape.value, width = shape.memories * V;
+    const int64_t C = shape.chunk, K = shape.key, V = shape.value;
     Chunk<Data> chunk(shape, arrays, task, scratch);
     float *state = scratch.take(K * V), *read = scratch.take(C * V), *written = scratch.take(C * V), *late = scratch.take(C * V);
     if (arrays.state) std::copy_n(arrays.state + task * K * V, K * V, state);
@@ -398,22 +406,16 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
         scale(chunk.carried, state, state, K * V);
         multiply({chunk.k, 1, K}, late, V, state, V, K, C, V, ADD);
         for (int64_t i = 0; i < chunk.count; ++i) {
-            const int64_t at = (chunk.row * shape.length + chunk.start + i) * width + chunk.memory * V;
+            const int64_t at = chunk.place(chunk.start + i) * V;
             const Data* gate = static_cast<const Data*>(arrays.gate) + at;
             Data* out = static_cast<Data*>(arrays.out) + at;
             const float* y = read + i * V;
-            const float share = 1 / std::sqrt(dot(y, y, V) / float(V) + shape.norm_eps);
+            const float share = inverse_root_mean_square(y, V, shape.norm_eps);
             for (int64_t j = 0; j < V; j += LANES)
                 store(load(y + j) * share * load(arrays.norm_weight + j) * silu(load(gate + j)), out + j);
         }
     }
     std::copy_n(state, K * V, arrays.last_state + task * K * V);
-}
-
-// The slope of silu.
-inline Floats silu_slope(Floats x) {
-    const Floats s = sigmoid(x);
-    return s * (1.0f + x * (1.0f - s));
 }
 
 int64_t backward_floats(const Shape& s) {
@@ -424,7 +426,7 @@ int64_t backward_floats(const Shape& s) {
 
 template <typename Data>
 void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& scratch) {
-    const int64_t C = shape.chunk, K = shape.key, V = shape.value, width = shape.memories * V, taps = shape.taps;
+    const int64_t C = shape.chunk, K = shape.key, V = shape.value, taps = shape.taps;
     const int64_t widest = std::max(K, V);
     Chunk<Data> chunk(shape, arrays, task, scratch);
     float *y_grad = scratch.take(C * V), *u_grad = scratch.take(C * V), *seen_y_grad = scratch.take(C * V);
@@ -455,18 +457,19 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
         // The output gate and the norm.
         std::fill_n(y_grad + chunk.count * V, (C - chunk.count) * V, 0.0f);
         for (int64_t i = 0; i < chunk.count; ++i) {
-            const int64_t at = (chunk.row * shape.length + chunk.start + i) * width + chunk.memory * V;
+            const int64_t at = chunk.place(chunk.start + i) * V;
             const Data* gate = static_cast<const Data*>(arrays.gate) + at;
             const Data* out_grad = static_cast<const Data*>(arrays.out_grad) + at;
             Data* gate_grad = static_cast<Data*>(arrays.gate_grad) + at;
             const float* y = reads + i * V;
             float* to = y_grad + i * V;
-            const float share = 1 / std::sqrt(dot(y, y, V) / float(V) + shape.norm_eps);
+            const float share = inverse_root_mean_square(y, V, shape.norm_eps);
             Floats along = {};
             for (int64_t j = 0; j < V; j += LANES) {
                 const Floats g = load(gate + j), grad = load(out_grad + j), unit = load(y + j) * share;
-                const Floats weight = load(arrays.norm_weight + j), open = silu(g);
-                store(grad * unit * weight * silu_slope(g), gate_grad + j);
+                Floats slope;
+                const Floats weight = load(arrays.norm_weight + j), open = silu(g, slope);
+                store(grad * unit * weight * slope, gate_grad + j);
                 store(load(norm_grad + j) + grad * open * unit, norm_grad + j);
                 const Floats inner = grad * open * weight;
                 along += inner * unit;
@@ -548,7 +551,7 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
         for (int64_t i = C - 1; i >= 0; --i) {
             rest += cumulative_grad[i];
             if (i >= chunk.count) continue;
-            const int64_t at = (chunk.row * shape.length + chunk.start + i) * shape.memories + chunk.memory;
+            const int64_t at = chunk.place(chunk.start + i);
             arrays.log_decay_grad[at] = rest;
             arrays.write_grad[at] = beta_grad[i];
         }

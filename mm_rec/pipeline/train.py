@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from mm_rec import cpu
 from mm_rec.errors import ConfigError, TrainingStopped
 from mm_rec.models.adapters import adapters_of
-from mm_rec.models.forward import new_carried_state
+from mm_rec.models.forward import require_constant_state
 from mm_rec.models.loading import save_model
 from mm_rec.models.memory_kernel import kernel_missing
 from mm_rec.models.presets import ModelSize, measure
@@ -80,7 +80,7 @@ def _objective(job: TrainingJob, dtype: torch.dtype) -> Objective:
             raise ConfigError(
                 "rows that go on from one another begin on no other state; leave --state-passing out"
             )
-        new_carried_state(job.model, 1)
+        require_constant_state(job.model)
     return with_embedding_noise(objective, alpha) if alpha else objective
 
 

@@ -53,7 +53,7 @@ def require_possible(section: ResolvedTrainSection) -> None:
     if first is not None and (first > section.seq_len or not math.log2(section.seq_len / first).is_integer()):
         raise ConfigError(
             f"rows of {first:,} tokens do not become {section.seq_len:,} by doubling; choose a --seq-len-start that "
-            f"does, for example {section.seq_len // 4:,}"
+            f"does, for example {section.seq_len // math.gcd(section.seq_len, 4):,}"
         )
     if section.state_passing and section.batch_size < 2:
         raise ConfigError(

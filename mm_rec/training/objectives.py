@@ -26,6 +26,7 @@ from mm_rec.models.forward import (
     new_carried_state,
     passed_state,
     read_segment,
+    require_constant_state,
     stateful_hidden_states,
 )
 
@@ -62,7 +63,7 @@ def segmented_next_token(model: PreTrainedModel, dtype: torch.dtype, segment: in
     activations and the states between them; gradients go through the states, and are those of whole rows. Raises
     ConfigError for models without a state of constant size.
     """
-    new_carried_state(model, 1)
+    require_constant_state(model)
 
     def read(model: PreTrainedModel, part: Batch, state: CarriedState) -> tuple[Tensor, CarriedState]:
         with _autocast(part, dtype):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import struct
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from arm import build_for_arm, run_on_arm
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -19,26 +18,14 @@ from mm_rec.inference.native.program import GROUP, StatePointers
 from mm_rec.models import attention
 from mm_rec.models.presets import build, preset
 from mm_rec.models.states import new_state
-from mm_rec.native import library as library_module
-from mm_rec.native.library import compiler_flags
 
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 VOCABULARY, TOKENS = 300, 40
 
 
 @pytest.fixture(scope="module")
 def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program for ARM that runs what `write` wrote."""
-    if not shutil.which(COMPILER) or not shutil.which(EMULATOR):
-        pytest.skip(f"{COMPILER} or {EMULATOR} is absent: apt-get install g++-aarch64-linux-gnu qemu-user")
-    binary = tmp_path_factory.mktemp("arm") / "replay"
-    flags = [flag for flag in compiler_flags("Linux", "aarch64", ["-march=armv8-a"]) if flag != "-shared"]
-    kernels = Path(library_module.__file__).parent
-    subprocess.run(
-        [COMPILER, *flags, "-static", f"-I{kernels}", str(Path(__file__).with_name("replay.cpp")), "-o", str(binary)],
-        check=True,
-    )  # fmt: skip
-    return binary
+    return build_for_arm(Path(__file__).with_name("replay.cpp"), tmp_path_factory.mktemp("arm"))
 
 
 def make(name: str) -> PreTrainedModel:
@@ -90,9 +77,7 @@ def on_arm(
 ) -> Tensor:
     """The logits (T, V) of a sequence."""
     write(folder / "program", model, decoder, calls)
-    subprocess.run(
-        [EMULATOR, str(replay), str(folder / "program"), str(folder / "logits")], check=True, timeout=120
-    )
+    run_on_arm(replay, folder / "program", folder / "logits")
     flat = torch.frombuffer(bytearray((folder / "logits").read_bytes()), dtype=torch.float32)
     return flat.view(-1, VOCABULARY)
 

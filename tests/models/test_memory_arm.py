@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from arm import build_for_arm, run_on_arm
 from comparing import relative
 from models.test_memory_kernel import Shape, fast, inputs, results
 from torch import Tensor
 
 from mm_rec.models import memory_kernel
-from mm_rec.native import library
-from mm_rec.native.library import compiler_flags
-
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 
 @pytest.fixture(scope="module")
 def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program for ARM that computes what was written down."""
-    if not shutil.which(COMPILER) or not shutil.which(EMULATOR):
-        pytest.skip(f"{COMPILER} or {EMULATOR} is absent: apt-get install g++-aarch64-linux-gnu qemu-user")
-    binary = tmp_path_factory.mktemp("arm") / "replay"
-    flags = [flag for flag in compiler_flags("Linux", "aarch64", ["-march=armv8-a"]) if flag != "-shared"]
-    source, folder = Path(__file__).with_name("replay_memory.cpp"), Path(library.__file__).parent
-    subprocess.run([COMPILER, *flags, "-static", f"-I{folder}", str(source), "-o", str(binary)], check=True)
-    return binary
+    return build_for_arm(Path(__file__).with_name("replay_memory.cpp"), tmp_path_factory.mktemp("arm"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -55,9 +44,7 @@ def test_arm_computes_the_same(
             raw = None if tensor is None else tensor.contiguous().view(torch.uint8).numpy().tobytes()
             parts += [struct.pack("<q", -1)] if raw is None else [struct.pack("<q", len(raw)), raw]
         (tmp_path / "in").write_bytes(b"".join(parts))
-        subprocess.run(
-            [EMULATOR, str(replay), str(tmp_path / "in"), str(tmp_path / "out")], check=True, timeout=300
-        )
+        run_on_arm(replay, tmp_path / "in", tmp_path / "out")
         found = (tmp_path / "out").read_bytes()
         for tensor in padded:
             if tensor is not None:
