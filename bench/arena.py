@@ -35,7 +35,7 @@ from train_throughput import fit, precision
 
 FOLDER = Path(__file__).resolve().parent / "arena"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec" / "arena"
-RATES = (2e-3, 4e-3, 8e-3, 16e-3)
+RATES = (4e-3, 8e-3, 16e-3, 32e-3)
 SEQ_LEN, ROWS = 512, 8
 TOKENS = {"2m": (2_000_000, 700_000), "9m": (8_000_000, 2_000_000)}  # of a cell, and of one that tries a rate
 TRIAL_SEED = 100
