@@ -42,6 +42,18 @@ ARMS = {
     "delta_window": Arm("mmrec", ("memory", "window"), {"memory_update": "delta"}),
     "delta": Arm("mmrec", ("memory",), {"memory_update": "delta"}),
     "delta_5_window": Arm("mmrec", ("memory", "memory", "window"), {"memory_update": "delta"}),
+    "delta_sigmoid": Arm("mmrec", ("memory",), {"memory_update": "delta", "output_gate": "sigmoid"}),
+    "delta_lambdas": Arm("mmrec", ("memory",), {"memory_update": "delta", "residual_lambdas": True}),
+    "hybrid_3": Arm(
+        "mmrec",
+        ("memory", "memory", "window"),
+        {"memory_update": "delta", "window": 512, "window_rope": False},
+    ),
+    "hybrid_6": Arm(
+        "mmrec",
+        ("memory", "memory", "memory", "window", "memory", "memory"),
+        {"memory_update": "delta", "window": 512, "window_rope": False},
+    ),
     "delta_wide": Arm(
         "mmrec", ("memory",), {"memory_update": "delta", "memory_key_dim": 128, "memory_value_dim": 128}
     ),

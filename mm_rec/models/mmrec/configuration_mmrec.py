@@ -38,6 +38,9 @@ class MMRecConfig(PreTrainedConfig):
     num_key_value_heads: int = 0
     head_dim: int = 64
     window: int = 128
+    window_rope: bool = True
+    output_gate: str = "silu"
+    residual_lambdas: bool = False
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     initializer_range: float = 0.02

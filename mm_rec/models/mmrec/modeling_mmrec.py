@@ -111,7 +111,12 @@ class MMRecMemory(nn.Module):
         context: ForwardContext,
     ) -> Tensor | None:
         """What `_mix` computes, by the kernel; None where there is none for this."""
-        if memory_kernel is None or self.config.memory_update != "delta" or q.shape[1] == 1:
+        if (
+            memory_kernel is None
+            or self.config.memory_update != "delta"
+            or q.shape[1] == 1
+            or self.config.output_gate != "silu"
+        ):
             return None
         state, history, before = context.state, None, None
         if state is not None:
@@ -147,7 +152,8 @@ class MMRecMemory(nn.Module):
         q = normalize(q.view(heads), dim=-1).to(dtype)
         k = normalize(k.view(heads), dim=-1).to(dtype)
         y = self._recur(q, k, v.view(heads).to(dtype), beta, log_decay, context)
-        out: Tensor = (self.norm(y) * silu(gate).view(heads)).flatten(2)
+        opened = silu(gate) if config.output_gate == "silu" else torch.sigmoid(gate)
+        out: Tensor = (self.norm(y) * opened.view(heads)).flatten(2)
         return out
 
     def _gates(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -223,8 +229,10 @@ class MMRecWindow(nn.Module):
         """(B, T, D) → (B, T, D)."""
         heads = (*x.shape[:2], -1, self.config.head_dim)
         v = self.v_proj(x).view(heads)
-        q = rotate(self.q_norm(self.q_proj(x).view(heads)), context.cos, context.sin).to(v.dtype)
-        k = rotate(self.k_norm(self.k_proj(x).view(heads)), context.cos, context.sin).to(v.dtype)
+        q, k = self.q_norm(self.q_proj(x).view(heads)), self.k_norm(self.k_proj(x).view(heads))
+        if self.config.window_rope:
+            q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
+        q, k = q.to(v.dtype), k.to(v.dtype)
         if context.state is None:
             y = window_attention(q, k, v, None, None, context.positions, self.config.window)
         elif x.shape[1] == 1 and not torch.is_grad_enabled():  # writes in place
@@ -320,6 +328,9 @@ class MMRecPreTrainedModel(PreTrainedModel):
             init.normal_(module.decay_proj.weight, std=config.initializer_range / 10)
             bound = 1 / math.sqrt(config.conv_taps)
             init.uniform_(module.conv_weight, -bound, bound)
+        if isinstance(module, MMRecModel) and config.residual_lambdas:
+            module.lambdas[0].fill_(1.0)
+            module.lambdas[1].fill_(0.1)
         std = config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
         if isinstance(module, MMRecMemory | MMRecWindow):
             init.normal_(module.o_proj.weight, std=std)
@@ -336,6 +347,8 @@ class MMRecModel(MMRecPreTrainedModel):
         self.layers = nn.ModuleList(MMRecLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
+        if config.residual_lambdas:
+            self.lambdas = nn.Parameter(torch.empty(2, config.num_hidden_layers))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -373,7 +386,10 @@ class MMRecModel(MMRecPreTrainedModel):
         else:
             valid = None
         context = make_context(self.config, x, valid, document_ids, state)
-        for layer in self.layers:
+        first = x
+        for number, layer in enumerate(self.layers):
+            if self.config.residual_lambdas:
+                x = self.lambdas[0, number].to(x.dtype) * x + self.lambdas[1, number].to(x.dtype) * first
             x = layer(x, context)
         x = self.norm(x)
         if state is not None:
