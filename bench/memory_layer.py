@@ -2,7 +2,7 @@
 
     python bench/memory_layer.py [--quick] [--rounds 5] [--precision bfloat16]
 
-Eight rows of 512 tokens and one of 4,096, four memories of 64 x 64, the delta rule. Both are timed in turn in one
+Eight rows of 512 tokens and one of 4,096, four memories of 64 x 64. Both are timed in turn in one
 process; `ratio` is torch's time over the kernel's. The fastest chunk is memory_kernel.CHUNK, on AVX-512 and held to
 AVX2.
 """
@@ -38,16 +38,14 @@ def main() -> None:
 
     from mm_rec import cpu
     from mm_rec.models import memory_kernel
-    from mm_rec.models.mmrec import modeling_mmrec
     from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
     from mm_rec.models.mmrec.forward_context import make_context
+    from mm_rec.models.mmrec.memory import MMRecMemory
 
     width = MEMORIES * SIZE
-    config = MMRecConfig(
-        hidden_size=width, num_hidden_layers=1, layer_types=["memory"], memory_update="delta"
-    )
+    config = MMRecConfig(hidden_size=width, num_hidden_layers=1)
     torch.manual_seed(0)
-    layer = modeling_mmrec.MMRecMemory(config, 0)
+    layer = MMRecMemory(config, 0)
     torch.nn.init.normal_(layer.conv_weight, std=0.5)
     torch.nn.init.uniform_(layer.decay_log_rate, -8, -1)
     if why := memory_kernel.unavailable_reason():

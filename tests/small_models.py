@@ -39,8 +39,7 @@ def build_small(family: str, context_limit: int = 4096, vocabulary: int = VOCABU
     """Build a small model; weights larger than usual, so that its predictions differ clearly from each other."""
     shape = {"vocab_size": vocabulary, "hidden_size": 64, "num_hidden_layers": 2, "initializer_range": 0.2}
     if family == "mmrec":
-        sizes = {"head_dim": 16, "memory_key_dim": 16, "memory_value_dim": 16}
-        config = MMRecConfig(**shape, **sizes, window=8, chunk_size=8)
+        config = MMRecConfig(**shape, memory_key_dim=16, memory_value_dim=16, chunk_size=8)
     else:
         config = LlamaConfig(
             **shape, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,

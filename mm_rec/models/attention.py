@@ -1,8 +1,7 @@
 """The attention function of every family but MM-Rec's own: causal attention that never crosses a document.
 
 Registered with transformers under the name "mmrec". For plain causal attention a T × T mask is never made: packed
-documents are attended to one by one. Windows and what else a family's pattern has take transformers' mask. (MM-Rec's
-window layers attend by bands, in mmrec/window.py, which must travel with the weights on its own.)
+documents are attended to one by one. Windows and what else a family's pattern has take transformers' mask.
 
 Shapes: B sequences, T tokens, H heads, G key/value heads, D head size, S keys read so far.
 """

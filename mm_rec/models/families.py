@@ -7,18 +7,18 @@ tokens shows. docs/models.md has what was tested of these and all other families
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.mmrec.configuration_mmrec import MEMORY, MMRecConfig
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 NO_WINDOW = 2**31 - 1  # tokens: of a layer without a window
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
-# How a layer mixes tokens: transformers' attention, or MM-Rec's memories and windows.
-Mixer = Literal["attention", "memory", "window"]
+# How a layer mixes tokens: attention, or MM-Rec's memories.
+Mixer = Literal["attention", "memory"]
 # Names of the norms in a layer: before attention, after it, before the MLP, after it. None where there is none.
 Norms = tuple[str | None, str | None, str | None, str | None]
 _BEFORE: Norms = ("input_layernorm", None, "post_attention_layernorm", None)
@@ -90,7 +90,9 @@ def kernel_traits(config: PreTrainedConfig) -> KernelTraits:
     """What the kernels must know of a model with this configuration; raises UnsupportedModelError for what is new."""
     if isinstance(config, MMRecConfig):
         norms: Norms = ("mixer_norm", None, "mlp_norm", None)
-        return KernelTraits(norms, mixers=cast(list[Mixer], config.layer_types), head_dim=config.head_dim)
+        mixers: list[Mixer] = ["memory" if kind == MEMORY else "attention" for kind in config.layer_types]
+        windows = [NO_WINDOW] * config.num_hidden_layers
+        return KernelTraits(norms, mixers, head_dim=getattr(config, "head_dim", 0), windows=windows)
     family = _FAMILIES.get(config.model_type)
     if family is None:
         raise UnsupportedModelError(f"models of the kind {config.model_type!r}")

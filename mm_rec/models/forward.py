@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.models import attention
 from mm_rec.models.cross_entropy import LMHead
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.mmrec.configuration_mmrec import ATTENTION, MMRecConfig
 from mm_rec.models.mmrec.state import MemoryState
 
 Batch = dict[str, Tensor]
@@ -116,7 +116,7 @@ def stateful_hidden_states(
 
 def require_constant_state(model: PreTrainedModel) -> MMRecConfig:
     """The configuration of a model with a state of constant size; raises ConfigError for another."""
-    if isinstance(model.config, MMRecConfig):
+    if isinstance(model.config, MMRecConfig) and ATTENTION not in model.config.layer_types:
         return model.config
     raise ConfigError(
         f"models of the kind {model.config.model_type!r} have no state of constant size that rows could begin on; "

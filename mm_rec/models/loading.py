@@ -28,8 +28,13 @@ from mm_rec.models import attention, memory_kernel
 from mm_rec.models.adapter_folders import ADAPTER_CONFIG, saved_rows
 from mm_rec.models.adapters import Adapters, adapters_of, find_adapter
 from mm_rec.models.hub import fetch_model, is_hub_name
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
-from mm_rec.models.mmrec.modeling_mmrec import MMRecForCausalLM, MMRecModel
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig, MMRecHybridConfig
+from mm_rec.models.mmrec.modeling_mmrec import (
+    MMRecForCausalLM,
+    MMRecHybridForCausalLM,
+    MMRecHybridModel,
+    MMRecModel,
+)
 from mm_rec.models.resize import resize_token_embeddings
 from mm_rec.runs.files import atomic_path
 from mm_rec.tokenizers.loading import load_tokenizer, require_vocab_fits
@@ -38,12 +43,16 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.ji
 
 
 def register_auto_classes() -> None:
-    """Register the family with the Auto classes; calling it again changes nothing."""
-    AutoConfig.register("mmrec", MMRecConfig, exist_ok=True)
-    AutoModel.register(MMRecConfig, MMRecModel, exist_ok=True)
-    AutoModelForCausalLM.register(MMRecConfig, MMRecForCausalLM, exist_ok=True)
-    MMRecConfig.register_for_auto_class()
-    MMRecForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+    """Register our families with the Auto classes; calling it again changes nothing."""
+    for config, backbone, model in (
+        (MMRecConfig, MMRecModel, MMRecForCausalLM),
+        (MMRecHybridConfig, MMRecHybridModel, MMRecHybridForCausalLM),
+    ):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, backbone, exist_ok=True)
+        AutoModelForCausalLM.register(config, model, exist_ok=True)
+        config.register_for_auto_class()
+        model.register_for_auto_class("AutoModelForCausalLM")
     attention.register()
     memory_kernel.register()
     disable_progress_bar()  # bars for reading a file of a few megabytes stand in the way of ours

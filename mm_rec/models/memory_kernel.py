@@ -1,6 +1,6 @@
 """The memory layer of MM-Rec between its projections as one native operation, forward and backward.
 
-What `MMRecMemory` computes after its projections, for the delta rule: causal convolution, SiLU, normalised queries and
+What `MMRecMemory` computes after its projections: causal convolution, SiLU, normalised queries and
 keys, `chunked_recurrence`, the norm of what is read, the output gate. All of it in float32 in the processor's cache,
 where torch would write each part to memory; kept for the backward pass is the state before each chunk alone. The
 gradient is derived by hand (mm_rec/native/memory.cpp); the tests compare it with that of the step form.
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mm_rec.models.mmrec import modeling_mmrec
+from mm_rec.models.mmrec import memory as memory_layer
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.native.library import NoCompilerError, native_library
 
@@ -56,7 +56,7 @@ class _Arrays(ctypes.Structure):
 
 def register() -> None:
     """Let MM-Rec models compute their memory layers by the kernel; calling it again changes nothing."""
-    modeling_mmrec.memory_kernel = memory
+    memory_layer.memory_kernel = memory
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's compiler does not trace a cache
@@ -78,11 +78,8 @@ def _prepare() -> str:
 
 def kernel_missing(model: PreTrainedModel) -> str:
     """Why a model's memory layers are not computed by the kernel on this machine; nothing where they are."""
-    config = model.config
-    uses_it = (
-        isinstance(config, MMRecConfig) and config.memory_update == "delta" and "memory" in config.layer_types
-    )
-    return unavailable_reason() if uses_it and model.device.type == "cpu" else ""
+    uses_it = isinstance(model.config, MMRecConfig) and model.device.type == "cpu"
+    return unavailable_reason() if uses_it else ""
 
 
 def memory(

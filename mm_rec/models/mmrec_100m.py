@@ -9,7 +9,7 @@ from mm_rec.models.presets import build, preset
 
 
 def MMRec100M(vocab_size: int = 100_256, seed: int = 0, **changes: Any) -> MMRecForCausalLM:  # noqa: N802 - its documented name
-    """A freshly initialised MM-Rec of the preset `mmrec_100m`: 104.9 M parameters with the default vocabulary.
+    """A freshly initialised MM-Rec of the preset `mmrec_100m`: 107.2 M parameters with the default vocabulary.
 
     The default has a row for each of gpt-4's ordinary tokens but none for the special ones: training enlarges it (see
     `resize.py`). `changes` are fields of MMRecConfig.

@@ -1,8 +1,9 @@
-"""Model shapes by name: the MM-Rec ladder, each rung's LLaMA twin, and the documents' Turkish model."""
+"""Model shapes by name: the MM-Rec ladder, each rung's hybrid and LLaMA twin, and the documents' Turkish model."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +13,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Pr
 from mm_rec.errors import ConfigError
 from mm_rec.models import attention
 from mm_rec.models.loading import register_auto_classes
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.mmrec.configuration_mmrec import ATTENTION, MEMORY, MMRecConfig, MMRecHybridConfig
 
-Family = Literal["mmrec", "llama"]
+Family = Literal["mmrec", "mmrec_hybrid", "llama"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Preset:
     def config(self, vocab_size: int | None = None, **changes: Any) -> PreTrainedConfig:
         """The transformers configuration, for a vocabulary of its own where one is given."""
         values = {**self.shape, "vocab_size": vocab_size or self.vocab_size, **changes}
-        return MMRecConfig(**values) if self.family == "mmrec" else _llama_config(**values)
+        return _CONFIGS[self.family](**values)
 
 
 def _llama_config(**values: Any) -> LlamaConfig:
@@ -44,6 +45,12 @@ def _llama_config(**values: Any) -> LlamaConfig:
     )
 
 
+_CONFIGS: dict[Family, Callable[..., PreTrainedConfig]] = {
+    "mmrec": MMRecConfig,
+    "mmrec_hybrid": MMRecHybridConfig,
+    "llama": _llama_config,
+}
+
 # hidden size, layers, vocabulary: widths double and everything else follows, so each grows into the next.
 _LADDER = {
     "tiny": (128, 6, 5_000),
@@ -56,13 +63,13 @@ _LADDER = {
 }
 # The twin's intermediate size, adjusted until its parameters differ from the MM-Rec's by less than 0.5 %.
 _TWIN_INTERMEDIATE = {
-    "tiny": 376,
-    "mini": 752,
-    "small": 1504,
-    "base": 2992,
-    "medium": 5984,
-    "7b": 11968,
-    "mmrec_100m": 1504,
+    "tiny": 400,
+    "mini": 800,
+    "small": 1584,
+    "base": 3168,
+    "medium": 6336,
+    "7b": 12672,
+    "mmrec_100m": 1584,
 }
 
 
@@ -71,6 +78,10 @@ def _presets() -> dict[str, Preset]:
     for name, (hidden, layers, vocabulary) in _LADDER.items():
         shape = {"hidden_size": hidden, "num_hidden_layers": layers}
         presets[name] = Preset(name, "mmrec", vocabulary, shape)
+    for name, (hidden, layers, vocabulary) in _LADDER.items():
+        hybrid = "hybrid_" + name.removeprefix("mmrec_")
+        shape = {"hidden_size": hidden, "num_hidden_layers": layers}
+        presets[hybrid] = Preset(hybrid, "mmrec_hybrid", vocabulary, shape)
     for name, (hidden, layers, vocabulary) in _LADDER.items():
         twin = "llama_" + name.removeprefix("mmrec_")
         shape = {
@@ -142,39 +153,30 @@ def measure(config: PreTrainedConfig, context: int = 2048) -> ModelSize:
     parameters = model.num_parameters()
     table = config.vocab_size * config.hidden_size
     multiplied = parameters if config.tie_word_embeddings else parameters - table
+    attending, memory_flops, memory_bytes = config.num_hidden_layers, 0, 0
     if isinstance(config, MMRecConfig):
-        return ModelSize(
-            parameters, 2 * multiplied + _mmrec_mixer_flops(config), _mmrec_state_bytes(config), 0
-        )
+        memory_flops, memory_bytes = _memory_flops(config), _memory_bytes(config)
+        attending = config.layer_types.count(ATTENTION)
+    if not attending:
+        return ModelSize(parameters, 2 * multiplied + memory_flops, memory_bytes, 0)
     heads: int = config.num_attention_heads
     # Families that have no such fields (GPT-2) share the width among their heads, each with its own keys and values.
     head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    width = heads * head_dim
-    cache = 4 * 2 * config.num_hidden_layers * getattr(config, "num_key_value_heads", heads) * head_dim
-    attended = 2 * 2 * width * config.num_hidden_layers * context // 2
-    return ModelSize(parameters, 2 * multiplied + attended, 0, cache)
+    cache = 4 * 2 * attending * getattr(config, "num_key_value_heads", heads) * head_dim
+    attended = 2 * 2 * heads * head_dim * attending * context // 2
+    return ModelSize(parameters, 2 * multiplied + memory_flops + attended, memory_bytes, cache)
 
 
-def _mmrec_mixer_flops(config: MMRecConfig) -> int:
-    """Products of the step form: state update and read-out of each memory; scores and values of each window."""
-    memories = (
-        config.layer_types.count("memory")
-        * config.num_memories
-        * config.memory_key_dim
-        * config.memory_value_dim
-    )
-    window = config.layer_types.count("window") * config.num_attention_heads * config.head_dim * config.window
-    return 5 * memories + 4 * window
+def _memory_flops(config: MMRecConfig) -> int:
+    """Products of the step form of a token: what each memory recalls and writes."""
+    numbers = config.num_memories * config.memory_key_dim * config.memory_value_dim
+    return 7 * config.layer_types.count(MEMORY) * numbers
 
 
-def _mmrec_state_bytes(config: MMRecConfig) -> int:
-    from_memory = config.num_memories * config.memory_key_dim * config.memory_value_dim
+def _memory_bytes(config: MMRecConfig) -> int:
+    numbers = config.num_memories * config.memory_key_dim * config.memory_value_dim
     channels = config.num_memories * (2 * config.memory_key_dim + config.memory_value_dim)
-    from_window = 2 * config.window * config.num_key_value_heads * config.head_dim
-    return 4 * (
-        config.layer_types.count("memory") * (from_memory + (config.conv_taps - 1) * channels)
-        + config.layer_types.count("window") * from_window
-    )
+    return 4 * config.layer_types.count(MEMORY) * (numbers + (config.conv_taps - 1) * channels)
 
 
 def minimum_tokens(parameters: int) -> int:

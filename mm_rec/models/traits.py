@@ -34,6 +34,7 @@ class Traits:
 # By transformers' model_type; what is not named has the defaults. Another package may add its own family.
 FAMILY_TRAITS: dict[str, Traits] = {
     "mmrec": Traits("An MM-Rec", constant_state=True, linear_time=True, carries_state=True),
+    "mmrec_hybrid": Traits("An MM-Rec hybrid"),
     "llama": Traits("A LLaMA-like"),
 }
 

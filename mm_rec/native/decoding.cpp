@@ -496,21 +496,20 @@ void scale(const Op& op, const Rows& rows, int id, int threads) {
 // the new keys and values. out (R, n[0], n[2]).
 template <typename T>
 void attend(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
-    int64_t heads = op.n[0], groups = op.n[1], size = op.n[2], places = op.n[3], per_group = heads / groups;
+    int64_t heads = op.n[0], groups = op.n[1], size = op.n[2], per_group = heads / groups;
     Share share(groups, 1, id, threads);
     for (int64_t group = share.begin; group < share.end; ++group)
         for (int64_t r = 0; r < rows.count; ++r) {
             T* keys = static_cast<T*>(rows.states[r][op.n[5]]) + group * size;
             T* values = static_cast<T*>(rows.states[r][op.n[5] + 1]) + group * size;
-            int64_t stride = groups * size, place = rows.positions[r] % places * stride;
+            int64_t stride = groups * size, place = rows.positions[r] * stride;
             const float* key = static_cast<const float*>(op.extra[0]) + r * op.strides[2] + group * size;
             const float* value = static_cast<const float*>(op.extra[1]) + r * op.strides[2] + group * size;
             for (int64_t j = 0; j < size; ++j) {
                 narrow(key[j], keys + place + j);
                 narrow(value[j], values + place + j);
             }
-            // Where all places are seen their order does not matter; else they lie in the order of time.
-            int64_t there = std::min<int64_t>(rows.positions[r] + 1, places), count = std::min<int64_t>(there, op.n[6]);
+            int64_t there = rows.positions[r] + 1, count = std::min<int64_t>(there, op.n[6]);
             keys += (there - count) * stride;
             values += (there - count) * stride;
             if (int64_t(scratch.size()) < count) scratch.resize(count + 1024);
@@ -602,15 +601,14 @@ void recur(const Op& op, const Rows& rows, int id, int threads, std::vector<floa
             float query_factor = 1.0f / std::max(std::sqrt(dot(query, query, keys)), 1e-12f);
             float key_factor = 1.0f / std::max(std::sqrt(dot(key, key, keys)), 1e-12f);
             for (int64_t j = 0; j < keys; ++j) q[j] = query[j] * query_factor, k[j] = key[j] * key_factor;
-            float beta = sigmoid(static_cast<const float*>(op.extra[0])[r * memories + m] + biases[m]);
-            float wish = static_cast<const float*>(op.extra[1])[r * memories + m] + biases[memories + m];
+            float beta = sigmoid(static_cast<const float*>(op.extra[0])[r * memories + m]);
+            float wish = static_cast<const float*>(op.extra[1])[r * memories + m] + biases[m];
             float softplus = wish > 20.0f ? wish : std::log1p(std::exp(wish));
-            float decay = rows.positions[r] == 0 ? 0.0f : exponential(-biases[2 * memories + m] * softplus);
+            float decay = rows.positions[r] == 0 ? 0.0f : exponential(-biases[memories + m] * softplus);
             for (int64_t j = 0; j < values; ++j) written[j] = value[j], y[j] = 0.0f;
             if (rows.positions[r] == 0) std::memset(state, 0, keys * values * sizeof(float));
-            if (op.n[3])  // the delta rule writes what the memory does not hold yet
-                for (int64_t i = 0; i < keys; ++i)
-                    for (int64_t j = 0; j < values; ++j) written[j] -= decay * state[i * values + j] * k[i];
+            for (int64_t i = 0; i < keys; ++i)  // written is what the memory does not hold yet
+                for (int64_t j = 0; j < values; ++j) written[j] -= decay * state[i * values + j] * k[i];
             for (int64_t i = 0; i < keys; ++i) {
                 float strength = beta * k[i], asked = q[i];
                 float* line = state + i * values;

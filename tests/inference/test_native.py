@@ -107,10 +107,13 @@ FAMILIES: dict[str, Any] = {
     "gelu": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, hidden_act="gelu_pytorch_tanh")),
     **{name: functools.partial(kin, name) for name in KIN},
     "mmrec": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=4), seed=1),
-    "delta": lambda: build(preset("tiny").config(VOCABULARY, num_hidden_layers=2, memory_update="delta"), seed=1),
-    "small window": lambda: build(
-        preset("tiny").config(VOCABULARY, num_hidden_layers=2, window=5, conv_taps=3, num_key_value_heads=1,
-                              memory_key_dim=20, memory_value_dim=36, num_memories=3), seed=1
+    "odd memories": lambda: build(
+        preset("tiny").config(VOCABULARY, num_hidden_layers=2, conv_taps=3, memory_key_dim=20, memory_value_dim=36,
+                              num_memories=3), seed=1
+    ),
+    "hybrid": lambda: build(
+        preset("hybrid_tiny").config(VOCABULARY, num_hidden_layers=4, full_attention_interval=2,
+                                     num_key_value_heads=1), seed=1
     ),
 }  # fmt: skip
 
@@ -221,7 +224,7 @@ def test_several_tokens_of_several_sequences_in_one_call(family: PreTrainedModel
         assert torch.equal(row, one_by_one(decoder, family, ids)[-1])
 
 
-@pytest.mark.parametrize("name", ["odd", "small window"])
+@pytest.mark.parametrize("name", ["odd", "odd memories", "hybrid"])
 def test_the_number_of_threads_changes_no_bit(name: str) -> None:
     model, ids = make(name), tokens(20)
     expected = one_by_one(KernelDecoder(model, 1), model, ids)

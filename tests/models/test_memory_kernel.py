@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, silu
 
 from mm_rec.models import memory_kernel
-from mm_rec.models.mmrec import modeling_mmrec
+from mm_rec.models.mmrec import memory as memory_layer
 from mm_rec.models.mmrec.modeling_mmrec import MMRecForCausalLM
 from mm_rec.models.mmrec.recurrence import step_recurrence
 from mm_rec.models.presets import build, preset
@@ -93,7 +93,7 @@ def slow(leaves: dict[str, Any], positions: Tensor) -> tuple[Tensor, Tensor]:
     heads = (2, length, memories, -1)
     q, k = (normalize(x.view(heads), dim=-1) for x in (q, k))
     y, state = step_recurrence(
-        q, k, v.view(heads), leaves["write"], leaves["log_decay"], positions, leaves["state"], "delta"
+        q, k, v.view(heads), leaves["write"], leaves["log_decay"], positions, leaves["state"]
     )
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + EPS) * leaves["norm_weight"]
     return (y * silu(leaves["gate"]).view(heads)).flatten(2), state
@@ -179,10 +179,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 def model() -> MMRecForCausalLM:
-    config = preset("tiny").config(
-        300, num_hidden_layers=2, layer_types=["memory"] * 2, memory_update="delta"
-    )
-    built = build(config, seed=1)
+    built = build(preset("tiny").config(300, num_hidden_layers=2), seed=1)
     assert isinstance(built, MMRecForCausalLM)
     return built
 
@@ -210,7 +207,7 @@ def test_a_model_learns_the_same(monkeypatch: pytest.MonkeyPatch, kind: str, che
         own.activation_checkpointing_enable()
         own.train()
     found = learnt(own, **batch)
-    monkeypatch.setattr(modeling_mmrec, "memory_kernel", None)
+    monkeypatch.setattr(memory_layer, "memory_kernel", None)
     for name, value in learnt(own, **batch).items():
         assert relative(found[name], value) < 2e-4, name
 
@@ -224,7 +221,7 @@ def test_a_prompt_in_pieces_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> Non
         out = own(input_ids=part, past_key_values=state, use_cache=True)
         state = out.past_key_values
         logits.append(out.logits)
-    monkeypatch.setattr(modeling_mmrec, "memory_kernel", None)
+    monkeypatch.setattr(memory_layer, "memory_kernel", None)
     assert (torch.cat(logits, 1) - own(input_ids=ids, use_cache=False).logits).abs().max() < 1e-5
 
 

@@ -1,5 +1,6 @@
 """MM-Rec as a model: state, documents, padding, generation, folders, against an independent forward pass."""
 
+import json
 import math
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from waiting import LONGEST
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models.loading import load_model, save_model
-from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
+from mm_rec.models.mmrec import memory as memory_layer
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig, MMRecHybridConfig
 from mm_rec.models.mmrec.modeling_mmrec import MMRecForCausalLM
 from mm_rec.models.mmrec.state import MemoryState
 from mm_rec.models.presets import build
@@ -22,16 +24,15 @@ from mm_rec.models.states import load_state, save_state
 VOCABULARY, LENGTH = 97, 45
 
 
-def make(update: str = "gated", **changes: object) -> MMRecForCausalLM:
+FAMILIES = {"mmrec": MMRecConfig, "hybrid": MMRecHybridConfig}
+
+
+def make(family: str = "mmrec", **changes: object) -> MMRecForCausalLM:
     """A small model in float64, moved away from its initial values so that every part matters."""
-    values = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 128,
-        "num_hidden_layers": 4,
-        "window": 16,
-        "chunk_size": 8,
-    }
-    model = build(MMRecConfig(**{**values, "memory_update": update, **changes}), seed=0).double().eval()
+    values = {"vocab_size": VOCABULARY, "hidden_size": 128, "num_hidden_layers": 4, "chunk_size": 8}
+    if family == "hybrid":
+        values["full_attention_interval"] = 2
+    model = build(FAMILIES[family](**{**values, **changes}), seed=0).double().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,7 +61,7 @@ def slow_logits(model: MMRecForCausalLM, ids: list[int]) -> torch.Tensor:
         at = f"model.layers.{layer}."
         normed = [norm(x, at + "mixer_norm.weight") for x in hidden]
         mixed = []
-        if kind == "memory":
+        if kind == "linear_attention":
             raw = [torch.cat([weights[f"{at}mixer.{n}_proj.weight"] @ x for n in "qkv"]) for x in normed]
             state = torch.zeros(m_count, config.memory_key_dim, size, dtype=torch.float64)
             for t, x in enumerate(normed):
@@ -70,26 +71,20 @@ def slow_logits(model: MMRecForCausalLM, ids: list[int]) -> torch.Tensor:
                 )
                 q, k, v = qkv.view(3, m_count, -1)
                 q, k = q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True)
-                wish = weights[at + "mixer.write_proj.weight"] @ x
-                if config.memory_update == "delta":  # as in Qwen3.5
-                    q = q * config.memory_key_dim**-0.5
-                else:
-                    wish = wish + weights[at + "mixer.write_bias"]
-                beta = torch.sigmoid(wish)
+                q = q * config.memory_key_dim**-0.5  # as in Qwen3.5
+                beta = torch.sigmoid(weights[at + "mixer.write_proj.weight"] @ x)
                 gate = weights[at + "mixer.decay_proj.weight"] @ x + weights[at + "mixer.decay_bias"]
                 gamma = torch.exp(-weights[at + "mixer.decay_log_rate"].exp() * torch.log1p(gate.exp()))
                 out = []
                 for m in range(m_count):
-                    target = v[m]
                     state[m] = gamma[m] * state[m]
-                    if config.memory_update == "delta":
-                        target = target - state[m].T @ k[m]
+                    target = v[m] - state[m].T @ k[m]
                     state[m] = state[m] + beta[m] * torch.outer(k[m], target)
                     out.append(norm(state[m].T @ q[m], at + "mixer.norm.weight"))
                 gated = torch.cat(out) * silu(weights[at + "mixer.g_proj.weight"] @ x)
                 mixed.append(weights[at + "mixer.o_proj.weight"] @ gated)
         else:
-            mixed = slow_window(config, weights, at, normed, norm)
+            mixed = slow_attention(config, weights, at, normed, norm)
         hidden = [x + y for x, y in zip(hidden, mixed, strict=True)]
         for t, x in enumerate(hidden):
             y = norm(x, at + "mlp_norm.weight")
@@ -98,16 +93,7 @@ def slow_logits(model: MMRecForCausalLM, ids: list[int]) -> torch.Tensor:
     return torch.stack([weights["lm_head.weight"] @ norm(x, "model.norm.weight") for x in hidden])
 
 
-def slow_window(config, weights, at, normed, norm):
-    half = config.head_dim // 2
-
-    def turned(x: torch.Tensor, t: int) -> torch.Tensor:
-        angles = torch.tensor(
-            [t * config.rope_theta ** (-i / half) for i in range(half)], dtype=torch.float64
-        )
-        pairs = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones(half, dtype=torch.float64), angles)
-        return torch.cat([pairs.real, pairs.imag])
-
+def slow_attention(config, weights, at, normed, norm):
     groups = config.num_attention_heads // config.num_key_value_heads
     q, k, v = (
         [(weights[f"{at}mixer.{name}_proj.weight"] @ x).view(-1, config.head_dim) for x in normed]
@@ -117,27 +103,27 @@ def slow_window(config, weights, at, normed, norm):
     for t in range(len(normed)):
         heads = []
         for h in range(config.num_attention_heads):
-            query = turned(norm(q[t][h], at + "mixer.q_norm.weight"), t)
-            seen = range(max(0, t - config.window + 1), t + 1)
-            keys = [turned(norm(k[s][h // groups], at + "mixer.k_norm.weight"), s) for s in seen]
+            query = norm(q[t][h], at + "mixer.q_norm.weight")
+            keys = [norm(k[s][h // groups], at + "mixer.k_norm.weight") for s in range(t + 1)]
             scores = torch.stack([query @ key for key in keys]) / math.sqrt(config.head_dim)
-            heads.append(sum(p * v[s][h // groups] for p, s in zip(scores.softmax(0), seen, strict=True)))
+            heads.append(sum(p * v[s][h // groups] for s, p in enumerate(scores.softmax(0))))
         mixed.append(weights[at + "mixer.o_proj.weight"] @ torch.cat(heads))
     return mixed
 
 
-@pytest.mark.parametrize("update", ["gated", "delta"])
-@pytest.mark.parametrize("kv_heads", [1, 2])
-def test_against_an_independent_forward_pass(update: str, kv_heads: int) -> None:
-    model, ids = make(update, num_key_value_heads=kv_heads), tokens(1)
+@pytest.mark.parametrize(
+    ("family", "changes"), [("mmrec", {}), ("hybrid", {}), ("hybrid", {"num_key_value_heads": 1})]
+)
+def test_against_an_independent_forward_pass(family: str, changes: dict[str, int]) -> None:
+    model, ids = make(family, **changes), tokens(1)
     with torch.no_grad():
         assert relative(model(ids, use_cache=False).logits[0], slow_logits(model, ids[0].tolist())) < 1e-9
 
 
-@pytest.mark.parametrize("update", ["gated", "delta"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cuts", [range(1, LENGTH), (1, 20, 21, 40), (16,), (44,)])
-def test_segments_with_a_state_equal_the_whole(update: str, cuts: list[int]) -> None:
-    model, ids = make(update), tokens()
+def test_segments_with_a_state_equal_the_whole(family: str, cuts: list[int]) -> None:
+    model, ids = make(family), tokens()
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits
         state, parts = None, []
@@ -148,10 +134,11 @@ def test_segments_with_a_state_equal_the_whole(update: str, cuts: list[int]) -> 
     assert relative(torch.cat(parts, dim=1), whole) < 1e-9
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cuts", [(), (3, 4, 10, 30), tuple(range(1, LENGTH))])
-def test_packed_documents_equal_documents_alone(cuts: tuple[int, ...]) -> None:
+def test_packed_documents_equal_documents_alone(family: str, cuts: tuple[int, ...]) -> None:
     """Documents of 7, 1, 20 and 17 tokens in one row, read at once or in segments with a state."""
-    model, ids = make(), tokens()
+    model, ids = make(family), tokens()
     documents = torch.tensor([0] * 7 + [1] + [2] * 20 + [3] * 17).expand(2, -1)
     with torch.no_grad():
         alone = torch.cat(
@@ -167,8 +154,9 @@ def test_packed_documents_equal_documents_alone(cuts: tuple[int, ...]) -> None:
     assert relative(torch.cat(parts, dim=1), alone) < 1e-9
 
 
-def test_a_document_cannot_change_the_one_before_or_after() -> None:
-    model, ids = make(), tokens()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_document_cannot_change_the_one_before_or_after(family: str) -> None:
+    model, ids = make(family), tokens()
     documents = torch.tensor([0] * 20 + [1] * 25).expand(2, -1)
     other = ids.clone()
     other[:, :20] = tokens(seed=9)[:, :20]
@@ -180,9 +168,10 @@ def test_a_document_cannot_change_the_one_before_or_after() -> None:
 
 
 @pytest.mark.parametrize("cuts", [(), (1, 2, 3, 25, 26)])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("where", ["left", "right", "anywhere"])
-def test_padding_changes_nothing(where: str, cuts: tuple[int, ...]) -> None:
-    model, ids, width = make(), tokens(), LENGTH + 15
+def test_padding_changes_nothing(family: str, where: str, cuts: tuple[int, ...]) -> None:
+    model, ids, width = make(family), tokens(), LENGTH + 15
     mask = torch.ones(2, width, dtype=torch.int64)
     gaps = {"left": slice(0, 15), "right": slice(LENGTH, None)}
     for row in range(2):
@@ -235,24 +224,27 @@ def test_state_survives_a_file_and_is_bound_to_its_model(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="another model"):
         load_state(path, loaded, {"model": "other"})
     with pytest.raises(CheckpointError, match="other shapes"):
-        load_state(path, MemoryState(make(window=8).config, state.batch_size, torch.float64, "cpu"), {})
+        load_state(
+            path, MemoryState(make(memory_key_dim=8).config, state.batch_size, torch.float64, "cpu"), {}
+        )
     path.write_bytes(b"no such thing")
     with pytest.raises(CheckpointError, match="no saved state"):
         load_state(path, loaded, {})
 
 
-def test_positions_far_away_are_exact() -> None:
-    """100,000 tokens on, a text gives what it gives at the start, once it has filled all windows."""
-    model, ids = make(layer_types=["window"] * 2, num_hidden_layers=2), tokens(1, 80)
-    far = MemoryState(model.config, 1, torch.float64, "cpu")
-    far["lengths"] += 100_000
+def test_the_cache_of_a_hybrid_grows_with_the_longest_text() -> None:
+    model = make("hybrid")
     with torch.no_grad():
-        expected = model(ids, use_cache=False).logits
-        assert relative(model(ids, past_key_values=far).logits[:, 40:], expected[:, 40:]) < 1e-9
+        state = model(tokens(), use_cache=True).past_key_values
+        small = state.nbytes
+        model(tokens(length=200, seed=3), past_key_values=state)
+    assert state.nbytes - small == 200 * 2 * state.bytes_per_token // 2
+    assert state["1.keys"].shape == (2, LENGTH + 200, 2, 64)
 
 
-def test_transformers_generate_greedy_padded_and_beams() -> None:
-    model, ids = make(), tokens(2, 12)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_generate_greedy_padded_and_beams(family: str) -> None:
+    model, ids = make(family), tokens(2, 12)
     settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     plain = model.generate(ids, **settings)
     assert torch.equal(plain, model.generate(ids, use_cache=False, **settings))
@@ -263,13 +255,14 @@ def test_transformers_generate_greedy_padded_and_beams() -> None:
     assert torch.equal(beams, model.generate(ids, num_beams=3, use_cache=False, **settings))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.seldom(covers=["mm_rec/models/mmrec/*"])
-def test_gradient_checkpointing_and_compilation_change_nothing() -> None:
+def test_gradient_checkpointing_and_compilation_change_nothing(family: str) -> None:
     ids = tokens()
     documents = torch.tensor([0] * 30 + [1] * 15).expand(2, -1)
     gradients = []
     for kind in ("plain", "checkpointed", "compiled"):
-        model = make(num_hidden_layers=2).train()
+        model = make(family, num_hidden_layers=2).train()
         if kind == "checkpointed":
             model.activation_checkpointing_enable()
         if kind == "compiled":
@@ -291,9 +284,12 @@ def test_peft_adapts_it() -> None:
     assert sum(p.grad is not None for p in adapted.parameters()) == 2 * 2 * 4
 
 
-def test_a_saved_folder_loads_where_this_project_is_not_installed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_folder_loads_where_this_project_is_not_installed(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`trust_remote_code=True` in a process that cannot import mm_rec gives the same logits."""
-    model, ids = make().float(), tokens()
+    model, ids = make(family).float(), tokens()
     save_model(model, None, tmp_path / "model")
     script = """
 import sys, torch
@@ -311,6 +307,7 @@ torch.save(model(ids).logits, sys.argv[3])
         cwd=tmp_path,
         env={"HF_HOME": str(tmp_path / "hf"), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
     )
+    monkeypatch.setattr(memory_layer, "memory_kernel", None)  # there is none there
     with torch.no_grad():
         assert relative(torch.load(tmp_path / "logits.pt", weights_only=True), model(ids).logits) < 1e-6
         assert torch.equal(load_model(tmp_path / "model")(ids).logits, model(ids).logits)
@@ -319,15 +316,39 @@ torch.save(model(ids).logits, sys.argv[3])
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("family", "changes", "message"),
     [
-        ({"layer_types": ["memory"]}, "num_hidden_layers is 4"),
-        ({"layer_types": ["memory", "window", "memory", "attention"]}, "attention"),
-        ({"memory_update": "other"}, "memory_update"),
-        ({"num_attention_heads": 3, "num_key_value_heads": 2}, "multiple"),
-        ({"head_dim": 63}, "even"),
+        ("mmrec", {"layer_types": ["linear_attention"]}, "layer_types of this family"),
+        ("mmrec", {"layer_types": ["linear_attention", "full_attention"] * 2}, "layer_types of this family"),
+        ("hybrid", {"num_attention_heads": 3, "num_key_value_heads": 2}, "multiple"),
+        ("hybrid", {"full_attention_interval": 0}, "full_attention_interval"),
     ],
 )
-def test_shapes_that_cannot_be_built_are_refused(changes: dict[str, object], message: str) -> None:
+def test_shapes_that_cannot_be_built_are_refused(
+    family: str, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(Exception, match=message):
-        make(**changes)
+        make(family, **changes)
+
+
+@pytest.mark.parametrize(
+    "former",
+    [
+        {"layer_types": ["memory", "window"]},
+        {"layer_types": ["memory", "window"], "memory_update": "delta"},
+        {"layer_types": ["memory", "memory"]},
+        {"layer_types": ["memory", "memory"], "memory_update": "gated"},
+    ],
+)
+def test_a_model_of_the_former_architecture_is_refused(former: dict[str, object], tmp_path: Path) -> None:
+    """With the last version that reads it, when its folder is opened; the delta rule alone still opens."""
+    model = make(num_hidden_layers=2)
+    save_model(model, None, tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, **former}))
+    with pytest.raises(CheckpointError, match=r"MM-Rec 0\.2 was the last version to read it"):
+        load_model(tmp_path)
+    same = {"layer_types": ["memory", "memory"], "memory_update": "delta", "window": 128}
+    (tmp_path / "config.json").write_text(json.dumps({**settings, **same}))
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path)(tokens()).logits, model.float()(tokens()).logits)

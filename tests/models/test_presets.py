@@ -7,14 +7,16 @@ from mm_rec.errors import ConfigError
 from mm_rec.models.presets import PRESETS, build, measure, minimum_tokens, preset
 
 PARAMETERS = {
-    "tiny": 1_901_778,
-    "mini": 9_270_320,
-    "small": 43_746_872,
-    "base": 193_497_504,
-    "medium": 922_489_088,
-    "7b": 6_985_623_552,
-    "mmrec_100m": 104_941_760,
-    "llama_tiny": 1_901_184,
+    "tiny": 1_956_888,
+    "mini": 9_552_704,
+    "small": 45_128_992,
+    "base": 200_059_008,
+    "medium": 957_288_448,
+    "7b": 7_263_234_048,
+    "mmrec_100m": 107_153_152,
+    "hybrid_tiny": 1_938_516,
+    "hybrid_base": 196_778_208,
+    "llama_tiny": 1_956_480,
     "turkish_134m": 134_105_856,
     "turkish_134m_tied": 109_529_856,
 }
@@ -37,6 +39,15 @@ def test_state_size_is_that_of_a_real_state() -> None:
     model = build(config, seed=0)
     state = model(torch.zeros(1, 3, dtype=torch.int64), use_cache=True).past_key_values
     assert measure(config).state_bytes == state.nbytes - 2 * 8  # the two counters of a row
+
+
+def test_a_hybrid_has_less_state_and_a_cache_that_grows() -> None:
+    config = preset("hybrid_tiny").config()
+    size, pure = measure(config), measure(preset("tiny").config())
+    state = build(config, seed=0)(torch.zeros(1, 3, dtype=torch.int64), use_cache=True).past_key_values
+    assert size.cache_bytes_per_token == state.bytes_per_token > 0 == pure.cache_bytes_per_token
+    assert size.state_bytes + 3 * size.cache_bytes_per_token == state.nbytes - 2 * 8
+    assert size.state_bytes < pure.state_bytes
 
 
 def test_the_same_seed_gives_the_same_model_and_leaves_the_generator_alone() -> None:

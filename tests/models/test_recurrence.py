@@ -43,10 +43,6 @@ def test_step_form_by_hand() -> None:
     positions = torch.tensor([[1, 2]])
     state = torch.tensor([[[[8.0]]]], dtype=torch.float64)
     y, end = step_recurrence(q, k, v, beta, log_decay, positions, state)
-    # S1 = 0.5·8 + 0.5·0.5·3 = 4.75; S2 = 0.5·4.75 + 0.25·4·10 = 12.375
-    assert y.flatten().tolist() == [4.75, 24.75]
-    assert end.item() == 12.375
-    y, end = step_recurrence(q, k, v, beta, log_decay, positions, state, update="delta")
     # S1 = 4 + 0.25·(3 − 4·0.5) = 4.25; S2 = 2.125 + 1·(10 − 2.125·4) = 3.625
     assert y.flatten().tolist() == [4.25, 7.25]
     assert end.item() == 3.625
@@ -60,11 +56,10 @@ def test_a_new_document_forgets_everything() -> None:
     assert torch.equal(y, fresh) and torch.equal(end, fresh_end)
 
 
-@pytest.mark.parametrize("update", ["gated", "delta"])
 @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 130, 201])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("carried", [False, True])
-def test_chunked_equals_step(update: str, length: int, packed: bool, carried: bool) -> None:
+def test_chunked_equals_step(length: int, packed: bool, carried: bool) -> None:
     """Outputs, final state and the gradient of every input, in float64."""
     *tensors, state = inputs(length)
     positions = (
@@ -73,7 +68,7 @@ def test_chunked_equals_step(update: str, length: int, packed: bool, carried: bo
     results = []
     for form in (step_recurrence, chunked_recurrence):
         leaves = [x.clone().requires_grad_() for x in [*tensors, state]]
-        y, end = form(*leaves[:5], positions, leaves[5] if carried else None, update)
+        y, end = form(*leaves[:5], positions, leaves[5] if carried else None)
         weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
         ((y * weights).sum() + end.square().sum()).backward()
         results.append([y, end, *(leaf.grad for leaf in (leaves if carried else leaves[:5]))])
@@ -83,24 +78,22 @@ def test_chunked_equals_step(update: str, length: int, packed: bool, carried: bo
         assert torch.isfinite(chunked).all()
 
 
-@pytest.mark.parametrize("update", ["gated", "delta"])
-def test_chunked_equals_step_in_float32(update: str) -> None:
+def test_chunked_equals_step_in_float32() -> None:
     *tensors, state = inputs(200, torch.float32)
     positions = documents(200)
-    step = step_recurrence(*tensors, positions, state, update)
-    chunked = chunked_recurrence(*tensors, positions, state, update)
+    step = step_recurrence(*tensors, positions, state)
+    chunked = chunked_recurrence(*tensors, positions, state)
     for a, b in zip(chunked, step, strict=True):
         assert relative(a, b) < 1e-5
 
 
-@pytest.mark.parametrize("update", ["gated", "delta"])
 @pytest.mark.parametrize("cut", [1, 17, 64, 99])
-def test_split_equals_whole(update: str, cut: int) -> None:
+def test_split_equals_whole(cut: int) -> None:
     *tensors, state = inputs(100)
     positions = documents(100)
-    y, end = chunked_recurrence(*tensors, positions, state, update)
-    first, between = chunked_recurrence(*(x[:, :cut] for x in tensors), positions[:, :cut], state, update)
-    second, last = chunked_recurrence(*(x[:, cut:] for x in tensors), positions[:, cut:], between, update)
+    y, end = chunked_recurrence(*tensors, positions, state)
+    first, between = chunked_recurrence(*(x[:, :cut] for x in tensors), positions[:, :cut], state)
+    second, last = chunked_recurrence(*(x[:, cut:] for x in tensors), positions[:, cut:], between)
     assert relative(torch.cat([first, second], dim=1), y) < 1e-9
     assert relative(last, end) < 1e-9
 

@@ -31,8 +31,7 @@ def configuration(family: str, tied: bool) -> PreTrainedConfig:
     shape = {"vocab_size": ROWS, "hidden_size": 32, "num_hidden_layers": 2, "tie_word_embeddings": tied}
     none = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if family == "mmrec":
-        sizes = {"head_dim": 16, "memory_key_dim": 16, "memory_value_dim": 16}
-        return MMRecConfig(**shape, **sizes, window=4, chunk_size=4)
+        return MMRecConfig(**shape, memory_key_dim=16, memory_value_dim=16, chunk_size=4)
     if family == "gpt2":
         return GPT2Config(
             vocab_size=ROWS, n_embd=32, n_layer=2, n_head=2, n_positions=64, tie_word_embeddings=tied, **none

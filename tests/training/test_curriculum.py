@@ -47,10 +47,7 @@ def test_states_are_passed_in_the_last_steps() -> None:
 @pytest.mark.parametrize("documents", [False, True])
 def test_a_row_begins_on_the_state_of_the_one_before(segment: int | None, documents: bool) -> None:
     """The loss is that of each row behind the other one, as one text; what was read before learns nothing."""
-    config = preset("tiny").config(
-        300, num_hidden_layers=2, layer_types=["memory", "window"], window=16, memory_update="delta"
-    )
-    model = build(config, seed=1).double().train()
+    model = build(preset("tiny").config(300, num_hidden_layers=2), seed=1).double().train()
     plain = {name: x for name, x in batch().items() if documents or name != "document_ids"}
     passed = apply_curriculum(plain, section(state_passing=1.0), 0)
     objective = (

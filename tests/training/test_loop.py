@@ -18,9 +18,8 @@ from mm_rec.data.row_sources import PackedSequences
 from mm_rec.errors import CheckpointError, TrainingStopped
 from mm_rec.models.attention import NAME
 from mm_rec.models.loading import load_model
-from mm_rec.models.mmrec import modeling_mmrec
+from mm_rec.models.mmrec import memory as memory_layer
 from mm_rec.models.mmrec.recurrence import step_recurrence
-from mm_rec.models.mmrec.window import rotary
 from mm_rec.models.presets import build, preset
 from mm_rec.runs.metrics_log import read_metrics
 from mm_rec.training.checkpoint import Checkpoints
@@ -47,6 +46,8 @@ def tiny(name: str = "tiny", vocabulary: int = 24) -> PreTrainedModel:
     changes = {"num_hidden_layers": 2, "hidden_size": 64}
     if name.startswith("llama"):
         changes |= {"num_attention_heads": 1, "intermediate_size": 96}
+    if name.startswith("hybrid"):
+        changes["full_attention_interval"] = 2
     return build(preset(name).config(vocabulary, **changes), seed=1)
 
 
@@ -72,7 +73,7 @@ def fit(run: Trainer) -> str:
         return run.fit(stop)
 
 
-@pytest.mark.parametrize("name", ["tiny", "llama_tiny"])
+@pytest.mark.parametrize("name", ["tiny", "hybrid_tiny", "llama_tiny"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_accumulation_equals_one_batch(
     name: str, optimizer: str, corpus: Corpus, word_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
@@ -114,7 +115,7 @@ def float64_objective():
     return objective
 
 
-@pytest.mark.parametrize("name", ["tiny", "llama_tiny"])
+@pytest.mark.parametrize("name", ["tiny", "hybrid_tiny", "llama_tiny"])
 def test_packed_rows_train_as_documents_alone(name: str, corpus: Corpus) -> None:
     """The gradient of a packed batch is that of its documents, each run by itself."""
     batch = PackedSequences(corpus, 40).batch(torch.arange(3).numpy())
@@ -154,15 +155,21 @@ def losses_of(run: Trainer) -> list[float]:
 
 def in_float64(name: str) -> PreTrainedModel:
     """A tiny model whose random weights are drawn in float64: in float32 processors draw them differently."""
-    config, attention_form = tiny(name).config, {} if name == "tiny" else {"attn_implementation": NAME}
+    config, attention_form = tiny(name).config, {"attn_implementation": NAME} if name == "llama_tiny" else {}
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, **attention_form)
     if name == "llama_tiny":  # transformers turns in float32, whatever the model's dtype
         model.model.rotary_emb.forward = lambda x, position_ids: tuple(
-            torch.cat([turn[:, :, 0]] * 2, dim=-1)
-            for turn in rotary(position_ids, config.head_dim, 10_000.0, x.dtype)
+            turn.repeat(1, 1, 2).to(x.dtype) for turn in rotary(position_ids, config.head_dim)
         )
     return model
+
+
+def rotary(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines (B, T, D/2) of the rotary angles (Su et al. 2021), in float64."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    angles = torch.remainder(positions[..., None].double() * 10_000.0**-exponents, 2 * math.pi)
+    return angles.cos(), angles.sin()
 
 
 def float32_drift(model: PreTrainedModel, steps: int, learning_rate: float) -> float:
@@ -181,7 +188,7 @@ def float32_drift(model: PreTrainedModel, steps: int, learning_rate: float) -> f
 SHORT = {"steps": 20, "warmup_steps": 3}
 
 
-@pytest.mark.parametrize("name", ["tiny", "llama_tiny"])
+@pytest.mark.parametrize("name", ["tiny", "hybrid_tiny", "llama_tiny"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_golden_losses(
     name: str,
@@ -196,7 +203,7 @@ def test_golden_losses(
     They are those of the reference form (the recurrence step by step) in float64, which no processor changes by more
     than its last digits.
     """
-    monkeypatch.setattr(modeling_mmrec, "chunked_recurrence", lambda *given: step_recurrence(*given[:-1]))
+    monkeypatch.setattr(memory_layer, "chunked_recurrence", lambda *given: step_recurrence(*given[:-1]))
     run = training(
         corpus, tmp_path, word_tokenizer, in_float64(name), optimizer=optimizer,
         objective=float64_objective(), **SHORT,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mm_rec.inference.native.program import GROUP, Activation, LoraTable, Program, quantize_int8
-from mm_rec.models.families import NO_WINDOW, UnsupportedModelError, kernel_traits
+from mm_rec.models.families import UnsupportedModelError, kernel_traits
 
 
 class GraphBuilder:
@@ -55,11 +55,12 @@ class GraphBuilder:
         config, buffer, head_dim = self.config, self.program.buffer, self._traits.head_dim
         self._x, self._normed = buffer(config.hidden_size), buffer(config.hidden_size)
         self.logits = buffer(config.vocab_size)
-        width, narrow = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-        self._qkv, self._y = buffer(width + 2 * narrow), buffer(width)
-        self._q, self._k, self._v = self._qkv.split([width, narrow, narrow], dim=1)
         self._gate_up = buffer(2 * config.intermediate_size)
         self._gate, self._up = self._gate_up.chunk(2, dim=1)
+        if "attention" in self._traits.mixers:
+            width, narrow = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+            self._qkv, self._y = buffer(width + 2 * narrow), buffer(width)
+            self._q, self._k, self._v = self._qkv.split([width, narrow, narrow], dim=1)
         if "memory" in self._traits.mixers:
             self._memory_buffers()
 
@@ -83,9 +84,10 @@ class GraphBuilder:
     def _mix(self, layer: Any, x: Tensor, number: int, body: Any) -> tuple[Tensor, Any]:
         """What a layer makes of x and the tokens before it, before the output matrix; and that matrix."""
         mixer = self._traits.mixers[number]
-        if mixer == "attention":
-            return self._attention(layer.self_attn, x, number, body.rotary_emb)
-        return self._memory(layer.mixer, x) if mixer == "memory" else self._window(layer.mixer, x)
+        if mixer == "memory":
+            return self._memory(layer.mixer, x)
+        attention = layer.mixer if hasattr(layer, "mixer") else layer.self_attn
+        return self._attention(attention, x, number, getattr(body, "rotary_emb", None))
 
     def _residual_input(self, norm: Any) -> Tensor:
         """The residual stream, normed where there is a norm."""
@@ -145,37 +147,21 @@ class GraphBuilder:
             self._rotary_tables[kind] = cos, sin
         return self._rotary_tables[kind]
 
-    def _attention_ops(
-        self, mixer: Any, x: Tensor, rope: tuple[Tensor, Tensor] | None, head_dim: int, capacity: int, window: int,
-        scale: float,
-    ) -> None:  # fmt: skip
-        """Queries, keys and values of x, normed and turned by their positions where that is done; attention."""
-        parts = {"q_proj": self._q, "k_proj": self._k, "v_proj": self._v}
-        self._projections(x, mixer, parts, "qkv_proj", self._qkv)
-        if hasattr(mixer, "q_norm"):
-            self._norm(mixer.q_norm, self._q, self._q, barrier=False)
-            self._norm(mixer.k_norm, self._k, self._k)
-        if rope is not None:
-            self.program.rotate(self._q, *rope, head_dim, barrier=False)
-            self.program.rotate(self._k, *rope, head_dim)
-        self.program.attend(
-            self._q, self._k, self._v, self._y, head_dim, capacity, window, scale, self.dtype, self._next_state(2),
-            self._traits.attention_softcap,
-        )  # fmt: skip
-
-    def _next_state(self, count: int) -> int:
-        first, self._state_tensors = self._state_tensors, self._state_tensors + count
-        return first
-
-    # --- transformers' families ---------------------------------------------------------------------------------------
-
     def _attention(self, attention: Any, x: Tensor, number: int, rotary: Any) -> tuple[Tensor, Any]:
-        """As `_mix`."""
-        rope = (
-            self._layer_rotary(rotary, number) if getattr(attention, "use_rope", True) else None
-        )  # SmolLM 3
-        window, scale = self._traits.windows[number], attention.scaling
-        self._attention_ops(attention, x, rope, attention.head_dim, NO_WINDOW, window, scale)
+        """As `_mix`: queries, keys and values of x, normed and turned by their positions where that is done."""
+        parts = {"q_proj": self._q, "k_proj": self._k, "v_proj": self._v}
+        self._projections(x, attention, parts, "qkv_proj", self._qkv)
+        if hasattr(attention, "q_norm"):
+            self._norm(attention.q_norm, self._q, self._q, barrier=False)
+            self._norm(attention.k_norm, self._k, self._k)
+        if getattr(attention, "use_rope", True):  # not in each layer of SmolLM 3, nor in ours
+            rope = self._layer_rotary(rotary, number)
+            self.program.rotate(self._q, *rope, attention.head_dim, barrier=False)
+            self.program.rotate(self._k, *rope, attention.head_dim)
+        self.program.attend(
+            self._q, self._k, self._v, self._y, attention.head_dim, self._traits.windows[number], attention.scaling,
+            self.dtype, self._next_state(2), self._traits.attention_softcap,
+        )  # fmt: skip
         return self._y, attention.o_proj
 
     def _layer_rotary(self, rotary: Any, number: int) -> tuple[Tensor, Tensor]:
@@ -184,6 +170,10 @@ class GraphBuilder:
         return self._rotary_table(
             kind, getattr(rotary, f"{kind}inv_freq"), getattr(rotary, f"{kind}attention_scaling")
         )
+
+    def _next_state(self, count: int) -> int:
+        first, self._state_tensors = self._state_tensors, self._state_tensors + count
+        return first
 
     # --- MM-Rec -------------------------------------------------------------------------------------------------------
 
@@ -201,14 +191,6 @@ class GraphBuilder:
         self._memory_ops(mixer, x)
         return self._recalled, mixer.o_proj
 
-    def _window(self, mixer: Any, x: Tensor) -> tuple[Tensor, Any]:
-        """As `_mix`."""
-        size, window = self.config.head_dim, self.config.window
-        exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
-        rope = self._rotary_table("", self.config.rope_theta**-exponents, 1.0)
-        self._attention_ops(mixer, x, rope, size, window, window, size**-0.5)
-        return self._y, mixer.o_proj
-
     def _memory_ops(self, memory: Any, x: Tensor) -> None:
         config, keys, values = self.config, self._keys, self._values
         q, k, v = self._projected.split([keys, keys, values], dim=1)
@@ -218,13 +200,11 @@ class GraphBuilder:
         self._linear(x, memory.decay_proj, self._decay)
         state = self._next_state(2)  # memory, conv
         self.program.convolve(self._projected, memory.conv_weight, self._mixed, self.dtype, state + 1)
-        no_bias = torch.zeros_like(memory.decay_bias)
-        write_bias = no_bias if memory.write_bias is None else memory.write_bias
-        biases = torch.stack([write_bias, memory.decay_bias, memory.decay_log_rate.float().exp()])
+        biases = torch.stack([memory.decay_bias, memory.decay_log_rate.float().exp()])
         shape = (config.num_memories, config.memory_key_dim, config.memory_value_dim)
         self.program.recur(
             self._mixed, self._write, self._decay, self._gates, biases, _unwrap(memory.norm).weight, memory.norm.eps,
-            self._recalled, shape, config.memory_update == "delta", state,
+            self._recalled, shape, state,
         )  # fmt: skip
 
 

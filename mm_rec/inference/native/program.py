@@ -142,15 +142,16 @@ class Program:
         )  # fmt: skip
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, head_dim: int, capacity: int, window: int, scale: float,
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, head_dim: int, window: int, scale: float,
         dtype: torch.dtype, tensor: int, cap: float = 0.0,
     ) -> None:  # fmt: skip
-        """Attention over the last `window` tokens with room for `capacity` of them: tensors `tensor` and the next of
-        the state. Scores are capped at ±`cap`, unless it is 0.
+        """Attention over the last `window` tokens; keys and values: tensors `tensor` and the next of the state.
+
+        Scores are capped at ±`cap`, unless it is 0.
         """
         heads, groups = q.shape[1] // head_dim, k.shape[1] // head_dim
         self._op(
-            OpKind.ATTEND, q, out, n=[heads, groups, head_dim, capacity, _TYPES[dtype], tensor, window],
+            OpKind.ATTEND, q, out, n=[heads, groups, head_dim, 0, _TYPES[dtype], tensor, window],
             strides=[q.stride(0), out.stride(0), k.stride(0)], f=[scale, cap], extra=[k, v],
         )  # fmt: skip
 
@@ -174,11 +175,13 @@ class Program:
 
     def recur(
         self, x: Tensor, write: Tensor, decay: Tensor, gates: Tensor, biases: Tensor, weight: Tensor, eps: float,
-        out: Tensor, shape: tuple[int, int, int], delta: bool, tensor: int,
+        out: Tensor, shape: tuple[int, int, int], tensor: int,
     ) -> None:  # fmt: skip
-        """MM-Rec's recurrence with its norm and gate; shape: memories, key and value size; biases (3, M)."""
+        """MM-Rec's recurrence with its norm and gate; shape: memories, key and value size; biases (2, M): bias and rate
+        of the decay.
+        """
         self._op(
-            OpKind.RECUR, x, out, weight.float(), n=[*shape, int(delta), 0, tensor], f=[eps],
+            OpKind.RECUR, x, out, weight.float(), n=[*shape, 0, 0, tensor], f=[eps],
             extra=[write, decay, gates, biases.float()],
         )  # fmt: skip
 

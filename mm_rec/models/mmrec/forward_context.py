@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .configuration_mmrec import MMRecConfig
+from .configuration_mmrec import ATTENTION, MMRecConfig
 from .state import MemoryState
-from .window import rotary
 
 
 class ForwardContext(NamedTuple):
@@ -20,16 +19,16 @@ class ForwardContext(NamedTuple):
 
     positions: (B, T) int64, counted from the start of each token's document, tokens read earlier included.
     valid: (B, T) bool, valid tokens first in each row; None where all are.
-    counts: (B,) int64 valid tokens a row. cos, sin: (B, T, 1, head_dim / 2).
-    state: None when nothing is carried (training).
+    counts: (B,) int64 valid tokens a row. state: None when nothing is carried (training).
+    visible, kept: of models with attention, see `_attention_context`.
     """
 
     positions: Tensor
     valid: Tensor | None
     counts: Tensor | None
-    cos: Tensor
-    sin: Tensor
     state: MemoryState | None
+    visible: Tensor | None = None
+    kept: Tensor | None = None
 
 
 def make_context(
@@ -53,8 +52,35 @@ def make_context(
     counts = None
     if state is not None:
         counts = column.new_full((batch,), length) if valid is None else valid.sum(-1)
-    cos, sin = rotary(positions, config.head_dim, config.rope_theta, wide_dtype(x.dtype))
-    return ForwardContext(positions, valid, counts, cos, sin, state)
+    context = ForwardContext(positions, valid, counts, state)
+    return _attention_context(context) if ATTENTION in config.layer_types else context
+
+
+def _attention_context(context: ForwardContext) -> ForwardContext:
+    """Add what layers with attention need: which places of the past (P) and which new tokens each new one sees.
+
+    visible: (B, 1, T, P + T) bool. kept: (B, S) int64, which of these P + T the cache holds afterwards: the tokens of
+    the current document, in order; None where nothing is carried.
+    """
+    positions, state = context.positions, context.state
+    index = torch.arange(positions.shape[1], device=positions.device)
+    distance = index[:, None] - index
+    visible = (distance >= 0) & (positions[..., None] >= distance)  # (B, T, T)
+    if state is None:
+        return context._replace(visible=visible[:, None])
+    lengths, after = state["lengths"], final_lengths(context)
+    assert context.counts is not None
+    place = torch.arange(int(lengths.max()), device=positions.device)
+    goes_on = positions > index if len(place) else positions < 0  # the document that was read before
+    past = goes_on[..., None] & (place < lengths[:, None])[:, None]  # (B, T, P)
+    begin = (after - context.counts)[
+        :, None
+    ]  # the place of the first new token, were it of the last document
+    place = torch.arange(int(after.max()), device=positions.device)[None]
+    kept = torch.where(place >= begin, len(past[0, 0]) + place - begin, place).clamp(
+        max=past.shape[-1] + len(index) - 1
+    )
+    return context._replace(visible=torch.cat([past, visible], dim=-1)[:, None], kept=kept)
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,10 +1,9 @@
-"""The gated linear recurrence of MM-Rec's long-term memories, in two forms with one result.
+"""The recurrence of MM-Rec's memories, the gated delta rule (Yang et al. 2024), in two forms with one result.
 
 Shapes: B sequences, T tokens, M memories, K key size, V value size, C tokens in a chunk, N chunks.
 
-    gated   S_t = γ_t S_{t−1} + β_t k_t v_tᵀ
-    delta   S_t = γ_t (I − β_t k_t k_tᵀ) S_{t−1} + β_t k_t v_tᵀ      (gated delta rule, Yang et al. 2024)
-    both    y_t = S_tᵀ q_t
+    S_t = γ_t (I − β_t k_t k_tᵀ) S_{t−1} + β_t k_t v_tᵀ
+    y_t = S_tᵀ q_t
 
 `positions` counts each token from the start of its own document, tokens read in earlier segments included. It alone
 says what may be seen: token i sees a token (or the incoming state) that lies d tokens back when `positions[i] >= d`.
@@ -25,7 +24,6 @@ def step_recurrence(
     log_decay: Tensor,
     positions: Tensor,
     state: Tensor | None = None,
-    update: str = "gated",
 ) -> tuple[Tensor, Tensor]:
     """Read tokens one by one: the specification, and the form used for decoding.
 
@@ -42,9 +40,7 @@ def step_recurrence(
     for t in range(length):
         starts = (positions[:, t] == 0)[:, None, None, None]
         state = decay[:, t, :, None, None] * state.masked_fill(starts, 0.0)
-        written = v_in[:, t]
-        if update == "delta":
-            written = written - torch.einsum("bmkv,bmk->bmv", state, k[:, t])
+        written = v_in[:, t] - torch.einsum("bmkv,bmk->bmv", state, k[:, t])
         state = state + torch.einsum("bmk,bmv->bmkv", beta[:, t, :, None] * k[:, t], written)
         outputs.append(torch.einsum("bmkv,bmk->bmv", state, q[:, t]))
     return torch.stack(outputs, dim=1).to(v.dtype), state
@@ -58,7 +54,6 @@ def chunked_recurrence(
     log_decay: Tensor,
     positions: Tensor,
     state: Tensor | None = None,
-    update: str = "gated",
     chunk_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """The same recurrence by matrix products within chunks and one state between chunks: O(T·C) work.
@@ -86,24 +81,18 @@ def chunked_recurrence(
     ).exp()  # how much of the incoming state token i sees
     to_state, carried = decay[..., -1, :], from_state[..., -1]  # what reaches the end of the chunk
 
-    if update == "delta":
-        write, erase = _delta_writes(k, v, beta, decay, from_state)
-    else:
-        write, erase = v * beta[..., None].to(v.dtype), None
+    write, erase = _writes(k, v, beta, decay, from_state)
     keys_out = (k * to_state[..., None].to(k.dtype)).transpose(-1, -2)  # (B, M, N, K, C)
     added = (keys_out @ write).to(dtype)  # (B, M, N, K, V)
 
     incoming = []
     for n in range(added.shape[2]):
         incoming.append(state)
-        change = added[:, :, n]
-        if erase is not None:
-            change = change - keys_out[:, :, n].to(dtype) @ (erase[:, :, n] @ state)
+        change = added[:, :, n] - keys_out[:, :, n].to(dtype) @ (erase[:, :, n] @ state)
         state = carried[:, :, n, None, None] * state + change
     states = torch.stack(incoming, dim=2)  # (B, M, N, K, V)
 
-    if erase is not None:
-        write = write - (erase @ states).to(write.dtype)
+    write = write - (erase @ states).to(write.dtype)
     states = states.to(v.dtype)
     scores = (q @ k.transpose(-1, -2)) * decay.to(q.dtype)
     y = scores.to(v.dtype) @ write + (q * from_state[..., None].to(q.dtype)).to(v.dtype) @ states
@@ -134,10 +123,8 @@ def _chunks(x: Tensor, chunk_size: int) -> Tensor:
     return chunks
 
 
-def _delta_writes(
-    k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, from_state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What each token of a chunk writes under the delta rule, as write − erase @ S for the incoming state S.
+def _writes(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, from_state: Tensor) -> tuple[Tensor, Tensor]:
+    """What each token of a chunk writes, as write − erase @ S for the incoming state S.
 
     With u_t = β_t (v_t − γ_t S_{t−1}ᵀ k_t) the rule is S_t = γ_t S_{t−1} + k_t u_tᵀ, so within a chunk
     (I + A) U = β V − (β · from_state) K S, A_ij = β_i decay_ij (k_i·k_j) for j < i: one triangular solve.

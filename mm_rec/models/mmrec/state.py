@@ -1,6 +1,7 @@
 """The state of an MM-Rec model: everything it remembers of the tokens read so far, in a constant number of bytes.
 
-Shapes: B sequences, M memories, K key size, V value size, W window, G key/value heads, D head size, C conv channels.
+Shapes: B sequences, M memories, K key size, V value size, C conv channels; of a hybrid's cache also S places, G
+key/value heads, D head size.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .configuration_mmrec import MMRecConfig
+from .configuration_mmrec import MEMORY, MMRecConfig
+
+_CACHES = (".keys", ".values")
+_INITIAL_CAPACITY = 256  # tokens
 
 
 class MemoryState(Cache):
-    """A transformers cache of constant size.
+    """A transformers cache: of constant size for MM-Rec, with a growing part for its hybrid.
 
     Per memory layer `memory` (B, M, K, V) float32 and `conv` (B, taps − 1, C), the last inputs of the convolution;
-    per window layer rings `keys` and `values` (B, W, G, D), the token at position p of its document in slot p mod W.
+    per attention layer `keys` and `values` (B, S, G, D), the token at position p of its document in place p.
     `lengths` (B,) counts the tokens of each row's current document, `document` (B,) is that document's id, `seen`
     the columns that the model was given.
     """
@@ -30,17 +34,17 @@ class MemoryState(Cache):
         wide = torch.promote_types(torch.float32, dtype)
         memory = (batch_size, config.num_memories, config.memory_key_dim, config.memory_value_dim)
         channels = config.num_memories * (2 * config.memory_key_dim + config.memory_value_dim)
-        ring = (batch_size, config.window, config.num_key_value_heads, config.head_dim)
         self.tensors: dict[str, Tensor] = {}
         for layer, kind in enumerate(config.layer_types):
-            if kind == "memory":
+            if kind == MEMORY:
                 self.tensors[f"{layer}.memory"] = torch.zeros(memory, dtype=wide, device=device)
                 self.tensors[f"{layer}.conv"] = torch.zeros(
                     batch_size, config.conv_taps - 1, channels, dtype=dtype, device=device
                 )
             else:
-                self.tensors[f"{layer}.keys"] = torch.zeros(ring, dtype=dtype, device=device)
-                self.tensors[f"{layer}.values"] = torch.zeros(ring, dtype=dtype, device=device)
+                cache = (batch_size, 0, config.num_key_value_heads, config.head_dim)
+                self.tensors[f"{layer}.keys"] = torch.zeros(cache, dtype=dtype, device=device)
+                self.tensors[f"{layer}.values"] = torch.zeros(cache, dtype=dtype, device=device)
         self.tensors["lengths"] = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.tensors["document"] = torch.full((batch_size,), -1, dtype=torch.int64, device=device)
         self.seen = 0
@@ -64,13 +68,13 @@ class MemoryState(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes: a function of configuration, batch size and dtype, never of the tokens read."""
+        """Size in bytes: a function of configuration, batch size and dtype alone, but for a hybrid's cache."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes that a further token adds: nothing."""
-        return 0
+        """Bytes that a further token adds: nothing without a cache."""
+        return sum(tensor[:, :1].numel() * tensor.itemsize for tensor in self._caches().values())
 
     @property
     def length(self) -> int:
@@ -78,7 +82,16 @@ class MemoryState(Cache):
         return int(self.tensors["lengths"])
 
     def kernel_tensors(self, tokens: int) -> list[Tensor]:
-        """The tensors of each layer in turn, contiguous and no part of a larger one: room for any number of tokens."""
+        """The tensors of each layer in turn, contiguous, no part of a larger one, with room for so many more tokens."""
+        for name, tensor in self._caches().items():
+            if (needed := int(self.tensors["lengths"].max()) + tokens) > tensor.shape[
+                1
+            ]:  # twice as much, so that few copies are made
+                wider = tensor.new_zeros(
+                    tensor.shape[0], max(_INITIAL_CAPACITY, 2 * needed), *tensor.shape[2:]
+                )
+                wider[:, : tensor.shape[1]] = tensor
+                self.tensors[name] = wider
         for name, tensor in self.tensors.items():
             if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
                 self.tensors[name] = tensor.contiguous().clone()
@@ -119,6 +132,9 @@ class MemoryState(Cache):
         """A copy on another device."""
         return self._with({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
+    def _caches(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.tensors.items() if name.endswith(_CACHES)}
+
     def _with(self, tensors: dict[str, Tensor]) -> MemoryState:
         other = object.__new__(MemoryState)
         other.__dict__.update(self.__dict__)
@@ -146,15 +162,25 @@ class MemoryState(Cache):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors that `load_state_dict` needs, by name."""
-        return {**self.tensors, "seen": torch.tensor(self.seen)}
+        taken = {
+            name: tensor[:, : int(self.tensors["lengths"].max())] for name, tensor in self._caches().items()
+        }
+        return {**self.tensors, **taken, "seen": torch.tensor(self.seen)}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what was saved; raises ValueError where the shapes are those of another model."""
         seen, tensors = tensors.get("seen"), {name: x for name, x in tensors.items() if name != "seen"}
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        if seen is None or shapes != {name: tensor.shape for name, tensor in self.tensors.items()}:
+        if seen is None or _fixed_shapes(tensors) != _fixed_shapes(self.tensors):
             raise ValueError("this state has other shapes than the model's configuration")
         self.tensors = {
             name: tensors[name].to(own) for name, own in self.tensors.items()
         }  # in the order of layers
         self.seen = int(seen)
+
+
+def _fixed_shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, but for the places of a cache."""
+    return {
+        name: (x.shape[0], *x.shape[2:]) if name.endswith(_CACHES) else tuple(x.shape)
+        for name, x in tensors.items()
+    }

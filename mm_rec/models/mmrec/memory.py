@@ -1,0 +1,154 @@
+"""The mixer of MM-Rec: several memories that forget at different speeds.
+
+Shapes: B sequences, T tokens, D hidden size, M memories, K key size, V value size, C convolved features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, pad, silu, softplus
+
+from .configuration_mmrec import MMRecConfig
+from .forward_context import ForwardContext, last_columns, wide_dtype
+from .norm import MMRecRMSNorm
+from .recurrence import chunked_recurrence, step_recurrence
+
+# A faster form of the memory layer for this machine, which the project registers; see `MMRecMemory._mix_fast`.
+memory_kernel: Callable[..., tuple[Tensor, Tensor] | None] | None = None
+
+
+class MMRecMemory(nn.Module):
+    """The memories: the gated delta rule with a matrix state for each memory (Gated DeltaNet, Yang et al. 2024)."""
+
+    def __init__(self, config: MMRecConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        keys = config.num_memories * config.memory_key_dim
+        values = config.num_memories * config.memory_value_dim
+        self.q_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, values, bias=False)
+        self.g_proj = nn.Linear(config.hidden_size, values, bias=False)
+        self.o_proj = nn.Linear(values, config.hidden_size, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(config.conv_taps, 2 * keys + values))
+        self.write_proj = nn.Linear(config.hidden_size, config.num_memories, bias=False)
+        self.decay_proj = nn.Linear(config.hidden_size, config.num_memories, bias=False)
+        self.decay_bias = nn.Parameter(torch.empty(config.num_memories))
+        self.decay_log_rate = nn.Parameter(torch.empty(config.num_memories))
+        # Queries count as divided by √K, as in Qwen3.5; before a norm that is its eps times K.
+        self.norm = MMRecRMSNorm(config.memory_value_dim, config.rms_norm_eps * config.memory_key_dim)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        q, k, v, gate = self.q_proj(x), self.k_proj(x), self.v_proj(x), self.g_proj(x)
+        beta, log_decay = self._gates(x, context.valid)
+        y = self._mix_fast(q, k, v, gate, beta, log_decay, context)
+        if y is None:
+            y = self._mix(q, k, v, gate, beta, log_decay, context)
+        out: Tensor = self.o_proj(y)
+        return out
+
+    def _mix_fast(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gate: Tensor,
+        beta: Tensor,
+        log_decay: Tensor,
+        context: ForwardContext,
+    ) -> Tensor | None:
+        """What `_mix` computes, by the kernel; None where there is none for this."""
+        if memory_kernel is None or q.shape[1] == 1:
+            return None
+        state, history, before = context.state, None, None
+        if state is not None:
+            history, before = state[f"{self.layer_idx}.conv"].to(q.dtype), state[f"{self.layer_idx}.memory"]
+        found = memory_kernel(
+            q, k, v, gate, beta, log_decay, context.positions, self.conv_weight, self.norm.weight, history, before,
+            self.norm.eps,
+        )  # fmt: skip
+        if found is None:
+            return None
+        y, after = found
+        if state is not None:
+            self._keep_history(torch.cat([q, k, v], dim=-1), context)
+            state[f"{self.layer_idx}.memory"] = after
+        return y
+
+    def _mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gate: Tensor,
+        beta: Tensor,
+        log_decay: Tensor,
+        context: ForwardContext,
+    ) -> Tensor:
+        """From the projections (B, T, M·K or M·V) to what the last projection reads, (B, T, M·V)."""
+        config, dtype = self.config, q.dtype
+        heads = (*q.shape[:2], config.num_memories, -1)
+        keys = q.shape[-1]
+        mixed = silu(self._convolve(torch.cat([q, k, v], dim=-1), context))
+        q, k, v = mixed.split([keys, keys, v.shape[-1]], dim=-1)
+        q = normalize(q.view(heads), dim=-1).to(dtype)
+        k = normalize(k.view(heads), dim=-1).to(dtype)
+        y = self._recur(q, k, v.view(heads).to(dtype), beta, log_decay, context)
+        out: Tensor = (self.norm(y) * silu(gate).view(heads)).flatten(2)
+        return out
+
+    def _gates(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Write gate β and log forget gate log γ, (B, T, M) float32: 0 and 0 for tokens that are not valid."""
+        wide = wide_dtype(x.dtype)
+        beta = torch.sigmoid(self.write_proj(x).to(wide))
+        log_decay = -self.decay_log_rate.to(wide).exp() * softplus(
+            self.decay_proj(x).to(wide) + self.decay_bias
+        )
+        if valid is not None:
+            beta, log_decay = beta * valid[..., None], log_decay * valid[..., None]
+        return beta, log_decay
+
+    def _convolve(self, x: Tensor, context: ForwardContext) -> Tensor:
+        """Causal depthwise convolution (B, T, C), in float32 at least, within each document."""
+        taps, state = self.config.conv_taps, context.state
+        if state is None:
+            history = pad(x, (0, 0, taps - 1, 0))
+        else:
+            history = torch.cat([state[f"{self.layer_idx}.conv"].to(x.dtype), x], dim=1)
+        if state is not None:
+            self._keep_history(x, context)
+        wide = wide_dtype(x.dtype)
+        length = x.shape[1]
+        mixed = x.to(wide) * self.conv_weight[-1]
+        for back in range(1, taps):
+            seen = (context.positions >= back)[..., None]
+            start = taps - 1 - back
+            mixed = mixed + history[:, start : start + length].to(wide) * self.conv_weight[-1 - back] * seen
+        return mixed
+
+    def _keep_history(self, x: Tensor, context: ForwardContext) -> None:
+        """Keep the last inputs of the convolution (B, T, C) in the state."""
+        name, state = f"{self.layer_idx}.conv", context.state
+        assert state is not None
+        timeline = torch.cat([state[name].to(x.dtype), x], dim=1)
+        state[name] = last_columns(timeline, context.counts, self.config.conv_taps - 1).to(state[name].dtype)
+
+    def _recur(
+        self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, context: ForwardContext
+    ) -> Tensor:
+        """Run the recurrence in the form that fits the length, carrying the state where there is one."""
+        state = context.state
+        before = None if state is None else state[f"{self.layer_idx}.memory"]
+        if q.shape[1] == 1:
+            y, after = step_recurrence(q, k, v, beta, log_decay, context.positions, before)
+        else:
+            y, after = chunked_recurrence(
+                q, k, v, beta, log_decay, context.positions, before, self.config.chunk_size
+            )
+        if state is not None:
+            state[f"{self.layer_idx}.memory"] = after
+        return y
