@@ -28,7 +28,8 @@ class Traits:
         """One line on what a model of this size remembers, for people."""
         if self.constant_state:
             return f"{size.state_bytes / 1e6:.2f} MB of state, however long the text"
-        return f"{size.cache_bytes_per_token / 1e3:.1f} kB of cache for each token read"
+        fixed = f"{size.state_bytes / 1e6:.2f} MB of state and " if size.state_bytes else ""
+        return f"{fixed}{size.cache_bytes_per_token / 1e3:.1f} kB of cache for each token read"
 
 
 # By transformers' model_type; what is not named has the defaults. Another package may add its own family.

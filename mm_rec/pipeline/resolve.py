@@ -243,7 +243,8 @@ def require_memory(
     states = size.state_bytes * -(-section.seq_len // at_once)
     needed = int(slots * trained + frozen + (per_token * at_once + states) * section.batch_size)
     if needed > available:
-        segments = f", or --segment-len {_SEGMENT}" if size.state_bytes and at_once > _SEGMENT else ""
+        constant = size.state_bytes and not size.cache_bytes_per_token
+        segments = f", or --segment-len {_SEGMENT}" if constant and at_once > _SEGMENT else ""
         raise ConfigError(
             f"training would need about {needed / 1e9:.1f} GB of memory and there are {available / 1e9:.1f} GB. "
             f"Choose a smaller --size or --batch-size, or --gradient-checkpointing{segments}"
