@@ -8,15 +8,16 @@ its figures are written to bench/arena/ when it is done, and a cell that is ther
 gets the same number of short trials, one for each learning rate (RATES), on a seed of their own; the best rate is
 then taken for all seeds. Optimizer: Muon for matrices, AdamW for embeddings, gates and decays, cosine to a tenth.
 Text: English books, Turkish documentation and laws (MMREC_TEST_DATA); every twentieth document is held out whole.
-Measured: bits a byte of the held-out documents in windows of the training length, and the tokens a second of the
-training, which count only where nothing else ran. One comparison stays on one kind of processor: cells name theirs,
-and a report is of one.
+Measured: bits a byte of the held-out documents in windows of the training length; the same by position, of the first
+8,192 tokens of each read at once; and the tokens a second of the training, which count only where nothing else ran.
+One comparison stays on one kind of processor: cells name theirs, and a report is of one.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -39,6 +40,7 @@ RATES = (4e-3, 8e-3, 16e-3, 32e-3)
 SEQ_LEN, ROWS = 512, 8
 TOKENS = {"2m": (2_000_000, 700_000), "9m": (8_000_000, 2_000_000)}  # of a cell, and of one that tries a rate
 TRIAL_SEED = 100
+POSITIONS = (128, 512, 2048, 8192)  # tokens: bits a byte up to each, and from the one before it
 HELD_OUT, HELD_OUT_BYTES = 20, 1_500_000  # every so-manyth document, so much text at most
 TEXTS = {
     "en": ("en/classic_books.jsonl",),
@@ -104,13 +106,39 @@ def train_cell(arm: str, size: Size, language: str, rate: float, seed: int, toke
     lengths = [after - before for before, after in itertools.pairwise(ends)]
     dtype = precision()
     texts = first_bytes(documents(language, True), HELD_OUT_BYTES)
-    scores = evaluate_text(model.eval(), load_tokenizer(tokenizer_folder), texts, SEQ_LEN, dtype=dtype)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    scores = evaluate_text(model.eval(), tokenizer, texts, SEQ_LEN, dtype=dtype)
     return {
+        "by_position": by_position(model, tokenizer, texts, dtype),
         "bits_per_byte": round(scores.bits_per_byte, 5), "loss": round(scores.loss, 5), "bytes": scores.bytes,
         "parameters": model.num_parameters(), "steps": steps, "dtype": str(dtype).removeprefix("torch."),
         "tokens_per_second": round(SEQ_LEN * ROWS / statistics.median(lengths)),
         "processor": cpu.describe(), "isa": cpu.vector_isa(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
+
+
+def by_position(model: Any, tokenizer: Any, texts: list[str], dtype: Any) -> dict[int, float]:
+    """Bits a byte of the tokens of each range of positions, in documents that are read at once."""
+    import numpy as np
+    import torch
+
+    from mm_rec.evaluation.perplexity import score_tokens
+    from mm_rec.tokenizers.loading import encode_documents, token_byte_lengths
+
+    sizes = token_byte_lengths(tokenizer)
+    nats, read = np.zeros(POSITIONS[-1]), np.zeros(POSITIONS[-1])
+    for document in encode_documents(tokenizer, texts):
+        ids = document[: POSITIONS[-1]].astype(np.int64)
+        row = torch.from_numpy(ids)[None]
+        losses, _ = score_tokens(model, {"input_ids": row, "labels": row}, dtype)
+        nats[1 : len(ids)] += losses.double().numpy()
+        read[1 : len(ids)] += sizes[ids[1:]]
+    ranges = itertools.pairwise((0, *POSITIONS))
+    return {
+        stop: round(nats[start:stop].sum() / math.log(2) / read[start:stop].sum(), 4)
+        for start, stop in ranges
+        if read[start:stop].any()
+    }
 
 
 def cell(
