@@ -389,7 +389,9 @@ def test_300_silent_connections_do_not_stop_a_server_of_128_files(child: Child) 
 
 def test_where_no_file_can_be_opened_the_server_says_it_once_and_goes_on(child: Child) -> None:
 
-    def is_full() -> bool:  # asked again and again: one that was open when the others were taken may have been closed
+    def is_full() -> (
+        bool
+    ):  # asked again and again: one that was open when the others were taken may have been closed
         child.process.send_signal(signal.SIGUSR1)
         return len(list(Path(f"/proc/{child.process.pid}/fd").iterdir())) == 128
 
