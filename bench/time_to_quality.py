@@ -284,8 +284,8 @@ def run(folder: Path, seconds: float, rates: dict[str, tuple[float, ...]], check
     names = [name for name in rates if checkout or name != "nanochat"]
     pace = {name: cell(folder, "speed", name, rates[name][1], WARM_UP + TIMED, 0, checkout) for name in names}
 
-    def steps_in(name: str, budget: float) -> int:
-        fit_in = (budget - pace[name]["startup_seconds"]) / pace[name]["step_seconds"]
+    def steps_in(name: str, limit: float) -> int:
+        fit_in = (limit - pace[name]["startup_seconds"]) / pace[name]["step_seconds"]
         return max(2 * WARM_UP, int(fit_in))
 
     best = {}
@@ -293,8 +293,8 @@ def run(folder: Path, seconds: float, rates: dict[str, tuple[float, ...]], check
         whole = NANOCHAT_STEPS if name == "nanochat" else steps_in(name, seconds)
         best[name] = best_rate(folder, name, rates[name], max(2 * WARM_UP, whole // TRIAL), checkout)
 
-    def trained(part: str, name: str, budget: float, **facts: Any) -> Cell:
-        return cell(folder, part, name, best[name], steps_in(name, budget), POINTS, checkout, **facts)
+    def trained(part: str, name: str, limit: float, **facts: Any) -> Cell:
+        return cell(folder, part, name, best[name], steps_in(name, limit), POINTS, checkout, **facts)
 
     goal = trained("quality", "mm-rec", seconds, budget=seconds, times=1)["bits_per_byte"]
     for peer in PEERS:
@@ -319,7 +319,7 @@ def run(folder: Path, seconds: float, rates: dict[str, tuple[float, ...]], check
 def best_rate(folder: Path, name: str, rates: tuple[float, ...], steps: int, checkout: str) -> float:
     """The rate with the fewest bits a byte in short runs; says so where it is the lowest or the highest."""
     bits = {rate: cell(folder, "trial", name, rate, steps, 1, checkout)["bits_per_byte"] for rate in rates}
-    best = min(bits, key=lambda rate: bits[rate])
+    best = min(bits, key=lambda rate: bits[rate] if math.isfinite(bits[rate]) else math.inf)
     if best in (min(rates), max(rates)):
         print(f"{name}: {best:g} is at the end of the rates tried; see --rates", file=sys.stderr, flush=True)
     return best
