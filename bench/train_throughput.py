@@ -81,7 +81,9 @@ def precision() -> Any:
     return choose_precision("auto", torch.device("cpu")).dtype
 
 
-def fit(model: Any, batches: Any, section: Any, scratch: Path) -> tuple[list[float], list[float]]:
+def fit(
+    model: Any, batches: Any, section: Any, scratch: Path, clock: protocol.Clock | None = None
+) -> tuple[list[float], list[float]]:
     """Our whole loop: data, objective, clipping, optimizer, logging; it saves nothing.
 
     Returns when each step ended, and how long the optimizer took of it, in seconds.
@@ -91,7 +93,7 @@ def fit(model: Any, batches: Any, section: Any, scratch: Path) -> tuple[list[flo
     from mm_rec.training.optim import OptimizerSet
     from mm_rec.training.trainer import Trainer
 
-    clock = protocol.Clock()
+    clock = clock or protocol.Clock()
     optimizing: list[float] = []
     optimizers = OptimizerSet(model, section)
     training = Trainer(model, None, optimizers, batches, next_token(precision()), section, scratch, clock)
@@ -128,10 +130,13 @@ def ours(
     return fit(build(config, seed=0), batches, section, scratch)
 
 
-def trainer(shape: str, corpus_folder: Path, steps: int, scratch: Path, tuned: bool) -> list[float]:
+def trainer(
+    model: Any, corpus_folder: Path, steps: int, scratch: Path, tuned: bool,
+    rate: float = 1e-3, clock: protocol.Clock | None = None,
+) -> list[float]:  # fmt: skip
     """transformers.Trainer; returns when each step ended, in seconds."""
     import torch
-    from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from mm_rec.data.corpus import Corpus
     from mm_rec.data.row_sources import PackedSequences
@@ -148,21 +153,36 @@ def trainer(shape: str, corpus_folder: Path, steps: int, scratch: Path, tuned: b
             ids = rows.batch(np.array([index]))["input_ids"][0]
             return {"input_ids": ids, "labels": ids}
 
-    ends: list[float] = []
+    clock = clock or protocol.Clock()
 
-    class Clock(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            ends.append(time.perf_counter())
+    class Steps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.progress(state.global_step, steps, {})
 
     settings = {"bf16": precision() == torch.bfloat16, "torch_compile": True} if tuned else {}
     arguments = TrainingArguments(
-        output_dir=str(scratch), per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=1e-3,
+        output_dir=str(scratch), per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=rate,
         use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=10, **settings,
     )  # fmt: skip
+    Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Steps()]).train()
+    return clock.ends
+
+
+def new_llama(config: Any) -> Any:
+    """A LLaMA of transformers with random weights, always the same."""
+    import torch
+    from transformers import LlamaForCausalLM
+
     torch.manual_seed(0)
-    model = LlamaForCausalLM(model_config(shape))
-    Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Clock()]).train()
-    return ends
+    return LlamaForCausalLM(config)
+
+
+def require_accelerate() -> None:
+    """End with a hint where transformers.Trainer cannot run."""
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        sys.exit("transformers.Trainer needs accelerate: pip install 'mm-rec[bench]' (make bench does it)")
 
 
 def child(contender: str, shape: str, corpus_folder: Path, steps: int) -> None:
@@ -184,7 +204,8 @@ def child(contender: str, shape: str, corpus_folder: Path, steps: int) -> None:
                 config, corpus_folder, steps, Path(scratch), optimizer, accumulation=micro
             )
         else:
-            ends = trainer(shape, corpus_folder, steps, Path(scratch), tuned=contender.endswith("tuned"))
+            model, tuned = new_llama(model_config(shape)), contender.endswith("tuned")
+            ends = trainer(model, corpus_folder, steps, Path(scratch), tuned)
     warm = WARM_UP[shape]
     lengths = [after - before for before, after in zip(ends[warm - 1 :], ends[warm:], strict=False)]
     speed = SEQ_LEN * ROWS * PRESETS.get(shape, 1) / statistics.median(lengths)
@@ -210,10 +231,7 @@ def main() -> None:
         contender, shape, corpus_folder, steps = chosen.child
         child(contender, shape, Path(corpus_folder), int(steps))
         return
-    try:
-        import accelerate  # noqa: F401
-    except ImportError:
-        sys.exit("transformers.Trainer needs accelerate: pip install 'mm-rec[bench]' (make bench does it)")
+    require_accelerate()
     with tempfile.TemporaryDirectory() as folder:
         corpus_folder = Path(folder) / "corpus"
         write_tokens(corpus_folder, 60)
