@@ -1,6 +1,6 @@
 """One long sequence: what it costs by its length, in time and in memory, and what decoding keeps.
 
-    python bench/long_sequences.py [--quick] [--rounds 3] [--arm delta]
+    python bench/long_sequences.py [--quick] [--rounds 3] [--arm mmrec]
 
 Width 256, 4 layers, vocabulary 4,096 (arms.py), random tokens, segments of 4,096. Lines of JSON:
 

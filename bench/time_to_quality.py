@@ -56,7 +56,7 @@ RATES = {  # around the best of short looks; nanochat's own default, 0.02, is fo
     "transformers-compiled": (1e-3, 2e-3, 4e-3),
     "nanochat": (0.04, 0.08, 0.16),
 }
-ARMS = {"mm-rec": "delta", "llama": "llama"}  # of our loop
+ARMS = {"mm-rec": "mmrec", "llama": "llama"}  # of our loop
 PEERS = ("llama", "transformers-default", "transformers-compiled")
 TIMES = (1, 1.5, 2, 2.5, 3, 3.5, 4)  # of our seconds, for a peer
 SHARES = (0.25, 0.33, 0.5, 0.75, 1)  # of nanochat's seconds, for ours; the second is tried first
