@@ -92,7 +92,7 @@ def _forget_kernels() -> None:
     from mm_rec.native.library import native_library
 
     native_library.cache_clear()
-    memory_kernel._prepare.cache_clear()
+    memory_kernel._library.cache_clear()
 
 
 @pytest.fixture

@@ -62,18 +62,19 @@ def register() -> None:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's compiler does not trace a cache
 def unavailable_reason() -> str:
     """Why there is no kernel here, in words; nothing where there is one. Compiles it at the first call on a machine."""
-    return _prepare()
+    return _library()[1]
 
 
 @functools.cache
-def _prepare() -> str:
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    """The kernel, or why there is none."""
     try:
         library = native_library("memory")
     except NoCompilerError as error:
-        return str(error)
+        return None, str(error)
     for call in (library.memory_forward, library.memory_backward):
         call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int], None
-    return ""
+    return library, ""
 
 
 def kernel_missing(model: PreTrainedModel) -> str:
@@ -218,5 +219,5 @@ def _shape(inputs: _Inputs, norm_eps: float) -> _Shape:
 
 def _call(name: str, shape: _Shape, dtype: torch.dtype, tensors: list[Tensor | None]) -> None:
     arrays = _Arrays(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
-    call = getattr(native_library("memory"), name)
+    call = getattr(_library()[0], name)
     call(ctypes.byref(shape), ctypes.byref(arrays), int(dtype == torch.bfloat16), torch.get_num_threads())

@@ -244,8 +244,8 @@ def test_without_a_compiler_a_model_computes_by_torch(monkeypatch: pytest.Monkey
     expected = learnt(own)
     monkeypatch.setattr(library.cpu, "find_compiler", lambda: None)
     library.native_library.cache_clear()
-    memory_kernel._prepare.cache_clear()
+    memory_kernel._library.cache_clear()
     assert "no C++ compiler" in memory_kernel.unavailable_reason() == memory_kernel.kernel_missing(own)
     assert relative(learnt(own)["loss"], expected["loss"]) < 1e-6
     library.native_library.cache_clear()
-    memory_kernel._prepare.cache_clear()
+    memory_kernel._library.cache_clear()
