@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,31 +25,39 @@ MOMENTUM = 0.95
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised in `dtype`; updates have the root mean square of AdamW's (Liu et al. 2025).
 
-    Takes parameters (N, M). The state of each is `momentum_buffer`, as in torch.optim.Muon.
+    Takes parameters (N, M). Those of several heads, of `head_rows` rows each, are as many matrices: heads do not share
+    directions. The state of each parameter is `momentum_buffer`, as in torch.optim.Muon.
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        dtype: torch.dtype,
+        head_rows: Mapping[nn.Parameter, int] | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-        self.dtype = dtype
+        self.dtype, self.head_rows = dtype, head_rows or {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Change the parameters by their gradients."""
         assert closure is None
         for group in self.param_groups:
-            of_size: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            of_size: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    of_size[tuple(sorted(parameter.shape))].append(parameter)
-            for parameters in of_size.values():
-                self._step_together(parameters, group["lr"], group["weight_decay"])
+                    whole = (parameter, parameter.grad, self._momentum(parameter))
+                    rows = self.head_rows.get(parameter, len(parameter))
+                    for matrix in zip(*(x.split(rows) for x in whole), strict=True):
+                        of_size[tuple(sorted(matrix[0].shape))].append(matrix)
+            for matrices in of_size.values():
+                self._step_together(matrices, group["lr"], group["weight_decay"])
 
-    def _step_together(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
-        """A step of parameters of one size, however they lie."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        buffers = [self._momentum(parameter) for parameter in parameters]
+    def _step_together(self, matrices: list[tuple[Tensor, ...]], lr: float, weight_decay: float) -> None:
+        """A step of matrices of one size, however they lie: each with its gradient and its momentum."""
+        parameters, gradients, buffers = ([*each] for each in zip(*matrices, strict=True))
         torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, buffers, MOMENTUM)  # Nesterov's look ahead
         wide = torch.stack([x if x.shape[0] <= x.shape[1] else x.mT for x in ahead])

@@ -14,6 +14,7 @@ from mm_rec.training.muon import Muon
 from mm_rec.training.section import ResolvedTrainSection
 
 _FACTOR = "rate_factor"  # of a parameter group, times the learning rate
+_BY_HEAD = ("q_proj", "k_proj", "v_proj", "g_proj")
 _SMALLEST_MATRIX = 16  # a projection to a handful of gates is no matrix that orthogonalising would help
 
 
@@ -42,7 +43,8 @@ class OptimizerSet:
             dtype = choose_precision(section.precision, matrices[0].device).dtype
             if matrices[0].dtype == torch.float64:
                 dtype = torch.float64
-            self.optimizers.append(Muon(matrices, section.learning_rate, section.weight_decay, dtype))
+            rows = _head_rows(model)
+            self.optimizers.append(Muon(matrices, section.learning_rate, section.weight_decay, dtype, rows))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -99,6 +101,18 @@ class OptimizerSet:
 def _on_device(slots: dict[str, Tensor], parameter: Tensor) -> dict[str, Any]:
     # Fused AdamW keeps its step counter on the parameter's device.
     return {slot: tensor.to(parameter.device) for slot, tensor in slots.items()}
+
+
+def _head_rows(model: PreTrainedModel) -> dict[nn.Parameter, int]:
+    """Rows of one head in the matrices that make what several heads read: queries, keys, values, output gates."""
+    rows: dict[nn.Parameter, int] = {}
+    for module in model.modules():
+        for projection in (getattr(module, name, None) for name in _BY_HEAD):
+            if isinstance(projection, nn.Linear):
+                size, memories = projection.out_features, getattr(module, "num_memories", None)
+                head: int = size // memories if memories else getattr(module, "head_dim", size)
+                rows[cast(nn.Parameter, projection.weight)] = head
+    return rows
 
 
 def _groups(

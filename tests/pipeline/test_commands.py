@@ -110,7 +110,14 @@ def test_a_run_lies_in_the_folder_of_all_runs(
 def test_models_lists_every_preset_with_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models"]) == 0
     out = capsys.readouterr().out
-    for part in ("1,956,888", "0.22 MB", "0.19 MB +1.0 kB/token", "turkish_134m_tied", "134,105,856", "1,049 M tokens"):
+    for part in (
+        "1,956,888",
+        "0.22 MB",
+        "0.19 MB +1.0 kB/token",
+        "turkish_134m_tied",
+        "134,105,856",
+        "1,049 M tokens",
+    ):
         assert part in out
 
 

@@ -5,7 +5,10 @@ import torch
 from comparing import relative
 from torch import nn
 
+from mm_rec.models.presets import build, preset
 from mm_rec.training.muon import Muon, orthogonalise
+from mm_rec.training.optim import OptimizerSet
+from mm_rec.training.section import ResolvedTrainSection
 
 SHAPES = [(24, 24), (24, 24), (66, 24), (24, 66), (17, 40)]
 
@@ -35,6 +38,37 @@ def test_the_steps_are_those_of_torch() -> None:
         assert relative(mine_ - before, theirs_ - before) < 0.02
         assert mine.state[mine_].keys() == other.state[theirs_].keys() == {"momentum_buffer"}
         assert torch.equal(mine.state[mine_]["momentum_buffer"], other.state[theirs_]["momentum_buffer"])
+
+
+def test_heads_that_share_a_parameter_step_as_matrices_of_their_own() -> None:
+    together = parameters(torch.float64)[3]  # (24, 66), three heads of 8 rows
+    apart = [nn.Parameter(part.clone()) for part in together.detach().split(8)]
+    one = Muon([together], lr=0.02, weight_decay=0.1, dtype=torch.float64, head_rows={together: 8})
+    three = Muon(apart, lr=0.02, weight_decay=0.1, dtype=torch.float64)
+    for step in range(3):
+        give_gradients([together], step)
+        for part, gradient in zip(apart, together.grad.split(8), strict=True):
+            part.grad = gradient.clone()
+        one.step()
+        three.step()
+    assert torch.equal(together, torch.cat(apart))
+    whole = parameters(torch.float64)[3]
+    give_gradients([whole], 0)
+    Muon([whole], lr=0.02, weight_decay=0.1, dtype=torch.float64).step()
+    assert relative(whole, together) > 1e-3
+
+
+def test_the_heads_of_a_model_are_known_to_the_optimizer() -> None:
+    for name, heads in (("mini", "qkvg"), ("llama_mini", "qkv")):
+        model = build(preset(name).config(300), seed=0)
+        muon = OptimizerSet(
+            model, ResolvedTrainSection(steps=1, seq_len=8, learning_rate=1e-3, optimizer="muon")
+        ).optimizers[1]
+        found = {n: muon.head_rows.get(p) for n, p in model.named_parameters()}
+        assert {n.rpartition(".")[0][-6:] for n, rows in found.items() if rows == 64} == {
+            f"{x}_proj" for x in heads
+        }
+        assert all(rows in (None, 64) for rows in found.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -25,7 +25,7 @@ class MMRecMemory(nn.Module):
 
     def __init__(self, config: MMRecConfig, layer_idx: int) -> None:
         super().__init__()
-        self.config, self.layer_idx = config, layer_idx
+        self.config, self.layer_idx, self.num_memories = config, layer_idx, config.num_memories
         keys = config.num_memories * config.memory_key_dim
         values = config.num_memories * config.memory_value_dim
         self.q_proj = nn.Linear(config.hidden_size, keys, bias=False)
