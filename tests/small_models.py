@@ -45,7 +45,8 @@ def build_small(family: str, context_limit: int = 4096, vocabulary: int = VOCABU
             **shape, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
             max_position_embeddings=context_limit, bos_token_id=None, eos_token_id=None,
         )  # fmt: skip
-    return build(config, seed=6).double().eval()
+    # Seeds with which random weights write what tests need to meet: several calls, an end of their own.
+    return build(config, seed=6 if family == "mmrec" else 3).double().eval()
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_models_lists_every_preset_with_its_numbers(capsys: pytest.CaptureFixtur
         "0.19 MB +1.0 kB/token",
         "turkish_134m_tied",
         "134,105,856",
-        "1,049 M tokens",
+        "1,072 M tokens",
     ):
         assert part in out
 
