@@ -39,7 +39,6 @@ ARMS = {
     "llama": Arm("llama"),
     "mmrec": Arm("mmrec"),
     "hybrid": Arm("mmrec_hybrid"),
-    "long_memories": Arm("mmrec", {"longest_memory": 65536.0}),
     "wide_memories": Arm("mmrec", {"memory_key_dim": 128, "memory_value_dim": 128}),
     "narrow_memories": Arm("mmrec", {"memory_key_dim": 32, "memory_value_dim": 32}),
 }

@@ -4,7 +4,7 @@
     python bench/recall.py --report
 
 A cell is one arm trained on one task from nothing, in a process of its own; its figures are written to bench/recall/
-and are not made again. Rows have 512 tokens at first and 4,096 from the middle on; in the last quarter of the steps
+and are not made again. Rows have 512 tokens at first and 2,048 from the middle on; in the last tenth of the steps
 they begin on the states of others (`--state-passing`), which an arm without a constant state does not do. Only
 answers are learnt and measured: the share of answers of which every token is the likeliest, by the length of the
 text.
@@ -33,13 +33,13 @@ from arms import ARMS, Size, config_of
 FOLDER = Path(__file__).resolve().parent / "recall"
 SIZE = Size(128, 4, 512)
 TASKS = ("passkey", "multikey", "mqar", "copying")
-SHORT, TRAINED = 512, 4096  # tokens of a row at the start and from the middle on
+SHORT, TRAINED = 512, 2048  # tokens of a row at the start and from the middle on
 TOKENS = 8192  # of a step
 # Where marks, digits, names and text begin in the vocabulary.
 MARK, ASK, DIGITS, NAMES, TEXT = 0, 1, 2, 12, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 SEGMENT = 4096
-PASSING = 0.25
+PASSING = 0.1
 
 
 def make_rows(task: str, rows: int, length: int, generator: Any) -> tuple[Any, Any]:
