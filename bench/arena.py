@@ -20,7 +20,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -149,8 +148,7 @@ def cell(
     def make() -> dict[str, Any]:
         start = time.time()
         arguments = ["--child", arm, size, language, str(rate), str(seed), str(tokens)]
-        command = ["git", "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = protocol.commit()
         figures = protocol.run_child(__file__, arguments, timeout=3 * 3600)
         if busy:
             figures["tokens_per_second"] = None

@@ -40,7 +40,7 @@ def main() -> None:
     from mm_rec.models import memory_kernel
     from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
     from mm_rec.models.mmrec.forward_context import make_context
-    from mm_rec.models.mmrec.memory import MMRecMemory
+    from mm_rec.models.mmrec.memory import MMRecMemory, Projected
 
     width = MEMORIES * SIZE
     config = MMRecConfig(hidden_size=width, num_hidden_layers=1)
@@ -65,7 +65,7 @@ def main() -> None:
             for number in range(3 + (3 if chosen.quick else 3 * chosen.rounds)):
                 for name, form in forms.items():
                     memory_kernel.CHUNK = 0 if name == "torch" else name
-                    seconds = timed(form, (*features, write, decay, context))
+                    seconds = timed(form, (Projected(*features, write, decay), context))
                     if number >= 3:
                         times[name].append(seconds)
             medians = {name: statistics.median(found) for name, found in times.items()}

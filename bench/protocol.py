@@ -51,6 +51,12 @@ def run_child(
     return result
 
 
+def commit() -> str:
+    """The commit that the figures are of."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The figures of a cell: those that are in its file, or those that are made now, written there and printed."""
     if path.is_file():

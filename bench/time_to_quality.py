@@ -35,7 +35,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -253,8 +252,6 @@ def cell(
     def make() -> Cell:
         from mm_rec import cpu
 
-        command = ["git", "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         data = map(str, prepare("en", WIDE.vocabulary))
         arguments = [
             "--child",
@@ -273,7 +270,8 @@ def cell(
         return {
             "part": part, "contender": contender, "learning_rate": rate, "steps": steps,
             "tokens": steps * ROWS * SEQ_LEN, **facts, **figures, "threads": os.cpu_count(),
-            "processor": cpu.describe(), "isa": cpu.vector_isa(), "date": time.strftime("%Y-%m-%d"), "commit": commit,
+            "processor": cpu.describe(), "isa": cpu.vector_isa(), "date": time.strftime("%Y-%m-%d"),
+            "commit": protocol.commit(),
         }  # fmt: skip
 
     return protocol.kept(folder / f"{part}-{contender}-rate{rate:g}-{steps}steps.json", make)

@@ -139,14 +139,6 @@ class GraphBuilder:
         self.program.gate(self._gate, self._up, Activation[self._traits.activation], self._gate)
         self._add_to_residual(self._gate, mlp.down_proj, norm)
 
-    def _rotary_table(self, kind: str, frequencies: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, computed where they are needed first."""
-        if kind not in self._rotary_tables:
-            cos, sin = (self.program.buffer(frequencies.numel()) for _ in range(2))
-            self.program.angles(frequencies, scale, cos, sin)
-            self._rotary_tables[kind] = cos, sin
-        return self._rotary_tables[kind]
-
     def _attention(self, attention: Any, x: Tensor, number: int, rotary: Any) -> tuple[Tensor, Any]:
         """As `_mix`: queries, keys and values of x, normed and turned by their positions where that is done."""
         parts = {"q_proj": self._q, "k_proj": self._k, "v_proj": self._v}
@@ -165,11 +157,17 @@ class GraphBuilder:
         return self._y, attention.o_proj
 
     def _layer_rotary(self, rotary: Any, number: int) -> tuple[Tensor, Tensor]:
-        """Return the cosines and sines of a layer: shared by all, or by its kind (Gemma 3, OLMo 3)."""
+        """Return the cosines and sines of a layer, computed where they are needed first.
+
+        They are shared by all layers, or by those of its kind (Gemma 3, OLMo 3).
+        """
         kind = "" if hasattr(rotary, "inv_freq") else f"{self.config.layer_types[number]}_"
-        return self._rotary_table(
-            kind, getattr(rotary, f"{kind}inv_freq"), getattr(rotary, f"{kind}attention_scaling")
-        )
+        if kind not in self._rotary_tables:
+            frequencies: Tensor = getattr(rotary, f"{kind}inv_freq")
+            cos, sin = (self.program.buffer(frequencies.numel()) for _ in range(2))
+            self.program.angles(frequencies, getattr(rotary, f"{kind}attention_scaling"), cos, sin)
+            self._rotary_tables[kind] = cos, sin
+        return self._rotary_tables[kind]
 
     def _next_state(self, count: int) -> int:
         first, self._state_tensors = self._state_tensors, self._state_tensors + count

@@ -69,7 +69,7 @@ class MMRecConfig(PreTrainedConfig):
 class MMRecHybridConfig(MMRecConfig):
     """Shape of an MM-Rec hybrid: each `full_attention_interval`-th layer attends to all tokens, without positions.
 
-    It finds what it has read once among much, where a state of constant size must forget; its cache grows.
+    For finding what was read once among much, where a state of constant size must forget; its cache grows.
     """
 
     model_type = "mmrec_hybrid"

@@ -6,6 +6,7 @@ Shapes: B sequences, T tokens, D hidden size, M memories, K key size, V value si
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,17 @@ from .recurrence import chunked_recurrence, step_recurrence
 
 # A faster form of the memory layer for this machine, which the project registers; see `MMRecMemory._mix_fast`.
 memory_kernel: Callable[..., tuple[Tensor, Tensor] | None] | None = None
+
+
+class Projected(NamedTuple):
+    """What a memory layer makes of each token: q, k (B, T, M·K), v, gate (B, T, M·V), β and log γ (B, T, M)."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gate: Tensor
+    beta: Tensor
+    log_decay: Tensor
 
 
 class MMRecMemory(nn.Module):
@@ -43,34 +55,25 @@ class MMRecMemory(nn.Module):
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         """(B, T, D) → (B, T, D)."""
-        q, k, v, gate = self.q_proj(x), self.k_proj(x), self.v_proj(x), self.g_proj(x)
-        beta, log_decay = self._gates(x, context.valid)
-        y = self._mix_fast(q, k, v, gate, beta, log_decay, context)
+        features = self.q_proj(x), self.k_proj(x), self.v_proj(x), self.g_proj(x)
+        projected = Projected(*features, *self._gates(x, context.valid))
+        y = self._mix_fast(projected, context)
         if y is None:
-            y = self._mix(q, k, v, gate, beta, log_decay, context)
+            y = self._mix(projected, context)
         out: Tensor = self.o_proj(y)
         return out
 
-    def _mix_fast(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        gate: Tensor,
-        beta: Tensor,
-        log_decay: Tensor,
-        context: ForwardContext,
-    ) -> Tensor | None:
+    def _mix_fast(self, projected: Projected, context: ForwardContext) -> Tensor | None:
         """What `_mix` computes, by the kernel; None where there is none for this."""
+        q, k, v = projected[:3]
         if memory_kernel is None or q.shape[1] == 1:
             return None
         state, history, before = context.state, None, None
         if state is not None:
             history, before = state[f"{self.layer_idx}.conv"].to(q.dtype), state[f"{self.layer_idx}.memory"]
         found = memory_kernel(
-            q, k, v, gate, beta, log_decay, context.positions, self.conv_weight, self.norm.weight, history, before,
-            self.norm.eps,
-        )  # fmt: skip
+            *projected, context.positions, self.conv_weight, self.norm.weight, history, before, self.norm.eps
+        )
         if found is None:
             return None
         y, after = found
@@ -79,17 +82,9 @@ class MMRecMemory(nn.Module):
             state[f"{self.layer_idx}.memory"] = after
         return y
 
-    def _mix(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        gate: Tensor,
-        beta: Tensor,
-        log_decay: Tensor,
-        context: ForwardContext,
-    ) -> Tensor:
-        """From the projections (B, T, M·K or M·V) to what the last projection reads, (B, T, M·V)."""
+    def _mix(self, projected: Projected, context: ForwardContext) -> Tensor:
+        """From the projections to what the last one reads, (B, T, M·V)."""
+        q, k, v, gate, beta, log_decay = projected
         config, dtype = self.config, q.dtype
         heads = (*q.shape[:2], config.num_memories, -1)
         keys = q.shape[-1]

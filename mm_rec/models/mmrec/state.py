@@ -1,4 +1,4 @@
-"""The state of an MM-Rec model: everything it remembers of the tokens read so far, in a constant number of bytes.
+"""The state of an MM-Rec model: everything it remembers of the tokens read so far.
 
 Shapes: B sequences, M memories, K key size, V value size, C conv channels; of a hybrid's cache also S places, G
 key/value heads, D head size.
@@ -83,15 +83,8 @@ class MemoryState(Cache):
 
     def kernel_tensors(self, tokens: int) -> list[Tensor]:
         """The tensors of each layer in turn, contiguous, no part of a larger one, with room for so many more tokens."""
-        for name, tensor in self._caches().items():
-            if (needed := int(self.tensors["lengths"].max()) + tokens) > tensor.shape[
-                1
-            ]:  # twice as much, so that few copies are made
-                wider = tensor.new_zeros(
-                    tensor.shape[0], max(_INITIAL_CAPACITY, 2 * needed), *tensor.shape[2:]
-                )
-                wider[:, : tensor.shape[1]] = tensor
-                self.tensors[name] = wider
+        if caches := self._caches():
+            self._reserve(caches, self._longest() + tokens)
         for name, tensor in self.tensors.items():
             if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
                 self.tensors[name] = tensor.contiguous().clone()
@@ -132,6 +125,17 @@ class MemoryState(Cache):
         """A copy on another device."""
         return self._with({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
+    def _longest(self) -> int:
+        return int(self.tensors["lengths"].max())
+
+    def _reserve(self, caches: dict[str, Tensor], places: int) -> None:
+        """Make room for so many tokens in all; twice as much where there is none, so that few copies are made."""
+        for name, tensor in caches.items():
+            if places > tensor.shape[1]:
+                size = (tensor.shape[0], max(_INITIAL_CAPACITY, 2 * places), *tensor.shape[2:])
+                self.tensors[name] = tensor.new_zeros(size)
+                self.tensors[name][:, : tensor.shape[1]] = tensor
+
     def _caches(self) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in self.tensors.items() if name.endswith(_CACHES)}
 
@@ -162,9 +166,8 @@ class MemoryState(Cache):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors that `load_state_dict` needs, by name."""
-        taken = {
-            name: tensor[:, : int(self.tensors["lengths"].max())] for name, tensor in self._caches().items()
-        }
+        longest = self._longest()
+        taken = {name: tensor[:, :longest] for name, tensor in self._caches().items()}
         return {**self.tensors, **taken, "seen": torch.tensor(self.seen)}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
