@@ -4,7 +4,8 @@
     python bench/arena.py --report            the table and the picture of all cells that there are
 
 A cell is one training of one arm (arms.py) on one language with one seed, in a process of its own at low priority;
-its figures are written to bench/arena/ when it is done, and a cell that is there is not run again. First every arm
+its figures are written to bench/arena/ when it is done, and a cell that is there is not run again; one that is stopped
+goes on from its last checkpoint, of each 5 minutes. First every arm
 gets the same number of short trials, one for each learning rate (RATES), on a seed of their own; the best rate is
 then taken for all seeds. Optimizer: Muon for matrices, AdamW for embeddings, gates and decays, cosine to a tenth.
 Text: English books, Turkish documentation and laws (MMREC_TEST_DATA); every twentieth document is held out whole.
@@ -19,9 +20,9 @@ import itertools
 import json
 import math
 import os
+import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -35,9 +36,9 @@ from train_throughput import fit, precision
 
 FOLDER = Path(__file__).resolve().parent / "arena"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec" / "arena"
-RATES = (4e-3, 8e-3, 16e-3, 32e-3)
+RATES = {"2m": (4e-3, 8e-3, 16e-3, 32e-3), "9m": (4e-3, 8e-3, 16e-3)}  # at 2m the largest was nobody's best
 SEQ_LEN, ROWS = 512, 8
-TOKENS = {"2m": (2_000_000, 700_000), "9m": (8_000_000, 2_000_000)}  # of a cell, and of one that tries a rate
+TOKENS = {"2m": (2_000_000, 700_000), "9m": (8_000_000, 700_000)}  # of a cell, and of one that tries a rate
 TRIAL_SEED = 100
 POSITIONS = (128, 512, 2048, 8192)  # tokens: bits a byte up to each, and from the one before it
 HELD_OUT, HELD_OUT_BYTES = 20, 1_500_000  # every so-manyth document, so much text at most
@@ -96,22 +97,24 @@ def train_cell(arm: str, size: Size, language: str, rate: float, seed: int, toke
     steps = tokens // (SEQ_LEN * ROWS)
     section = ResolvedTrainSection(
         steps=steps, seq_len=SEQ_LEN, batch_size=ROWS, learning_rate=rate, optimizer="muon", compile=True,
-        warmup_steps=max(1, steps // 20), checkpoint_every=10**9, checkpoint_minutes=10**6, seed=seed,
+        warmup_steps=max(1, steps // 20), checkpoint_every=10**9, checkpoint_minutes=5, seed=seed,
     )  # fmt: skip
     model = build(config_of(arm, size), seed=seed)
     batches = corpus_batches(Corpus.open(corpus_folder), SEQ_LEN, ROWS, seed=seed)
-    with tempfile.TemporaryDirectory() as run:
-        ends, _ = fit(model, batches, section, Path(run))
+    run = CACHE / "runs" / f"{size.hidden}-{language}-{arm}-{rate:g}-{seed}-{tokens}"
+    ends, _ = fit(model, batches, section, run, resume=True)
     lengths = [after - before for before, after in itertools.pairwise(ends)]
     dtype = precision()
     texts = first_bytes(documents(language, True), HELD_OUT_BYTES)
     tokenizer = load_tokenizer(tokenizer_folder)
     scores = evaluate_text(model.eval(), tokenizer, texts, SEQ_LEN, dtype=dtype)
+    positions = {} if seed == TRIAL_SEED else {"by_position": by_position(model, tokenizer, texts, dtype)}
+    shutil.rmtree(run)
     return {
-        "by_position": by_position(model, tokenizer, texts, dtype),
+        **positions,
         "bits_per_byte": round(scores.bits_per_byte, 5), "loss": round(scores.loss, 5), "bytes": scores.bytes,
         "parameters": model.num_parameters(), "steps": steps, "dtype": str(dtype).removeprefix("torch."),
-        "tokens_per_second": round(SEQ_LEN * ROWS / statistics.median(lengths)),
+        "tokens_per_second": round(SEQ_LEN * ROWS / statistics.median(lengths)) if lengths else None,
         "processor": cpu.describe(), "isa": cpu.vector_isa(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
 
@@ -176,7 +179,7 @@ def run(arms: list[str], size: str, languages: list[str], seeds: int, quick: boo
         best = {}
         for arm in arms:
             trials = {
-                rate: cell(arm, size, language, rate, TRIAL_SEED, trial, busy)["loss"] for rate in RATES
+                rate: cell(arm, size, language, rate, TRIAL_SEED, trial, busy)["loss"] for rate in RATES[size]
             }
             best[arm] = min(trials, key=lambda rate: trials[rate])
         for seed in range(1, seeds + 1):

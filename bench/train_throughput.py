@@ -82,11 +82,17 @@ def precision() -> Any:
 
 
 def fit(
-    model: Any, batches: Any, section: Any, scratch: Path, clock: protocol.Clock | None = None
+    model: Any,
+    batches: Any,
+    section: Any,
+    scratch: Path,
+    clock: protocol.Clock | None = None,
+    resume: bool = False,
 ) -> tuple[list[float], list[float]]:
-    """Our whole loop: data, objective, clipping, optimizer, logging; it saves nothing.
+    """Our whole loop: data, objective, clipping, optimizer, logging; it saves nothing unless it may be resumed.
 
-    Returns when each step ended, and how long the optimizer took of it, in seconds.
+    `resume`: go on from the newest checkpoint in `scratch`, and save some. Returns when each step ended, and how long
+    the optimizer took of it, in seconds.
     """
     from mm_rec.training.interrupt import StopRequest
     from mm_rec.training.objectives import next_token
@@ -97,8 +103,12 @@ def fit(
     optimizing: list[float] = []
     optimizers = OptimizerSet(model, section)
     training = Trainer(model, None, optimizers, batches, next_token(precision()), section, scratch, clock)
-    training._save_is_due = lambda: False  # type: ignore[method-assign]  # the Trainer saves nothing here either
-    training.save = lambda: None  # type: ignore[method-assign]
+    if not resume:
+        training._save_is_due = lambda: False  # type: ignore[method-assign]  # the Trainer saves nothing here either
+        training.save = lambda: None  # type: ignore[method-assign]
+    elif checkpoint := training.checkpoints.load_newest(print):
+        training.warm_start(checkpoint)  # the weights
+        training.resume(checkpoint)
     change = training.optimizer.step
 
     def timed_change() -> None:
