@@ -75,6 +75,8 @@ def compiler() -> str:
 def isa(request: pytest.FixtureRequest, compiler: str) -> Iterator[str]:
     """A test runs with the kernels compiled for older processors too, and for this one."""
     name: str = request.param
+    from mm_rec.native import library
+
     own = cpu.vector_isa()
     if name != cpu.NATIVE and own == "neon":
         pytest.skip(f"{name} is a level of x86-64")
@@ -82,17 +84,9 @@ def isa(request: pytest.FixtureRequest, compiler: str) -> Iterator[str]:
         pytest.skip("this processor has no AVX2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cpu.ISA_VARIABLE, name)
-        _forget_kernels()
+        library._find.cache_clear()
         yield name
-    _forget_kernels()
-
-
-def _forget_kernels() -> None:
-    from mm_rec.models import memory_kernel
-    from mm_rec.native.library import native_library
-
-    native_library.cache_clear()
-    memory_kernel._library.cache_clear()
+    library._find.cache_clear()
 
 
 @pytest.fixture

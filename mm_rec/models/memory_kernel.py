@@ -11,7 +11,6 @@ Shapes: B sequences, T tokens, M memories, K key size, V value size, W taps, C t
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Any, cast
 
 import torch
@@ -28,9 +27,6 @@ _VECTOR = 16  # floats of the widest register: sizes are multiples of it, whatev
 _DTYPES = (torch.float32, torch.bfloat16)
 # torch's cache of compiled code knows an operation by its name alone: this changes with what goes in and comes out.
 _NAMES = "mm_rec_2"
-_unavailable_reason: str | None = (
-    None  # not looked for yet; torch's compiler does not see through functools.cache
-)
 
 
 class _Shape(ctypes.Structure):
@@ -62,19 +58,11 @@ def register() -> None:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's compiler does not trace a cache
 def unavailable_reason() -> str:
     """Why there is no kernel here, in words; nothing where there is one. Compiles it at the first call on a machine."""
-    return _library()[1]
-
-
-@functools.cache
-def _library() -> tuple[ctypes.CDLL | None, str]:
-    """The kernel, or why there is none."""
     try:
-        library = native_library("memory")
+        native_library("memory")
     except NoCompilerError as error:
-        return None, str(error)
-    for call in (library.memory_forward, library.memory_backward):
-        call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int], None
-    return library, ""
+        return str(error)
+    return ""
 
 
 def kernel_missing(model: PreTrainedModel) -> str:
@@ -219,5 +207,6 @@ def _shape(inputs: _Inputs, norm_eps: float) -> _Shape:
 
 def _call(name: str, shape: _Shape, dtype: torch.dtype, tensors: list[Tensor | None]) -> None:
     arrays = _Arrays(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
-    call = getattr(_library()[0], name)
+    call = getattr(native_library("memory"), name)
+    call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int], None
     call(ctypes.byref(shape), ctypes.byref(arrays), int(dtype == torch.bfloat16), torch.get_num_threads())

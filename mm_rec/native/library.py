@@ -28,9 +28,27 @@ class NoCompilerError(Exception):
     """The kernels cannot be compiled here; the text says why."""
 
 
-@functools.cache
 def native_library(name: SourceName) -> ctypes.CDLL:
-    """Return the compiled kernels of a source: seconds the first time on a machine. Raises NoCompilerError."""
+    """Return the compiled kernels of a source: seconds the first time on a machine. Raises NoCompilerError.
+
+    It is looked for once in a process, also where there is none.
+    """
+    found = _find(name)
+    if isinstance(found, str):
+        raise NoCompilerError(found)
+    return found
+
+
+@functools.cache
+def _find(name: SourceName) -> ctypes.CDLL | str:
+    """The compiled kernels, or why there are none."""
+    try:
+        return _compiled(name)
+    except NoCompilerError as error:
+        return str(error)
+
+
+def _compiled(name: SourceName) -> ctypes.CDLL:
     if cpu.vector_isa() == "unknown":
         raise NoCompilerError(f"the kernels do not know this processor ({cpu.model_name()})")
     flags = compiler_flags(platform.system(), platform.machine(), cpu.march_flags())

@@ -25,7 +25,7 @@ from mm_rec.inference.chat_session import ChatSession
 from mm_rec.inference.engine import Engine
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.loading import save_model, save_portable
-from mm_rec.native.library import native_library
+from mm_rec.native import library
 
 app = typer.Typer()
 app.command()(generate.generate)
@@ -96,7 +96,7 @@ def test_without_the_kernels_float32_writes_and_says_so(
 ) -> None:
     options = ("generate", folder, "--prompt", "Ayşe", "--max-new-tokens", 2, "--temperature", 0)
     monkeypatch.setenv("CXX", "false")
-    native_library.cache_clear()
+    library._find.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     monkeypatch.setattr(cpu, "has_native_bfloat16", lambda: False)
     try:
@@ -110,7 +110,7 @@ def test_without_the_kernels_float32_writes_and_says_so(
             )
             assert run(*options, "--precision", precision) == expected
     finally:
-        native_library.cache_clear()
+        library._find.cache_clear()
 
 
 def test_generate_reads_the_single_file(

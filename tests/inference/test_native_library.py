@@ -18,6 +18,7 @@ from mm_rec.inference.native.decoder import KernelDecoder
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.models.presets import build, preset
 from mm_rec.models.states import new_state
+from mm_rec.native import library
 from mm_rec.native.library import compiler_flags, native_library
 
 IDS = [5, 17, 250, 3, 99, 42, 7, 7]
@@ -26,9 +27,9 @@ IDS = [5, 17, 250, 3, 99, 42, 7, 7]
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     """The kernels are looked for anew, in each test and after it."""
-    native_library.cache_clear()
+    library._find.cache_clear()
     yield
-    native_library.cache_clear()
+    library._find.cache_clear()
 
 
 def make() -> PreTrainedModel:
@@ -114,7 +115,7 @@ def test_compiled_kernels_are_those_of_this_processor_and_compiler(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
 ) -> None:
     log, built = tmp_path / "log", native_library("decoding")._name
-    native_library.cache_clear()
+    library._find.cache_clear()
     script = (
         f'for last; do :; done; [ $1 = --version ] && echo $V || {{ echo x >> {log}; cp {built} "$last"; }}'
     )
@@ -123,7 +124,7 @@ def test_compiled_kernels_are_those_of_this_processor_and_compiler(
         monkeypatch.setenv("V", version)
         monkeypatch.setattr(cpu, "fingerprint", lambda key=fingerprint: key)
         for _ in range(2):
-            native_library.cache_clear()
+            library._find.cache_clear()
             native_library("decoding")
         assert len(log.read_text().split()) == count == len(list(cache.iterdir())) - 1
 

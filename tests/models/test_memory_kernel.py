@@ -243,9 +243,7 @@ def test_without_a_compiler_a_model_computes_by_torch(monkeypatch: pytest.Monkey
     own = model()
     expected = learnt(own)
     monkeypatch.setattr(library.cpu, "find_compiler", lambda: None)
-    library.native_library.cache_clear()
-    memory_kernel._library.cache_clear()
+    library._find.cache_clear()
     assert "no C++ compiler" in memory_kernel.unavailable_reason() == memory_kernel.kernel_missing(own)
     assert relative(learnt(own)["loss"], expected["loss"]) < 1e-6
-    library.native_library.cache_clear()
-    memory_kernel._library.cache_clear()
+    library._find.cache_clear()
