@@ -4,10 +4,11 @@
     python bench/recall.py --report
 
 A cell is one arm trained on one task from nothing, in a process of its own; its figures are written to bench/recall/
-and are not made again. Rows have 512 tokens at first and 2,048 from the middle on; in the last tenth of the steps
-they begin on the states of others (`--state-passing`), which an arm without a constant state does not do. Only
-answers are learnt and measured: the share of answers of which every token is the likeliest, by the length of the
-text.
+and are not made again. Rows grow from 512 to 4,096 tokens in four equal parts of the steps (`--seq-len-start`); in the
+last of them they begin on the states of others (`--state-passing`), which an arm without a constant state does not do.
+Of passkey and multikey a row that is learnt holds one text, two or four; where rows begin on the states of others, a
+text begins in one row and ends in the next, and may have the length of two. Only answers are learnt and measured: the
+share of answers of which every token is the likeliest, by the length of the text.
 
     passkey   five digits stand somewhere in the text behind a mark, and are asked for at its end
     multikey  four such, each behind a name of two tokens; one name is asked for
@@ -33,13 +34,13 @@ from arms import ARMS, Size, config_of
 FOLDER = Path(__file__).resolve().parent / "recall"
 SIZE = Size(128, 4, 512)
 TASKS = ("passkey", "multikey", "mqar", "copying")
-SHORT, TRAINED = 512, 2048  # tokens of a row at the start and from the middle on
+SHORT, TRAINED = 512, 4096  # tokens of a row at the start and at the end
 TOKENS = 8192  # of a step
 # Where marks, digits, names and text begin in the vocabulary.
 MARK, ASK, DIGITS, NAMES, TEXT = 0, 1, 2, 12, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 SEGMENT = 4096
-PASSING = 0.1
+PASSING = 0.25
 
 
 def make_rows(task: str, rows: int, length: int, generator: Any) -> tuple[Any, Any]:
@@ -82,13 +83,32 @@ def make_rows(task: str, rows: int, length: int, generator: Any) -> tuple[Any, A
     return ids, labels
 
 
+def make_batch(task: str, length: int, passing: bool, generator: Any) -> dict[str, Any]:
+    """Rows that are learnt: TOKENS tokens of texts of one length, in rows of `length`."""
+    import torch
+
+    from mm_rec.models.forward import PASS_STATES
+
+    if task in ("mqar", "copying"):
+        ids, labels = make_rows(task, TOKENS // length, length, generator)
+    else:
+        lengths = [length // 4, length // 2, length, *[2 * length] * passing]
+        text = lengths[int(torch.randint(len(lengths), (1,), generator=generator))]
+        ids, labels = make_rows(task, TOKENS // text, text, generator)
+        if passing:  # a text begins in one row and ends in the next
+            ids, labels = (x.flatten().roll(text // 2) for x in (ids, labels))
+    batch = {"input_ids": ids.reshape(-1, length), "labels": labels.reshape(-1, length)}
+    return {**batch, PASS_STATES: torch.tensor(True)} if passing else batch
+
+
 def train_cell(arm: str, task: str, seed: int, steps: int) -> dict[str, Any]:
     """Train an arm on a task, and ask it in texts of every length."""
     import torch
 
     from mm_rec import cpu
-    from mm_rec.models.forward import PASS_STATES, compile_layers
+    from mm_rec.models.forward import compile_layers
     from mm_rec.models.presets import build
+    from mm_rec.training.curriculum import passes_states, row_length
     from mm_rec.training.objectives import next_token
     from mm_rec.training.optim import OptimizerSet
     from mm_rec.training.schedule import learning_rate
@@ -97,6 +117,8 @@ def train_cell(arm: str, task: str, seed: int, steps: int) -> dict[str, Any]:
     section = ResolvedTrainSection(
         steps=steps,
         seq_len=TRAINED,
+        seq_len_start=SHORT,
+        state_passing=PASSING,
         learning_rate=4e-3,
         optimizer="muon",
         warmup_steps=steps // 20,
@@ -109,11 +131,8 @@ def train_cell(arm: str, task: str, seed: int, steps: int) -> dict[str, Any]:
     compile_layers(model)
     start = time.perf_counter()
     for step in range(steps):
-        length = SHORT if step < steps // 2 else TRAINED
-        ids, labels = make_rows(task, TOKENS // length, length, generator)
-        batch = {"input_ids": ids, "labels": labels}
-        if constant_state and step >= steps * (1 - PASSING):
-            batch[PASS_STATES] = torch.tensor(True)
+        passing = constant_state and passes_states(section, step)
+        batch = make_batch(task, row_length(section, step), passing, generator)
         found = objective(model, batch)["loss"]
         (found.total / found.count).backward()
         torch.nn.utils.clip_grad_norm_(optimizer.parameters, 1.0)

@@ -20,9 +20,10 @@ over 65 % to a twentieth, momentum 0.85 → 0.97 → 0.90. A rate is its --matri
 proportions to it. Adapted to a processor: NANOCHAT_DTYPE is bfloat16 where ours is (its own default there is float32).
 It has more parameters: untied embeddings, and value embeddings.
 
-Ours for --seconds gives a quality; `llama` and the Trainers get 1, 1.5 … 4 times the seconds, each a run of its own,
-until one is as good. nanochat trains 600 steps, and ours gets shares of the seconds that this took, down or up to the
-least that is as good. Cells are in bench/time_to_quality/, and a cell that is there is not run again.
+Ours for --seconds gives a quality; a peer first gets as many times the seconds as the goal says (1 for `llama`, 2.5 and
+1.5 for the Trainers); where it is then as good it gets fewer, each a run of its own. nanochat trains 600 steps, by its
+default rate and by its best, and ours gets a third and more of the seconds that this took, until it is as good as the
+best. Cells are in bench/time_to_quality/, and a cell that is there is not run again.
 """
 
 from __future__ import annotations
@@ -48,17 +49,18 @@ from arms import WIDE, config_of
 from train_throughput import fit, new_llama, precision, require_accelerate, trainer
 
 FOLDER = Path(__file__).resolve().parent / "time_to_quality"
-RATES = {  # around the best of short looks; nanochat's own default, 0.02, is for far larger batches
+NANOCHAT_RATE = 0.02  # its default, which is for far larger batches
+RATES = {  # around the best of short looks
     "mm-rec": (4e-3, 8e-3, 16e-3),
     "llama": (8e-3, 16e-3, 32e-3),
     "transformers-default": (1e-3, 2e-3, 4e-3),
     "transformers-compiled": (1e-3, 2e-3, 4e-3),
-    "nanochat": (0.04, 0.08, 0.16),
+    "nanochat": (NANOCHAT_RATE, 0.04, 0.08),
 }
 ARMS = {"mm-rec": "mmrec", "llama": "llama"}  # of our loop
-PEERS = ("llama", "transformers-default", "transformers-compiled")
-TIMES = (1, 1.5, 2, 2.5, 3, 3.5, 4)  # of our seconds, for a peer
-SHARES = (0.25, 0.33, 0.5, 0.75, 1)  # of nanochat's seconds, for ours; the second is tried first
+GOALS = {"llama": 1, "transformers-default": 2.5, "transformers-compiled": 1.5}  # of our seconds, for a peer
+TIMES = (0.75, 1, 1.5, 2)  # where it is as good then
+SHARES = (0.33, 0.5, 0.75, 1)  # of nanochat's seconds, for ours
 NANOCHAT_STEPS = 600
 TRIAL = 5  # a trial of a rate has so-manyth of the steps
 WARM_UP, TIMED = 5, 30  # steps of a measurement of speed
@@ -182,7 +184,7 @@ def train_nanochat(watch: Watch, checkout: Path, tokens: Path, rate: float, step
     forward = torch.compile(model.forward, dynamic=False)
     by_batch = math.sqrt(ROWS * SEQ_LEN / 2**19)
     by_size = scaling_parameters(new_model(12, "meta")) / scaling_parameters(model)
-    scale, decay = by_batch * rate / 0.02, 0.28 * by_batch * by_size
+    scale, decay = by_batch * rate / NANOCHAT_RATE, 0.28 * by_batch * by_size
     optimizer = model.setup_optimizer(
         unembedding_lr=0.008 * scale, embedding_lr=0.3 * scale, scalar_lr=0.5 * scale, matrix_lr=0.02 * scale,
         weight_decay=decay,
@@ -295,23 +297,24 @@ def run(folder: Path, seconds: float, rates: dict[str, tuple[float, ...]], check
         return cell(folder, part, name, best[name], steps_in(name, limit), POINTS, checkout, **facts)
 
     goal = trained("quality", "mm-rec", seconds, budget=seconds, times=1)["bits_per_byte"]
-    for peer in PEERS:
-        for times in TIMES:
-            done = trained("quality", peer, times * seconds, budget=seconds, times=times)
-            if done["bits_per_byte"] <= goal:
-                break
+
+    def reaches(peer: str, times: float) -> bool:
+        done = trained("quality", peer, times * seconds, budget=seconds, times=times)
+        return bool(done["bits_per_byte"] <= goal)
+
+    for peer, most in GOALS.items():
+        if reaches(peer, most):
+            any(reaches(peer, times) for times in TIMES if times < most)
     if not checkout:
         return
-    theirs = cell(folder, "nanochat", "nanochat", best["nanochat"], NANOCHAT_STEPS, POINTS, checkout, times=1)
-
-    def is_enough(share: float) -> bool:
-        done = trained("nanochat", "mm-rec", share * theirs["seconds"], times=share)
-        return bool(done["bits_per_byte"] <= theirs["bits_per_byte"])
-
-    if is_enough(SHARES[1]):
-        is_enough(SHARES[0])
-    else:
-        any(map(is_enough, SHARES[2:]))
+    theirs = [
+        cell(folder, "nanochat", "nanochat", rate, NANOCHAT_STEPS, POINTS, checkout, times=1)
+        for rate in dict.fromkeys((NANOCHAT_RATE, best["nanochat"]))
+    ]
+    for share in SHARES:
+        done = trained("nanochat", "mm-rec", share * theirs[0]["seconds"], times=share)
+        if done["bits_per_byte"] <= min(one["bits_per_byte"] for one in theirs):
+            break
 
 
 def best_rate(folder: Path, name: str, rates: tuple[float, ...], steps: int, checkout: str) -> float:
@@ -338,7 +341,11 @@ def cells_of(folder: Path, part: str, budget: float | None) -> list[Cell]:
     if budget is not None:
         found = [one for one in found if one["budget"] == budget]
     first = "nanochat" if part == "nanochat" else "mm-rec"
-    return sorted(found, key=lambda one: (one["contender"] != first, one["contender"], one["times"]))
+
+    def order(one: Cell) -> tuple[Any, ...]:
+        return one["contender"] != first, one["contender"], one["learning_rate"], one["times"]
+
+    return sorted(found, key=order)
 
 
 def report(folder: Path, seconds: float) -> None:
