@@ -18,7 +18,7 @@ import pytest
 RECORD = "tests/marked.json"
 _ALWAYS = (
     *("constraints.txt", "pyproject.toml", "tests/conftest.py", "tests/seldom.py"),
-    *(f"mm_rec/{name}.py" for name in ("config", "errors", "processor", "runtime")),
+    *(f"mm_rec/{name}.py" for name in ("config", "errors", "cpu", "runtime")),
 )
 
 

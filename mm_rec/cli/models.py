@@ -53,6 +53,6 @@ def _state(size: ModelSize) -> Iterator[str]:
 
 _CAPTION = (
     "state: memory of one conversation in float32, constant for MM-Rec, growing with each token for LLaMA and hybrids; "
-    "FLOPs: of a forward pass (LLaMA: at 2,048 tokens of context; training costs three times as much); "
+    "FLOPs: of a forward pass (LLaMA and hybrids: at 2,048 tokens of context; training costs three times as much); "
     "text: the least that the methodology advises, ten tokens a parameter up to 1 B, 100 B for 7 B"
 )

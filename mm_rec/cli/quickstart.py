@@ -21,7 +21,8 @@ FOLDER = Path("quickstart")
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for text, model and results.")] = FOLDER,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Minutes of both trainings (default: 3.5).")
+        float | None,
+        typer.Option(min=0, help="Minutes of both trainings, for a rougher model (default: what it needs)."),
     ] = None,
 ) -> None:
     """Train a small English and Turkish model from nothing, teach it to chat, measure it, in a few minutes."""

@@ -169,11 +169,9 @@ def _sample_reasons(samples: Sequence[GeneratedSample]) -> list[str]:
 def render_markdown(report: EvaluationReport) -> str:
     """Return the report as Markdown."""
     facts = report.model
-    memory = (
-        f"{facts.state_bytes:,} bytes whatever the length"
-        if facts.state_bytes
-        else f"{facts.cache_bytes_per_token:,} bytes a token"
-    )
+    fixed = [f"{facts.state_bytes:,} bytes"] * bool(facts.state_bytes)
+    growing = [f"{facts.cache_bytes_per_token:,} bytes a token"] * bool(facts.cache_bytes_per_token)
+    memory = " and ".join(fixed + growing) + ("" if growing else " whatever the length")
     lines = [
         "# Evaluation",
         "",

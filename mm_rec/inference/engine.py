@@ -316,7 +316,7 @@ class Session:
     def save(self, path: Path, state_fingerprint: Mapping[str, str]) -> None:
         """Write what was read to a file, to go on there later; `state_fingerprint`: fingerprints of model, layout, ….
 
-        MM-Rec's file has one size, however much was read.
+        MM-Rec's file (not a hybrid's) has one size, however much was read.
         """
         extra = {"length": torch.tensor(self.length), "recent": _padded(self.recent)}
         extra["unread"] = _padded(self.pending_ids)

@@ -56,7 +56,7 @@ class ServedModel:
 
     @cached_property
     def bytes_per_token(self) -> int:
-        """Return the bytes by which a further token makes a conversation's state grow: 0 for MM-Rec."""
+        """Return the bytes that a further token adds to a conversation's state: 0 for MM-Rec without attention."""
         return self.engine.session({}).state.bytes_per_token
 
     @property

@@ -1,6 +1,6 @@
 """The file in which a conversation is kept: what the model has read, as its state, and nothing of the text.
 
-MM-Rec's has one size, however long the conversation; LLaMA's grows with every token.
+MM-Rec's has one size, however long the conversation; LLaMA's and a hybrid's grow with every token.
 """
 
 from __future__ import annotations

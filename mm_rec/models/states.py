@@ -1,4 +1,4 @@
-"""The state of a sequence: MM-Rec's of constant size, a KV cache, or transformers' own cache."""
+"""The state of a sequence: MM-Rec's (a constant size but for a hybrid), a KV cache, or transformers' own cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SequenceState(Protocol):
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes that a further token adds: 0 for MM-Rec's."""
+        """Bytes that a further token adds: 0 for MM-Rec without attention."""
 
     def kernel_tensors(self, tokens: int) -> list[Tensor]:
         """Its tensors in the order of the layers, contiguous, with room for so many more tokens."""

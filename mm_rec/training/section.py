@@ -81,7 +81,7 @@ class TrainSection(Section):
     beta2: float = setting(0.95, "AdamW's decay of the second moment.", panel=LEARNING_PANEL, ge=0, lt=1)
     clip: float = setting(1.0, "Largest norm of the gradient.", panel=LEARNING_PANEL, gt=0)
     state_passing: float = setting(
-        0.0, "Share of the steps, the last ones, in which rows begin on others' states (MM-Rec): longer texts.",
+        0.0, "Share of the steps, the last ones, in which rows begin on others' states (MM-Rec, not hybrids).",
         panel=LEARNING_PANEL, ge=0, le=1,
     )  # fmt: skip
     neftune_alpha: float = setting(0.0, "Noise on embeddings (NEFTune), 5 to 15.", panel=LEARNING_PANEL, ge=0)
@@ -116,7 +116,7 @@ class TrainSection(Section):
     compile: bool | None = setting(None, "Compile the layers (default: where it pays).", panel=MACHINE_PANEL)
     gradient_checkpointing: bool = setting(False, "Less memory, slower.", panel=MACHINE_PANEL)
     segment_len: int | None = setting(
-        None, "Read rows in segments of so many tokens, for rows longer than memory holds (MM-Rec).",
+        None, "Read rows in segments of so many tokens, for rows longer than RAM holds (MM-Rec, not hybrids).",
         panel=MACHINE_PANEL, ge=1,
     )  # fmt: skip
     threads: int | None = setting(None, "Threads to compute with.", panel=MACHINE_PANEL, ge=1, le=1024)

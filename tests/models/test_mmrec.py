@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import relative
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3_5TextConfig
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 from waiting import LONGEST
 
 from mm_rec.errors import CheckpointError
 from mm_rec.models.loading import load_model, save_model
 from mm_rec.models.mmrec import memory as memory_layer
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig, MMRecHybridConfig
+from mm_rec.models.mmrec.forward_context import make_context
 from mm_rec.models.mmrec.modeling_mmrec import MMRecForCausalLM
 from mm_rec.models.mmrec.state import MemoryState
 from mm_rec.models.presets import build
@@ -195,6 +197,30 @@ def test_padding_changes_nothing(family: str, where: str, cuts: tuple[int, ...])
         assert relative(*after) < 1e-9
 
 
+def test_a_memory_layer_is_that_of_qwen3_5() -> None:
+    """Term for term, as transformers computes it; its key norm adds 1e-6 to the square, which ours does not."""
+    config = MMRecConfig(vocab_size=VOCABULARY, hidden_size=128, num_hidden_layers=1)
+    ours = make(num_hidden_layers=1).model.layers[0].mixer
+    theirs = Qwen3_5GatedDeltaNet(
+        Qwen3_5TextConfig(
+            hidden_size=128, num_hidden_layers=1, layer_types=["linear_attention"], rms_norm_eps=config.rms_norm_eps,
+            linear_num_key_heads=config.num_memories, linear_num_value_heads=config.num_memories,
+            linear_key_head_dim=64, linear_value_head_dim=64, linear_conv_kernel_dim=config.conv_taps,
+        ), 0,
+    ).double()  # fmt: skip
+    weights = ours.state_dict()
+    theirs.load_state_dict({
+        "in_proj_qkv.weight": torch.cat([weights[f"{name}_proj.weight"] for name in "qkv"]),
+        "in_proj_z.weight": weights["g_proj.weight"], "out_proj.weight": weights["o_proj.weight"],
+        "in_proj_b.weight": weights["write_proj.weight"], "in_proj_a.weight": weights["decay_proj.weight"],
+        "dt_bias": weights["decay_bias"], "A_log": weights["decay_log_rate"], "norm.weight": weights["norm.weight"],
+        "conv1d.weight": weights["conv_weight"].T[:, None],
+    })  # fmt: skip
+    x = torch.randn(2, 70, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = theirs(x)
+    assert relative(ours(x, make_context(config, x, None, None, None)), expected) < 1e-5
+
+
 def test_state_has_a_constant_size_and_can_be_forked_and_gathered() -> None:
     model = make()
     with torch.no_grad():
@@ -293,7 +319,8 @@ def test_a_saved_folder_loads_where_this_project_is_not_installed(
     save_model(model, None, tmp_path / "model")
     script = """
 import sys, torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3_5TextConfig
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 sys.modules["mm_rec"] = None  # as if it were not there
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 ids = torch.load(sys.argv[2], weights_only=True)
@@ -346,7 +373,7 @@ def test_a_model_of_the_former_architecture_is_refused(former: dict[str, object]
     save_model(model, None, tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, **former}))
-    with pytest.raises(CheckpointError, match=r"MM-Rec 0\.2 was the last version to read it"):
+    with pytest.raises(CheckpointError, match=r"MM-Rec 0\.2 .* was the last version to read it"):
         load_model(tmp_path)
     same = {"layer_types": ["memory", "memory"], "memory_update": "delta", "window": 128}
     (tmp_path / "config.json").write_text(json.dumps({**settings, **same}))

@@ -5,6 +5,7 @@ import torch
 from comparing import relative
 from torch import nn
 
+from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.models.presets import build, preset
 from mm_rec.training.muon import Muon, orthogonalise
 from mm_rec.training.optim import OptimizerSet
@@ -69,6 +70,16 @@ def test_the_heads_of_a_model_are_known_to_the_optimizer() -> None:
             f"{x}_proj" for x in heads
         }
         assert all(rows in (None, 64) for rows in found.values())
+
+
+def test_gates_are_no_matrices_however_many_memories_there_are() -> None:
+    model = build(MMRecConfig(vocab_size=300, hidden_size=1024, num_hidden_layers=1), seed=0)
+    section = ResolvedTrainSection(steps=1, seq_len=8, learning_rate=1e-3, optimizer="muon")
+    muon = {
+        id(p) for group in OptimizerSet(model, section).optimizers[1].param_groups for p in group["params"]
+    }
+    names = {n.split(".")[-2] for n, p in model.named_parameters() if id(p) in muon}
+    assert names == {*(f"{x}_proj" for x in "qkvgo"), "gate_proj", "up_proj", "down_proj"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

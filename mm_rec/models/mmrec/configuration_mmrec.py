@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 MEMORY, ATTENTION = "linear_attention", "full_attention"  # kinds of layers, by transformers' names
-LAST_WITH_WINDOWS = "MM-Rec 0.2"  # the last version that reads the former architecture
+LAST_WITH_WINDOWS = "MM-Rec 0.2 (commit ed81d4b)"  # the last version that reads the former architecture
 
 
 @strict

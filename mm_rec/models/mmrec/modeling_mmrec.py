@@ -76,7 +76,7 @@ class MMRecPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as docs/mmrec.md says: N(0, 0.02), outputs divided by √(2·layers), spread time-scales."""
+        """Initialise as docs/mmrec.md says: N(0, initializer_range), outputs over √(2·layers), spread time-scales."""
         config, init = self.config, torch.nn.init
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, std=config.initializer_range)
