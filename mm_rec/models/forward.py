@@ -164,8 +164,10 @@ def read_segment(model: PreTrainedModel, batch: Batch, state: CarriedState) -> t
 def compile_layers(model: PreTrainedModel) -> None:
     """Compile a model's layers in place, each kind once: seconds instead of the minute that the whole model takes.
 
-    The fusion is as good, since what lies between layers is one addition.
+    The fusion is as good, since what lies between layers is one addition. torch gives up on a layer that it has
+    compiled 8 times, which rows that grow (`--seq-len-start`) and states that are passed exceed.
     """
+    torch._dynamo.config.recompile_limit = 64
     for layer in _layers(model):
         layer.compile(dynamic=False)
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from comparing import relative
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
 from mm_rec.errors import ConfigError
-from mm_rec.models.forward import compile_layers
+from mm_rec.models.forward import PASS_STATES, compile_layers
 from mm_rec.models.presets import build, preset
 from mm_rec.training.objectives import Objective, next_token, segmented_next_token
 
@@ -70,6 +71,22 @@ def test_segments_by_the_kernel_learn_what_rows_learn(compiled: bool) -> None:
     _, _, found = learnt(own, segmented_next_token(own, torch.float32, 50), data)
     for name, gradient in gradients.items():
         assert relative(found[name], gradient) < 1e-4, name
+
+
+def test_a_layer_is_compiled_once_for_all_of_them() -> None:
+    """Rows alone, then on passed states (read without and with gradients), then in segments: not once a layer."""
+    own = build(preset("tiny").config(VOCABULARY, num_hidden_layers=6), seed=1).train()
+    for layer in own.base_model.layers:
+        layer.compile(dynamic=False, backend="eager")
+    before = counters["stats"]["unique_graphs"]
+    rows = batch("plain")
+    ways = (
+        (next_token(torch.float32), rows),
+        (next_token(torch.float32), {**rows, PASS_STATES: torch.tensor(True)}),
+    )
+    for objective, read in (*ways, (segmented_next_token(own, torch.float32, 50), rows)):
+        objective(own, read)["loss"].total.backward()
+    assert counters["stats"]["unique_graphs"] - before <= 5
 
 
 @pytest.mark.parametrize(("name", "kind"), [("llama_tiny", "llama"), ("hybrid_tiny", "mmrec_hybrid")])

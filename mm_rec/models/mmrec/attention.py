@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from .configuration_mmrec import MMRecHybridConfig
 from .forward_context import ForwardContext, take_columns
 from .norm import MMRecRMSNorm
+from .state import LayerState
 
 
 class MMRecAttention(nn.Module):
@@ -19,9 +20,9 @@ class MMRecAttention(nn.Module):
 
     use_rope = False
 
-    def __init__(self, config: MMRecHybridConfig, layer_idx: int) -> None:
+    def __init__(self, config: MMRecHybridConfig) -> None:
         super().__init__()
-        self.layer_idx, self.head_dim, self.scaling = layer_idx, config.head_dim, config.head_dim**-0.5
+        self.head_dim, self.scaling = config.head_dim, config.head_dim**-0.5
         width = config.num_attention_heads * config.head_dim
         narrow = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
@@ -31,13 +32,18 @@ class MMRecAttention(nn.Module):
         self.q_norm = MMRecRMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = MMRecRMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
+    def forward(
+        self, x: Tensor, context: ForwardContext, before: LayerState | None
+    ) -> tuple[Tensor, LayerState | None]:
+        """(B, T, D) → (B, T, D), and the cache after the tokens where there is one before them."""
         heads = (*x.shape[:2], -1, self.head_dim)
         v = self.v_proj(x).view(heads)
         q, k = self.q_norm(self.q_proj(x).view(heads)), self.k_norm(self.k_proj(x).view(heads))
-        if context.state is not None:
-            k, v = self._remember("keys", k, context), self._remember("values", v, context)
+        after = None
+        if before is not None:
+            k, keys = _remember(before["keys"], k, context)
+            v, values = _remember(before["values"], v, context)
+            after = {"keys": keys, "values": values}
         y = scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
@@ -46,14 +52,12 @@ class MMRecAttention(nn.Module):
             scale=self.scaling,
             enable_gqa=k.shape[2] != q.shape[2],
         )
-        out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
-        return out
+        return self.o_proj(y.transpose(1, 2).flatten(2)), after
 
-    def _remember(self, kind: str, new: Tensor, context: ForwardContext) -> Tensor:
-        """Add new keys or values (B, T, G, ·) to the cache; returns those of before and these, (B, P + T, G, ·)."""
-        assert context.state is not None and context.kept is not None and context.visible is not None
-        name = f"{self.layer_idx}.{kind}"
-        before = context.visible.shape[-1] - new.shape[1]
-        timeline = torch.cat([context.state[name][:, :before].to(new.dtype), new], dim=1)
-        context.state[name] = take_columns(timeline, context.kept).to(context.state[name].dtype)
-        return timeline
+
+def _remember(cache: Tensor, new: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    """Old and new keys or values together, (B, P + T, G, ·), and what the cache keeps of them."""
+    assert context.kept is not None and context.visible is not None
+    before = context.visible.shape[-1] - new.shape[1]
+    timeline = torch.cat([cache[:, :before].to(new.dtype), new], dim=1)
+    return timeline, take_columns(timeline, context.kept).to(cache.dtype)

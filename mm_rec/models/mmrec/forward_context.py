@@ -19,14 +19,15 @@ class ForwardContext(NamedTuple):
 
     positions: (B, T) int64, counted from the start of each token's document, tokens read earlier included.
     valid: (B, T) bool, valid tokens first in each row; None where all are.
-    counts: (B,) int64 valid tokens a row. state: None when nothing is carried (training).
+    counts: (B,) int64 valid tokens a row; lengths: (B,) int64 tokens read before of the document that goes on; both
+    None where nothing is carried (training).
     visible, kept: of models with attention, see `_attention_context`.
     """
 
     positions: Tensor
     valid: Tensor | None
     counts: Tensor | None
-    state: MemoryState | None
+    lengths: Tensor | None
     visible: Tensor | None = None
     kept: Tensor | None = None
 
@@ -52,7 +53,7 @@ def make_context(
     counts = None
     if state is not None:
         counts = column.new_full((batch,), length) if valid is None else valid.sum(-1)
-    context = ForwardContext(positions, valid, counts, state)
+    context = ForwardContext(positions, valid, counts, None if state is None else state["lengths"])
     return _attention_context(context) if ATTENTION in config.layer_types else context
 
 
@@ -62,13 +63,13 @@ def _attention_context(context: ForwardContext) -> ForwardContext:
     visible: (B, 1, T, P + T) bool. kept: (B, S) int64, which of these P + T the cache holds afterwards: the tokens of
     the current document, in order; None where nothing is carried.
     """
-    positions, state = context.positions, context.state
+    positions, lengths = context.positions, context.lengths
     index = torch.arange(positions.shape[1], device=positions.device)
     distance = index[:, None] - index
     visible = (distance >= 0) & (positions[..., None] >= distance)  # (B, T, T)
-    if state is None:
+    if lengths is None:
         return context._replace(visible=visible[:, None])
-    lengths, after = state["lengths"], final_lengths(context)
+    after = final_lengths(context)
     assert context.counts is not None
     place = torch.arange(int(lengths.max()), device=positions.device)
     goes_on = positions > index if len(place) else positions < 0  # the document that was read before
@@ -102,10 +103,10 @@ def last_columns(timeline: Tensor, counts: Tensor | None, keep: int) -> Tensor:
 
 def final_lengths(context: ForwardContext) -> Tensor:
     """(B,) tokens of the current document after the pass."""
-    assert context.state is not None and context.counts is not None
+    assert context.lengths is not None and context.counts is not None
     last = (context.counts - 1).clamp(min=0)[:, None]
     ended = context.positions.gather(1, last)[:, 0] + 1
-    return torch.where(context.counts > 0, ended, context.state["lengths"])
+    return torch.where(context.counts > 0, ended, context.lengths)
 
 
 def update_state(state: MemoryState, context: ForwardContext, document_ids: Tensor | None) -> None:

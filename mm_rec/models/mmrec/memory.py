@@ -16,6 +16,7 @@ from .configuration_mmrec import MMRecConfig
 from .forward_context import ForwardContext, last_columns, wide_dtype
 from .norm import MMRecRMSNorm
 from .recurrence import chunked_recurrence, step_recurrence
+from .state import LayerState
 
 # A faster form of the memory layer for this machine, which the project registers; see `MMRecMemory._mix_fast`.
 memory_kernel: Callable[..., tuple[Tensor, Tensor] | None] | None = None
@@ -35,9 +36,9 @@ class Projected(NamedTuple):
 class MMRecMemory(nn.Module):
     """The memories: the gated delta rule with a matrix state for each memory (Gated DeltaNet, Yang et al. 2024)."""
 
-    def __init__(self, config: MMRecConfig, layer_idx: int) -> None:
+    def __init__(self, config: MMRecConfig) -> None:
         super().__init__()
-        self.config, self.layer_idx, self.num_memories = config, layer_idx, config.num_memories
+        self.config, self.num_memories = config, config.num_memories
         keys = config.num_memories * config.memory_key_dim
         values = config.num_memories * config.memory_value_dim
         self.q_proj = nn.Linear(config.hidden_size, keys, bias=False)
@@ -53,48 +54,53 @@ class MMRecMemory(nn.Module):
         # Queries count as divided by √K, as in Qwen3.5; before a norm that is its eps times K.
         self.norm = MMRecRMSNorm(config.memory_value_dim, config.rms_norm_eps * config.memory_key_dim)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
+    def forward(
+        self, x: Tensor, context: ForwardContext, before: LayerState | None
+    ) -> tuple[Tensor, LayerState | None]:
+        """(B, T, D) → (B, T, D), and the state after the tokens where there is one before them."""
         features = self.q_proj(x), self.k_proj(x), self.v_proj(x), self.g_proj(x)
         projected = Projected(*features, *self._gates(x, context.valid))
-        y = self._mix_fast(projected, context)
-        if y is None:
-            y = self._mix(projected, context)
+        y, memory = self._mix_fast(projected, context, before) or self._mix(projected, context, before)
         out: Tensor = self.o_proj(y)
-        return out
+        if before is None:
+            return out, None
+        history = torch.cat([before["conv"].to(x.dtype), torch.cat(projected[:3], dim=-1)], dim=1)
+        conv = last_columns(history, context.counts, self.config.conv_taps - 1).to(before["conv"].dtype)
+        return out, {"memory": memory, "conv": conv}
 
-    def _mix_fast(self, projected: Projected, context: ForwardContext) -> Tensor | None:
+    def _mix_fast(
+        self, projected: Projected, context: ForwardContext, before: LayerState | None
+    ) -> tuple[Tensor, Tensor] | None:
         """What `_mix` computes, by the kernel; None where there is none for this."""
-        q, k, v = projected[:3]
+        q = projected.q
         if memory_kernel is None or q.shape[1] == 1:
             return None
-        state, history, before = context.state, None, None
-        if state is not None:
-            history, before = state[f"{self.layer_idx}.conv"].to(q.dtype), state[f"{self.layer_idx}.memory"]
-        found = memory_kernel(
-            *projected, context.positions, self.conv_weight, self.norm.weight, history, before, self.norm.eps
+        history, memory = (None, None) if before is None else (before["conv"].to(q.dtype), before["memory"])
+        return memory_kernel(
+            *projected, context.positions, self.conv_weight, self.norm.weight, history, memory, self.norm.eps
         )
-        if found is None:
-            return None
-        y, after = found
-        if state is not None:
-            self._keep_history(torch.cat([q, k, v], dim=-1), context)
-            state[f"{self.layer_idx}.memory"] = after
-        return y
 
-    def _mix(self, projected: Projected, context: ForwardContext) -> Tensor:
-        """From the projections to what the last one reads, (B, T, M·V)."""
+    def _mix(
+        self, projected: Projected, context: ForwardContext, before: LayerState | None
+    ) -> tuple[Tensor, Tensor]:
+        """From the projections to what the last one reads, (B, T, M·V), and the memories after it (B, M, K, V)."""
         q, k, v, gate, beta, log_decay = projected
         config, dtype = self.config, q.dtype
         heads = (*q.shape[:2], config.num_memories, -1)
         keys = q.shape[-1]
-        mixed = silu(self._convolve(torch.cat([q, k, v], dim=-1), context))
+        mixed = silu(self._convolve(torch.cat([q, k, v], dim=-1), context, before))
         q, k, v = mixed.split([keys, keys, v.shape[-1]], dim=-1)
         q = normalize(q.view(heads), dim=-1).to(dtype)
         k = normalize(k.view(heads), dim=-1).to(dtype)
-        y = self._recur(q, k, v.view(heads).to(dtype), beta, log_decay, context)
-        out: Tensor = (self.norm(y) * silu(gate).view(heads)).flatten(2)
-        return out
+        v = v.view(heads).to(dtype)
+        memory = None if before is None else before["memory"]
+        if q.shape[1] == 1:
+            y, memory = step_recurrence(q, k, v, beta, log_decay, context.positions, memory)
+        else:
+            y, memory = chunked_recurrence(
+                q, k, v, beta, log_decay, context.positions, memory, config.chunk_size
+            )
+        return (self.norm(y) * silu(gate).view(heads)).flatten(2), memory
 
     def _gates(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Write gate β and log forget gate log γ, (B, T, M) float32: 0 and 0 for tokens that are not valid."""
@@ -107,43 +113,14 @@ class MMRecMemory(nn.Module):
             beta, log_decay = beta * valid[..., None], log_decay * valid[..., None]
         return beta, log_decay
 
-    def _convolve(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def _convolve(self, x: Tensor, context: ForwardContext, before: LayerState | None) -> Tensor:
         """Causal depthwise convolution (B, T, C), in float32 at least, within each document."""
-        taps, state = self.config.conv_taps, context.state
-        if state is None:
-            history = pad(x, (0, 0, taps - 1, 0))
-        else:
-            history = torch.cat([state[f"{self.layer_idx}.conv"].to(x.dtype), x], dim=1)
-        if state is not None:
-            self._keep_history(x, context)
-        wide = wide_dtype(x.dtype)
-        length = x.shape[1]
+        taps, wide, length = self.config.conv_taps, wide_dtype(x.dtype), x.shape[1]
+        past = pad(x[:, :0], (0, 0, taps - 1, 0)) if before is None else before["conv"].to(x.dtype)
+        history = torch.cat([past, x], dim=1)
         mixed = x.to(wide) * self.conv_weight[-1]
         for back in range(1, taps):
             seen = (context.positions >= back)[..., None]
             start = taps - 1 - back
             mixed = mixed + history[:, start : start + length].to(wide) * self.conv_weight[-1 - back] * seen
         return mixed
-
-    def _keep_history(self, x: Tensor, context: ForwardContext) -> None:
-        """Keep the last inputs of the convolution (B, T, C) in the state."""
-        name, state = f"{self.layer_idx}.conv", context.state
-        assert state is not None
-        timeline = torch.cat([state[name].to(x.dtype), x], dim=1)
-        state[name] = last_columns(timeline, context.counts, self.config.conv_taps - 1).to(state[name].dtype)
-
-    def _recur(
-        self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, context: ForwardContext
-    ) -> Tensor:
-        """Run the recurrence in the form that fits the length, carrying the state where there is one."""
-        state = context.state
-        before = None if state is None else state[f"{self.layer_idx}.memory"]
-        if q.shape[1] == 1:
-            y, after = step_recurrence(q, k, v, beta, log_decay, context.positions, before)
-        else:
-            y, after = chunked_recurrence(
-                q, k, v, beta, log_decay, context.positions, before, self.config.chunk_size
-            )
-        if state is not None:
-            state[f"{self.layer_idx}.memory"] = after
-        return y

@@ -21,7 +21,7 @@ from .configuration_mmrec import ATTENTION, MMRecConfig, MMRecHybridConfig
 from .forward_context import ForwardContext, make_context, pad_right, update_state
 from .memory import MMRecMemory
 from .norm import MMRecRMSNorm
-from .state import MemoryState
+from .state import LayerState, MemoryState
 
 
 class MMRecMLP(nn.Module):
@@ -45,18 +45,21 @@ class MMRecLayer(GradientCheckpointingLayer):
     def __init__(self, config: MMRecConfig, layer_idx: int) -> None:
         super().__init__()
         if config.layer_types[layer_idx] == ATTENTION:
-            self.mixer: nn.Module = MMRecAttention(cast(MMRecHybridConfig, config), layer_idx)
+            self.mixer: nn.Module = MMRecAttention(cast(MMRecHybridConfig, config))
         else:
-            self.mixer = MMRecMemory(config, layer_idx)
+            self.mixer = MMRecMemory(config)
         self.mlp = MMRecMLP(config)
         self.mixer_norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp_norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
-        x = x + self.mixer(self.mixer_norm(x), context)
+    def forward(
+        self, x: Tensor, context: ForwardContext, before: LayerState | None
+    ) -> tuple[Tensor, LayerState | None]:
+        """(B, T, D) → (B, T, D), and the layer's state after the tokens where there is one before them."""
+        mixed, after = self.mixer(self.mixer_norm(x), context, before)
+        x = x + mixed
         x = x + self.mlp(self.mlp_norm(x))
-        return x
+        return x, after
 
 
 class MMRecPreTrainedModel(PreTrainedModel):
@@ -145,8 +148,11 @@ class MMRecModel(MMRecPreTrainedModel):
         else:
             valid = None
         context = make_context(self.config, x, valid, document_ids, state)
-        for layer in self.layers:
-            x = layer(x, context)
+        for number, layer in enumerate(self.layers):
+            # Its own tensors, by names that all layers share: a compiled layer is then the same for all of them.
+            x, after = layer(x, context, None if state is None else state.of_layer(number))
+            if state is not None:
+                state.keep(number, after)
         x = self.norm(x)
         if state is not None:
             update_state(state, context, document_ids)

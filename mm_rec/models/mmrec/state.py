@@ -12,6 +12,8 @@ from transformers.cache_utils import Cache
 
 from .configuration_mmrec import MEMORY, MMRecConfig
 
+LayerState = dict[str, Tensor]  # `memory` and `conv`, or `keys` and `values`
+_KINDS = ("memory", "conv", "keys", "values")
 _CACHES = (".keys", ".values")
 _INITIAL_CAPACITY = 256  # tokens
 
@@ -54,6 +56,16 @@ class MemoryState(Cache):
 
     def __setitem__(self, name: str, value: Tensor) -> None:
         self.tensors[name] = value
+
+    def of_layer(self, layer: int) -> LayerState:
+        """The tensors of a layer."""
+        names = {kind: f"{layer}.{kind}" for kind in _KINDS}
+        return {kind: self.tensors[name] for kind, name in names.items() if name in self.tensors}
+
+    def keep(self, layer: int, after: LayerState) -> None:
+        """Replace the tensors of a layer."""
+        for kind, tensor in after.items():
+            self.tensors[f"{layer}.{kind}"] = tensor
 
     def __len__(self) -> int:
         return sum(name.endswith((".memory", ".keys")) for name in self.tensors)
