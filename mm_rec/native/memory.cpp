@@ -55,12 +55,10 @@ struct Arrays {
     float* state_grad;               // as state
 };
 
-constexpr int TILE_ROWS = 4, MAX_CHUNK = 256, MAX_TAPS = 8;
-#if defined(__AVX512BW__)
-constexpr int TILE_VECTORS = 4;
-#else
-constexpr int TILE_VECTORS = 2;
-#endif
+constexpr int MAX_CHUNK = 256, MAX_TAPS = 8;
+// A tile of a product has so many rows of two vectors: their sums, the two vectors and a factor fill the registers, and
+// broadcasting a factor costs less than loading more vectors would.
+constexpr int TILE_ROWS = SUMS / 2, TILE_VECTORS = 2;
 
 // A matrix by its strides: element (i, j) is data[i * row + j * column].
 struct View {
@@ -104,9 +102,6 @@ inline void multiply(
         int64_t n = 0;
         for (; n + TILE_VECTORS <= vectors; n += TILE_VECTORS)
             tile<TILE_ROWS, TILE_VECTORS>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
-        if constexpr (TILE_VECTORS > 2)
-            for (; n + 2 <= vectors; n += 2)
-                tile<TILE_ROWS, 2>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
         for (; n < vectors; ++n)
             tile<TILE_ROWS, 1>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
     }
