@@ -140,9 +140,21 @@ inline float dot(const float* a, const float* b, int64_t size) {
 inline void scale(float factor, const float* from, float* to, int64_t size) {
     for (int64_t i = 0; i < size; i += LANES) store(load(from + i) * factor, to + i);
 }
-// 1 / root mean square, as the norm divides.
-inline float inverse_root_mean_square(const float* x, int64_t size, float eps) {
-    return 1 / std::sqrt(dot(x, x, size) / float(size) + eps);
+// to[i] = the product of row i of a with row i of b, both (rows, size). rows % 4 = 0.
+inline void row_dots(const float* a, const float* b, int64_t rows, int64_t size, float* to) {
+    for (int64_t i = 0; i < rows; i += 4) {
+        Floats totals[4] = {};
+        for (int r = 0; r < 4; ++r)
+            for (int64_t at = (i + r) * size; at < (i + r + 1) * size; at += LANES) totals[r] += load(a + at) * load(b + at);
+        float found[4];
+        sum(totals, found);
+        std::copy_n(found, 4, to + i);
+    }
+}
+// 1 / root mean square of each row, as the norm divides.
+inline void inverse_root_mean_squares(const float* x, int64_t rows, int64_t size, float eps, float* to) {
+    row_dots(x, x, rows, size, to);
+    for (int64_t i = 0; i < rows; ++i) to[i] = 1 / std::sqrt(to[i] / float(size) + eps);
 }
 // silu, and its slope.
 inline Floats silu(Floats x, Floats& slope) {
@@ -184,6 +196,15 @@ inline void solve(View a, float* x, int64_t chunk, int64_t width, bool backwards
     }
 }
 
+// One vector of the convolution or of its gradient: the sum of `count` rows, each times the weights of its tap. The weights
+// of a tap farther away stand before those of a nearer one. COUNT: the same number where it is known in advance, else 0.
+template <int COUNT>
+inline Floats weigh(const float* row, int64_t row_step, const float* weight, int64_t weight_step, int64_t count) {
+    Floats total = load(row) * load(weight);
+    for (int64_t back = 1; back < (COUNT ? COUNT : count); ++back) total += load(row + back * row_step) * load(weight - back * weight_step);
+    return total;
+}
+
 // What a thread keeps beside the arrays, for one task after the other.
 struct Scratch {
     std::unique_ptr<float[]> memory;
@@ -208,7 +229,8 @@ struct Segment {
 };
 
 int64_t chunk_floats(const Shape& s) {
-    return 5 * s.chunk * s.key + 2 * s.chunk * s.value + 4 * s.chunk * s.chunk + 6 * s.chunk + 17 * 16;
+    return 5 * s.chunk * s.key + 2 * s.chunk * s.value + 4 * s.chunk * s.chunk + 7 * s.chunk +
+           (s.chunk + s.taps) * (2 * s.key + s.value) + 21 * 16;
 }
 
 // What is known of a chunk, forward and backward.
@@ -220,7 +242,10 @@ struct Chunk {
     const int64_t C, K, V, P;
     Segment segments[3];
     int64_t start = 0, count = 0;  // tokens
-    float *q, *k, *v, *norms[2];   // (C, K), (C, K), (C, V), lengths of q and k before they were normalised (C)
+    float *q, *k, *v;              // (C, K), (C, K), (C, V)
+    float* shares[2];              // 1 / the lengths of q and k before they were normalised (C)
+    float* inputs[3];              // of the convolution: W − 1 tokens before the chunk, then its own (W − 1 + C, K or V)
+    float* norm_shares;            // 1 / root mean square of what is read (C)
     float *keys_transposed, *decay, *overlap, *scores, *erase;  // Kᵀ (K, C); D, k·k D, q·k D, β k·k D (C, C)
     float *cumulative, *from_state, *to_state, *beta;  // (C)
     float carried = 1;
@@ -240,7 +265,8 @@ struct Chunk {
         for (float** each : {&slopes[0], &slopes[1]}) *each = scratch.take(C * K);
         slopes[2] = scratch.take(C * V);
         for (float** each : {&decay, &overlap, &scores, &erase}) *each = scratch.take(C * C);
-        for (float** each : {&cumulative, &from_state, &to_state, &beta, &norms[0], &norms[1]}) *each = scratch.take(C);
+        for (float** each : {&cumulative, &from_state, &to_state, &beta, &shares[0], &shares[1], &norm_shares}) *each = scratch.take(C);
+        for (int s = 0; s < 3; ++s) inputs[s] = scratch.take((C + shape.taps) * segments[s].size);
     }
 
     // The number of what is the memory's own at token t of the row: (B, T, M) flattened.
@@ -261,52 +287,59 @@ struct Chunk {
         return int(std::min({shape.taps, position + 1, there}));
     }
 
-    template <int COUNT>
-    void convolve(int which, int64_t t, int count, float* to) const {
-        const Segment& segment = segments[which];
-        const float* weight = arrays.conv_weight + (shape.taps - 1) * P + segment.channel;
-        const int seen_taps = COUNT ? COUNT : count;
-        const Data* rows[MAX_TAPS];
-        for (int back = 0; back < seen_taps; ++back) rows[back] = features(which, t - back);
-        for (int64_t n = 0; n < segment.size; n += LANES) {
-            Floats total = load(rows[0] + n) * load(weight + n);
-            for (int back = 1; back < seen_taps; ++back) total += load(rows[back] + n) * load(weight - back * P + n);
-            store(total, to + n);
-        }
+    // The features of the chunk and of the tokens before it that the convolution sees, in float32.
+    void widen(int which) const {
+        const int64_t before = shape.taps - 1, size = segments[which].size;
+        float* to = inputs[which];
+        for (int64_t t = start - before; t < start + count; ++t, to += size)
+            if (const Data* from = features(which, t))
+                for (int64_t n = 0; n < size; n += LANES) store(load(from + n), to + n);
     }
 
-    // The activation of what was convolved, normalised or not; returns the length that it had.
-    float activate(const Segment& segment, const float* from, float* to, float* slope) const {
+    // A token's features after convolution and activation, and the slope of the latter where it is wanted. Returns the sum of
+    // their squares.
+    template <int COUNT>
+    float activate(int which, int64_t i, float* to, float* slope) const {
+        const int64_t size = segments[which].size;
+        const float* row = inputs[which] + (shape.taps - 1 + i) * size;
+        const float* weight = arrays.conv_weight + (shape.taps - 1) * P + segments[which].channel;
         Floats squares = {};
-        for (int64_t n = 0; n < segment.size; n += LANES) {
+        for (int64_t n = 0; n < size; n += LANES) {
             Floats steepness;
-            const Floats active = silu(load(from + n), steepness);
+            const Floats active = silu(weigh<COUNT>(row + n, -size, weight + n, P, taps[i]), steepness);
             squares += active * active;
             store(active, to + n);
-            store(steepness, slope + n);
+            if (slope) store(steepness, slope + n);
         }
-        if (!segment.normalised) return 1;
-        const float length = std::max(std::sqrt(sum(squares)), 1e-12f);
-        scale(1 / length, to, to, segment.size);
-        return length;
+        return sum(squares);
     }
 
-    // Ask for a chunk's features before they are needed: rows lie too far from each other for the processor to guess.
-    // Inlined by force: GCC drops calls of a function that does nothing else.
-    [[gnu::always_inline]] inline void prefetch(int64_t first) const {
-        if (first < 0) return;
-        for (int64_t t = first; t < std::min(first + C, shape.length); ++t) {
-            for (int s = 0; s < 3; ++s) prefetch(features(s, t), segments[s].size);
-            const int64_t at = place(t) * V;
-            prefetch(static_cast<const Data*>(arrays.gate) + at, V);
-            if (arrays.out_grad) prefetch(static_cast<const Data*>(arrays.out_grad) + at, V);
+    void read_segment(int which, int64_t next, float* to) {
+        const Segment& segment = segments[which];
+        const int64_t size = segment.size;
+        widen(which);
+        float squares[MAX_CHUNK];
+        for (int64_t i = 0; i < count; ++i) {
+            prefetch(next + i, features(which, next + i), size);
+            float* slope = arrays.out_grad ? slopes[which] + i * size : nullptr;
+            squares[i] = taps[i] == 4 ? activate<4>(which, i, to + i * size, slope) : activate<0>(which, i, to + i * size, slope);
         }
+        std::fill(to + count * size, to + C * size, 0.0f);
+        if (!segment.normalised) return;
+        for (int64_t i = 0; i < count; ++i) shares[which][i] = 1 / std::max(std::sqrt(squares[i]), 1e-12f);
+        for (int64_t i = 0; i < count; ++i) scale(shares[which][i], to + i * size, to + i * size, size);
     }
-    [[gnu::always_inline]] static inline void prefetch(const Data* from, int64_t size) {
+
+    // Ask for what token t of the row has in an array before it is needed: rows lie too far from each other for the processor
+    // to guess. Little by little, because it can wait for few at once.
+    // Inlined by force: GCC drops calls of a function that does nothing else.
+    [[gnu::always_inline]] inline void prefetch(int64_t t, const Data* from, int64_t size) const {
+        if (t < 0 || t >= shape.length) return;
         for (int64_t n = 0; n < size; n += 64 / int64_t(sizeof(Data))) __builtin_prefetch(from + n);
     }
 
-    void read(int64_t first) {
+    // `next`: the first token of the chunk that is read after it.
+    void read(int64_t first, int64_t next) {
         start = first;
         count = std::min(C, shape.length - first);
         float total = 0;
@@ -317,21 +350,10 @@ struct Chunk {
             total += there ? arrays.log_decay[place(first + i)] : 0;
             beta[i] = there ? arrays.write[place(first + i)] : 0;
             cumulative[i] = total;
-            float* active[3] = {q + i * K, k + i * K, v + i * V};
             taps[i] = there ? taps_of(first + i, seen[i]) : 0;
-            for (int s = 0; s < 3; ++s) {
-                const Segment& segment = segments[s];
-                float* slope = slopes[s] + i * segment.size;
-                if (!there) {
-                    std::fill_n(active[s], segment.size, 0.0f);
-                    continue;
-                }
-                if (taps[i] == 4) convolve<4>(s, first + i, 4, slope);
-                else convolve<0>(s, first + i, taps[i], slope);
-                const float length = activate(segment, slope, active[s], slope);
-                if (s < 2) norms[s][i] = length;
-            }
         }
+        float* active[3] = {q, k, v};
+        for (int s = 0; s < 3; ++s) read_segment(s, next, active[s]);
         for (int64_t i = 0; i < C; ++i) from_state[i] = seen[i] > i ? exponential(cumulative[i]) : 0;
         carried = from_state[C - 1];
         for (int64_t i = 0; i < C; ++i) {
@@ -367,6 +389,28 @@ struct Chunk {
         }
     }
 
+    // Add to the gradients of TAPS taps' weights, from `back` on, given those of what the convolution gave.
+    template <int TAPS>
+    void weigh_taps(int which, int64_t back, const float* grads, float* weight_grad) const {
+        const int64_t size = segments[which].size, last = shape.taps - 1;
+        for (int64_t j = 0; j < size; j += LANES) {
+            Floats totals[TAPS] = {};
+            const float* row = inputs[which] + (last - back) * size + j;
+            for (int64_t i = 0; i < count; ++i, row += size) {
+                const Floats grad = load(grads + i * size + j);
+                if (taps[i] >= back + TAPS)
+                    for (int tap = 0; tap < TAPS; ++tap) totals[tap] += grad * load(row - tap * size);
+                else
+                    for (int tap = 0; tap < TAPS; ++tap)
+                        if (back + tap < taps[i]) totals[tap] += grad * load(row - tap * size);
+            }
+            for (int tap = 0; tap < TAPS; ++tap) {
+                float* to = weight_grad + (last - back - tap) * P + j;
+                store(load(to) + totals[tap], to);
+            }
+        }
+    }
+
     // What the chunk erases, writes and reads, given the state before it: k S, U and Y, each (C, V).
     void recur(const float* state, float* erased, float* written, float* reads) const {
         multiply({k, K, 1}, state, V, erased, V, C, K, V, SET);
@@ -393,21 +437,21 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
     if (arrays.state) std::copy_n(arrays.state + task * K * V, K * V, state);
     else std::fill_n(state, K * V, 0.0f);
     for (int64_t n = 0; n < shape.chunks(); ++n) {
-        chunk.read(n * C);
-        chunk.prefetch((n + 1) * C);
+        chunk.read(n * C, (n + 1) * C);
         if (arrays.states) std::copy_n(state, K * V, arrays.states + (task * shape.chunks() + n) * K * V);
         chunk.recur(state, late, written, read);
         for (int64_t i = 0; i < C; ++i) scale(chunk.to_state[i], written + i * V, late + i * V, V);
         scale(chunk.carried, state, state, K * V);
         multiply({chunk.k, 1, K}, late, V, state, V, K, C, V, ADD);
+        inverse_root_mean_squares(read, C, V, shape.norm_eps, chunk.norm_shares);
         for (int64_t i = 0; i < chunk.count; ++i) {
             const int64_t at = chunk.place(chunk.start + i) * V;
             const Data* gate = static_cast<const Data*>(arrays.gate) + at;
             Data* out = static_cast<Data*>(arrays.out) + at;
-            const float* y = read + i * V;
-            const float share = inverse_root_mean_square(y, V, shape.norm_eps);
+            chunk.prefetch(chunk.start + C + i, gate + C * shape.memories * V, V);
+            const Floats share = splat(chunk.norm_shares[i]);
             for (int64_t j = 0; j < V; j += LANES)
-                store(load(y + j) * share * load(arrays.norm_weight + j) * silu(load(gate + j)), out + j);
+                store(load(read + i * V + j) * share * load(arrays.norm_weight + j) * silu(load(gate + j)), out + j);
         }
     }
     std::copy_n(state, K * V, arrays.last_state + task * K * V);
@@ -445,11 +489,11 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
     int next_taps[MAX_TAPS] = {};  // of the first tokens of the chunk that comes after
 
     for (int64_t n = shape.chunks() - 1; n >= 0; --n) {
-        chunk.read(n * C);
-        chunk.prefetch((n - 1) * C);
+        chunk.read(n * C, (n - 1) * C);
         const float* state = arrays.states + (task * shape.chunks() + n) * K * V;
         chunk.recur(state, erased, written, reads);
         // The output gate and the norm.
+        inverse_root_mean_squares(reads, C, V, shape.norm_eps, chunk.norm_shares);
         std::fill_n(y_grad + chunk.count * V, (C - chunk.count) * V, 0.0f);
         for (int64_t i = 0; i < chunk.count; ++i) {
             const int64_t at = chunk.place(chunk.start + i) * V;
@@ -458,7 +502,10 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
             Data* gate_grad = static_cast<Data*>(arrays.gate_grad) + at;
             const float* y = reads + i * V;
             float* to = y_grad + i * V;
-            const float share = inverse_root_mean_square(y, V, shape.norm_eps);
+            const int64_t ahead = chunk.start - C + i, far = C * shape.memories * V;
+            chunk.prefetch(ahead, gate - far, V);
+            chunk.prefetch(ahead, out_grad - far, V);
+            const float share = chunk.norm_shares[i];
             Floats along = {};
             for (int64_t j = 0; j < V; j += LANES) {
                 const Floats g = load(gate + j), grad = load(out_grad + j), unit = load(y + j) * share;
@@ -487,21 +534,24 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
         transpose(state, K, V, state_t);
         transpose(state_grad, K, V, state_grad_t);
         // The states' share: what erases, what reads.
+        row_dots(u_grad, erased, C, V, sums);
+        row_dots(u_grad, chunk.v, C, V, beta_grad);
         for (int64_t i = 0; i < C; ++i) {
-            const float of_erased = dot(u_grad + i * V, erased + i * V, V) * chunk.from_state[i];
-            beta_grad[i] = dot(u_grad + i * V, chunk.v + i * V, V) - of_erased;
+            const float of_erased = sums[i] * chunk.from_state[i];
+            beta_grad[i] -= of_erased;
             cumulative_grad[i] = -chunk.beta[i] * of_erased;
             scale(-chunk.beta[i] * chunk.from_state[i], u_grad + i * V, erased_grad + i * V, V);
         }
         multiply({seen_y_grad, V, 1}, state_t, K, q_grad, K, C, V, K, SET);
-        for (int64_t i = 0; i < C; ++i) cumulative_grad[i] += dot(q_grad + i * K, chunk.q + i * K, K);
+        row_dots(q_grad, chunk.q, C, K, sums);
+        for (int64_t i = 0; i < C; ++i) cumulative_grad[i] += sums[i];
         float last = 0;  // of the sum of all decays of the chunk
         multiply({written, V, 1}, state_grad_t, K, k_grad, K, C, V, K, SET);
+        for (int64_t i = 0; i < C; ++i) scale(chunk.to_state[i], k_grad + i * K, k_grad + i * K, K);
+        row_dots(k_grad, chunk.k, C, K, sums);
         for (int64_t i = 0; i < C; ++i) {
-            scale(chunk.to_state[i], k_grad + i * K, k_grad + i * K, K);
-            const float reached = dot(k_grad + i * K, chunk.k + i * K, K);
-            cumulative_grad[i] -= reached;
-            last += reached;
+            cumulative_grad[i] -= sums[i];
+            last += sums[i];
         }
         last += chunk.carried * dot(state, state_grad, K * V);
         multiply({erased_grad, V, 1}, state_t, K, k_grad, K, C, V, K, ADD);
@@ -558,11 +608,12 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
             const int64_t size = segment.size;
             float* here = pre_grad[s];
             std::copy_n(here, (taps - 1) * size, here + C * size);  // those of the chunk that comes after
+            if (segment.normalised) row_dots(grads[s], features[s], C, size, sums);
             for (int64_t i = 0; i < chunk.count; ++i) {
                 const float *grad = grads[s] + i * size, *unit = features[s] + i * size, *slope = chunk.slopes[s] + i * size;
                 float* to = here + i * size;
                 if (segment.normalised) {
-                    const float share = 1 / chunk.norms[s][i], along = dot(grad, unit, size);
+                    const Floats share = splat(chunk.shares[s][i]), along = splat(sums[i]);
                     for (int64_t j = 0; j < size; j += LANES)
                         store((load(grad + j) - load(unit + j) * along) * share * load(slope + j), to + j);
                 } else {
@@ -580,20 +631,15 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
                     if (later < chunk.count ? chunk.taps[later] <= seeing : chunk.count < C || next_taps[later - C] <= seeing) break;
                 }
                 const float* from = here + i * size;
-                for (int64_t j = 0; j < size; j += LANES) {
-                    Floats total = load(from + j) * load(weight + j);
-                    for (int64_t back = 1; back < seeing; ++back) total += load(from + back * size + j) * load(weight - back * chunk.P + j);
-                    store(total, to + j);
-                }
+                if (seeing == 4)
+                    for (int64_t j = 0; j < size; j += LANES) store(weigh<4>(from + j, size, weight + j, chunk.P, 4), to + j);
+                else
+                    for (int64_t j = 0; j < size; j += LANES) store(weigh<0>(from + j, size, weight + j, chunk.P, seeing), to + j);
             }
-            float* weight_grad = arrays.conv_weight_grad + (chunk.row * taps + taps - 1) * chunk.P + segment.channel;
-            for (int64_t back = 0; back < taps; ++back, weight_grad -= chunk.P)
-                for (int64_t j = 0; j < size; j += LANES) {
-                    Floats total = load(weight_grad + j);
-                    for (int64_t i = 0; i < chunk.count; ++i)
-                        if (back < chunk.taps[i]) total += load(here + i * size + j) * load(chunk.features(s, chunk.start + i - back) + j);
-                    store(total, weight_grad + j);
-                }
+            float* weight_grad = arrays.conv_weight_grad + chunk.row * taps * chunk.P + segment.channel;
+            int64_t back = 0;
+            for (; back + 4 <= taps; back += 4) chunk.template weigh_taps<4>(s, back, here, weight_grad);
+            for (; back < taps; ++back) chunk.template weigh_taps<1>(s, back, here, weight_grad);
         }
         std::fill_n(next_taps, taps, 0);
         std::copy_n(chunk.taps, std::min(taps - 1, chunk.count), next_taps);
