@@ -163,35 +163,25 @@ inline Floats silu(Floats x, Floats& slope) {
     return active;
 }
 
-// Solve (I + A) X = X in place, A strictly lower (C, C) by its strides, X (C, width); with `backwards` (I + Aᵀ) given as the
+// Solve (I − A) X = X in place, A strictly lower (C, C) by its strides, X (C, width); with `backwards` (I − Aᵀ) given as the
 // view of Aᵀ, which is strictly upper.
 inline void solve(View a, float* x, int64_t chunk, int64_t width, bool backwards) {
     for (int64_t done = 0; done < chunk; done += TILE_ROWS) {
         const int64_t i = backwards ? chunk - TILE_ROWS - done : done;
-        const int64_t first = backwards ? i + TILE_ROWS : 0, last = backwards ? chunk : i;
+        const int64_t first = backwards ? i + TILE_ROWS : 0;
+        float* own = x + i * width;
+        multiply({a.data + i * a.row + first * a.column, a.row, a.column}, x + first * width, width, own, width, TILE_ROWS, done, width, ADD);
+        const float* corner = a.data + i * (a.row + a.column);
         for (int64_t n = 0; n < width; n += LANES) {
             Floats rows[TILE_ROWS];
-            for (int r = 0; r < TILE_ROWS; ++r) rows[r] = load(x + (i + r) * width + n);
-            // two sums a row, so that one multiplication need not wait for the one before
-            Floats other[TILE_ROWS] = {};
-            int64_t p = first;
-            for (; p + 2 <= last; p += 2) {
-                const Floats even = load(x + p * width + n), odd = load(x + (p + 1) * width + n);
-                for (int r = 0; r < TILE_ROWS; ++r) {
-                    const float* left = a.data + (i + r) * a.row + p * a.column;
-                    rows[r] -= even * left[0];
-                    other[r] -= odd * left[a.column];
+            for (int r = 0; r < TILE_ROWS; ++r) rows[r] = load(own + r * width + n);
+            // Each row that is known is added to those that wait for it.
+            for (int known = 0; known < TILE_ROWS; ++known)
+                for (int later = known + 1; later < TILE_ROWS; ++later) {
+                    const int from = backwards ? TILE_ROWS - 1 - known : known, to = backwards ? TILE_ROWS - 1 - later : later;
+                    rows[to] += rows[from] * corner[to * a.row + from * a.column];
                 }
-            }
-            for (int r = 0; r < TILE_ROWS; ++r) rows[r] += other[r];
-            if (backwards) {
-                for (int r = TILE_ROWS - 1; r >= 0; --r)
-                    for (int s = r + 1; s < TILE_ROWS; ++s) rows[r] -= rows[s] * a.data[(i + r) * a.row + (i + s) * a.column];
-            } else {
-                for (int r = 0; r < TILE_ROWS; ++r)
-                    for (int s = 0; s < r; ++s) rows[r] -= rows[s] * a.data[(i + r) * a.row + (i + s) * a.column];
-            }
-            for (int r = 0; r < TILE_ROWS; ++r) store(rows[r], x + (i + r) * width + n);
+            for (int r = 0; r < TILE_ROWS; ++r) store(rows[r], own + r * width + n);
         }
     }
 }
@@ -203,6 +193,13 @@ inline Floats weigh(const float* row, int64_t row_step, const float* weight, int
     Floats total = load(row) * load(weight);
     for (int64_t back = 1; back < (COUNT ? COUNT : count); ++back) total += load(row + back * row_step) * load(weight - back * weight_step);
     return total;
+}
+
+// Ask for what will be needed, into the second cache: the first has no room for it.
+// Inlined by force: GCC drops calls of a function that does nothing else.
+template <typename Data>
+[[gnu::always_inline]] inline void prefetch(const Data* from, int64_t size) {
+    for (int64_t n = 0; n < size; n += 64 / int64_t(sizeof(Data))) __builtin_prefetch(from + n, 0, 2);
 }
 
 // What a thread keeps beside the arrays, for one task after the other.
@@ -246,7 +243,7 @@ struct Chunk {
     float* shares[2];              // 1 / the lengths of q and k before they were normalised (C)
     float* inputs[3];              // of the convolution: W − 1 tokens before the chunk, then its own (W − 1 + C, K or V)
     float* norm_shares;            // 1 / root mean square of what is read (C)
-    float *keys_transposed, *decay, *overlap, *scores, *erase;  // Kᵀ (K, C); D, k·k D, q·k D, β k·k D (C, C)
+    float *keys_transposed, *decay, *overlap, *scores, *erase;  // Kᵀ (K, C); D, k·k D, q·k D, −β k·k D (C, C)
     float *cumulative, *from_state, *to_state, *beta;  // (C)
     float carried = 1;
     float* slopes[3];  // of the activations of queries, keys and values
@@ -332,10 +329,8 @@ struct Chunk {
 
     // Ask for what token t of the row has in an array before it is needed: rows lie too far from each other for the processor
     // to guess. Little by little, because it can wait for few at once.
-    // Inlined by force: GCC drops calls of a function that does nothing else.
     [[gnu::always_inline]] inline void prefetch(int64_t t, const Data* from, int64_t size) const {
-        if (t < 0 || t >= shape.length) return;
-        for (int64_t n = 0; n < size; n += 64 / int64_t(sizeof(Data))) __builtin_prefetch(from + n);
+        if (t >= 0 && t < shape.length) ::prefetch(from, size);
     }
 
     // `next`: the first token of the chunk that is read after it.
@@ -383,7 +378,7 @@ struct Chunk {
                 const Floats seen_share = load(decay + at), both = load(overlap + at) * seen_share;
                 store(load(scores + at) * seen_share, scores + at);
                 store(both, overlap + at);
-                store(both * beta[i], erase + at);
+                store(-both * beta[i], erase + at);
             }
             overlap[i * C + i] = erase[i * C + i] = 0;
         }
@@ -505,6 +500,7 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
             const int64_t ahead = chunk.start - C + i, far = C * shape.memories * V;
             chunk.prefetch(ahead, gate - far, V);
             chunk.prefetch(ahead, out_grad - far, V);
+            if (n > 0) prefetch(state - K * V + i * (K * V / C), K * V / C);
             const float share = chunk.norm_shares[i];
             Floats along = {};
             for (int64_t j = 0; j < V; j += LANES) {
