@@ -596,6 +596,13 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
             arrays.log_decay_grad[at] = rest;
             arrays.write_grad[at] = beta_grad[i];
         }
+        // How many tokens see each one: itself and the next ones, until a document begins.
+        int seeing[MAX_CHUNK];
+        for (int64_t i = 0; i < chunk.count; ++i)
+            for (seeing[i] = 1; seeing[i] < taps; ++seeing[i]) {
+                const int64_t later = i + seeing[i];
+                if (later < chunk.count ? chunk.taps[later] <= seeing[i] : chunk.count < C || next_taps[later - C] <= seeing[i]) break;
+            }
         // Normalising, the activation, the convolution.
         const float* grads[3] = {q_grad, k_grad, v_grad};
         const float* features[3] = {chunk.q, chunk.k, chunk.v};
@@ -620,17 +627,11 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
             for (int64_t i = 0; i < chunk.count; ++i) {
                 const int64_t at = (chunk.row * shape.length + chunk.start + i) * segment.width + segment.column;
                 Data* to = static_cast<Data*>(arrays.feature_grads[s]) + at;
-                // How many tokens see this one: the next ones, until a document begins.
-                int64_t seeing = 1;
-                for (; seeing < taps; ++seeing) {
-                    const int64_t later = i + seeing;
-                    if (later < chunk.count ? chunk.taps[later] <= seeing : chunk.count < C || next_taps[later - C] <= seeing) break;
-                }
                 const float* from = here + i * size;
-                if (seeing == 4)
+                if (seeing[i] == 4)
                     for (int64_t j = 0; j < size; j += LANES) store(weigh<4>(from + j, size, weight + j, chunk.P, 4), to + j);
                 else
-                    for (int64_t j = 0; j < size; j += LANES) store(weigh<0>(from + j, size, weight + j, chunk.P, seeing), to + j);
+                    for (int64_t j = 0; j < size; j += LANES) store(weigh<0>(from + j, size, weight + j, chunk.P, seeing[i]), to + j);
             }
             float* weight_grad = arrays.conv_weight_grad + chunk.row * taps * chunk.P + segment.channel;
             int64_t back = 0;
