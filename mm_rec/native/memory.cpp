@@ -293,38 +293,36 @@ struct Chunk {
                 for (int64_t n = 0; n < size; n += LANES) store(load(from + n), to + n);
     }
 
-    // A token's features after convolution and activation, and the slope of the latter where it is wanted. Returns the sum of
-    // their squares.
+    // A token's features after convolution and activation, and the slope of the latter where it is wanted.
     template <int COUNT>
-    float activate(int which, int64_t i, float* to, float* slope) const {
+    void activate(int which, int64_t i, float* to, float* slope) const {
         const int64_t size = segments[which].size;
         const float* row = inputs[which] + (shape.taps - 1 + i) * size;
         const float* weight = arrays.conv_weight + (shape.taps - 1) * P + segments[which].channel;
-        Floats squares = {};
         for (int64_t n = 0; n < size; n += LANES) {
             Floats steepness;
             const Floats active = silu(weigh<COUNT>(row + n, -size, weight + n, P, taps[i]), steepness);
-            squares += active * active;
             store(active, to + n);
             if (slope) store(steepness, slope + n);
         }
-        return sum(squares);
     }
 
     void read_segment(int which, int64_t next, float* to) {
         const Segment& segment = segments[which];
         const int64_t size = segment.size;
         widen(which);
-        float squares[MAX_CHUNK];
         for (int64_t i = 0; i < count; ++i) {
             prefetch(next + i, features(which, next + i), size);
             float* slope = arrays.out_grad ? slopes[which] + i * size : nullptr;
-            squares[i] = taps[i] == 4 ? activate<4>(which, i, to + i * size, slope) : activate<0>(which, i, to + i * size, slope);
+            if (taps[i] == 4) activate<4>(which, i, to + i * size, slope);
+            else activate<0>(which, i, to + i * size, slope);
         }
         std::fill(to + count * size, to + C * size, 0.0f);
         if (!segment.normalised) return;
-        for (int64_t i = 0; i < count; ++i) shares[which][i] = 1 / std::max(std::sqrt(squares[i]), 1e-12f);
-        for (int64_t i = 0; i < count; ++i) scale(shares[which][i], to + i * size, to + i * size, size);
+        float* share = shares[which];
+        row_dots(to, to, C, size, share);
+        for (int64_t i = 0; i < C; ++i) share[i] = 1 / std::max(std::sqrt(share[i]), 1e-12f);
+        for (int64_t i = 0; i < C; ++i) scale(share[i], to + i * size, to + i * size, size);
     }
 
     // Ask for what token t of the row has in an array before it is needed: rows lie too far from each other for the processor
@@ -349,7 +347,9 @@ struct Chunk {
         }
         float* active[3] = {q, k, v};
         for (int s = 0; s < 3; ++s) read_segment(s, next, active[s]);
-        for (int64_t i = 0; i < C; ++i) from_state[i] = seen[i] > i ? exponential(cumulative[i]) : 0;
+        for (int64_t i = 0; i < C; i += LANES) store(exponential(load(cumulative + i)), from_state + i);
+        for (int64_t i = 0; i < C; ++i)
+            if (seen[i] <= i) from_state[i] = 0;
         carried = from_state[C - 1];
         for (int64_t i = 0; i < C; ++i) {
             // Token i sees j from its document's first token on; what is not seen is made 0 before it is used.
