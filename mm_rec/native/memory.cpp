@@ -186,15 +186,6 @@ inline void solve(View a, float* x, int64_t chunk, int64_t width, bool backwards
     }
 }
 
-// One vector of the convolution or of its gradient: the sum of `count` rows, each times the weights of its tap. The weights
-// of a tap farther away stand before those of a nearer one. COUNT: the same number where it is known in advance, else 0.
-template <int COUNT>
-inline Floats weigh(const float* row, int64_t row_step, const float* weight, int64_t weight_step, int64_t count) {
-    Floats total = load(row) * load(weight);
-    for (int64_t back = 1; back < (COUNT ? COUNT : count); ++back) total += load(row + back * row_step) * load(weight - back * weight_step);
-    return total;
-}
-
 // Ask for what will be needed, into the second cache: the first has no room for it.
 // Inlined by force: GCC drops calls of a function that does nothing else.
 template <typename Data>
@@ -226,8 +217,7 @@ struct Segment {
 };
 
 int64_t chunk_floats(const Shape& s) {
-    return 5 * s.chunk * s.key + 2 * s.chunk * s.value + 4 * s.chunk * s.chunk + 7 * s.chunk +
-           (s.chunk + s.taps) * (2 * s.key + s.value) + 21 * 16;
+    return 5 * s.chunk * s.key + 2 * s.chunk * s.value + 4 * s.chunk * s.chunk + 7 * s.chunk + 18 * 16;
 }
 
 // What is known of a chunk, forward and backward.
@@ -241,7 +231,6 @@ struct Chunk {
     int64_t start = 0, count = 0;  // tokens
     float *q, *k, *v;              // (C, K), (C, K), (C, V)
     float* shares[2];              // 1 / the lengths of q and k before they were normalised (C)
-    float* inputs[3];              // of the convolution: W − 1 tokens before the chunk, then its own (W − 1 + C, K or V)
     float* norm_shares;            // 1 / root mean square of what is read (C)
     float *keys_transposed, *decay, *overlap, *scores, *erase;  // Kᵀ (K, C); D, k·k D, q·k D, −β k·k D (C, C)
     float *cumulative, *from_state, *to_state, *beta;  // (C)
@@ -263,7 +252,6 @@ struct Chunk {
         slopes[2] = scratch.take(C * V);
         for (float** each : {&decay, &overlap, &scores, &erase}) *each = scratch.take(C * C);
         for (float** each : {&cumulative, &from_state, &to_state, &beta, &shares[0], &shares[1], &norm_shares}) *each = scratch.take(C);
-        for (int s = 0; s < 3; ++s) inputs[s] = scratch.take((C + shape.taps) * segments[s].size);
     }
 
     // The number of what is the memory's own at token t of the row: (B, T, M) flattened.
@@ -278,51 +266,101 @@ struct Chunk {
         return static_cast<const Data*>(arrays.history) + (row * (shape.taps - 1) + shape.taps - 1 + t) * P + segment.channel;
     }
 
+    // The weights of the tap `back` tokens before, and their gradients.
+    const float* conv_weight(int which, int64_t back) const {
+        return arrays.conv_weight + (shape.taps - 1 - back) * P + segments[which].channel;
+    }
+    float* conv_weight_grad(int which, int64_t back) const {
+        return arrays.conv_weight_grad + (row * shape.taps + shape.taps - 1 - back) * P + segments[which].channel;
+    }
+
     // How many tokens token t sees through the convolution, itself among them.
     int taps_of(int64_t t, int64_t position) const {
         const int64_t there = arrays.history ? shape.taps : t + 1;
         return int(std::min({shape.taps, position + 1, there}));
     }
 
-    // The features of the chunk and of the tokens before it that the convolution sees, in float32.
-    void widen(int which) const {
-        const int64_t before = shape.taps - 1, size = segments[which].size;
-        float* to = inputs[which];
-        for (int64_t t = start - before; t < start + count; ++t, to += size)
-            if (const Data* from = features(which, t))
-                for (int64_t n = 0; n < size; n += LANES) store(load(from + n), to + n);
-    }
-
-    // A token's features after convolution and activation, and the slope of the latter where it is wanted.
-    template <int COUNT>
-    void activate(int which, int64_t i, float* to, float* slope) const {
-        const int64_t size = segments[which].size;
-        const float* row = inputs[which] + (shape.taps - 1 + i) * size;
-        const float* weight = arrays.conv_weight + (shape.taps - 1) * P + segments[which].channel;
+    // The convolution and the activation of a segment, and the slope of the latter in the backward pass. The outer loop is over
+    // vectors of features: so the tokens that the convolution sees stay in registers from one token to the next.
+    // TAPS: their number where it is known in advance, else 0.
+    template <int TAPS>
+    void mix(int which, int64_t next, float* to) const {
+        constexpr int ROOM = TAPS ? TAPS : MAX_TAPS;
+        const Segment& segment = segments[which];
+        const int64_t size = segment.size, width = segment.width, all = TAPS ? TAPS : shape.taps;
+        const Data* own = features(which, start);
+        float* slope = arrays.out_grad ? slopes[which] : nullptr;
         for (int64_t n = 0; n < size; n += LANES) {
-            Floats steepness;
-            const Floats active = silu(weigh<COUNT>(row + n, -size, weight + n, P, taps[i]), steepness);
-            store(active, to + n);
-            if (slope) store(steepness, slope + n);
+            Floats weights[ROOM], before[ROOM];  // of each tap; the token so many places before
+            for (int64_t back = 0; back < all; ++back) {
+                const Data* row = features(which, start - back);
+                weights[back] = load(conv_weight(which, back) + n);
+                before[back] = row ? load(row + n) : Floats{};
+            }
+            for (int64_t i = 0; i < count; ++i) {
+                before[0] = load(own + i * width + n);
+                prefetch(next + i, own + (next - start + i) * width + n, LANES);
+                Floats total = before[0] * weights[0], steepness;
+                for (int64_t back = 1; back < all; ++back)
+                    if (back < taps[i]) total += before[back] * weights[back];
+                for (int64_t back = all - 1; back > 0; --back) before[back] = before[back - 1];
+                store(silu(total, steepness), to + i * size + n);
+                if (slope) store(steepness, slope + i * size + n);
+            }
         }
     }
 
     void read_segment(int which, int64_t next, float* to) {
         const Segment& segment = segments[which];
         const int64_t size = segment.size;
-        widen(which);
-        for (int64_t i = 0; i < count; ++i) {
-            prefetch(next + i, features(which, next + i), size);
-            float* slope = arrays.out_grad ? slopes[which] + i * size : nullptr;
-            if (taps[i] == 4) activate<4>(which, i, to + i * size, slope);
-            else activate<0>(which, i, to + i * size, slope);
-        }
+        if (shape.taps == 4) mix<4>(which, next, to);
+        else mix<0>(which, next, to);
         std::fill(to + count * size, to + C * size, 0.0f);
         if (!segment.normalised) return;
         float* share = shares[which];
         row_dots(to, to, C, size, share);
         for (int64_t i = 0; i < C; ++i) share[i] = 1 / std::max(std::sqrt(share[i]), 1e-12f);
         for (int64_t i = 0; i < C; ++i) scale(share[i], to + i * size, to + i * size, size);
+    }
+
+    // Back through normalising, the activation and the convolution of a segment, whose features are `units` now: gradients of
+    // what was read, and of the weights. `along`: the products of gradients and units. `seeing`: how many tokens see each.
+    // `later`: the gradients before the activation of the W − 1 tokens after the chunk, then of its own first ones.
+    template <int TAPS>
+    void mix_back(int which, const float* grads, const float* units, const float* along, const int* seeing, float* later) const {
+        constexpr int ROOM = TAPS ? TAPS : MAX_TAPS;
+        const Segment& segment = segments[which];
+        const int64_t size = segment.size, width = segment.width, all = TAPS ? TAPS : shape.taps;
+        const Data* own = features(which, start);
+        Data* to = static_cast<Data*>(arrays.feature_grads[which]) + (row * shape.length + start) * width + segment.column;
+        for (int64_t n = 0; n < size; n += LANES) {
+            Floats weights[ROOM], weight_grads[ROOM] = {}, after[ROOM];  // the token so many places after
+            for (int64_t back = 0; back < all; ++back) {
+                weights[back] = load(conv_weight(which, back) + n);
+                if (back) after[back] = load(later + (back - 1) * size + n);
+            }
+            for (int64_t i = count - 1; i >= 0; --i) {
+                const int64_t at = i * size + n;
+                Floats grad = load(grads + at);
+                if (segment.normalised) grad = (grad - load(units + at) * along[i]) * shares[which][i];
+                after[0] = grad * load(slopes[which] + at);
+                const Floats feature = load(own + i * width + n);
+                Floats total = after[0] * weights[0];
+                weight_grads[0] += after[0] * feature;
+                for (int64_t back = 1; back < all; ++back)
+                    if (back < seeing[i]) {
+                        total += after[back] * weights[back];
+                        weight_grads[back] += after[back] * feature;
+                    }
+                for (int64_t back = all - 1; back > 0; --back) after[back] = after[back - 1];
+                store(total, to + i * width + n);
+            }
+            for (int64_t back = 0; back < all; ++back) {
+                float* sum = conv_weight_grad(which, back) + n;
+                store(load(sum) + weight_grads[back], sum);
+                if (back) store(after[back], later + (back - 1) * size + n);
+            }
+        }
     }
 
     // Ask for what token t of the row has in an array before it is needed: rows lie too far from each other for the processor
@@ -384,28 +422,6 @@ struct Chunk {
         }
     }
 
-    // Add to the gradients of TAPS taps' weights, from `back` on, given those of what the convolution gave.
-    template <int TAPS>
-    void weigh_taps(int which, int64_t back, const float* grads, float* weight_grad) const {
-        const int64_t size = segments[which].size, last = shape.taps - 1;
-        for (int64_t j = 0; j < size; j += LANES) {
-            Floats totals[TAPS] = {};
-            const float* row = inputs[which] + (last - back) * size + j;
-            for (int64_t i = 0; i < count; ++i, row += size) {
-                const Floats grad = load(grads + i * size + j);
-                if (taps[i] >= back + TAPS)
-                    for (int tap = 0; tap < TAPS; ++tap) totals[tap] += grad * load(row - tap * size);
-                else
-                    for (int tap = 0; tap < TAPS; ++tap)
-                        if (back + tap < taps[i]) totals[tap] += grad * load(row - tap * size);
-            }
-            for (int tap = 0; tap < TAPS; ++tap) {
-                float* to = weight_grad + (last - back - tap) * P + j;
-                store(load(to) + totals[tap], to);
-            }
-        }
-    }
-
     // What the chunk erases, writes and reads, given the state before it: k S, U and Y, each (C, V).
     void recur(const float* state, float* erased, float* written, float* reads) const {
         multiply({k, K, 1}, state, V, erased, V, C, K, V, SET);
@@ -455,7 +471,7 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
 int64_t backward_floats(const Shape& s) {
     const int64_t widest = std::max(s.key, s.value);
     return chunk_floats(s) + 8 * s.chunk * s.value + 3 * s.chunk * s.key + 3 * s.key * s.value + 2 * s.chunk * s.chunk +
-           3 * s.chunk + s.value + 3 * (s.chunk + s.taps) * widest + 23 * 16;
+           3 * s.chunk + s.value + 3 * s.taps * widest + 23 * 16;
 }
 
 template <typename Data>
@@ -471,11 +487,10 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
     float *scores_grad = scratch.take(C * C), *erase_grad = scratch.take(C * C), *written_t = scratch.take(V * C);
     float *sums = scratch.take(C), *beta_grad = scratch.take(C), *cumulative_grad = scratch.take(C);
     float* norm_grad = scratch.take(V);
-    // Gradients before the activation: those of the chunk, then of the first tokens of the next one.
-    float* pre_grad[3];
-    for (float*& each : pre_grad) {
-        each = scratch.take((C + taps) * widest);
-        std::fill_n(each, (C + taps) * widest, 0.0f);
+    float* later[3];  // gradients before the activation: those of the first tokens of the next chunk
+    for (float*& each : later) {
+        each = scratch.take(taps * widest);
+        std::fill_n(each, taps * widest, 0.0f);
     }
     float* v_grad = u_grad;
     std::fill_n(norm_grad, V, 0.0f);
@@ -608,35 +623,9 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
         const float* features[3] = {chunk.q, chunk.k, chunk.v};
         for (int s = 0; s < 3; ++s) {
             const Segment& segment = chunk.segments[s];
-            const int64_t size = segment.size;
-            float* here = pre_grad[s];
-            std::copy_n(here, (taps - 1) * size, here + C * size);  // those of the chunk that comes after
-            if (segment.normalised) row_dots(grads[s], features[s], C, size, sums);
-            for (int64_t i = 0; i < chunk.count; ++i) {
-                const float *grad = grads[s] + i * size, *unit = features[s] + i * size, *slope = chunk.slopes[s] + i * size;
-                float* to = here + i * size;
-                if (segment.normalised) {
-                    const Floats share = splat(chunk.shares[s][i]), along = splat(sums[i]);
-                    for (int64_t j = 0; j < size; j += LANES)
-                        store((load(grad + j) - load(unit + j) * along) * share * load(slope + j), to + j);
-                } else {
-                    for (int64_t j = 0; j < size; j += LANES) store(load(grad + j) * load(slope + j), to + j);
-                }
-            }
-            const float* weight = arrays.conv_weight + (taps - 1) * chunk.P + segment.channel;
-            for (int64_t i = 0; i < chunk.count; ++i) {
-                const int64_t at = (chunk.row * shape.length + chunk.start + i) * segment.width + segment.column;
-                Data* to = static_cast<Data*>(arrays.feature_grads[s]) + at;
-                const float* from = here + i * size;
-                if (seeing[i] == 4)
-                    for (int64_t j = 0; j < size; j += LANES) store(weigh<4>(from + j, size, weight + j, chunk.P, 4), to + j);
-                else
-                    for (int64_t j = 0; j < size; j += LANES) store(weigh<0>(from + j, size, weight + j, chunk.P, seeing[i]), to + j);
-            }
-            float* weight_grad = arrays.conv_weight_grad + chunk.row * taps * chunk.P + segment.channel;
-            int64_t back = 0;
-            for (; back + 4 <= taps; back += 4) chunk.template weigh_taps<4>(s, back, here, weight_grad);
-            for (; back < taps; ++back) chunk.template weigh_taps<1>(s, back, here, weight_grad);
+            if (segment.normalised) row_dots(grads[s], features[s], C, segment.size, sums);
+            if (taps == 4) chunk.template mix_back<4>(s, grads[s], features[s], sums, seeing, later[s]);
+            else chunk.template mix_back<0>(s, grads[s], features[s], sums, seeing, later[s]);
         }
         std::fill_n(next_taps, taps, 0);
         std::copy_n(chunk.taps, std::min(taps - 1, chunk.count), next_taps);
@@ -645,14 +634,18 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
         for (int s = 0; s < 3; ++s) {
             const Segment& segment = chunk.segments[s];
             for (int64_t before = 1; before < taps; ++before) {  // so many tokens before the first one
+                const Data* feature = chunk.features(s, -before);
                 Data* to = static_cast<Data*>(arrays.history_grad) + (chunk.row * (taps - 1) + taps - 1 - before) * chunk.P +
                            segment.channel;
                 for (int64_t j = 0; j < segment.size; j += LANES) {
                     Floats total = {};
-                    for (int64_t t = 0; t + before < taps; ++t)
-                        if (next_taps[t] > t + before)
-                            total += load(pre_grad[s] + t * segment.size + j) *
-                                     load(arrays.conv_weight + (taps - 1 - t - before) * chunk.P + segment.channel + j);
+                    for (int64_t t = 0; t + before < taps; ++t) {
+                        if (next_taps[t] <= t + before) continue;
+                        const Floats grad = load(later[s] + t * segment.size + j);
+                        float* sum = chunk.conv_weight_grad(s, t + before) + j;
+                        total += grad * load(chunk.conv_weight(s, t + before) + j);
+                        store(load(sum) + grad * load(feature + j), sum);
+                    }
                     store(total, to + j);
                 }
             }
