@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <system_error>
 #include <thread>
@@ -69,8 +70,13 @@ struct View {
 enum Range { ALL, UP_TO_ROW, FROM_ROW };  // which p of row i: all, p <= i, p >= i (to the tile)
 enum Mode { SET, ADD };
 
-template <int R, int NV>
-inline void tile(View a, const float* b, int64_t b_row, int64_t first, int64_t last, float* c, int64_t c_row, Mode mode) {
+// What is done with the sums of a tile before they are stored: nothing.
+constexpr auto as_it_is = [](auto&) {};
+
+template <int R, int NV, typename Finish = decltype(as_it_is)>
+inline void tile(
+    View a, const float* b, int64_t b_row, int64_t first, int64_t last, float* c, int64_t c_row, Mode mode,
+    const Finish& finish = as_it_is) {
     Floats sums[R][NV];
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < NV; ++n) sums[r][n] = mode == ADD ? load(c + r * c_row + n * LANES) : Floats{};
@@ -84,6 +90,7 @@ inline void tile(View a, const float* b, int64_t b_row, int64_t first, int64_t l
             for (int n = 0; n < NV; ++n) sums[r][n] += one * row[n];
         }
     }
+    finish(sums);
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < NV; ++n) store(sums[r][n], c + r * c_row + n * LANES);
 }
@@ -165,24 +172,27 @@ inline Floats silu(Floats x, Floats& slope) {
 
 // Solve (I − A) X = X in place, A strictly lower (C, C) by its strides, X (C, width); with `backwards` (I − Aᵀ) given as the
 // view of Aᵀ, which is strictly upper.
-inline void solve(View a, float* x, int64_t chunk, int64_t width, bool backwards) {
+template <bool backwards>
+inline void solve(View a, float* x, int64_t chunk, int64_t width) {
     for (int64_t done = 0; done < chunk; done += TILE_ROWS) {
         const int64_t i = backwards ? chunk - TILE_ROWS - done : done;
         const int64_t first = backwards ? i + TILE_ROWS : 0;
-        float* own = x + i * width;
-        multiply({a.data + i * a.row + first * a.column, a.row, a.column}, x + first * width, width, own, width, TILE_ROWS, done, width, ADD);
+        const View before{a.data + i * a.row, a.row, a.column};
         const float* corner = a.data + i * (a.row + a.column);
-        for (int64_t n = 0; n < width; n += LANES) {
-            Floats rows[TILE_ROWS];
-            for (int r = 0; r < TILE_ROWS; ++r) rows[r] = load(own + r * width + n);
-            // Each row that is known is added to those that wait for it.
+        // Within the tile each row that is known is added to those that wait for it.
+        const auto finish = [&](auto& rows) {
             for (int known = 0; known < TILE_ROWS; ++known)
                 for (int later = known + 1; later < TILE_ROWS; ++later) {
                     const int from = backwards ? TILE_ROWS - 1 - known : known, to = backwards ? TILE_ROWS - 1 - later : later;
-                    rows[to] += rows[from] * corner[to * a.row + from * a.column];
+                    const Floats factor = splat(corner[to * a.row + from * a.column]);
+                    for (size_t n = 0; n < std::size(rows[0]); ++n) rows[to][n] += rows[from][n] * factor;
                 }
-            for (int r = 0; r < TILE_ROWS; ++r) store(rows[r], own + r * width + n);
-        }
+        };
+        int64_t n = 0;
+        for (; n + TILE_VECTORS * LANES <= width; n += TILE_VECTORS * LANES)
+            tile<TILE_ROWS, TILE_VECTORS>(before, x + n, width, first, first + done, x + i * width + n, width, ADD, finish);
+        for (; n < width; n += LANES)
+            tile<TILE_ROWS, 1>(before, x + n, width, first, first + done, x + i * width + n, width, ADD, finish);
     }
 }
 
@@ -433,7 +443,7 @@ struct Chunk {
                 store(load(reads + j) * share, reads + j);
             }
         }
-        solve({erase, C, 1}, written, C, V, false);
+        solve<false>({erase, C, 1}, written, C, V);
         multiply({scores, C, 1}, written, V, reads, V, C, C, V, ADD, UP_TO_ROW);
     }
 };
@@ -538,7 +548,7 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
         }
         multiply({late_keys, K, 1}, state_grad, V, u_grad, V, C, K, V, SET);
         multiply({chunk.scores, 1, C}, y_grad, V, u_grad, V, C, C, V, ADD, FROM_ROW);
-        solve({chunk.erase, 1, C}, u_grad, C, V, true);  // now the gradient of β (v − share · S k)
+        solve<true>({chunk.erase, 1, C}, u_grad, C, V);  // now the gradient of β (v − share · S k)
         transpose(written, C, V, written_t);
         multiply({y_grad, V, 1}, written_t, C, scores_grad, C, C, V, C, SET, ALL, true);
         multiply({u_grad, V, 1}, written_t, C, erase_grad, C, C, V, C, SET, ALL, true);
