@@ -196,7 +196,9 @@ inline void solve(View a, float* x, int64_t chunk, int64_t width) {
     }
 }
 
-// Ask for what will be needed, into the second cache: the first has no room for it.
+// Ask for what will be needed, into the second cache: the first has no room for it. Rows of tokens lie too far from each other
+// for the processor to guess; and asking little by little matters, because it can wait for few at once. An address outside
+// of an array does no harm.
 // Inlined by force: GCC drops calls of a function that does nothing else.
 template <typename Data>
 [[gnu::always_inline]] inline void prefetch(const Data* from, int64_t size) {
@@ -294,7 +296,7 @@ struct Chunk {
     // vectors of features: so the tokens that the convolution sees stay in registers from one token to the next.
     // TAPS: their number where it is known in advance, else 0.
     template <int TAPS>
-    void mix(int which, int64_t next, float* to) const {
+    void mix(int which, int64_t ahead, float* to) const {
         constexpr int ROOM = TAPS ? TAPS : MAX_TAPS;
         const Segment& segment = segments[which];
         const int64_t size = segment.size, width = segment.width, all = TAPS ? TAPS : shape.taps;
@@ -309,7 +311,7 @@ struct Chunk {
             }
             for (int64_t i = 0; i < count; ++i) {
                 before[0] = load(own + i * width + n);
-                prefetch(next + i, own + (next - start + i) * width + n, LANES);
+                prefetch(own + (i + ahead) * width + n, LANES);
                 Floats total = before[0] * weights[0], steepness;
                 for (int64_t back = 1; back < all; ++back)
                     if (back < taps[i]) total += before[back] * weights[back];
@@ -320,11 +322,11 @@ struct Chunk {
         }
     }
 
-    void read_segment(int which, int64_t next, float* to) {
+    void read_segment(int which, int64_t ahead, float* to) {
         const Segment& segment = segments[which];
         const int64_t size = segment.size;
-        if (shape.taps == 4) mix<4>(which, next, to);
-        else mix<0>(which, next, to);
+        if (shape.taps == 4) mix<4>(which, ahead, to);
+        else mix<0>(which, ahead, to);
         std::fill(to + count * size, to + C * size, 0.0f);
         if (!segment.normalised) return;
         float* share = shares[which];
@@ -373,14 +375,8 @@ struct Chunk {
         }
     }
 
-    // Ask for what token t of the row has in an array before it is needed: rows lie too far from each other for the processor
-    // to guess. Little by little, because it can wait for few at once.
-    [[gnu::always_inline]] inline void prefetch(int64_t t, const Data* from, int64_t size) const {
-        if (t >= 0 && t < shape.length) ::prefetch(from, size);
-    }
-
-    // `next`: the first token of the chunk that is read after it.
-    void read(int64_t first, int64_t next) {
+    // `ahead`: from here to the chunk that is read after it, in tokens.
+    void read(int64_t first, int64_t ahead) {
         start = first;
         count = std::min(C, shape.length - first);
         float total = 0;
@@ -394,7 +390,7 @@ struct Chunk {
             taps[i] = there ? taps_of(first + i, seen[i]) : 0;
         }
         float* active[3] = {q, k, v};
-        for (int s = 0; s < 3; ++s) read_segment(s, next, active[s]);
+        for (int s = 0; s < 3; ++s) read_segment(s, ahead, active[s]);
         for (int64_t i = 0; i < C; i += LANES) store(exponential(load(cumulative + i)), from_state + i);
         for (int64_t i = 0; i < C; ++i)
             if (seen[i] <= i) from_state[i] = 0;
@@ -458,7 +454,7 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
     if (arrays.state) std::copy_n(arrays.state + task * K * V, K * V, state);
     else std::fill_n(state, K * V, 0.0f);
     for (int64_t n = 0; n < shape.chunks(); ++n) {
-        chunk.read(n * C, (n + 1) * C);
+        chunk.read(n * C, C);
         if (arrays.states) std::copy_n(state, K * V, arrays.states + (task * shape.chunks() + n) * K * V);
         chunk.recur(state, late, written, read);
         for (int64_t i = 0; i < C; ++i) scale(chunk.to_state[i], written + i * V, late + i * V, V);
@@ -469,7 +465,7 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
             const int64_t at = chunk.place(chunk.start + i) * V;
             const Data* gate = static_cast<const Data*>(arrays.gate) + at;
             Data* out = static_cast<Data*>(arrays.out) + at;
-            chunk.prefetch(chunk.start + C + i, gate + C * shape.memories * V, V);
+            prefetch(gate + C * shape.memories * V, V);
             const Floats share = splat(chunk.norm_shares[i]);
             for (int64_t j = 0; j < V; j += LANES)
                 store(load(read + i * V + j) * share * load(arrays.norm_weight + j) * silu(load(gate + j)), out + j);
@@ -509,7 +505,7 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
     int next_taps[MAX_TAPS] = {};  // of the first tokens of the chunk that comes after
 
     for (int64_t n = shape.chunks() - 1; n >= 0; --n) {
-        chunk.read(n * C, (n - 1) * C);
+        chunk.read(n * C, -C);
         const float* state = arrays.states + (task * shape.chunks() + n) * K * V;
         chunk.recur(state, erased, written, reads);
         // The output gate and the norm.
@@ -522,10 +518,10 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
             Data* gate_grad = static_cast<Data*>(arrays.gate_grad) + at;
             const float* y = reads + i * V;
             float* to = y_grad + i * V;
-            const int64_t ahead = chunk.start - C + i, far = C * shape.memories * V;
-            chunk.prefetch(ahead, gate - far, V);
-            chunk.prefetch(ahead, out_grad - far, V);
-            if (n > 0) prefetch(state - K * V + i * (K * V / C), K * V / C);
+            const int64_t far = C * shape.memories * V;
+            prefetch(gate - far, V);
+            prefetch(out_grad - far, V);
+            prefetch(state - K * V + i * (K * V / C), K * V / C);
             const float share = chunk.norm_shares[i];
             Floats along = {};
             for (int64_t j = 0; j < V; j += LANES) {
