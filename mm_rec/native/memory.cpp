@@ -455,7 +455,8 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
     else std::fill_n(state, K * V, 0.0f);
     for (int64_t n = 0; n < shape.chunks(); ++n) {
         chunk.read(n * C, C);
-        if (arrays.states) std::copy_n(state, K * V, arrays.states + (task * shape.chunks() + n) * K * V);
+        float* kept = arrays.states ? arrays.states + (task * shape.chunks() + n) * K * V : nullptr;
+        if (kept) std::copy_n(state, K * V, kept);
         chunk.recur(state, late, written, read);
         for (int64_t i = 0; i < C; ++i) scale(chunk.to_state[i], written + i * V, late + i * V, V);
         scale(chunk.carried, state, state, K * V);
@@ -466,6 +467,7 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
             const Data* gate = static_cast<const Data*>(arrays.gate) + at;
             Data* out = static_cast<Data*>(arrays.out) + at;
             prefetch(gate + C * shape.memories * V, V);
+            if (kept) prefetch(kept + K * V + i * (K * V / C), K * V / C);
             const Floats share = splat(chunk.norm_shares[i]);
             for (int64_t j = 0; j < V; j += LANES)
                 store(load(read + i * V + j) * share * load(arrays.norm_weight + j) * silu(load(gate + j)), out + j);
