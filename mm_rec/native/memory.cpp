@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <system_error>
 #include <thread>
@@ -55,12 +56,10 @@ struct Arrays {
     float* state_grad;               // as state
 };
 
-constexpr int TILE_ROWS = 4, MAX_CHUNK = 256, MAX_TAPS = 8;
-#if defined(__AVX512BW__)
-constexpr int TILE_VECTORS = 4;
-#else
-constexpr int TILE_VECTORS = 2;
-#endif
+constexpr int MAX_CHUNK = 256, MAX_TAPS = 8;
+// A tile of a product has so many rows of two vectors: their sums, the two vectors and a factor fill the registers, and
+// broadcasting a factor costs less than loading more vectors would.
+constexpr int TILE_ROWS = SUMS / 2, TILE_VECTORS = 2;
 
 // A matrix by its strides: element (i, j) is data[i * row + j * column].
 struct View {
@@ -71,8 +70,13 @@ struct View {
 enum Range { ALL, UP_TO_ROW, FROM_ROW };  // which p of row i: all, p <= i, p >= i (to the tile)
 enum Mode { SET, ADD };
 
-template <int R, int NV>
-inline void tile(View a, const float* b, int64_t b_row, int64_t first, int64_t last, float* c, int64_t c_row, Mode mode) {
+// What is done with the sums of a tile before they are stored: nothing.
+constexpr auto as_it_is = [](auto&) {};
+
+template <int R, int NV, typename Finish = decltype(as_it_is)>
+inline void tile(
+    View a, const float* b, int64_t b_row, int64_t first, int64_t last, float* c, int64_t c_row, Mode mode,
+    const Finish& finish = as_it_is) {
     Floats sums[R][NV];
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < NV; ++n) sums[r][n] = mode == ADD ? load(c + r * c_row + n * LANES) : Floats{};
@@ -86,6 +90,7 @@ inline void tile(View a, const float* b, int64_t b_row, int64_t first, int64_t l
             for (int n = 0; n < NV; ++n) sums[r][n] += one * row[n];
         }
     }
+    finish(sums);
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < NV; ++n) store(sums[r][n], c + r * c_row + n * LANES);
 }
@@ -104,9 +109,6 @@ inline void multiply(
         int64_t n = 0;
         for (; n + TILE_VECTORS <= vectors; n += TILE_VECTORS)
             tile<TILE_ROWS, TILE_VECTORS>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
-        if constexpr (TILE_VECTORS > 2)
-            for (; n + 2 <= vectors; n += 2)
-                tile<TILE_ROWS, 2>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
         for (; n < vectors; ++n)
             tile<TILE_ROWS, 1>(part, b + n * LANES, b_row, first, last, to + n * LANES, c_row, mode);
     }
@@ -145,9 +147,21 @@ inline float dot(const float* a, const float* b, int64_t size) {
 inline void scale(float factor, const float* from, float* to, int64_t size) {
     for (int64_t i = 0; i < size; i += LANES) store(load(from + i) * factor, to + i);
 }
-// 1 / root mean square, as the norm divides.
-inline float inverse_root_mean_square(const float* x, int64_t size, float eps) {
-    return 1 / std::sqrt(dot(x, x, size) / float(size) + eps);
+// to[i] = the product of row i of a with row i of b, both (rows, size). rows % 4 = 0.
+inline void row_dots(const float* a, const float* b, int64_t rows, int64_t size, float* to) {
+    for (int64_t i = 0; i < rows; i += 4) {
+        Floats totals[4] = {};
+        for (int r = 0; r < 4; ++r)
+            for (int64_t at = (i + r) * size; at < (i + r + 1) * size; at += LANES) totals[r] += load(a + at) * load(b + at);
+        float found[4];
+        sum(totals, found);
+        std::copy_n(found, 4, to + i);
+    }
+}
+// 1 / root mean square of each row, as the norm divides.
+inline void inverse_root_mean_squares(const float* x, int64_t rows, int64_t size, float eps, float* to) {
+    row_dots(x, x, rows, size, to);
+    for (int64_t i = 0; i < rows; ++i) to[i] = 1 / std::sqrt(to[i] / float(size) + eps);
 }
 // silu, and its slope.
 inline Floats silu(Floats x, Floats& slope) {
@@ -156,37 +170,39 @@ inline Floats silu(Floats x, Floats& slope) {
     return active;
 }
 
-// Solve (I + A) X = X in place, A strictly lower (C, C) by its strides, X (C, width); with `backwards` (I + Aᵀ) given as the
+// Solve (I − A) X = X in place, A strictly lower (C, C) by its strides, X (C, width); with `backwards` (I − Aᵀ) given as the
 // view of Aᵀ, which is strictly upper.
-inline void solve(View a, float* x, int64_t chunk, int64_t width, bool backwards) {
+template <bool backwards>
+inline void solve(View a, float* x, int64_t chunk, int64_t width) {
     for (int64_t done = 0; done < chunk; done += TILE_ROWS) {
         const int64_t i = backwards ? chunk - TILE_ROWS - done : done;
-        const int64_t first = backwards ? i + TILE_ROWS : 0, last = backwards ? chunk : i;
-        for (int64_t n = 0; n < width; n += LANES) {
-            Floats rows[TILE_ROWS];
-            for (int r = 0; r < TILE_ROWS; ++r) rows[r] = load(x + (i + r) * width + n);
-            // two sums a row, so that one multiplication need not wait for the one before
-            Floats other[TILE_ROWS] = {};
-            int64_t p = first;
-            for (; p + 2 <= last; p += 2) {
-                const Floats even = load(x + p * width + n), odd = load(x + (p + 1) * width + n);
-                for (int r = 0; r < TILE_ROWS; ++r) {
-                    const float* left = a.data + (i + r) * a.row + p * a.column;
-                    rows[r] -= even * left[0];
-                    other[r] -= odd * left[a.column];
+        const int64_t first = backwards ? i + TILE_ROWS : 0;
+        const View before{a.data + i * a.row, a.row, a.column};
+        const float* corner = a.data + i * (a.row + a.column);
+        // Within the tile each row that is known is added to those that wait for it.
+        const auto finish = [&](auto& rows) {
+            for (int known = 0; known < TILE_ROWS; ++known)
+                for (int later = known + 1; later < TILE_ROWS; ++later) {
+                    const int from = backwards ? TILE_ROWS - 1 - known : known, to = backwards ? TILE_ROWS - 1 - later : later;
+                    const Floats factor = splat(corner[to * a.row + from * a.column]);
+                    for (size_t n = 0; n < std::size(rows[0]); ++n) rows[to][n] += rows[from][n] * factor;
                 }
-            }
-            for (int r = 0; r < TILE_ROWS; ++r) rows[r] += other[r];
-            if (backwards) {
-                for (int r = TILE_ROWS - 1; r >= 0; --r)
-                    for (int s = r + 1; s < TILE_ROWS; ++s) rows[r] -= rows[s] * a.data[(i + r) * a.row + (i + s) * a.column];
-            } else {
-                for (int r = 0; r < TILE_ROWS; ++r)
-                    for (int s = 0; s < r; ++s) rows[r] -= rows[s] * a.data[(i + r) * a.row + (i + s) * a.column];
-            }
-            for (int r = 0; r < TILE_ROWS; ++r) store(rows[r], x + (i + r) * width + n);
-        }
+        };
+        int64_t n = 0;
+        for (; n + TILE_VECTORS * LANES <= width; n += TILE_VECTORS * LANES)
+            tile<TILE_ROWS, TILE_VECTORS>(before, x + n, width, first, first + done, x + i * width + n, width, ADD, finish);
+        for (; n < width; n += LANES)
+            tile<TILE_ROWS, 1>(before, x + n, width, first, first + done, x + i * width + n, width, ADD, finish);
     }
+}
+
+// Ask for what will be needed, into the second cache: the first has no room for it. Rows of tokens lie too far from each other
+// for the processor to guess; and asking little by little matters, because it can wait for few at once. An address outside
+// of an array does no harm.
+// Inlined by force: GCC drops calls of a function that does nothing else.
+template <typename Data>
+[[gnu::always_inline]] inline void prefetch(const Data* from, int64_t size) {
+    for (int64_t n = 0; n < size; n += 64 / int64_t(sizeof(Data))) __builtin_prefetch(from + n, 0, 2);
 }
 
 // What a thread keeps beside the arrays, for one task after the other.
@@ -213,7 +229,7 @@ struct Segment {
 };
 
 int64_t chunk_floats(const Shape& s) {
-    return 5 * s.chunk * s.key + 2 * s.chunk * s.value + 4 * s.chunk * s.chunk + 6 * s.chunk + 17 * 16;
+    return 5 * s.chunk * s.key + 2 * s.chunk * s.value + 4 * s.chunk * s.chunk + 7 * s.chunk + 18 * 16;
 }
 
 // What is known of a chunk, forward and backward.
@@ -225,8 +241,10 @@ struct Chunk {
     const int64_t C, K, V, P;
     Segment segments[3];
     int64_t start = 0, count = 0;  // tokens
-    float *q, *k, *v, *norms[2];   // (C, K), (C, K), (C, V), lengths of q and k before they were normalised (C)
-    float *keys_transposed, *decay, *overlap, *scores, *erase;  // Kᵀ (K, C); D, k·k D, q·k D, β k·k D (C, C)
+    float *q, *k, *v;              // (C, K), (C, K), (C, V)
+    float* shares[2];              // 1 / the lengths of q and k before they were normalised (C)
+    float* norm_shares;            // 1 / root mean square of what is read (C)
+    float *keys_transposed, *decay, *overlap, *scores, *erase;  // Kᵀ (K, C); D, k·k D, q·k D, −β k·k D (C, C)
     float *cumulative, *from_state, *to_state, *beta;  // (C)
     float carried = 1;
     float* slopes[3];  // of the activations of queries, keys and values
@@ -245,7 +263,7 @@ struct Chunk {
         for (float** each : {&slopes[0], &slopes[1]}) *each = scratch.take(C * K);
         slopes[2] = scratch.take(C * V);
         for (float** each : {&decay, &overlap, &scores, &erase}) *each = scratch.take(C * C);
-        for (float** each : {&cumulative, &from_state, &to_state, &beta, &norms[0], &norms[1]}) *each = scratch.take(C);
+        for (float** each : {&cumulative, &from_state, &to_state, &beta, &shares[0], &shares[1], &norm_shares}) *each = scratch.take(C);
     }
 
     // The number of what is the memory's own at token t of the row: (B, T, M) flattened.
@@ -260,58 +278,105 @@ struct Chunk {
         return static_cast<const Data*>(arrays.history) + (row * (shape.taps - 1) + shape.taps - 1 + t) * P + segment.channel;
     }
 
+    // The weights of the tap `back` tokens before, and their gradients.
+    const float* conv_weight(int which, int64_t back) const {
+        return arrays.conv_weight + (shape.taps - 1 - back) * P + segments[which].channel;
+    }
+    float* conv_weight_grad(int which, int64_t back) const {
+        return arrays.conv_weight_grad + (row * shape.taps + shape.taps - 1 - back) * P + segments[which].channel;
+    }
+
     // How many tokens token t sees through the convolution, itself among them.
     int taps_of(int64_t t, int64_t position) const {
         const int64_t there = arrays.history ? shape.taps : t + 1;
         return int(std::min({shape.taps, position + 1, there}));
     }
 
-    template <int COUNT>
-    void convolve(int which, int64_t t, int count, float* to) const {
+    // The convolution and the activation of a segment, and the slope of the latter in the backward pass. The outer loop is over
+    // vectors of features: so the tokens that the convolution sees stay in registers from one token to the next.
+    // TAPS: their number where it is known in advance, else 0.
+    template <int TAPS>
+    void mix(int which, int64_t ahead, float* to) const {
+        constexpr int ROOM = TAPS ? TAPS : MAX_TAPS;
         const Segment& segment = segments[which];
-        const float* weight = arrays.conv_weight + (shape.taps - 1) * P + segment.channel;
-        const int seen_taps = COUNT ? COUNT : count;
-        const Data* rows[MAX_TAPS];
-        for (int back = 0; back < seen_taps; ++back) rows[back] = features(which, t - back);
-        for (int64_t n = 0; n < segment.size; n += LANES) {
-            Floats total = load(rows[0] + n) * load(weight + n);
-            for (int back = 1; back < seen_taps; ++back) total += load(rows[back] + n) * load(weight - back * P + n);
-            store(total, to + n);
+        const int64_t size = segment.size, width = segment.width, all = TAPS ? TAPS : shape.taps;
+        const Data* own = features(which, start);
+        float* slope = arrays.out_grad ? slopes[which] : nullptr;
+        for (int64_t n = 0; n < size; n += LANES) {
+            Floats weights[ROOM], before[ROOM];  // of each tap; the token so many places before
+            for (int64_t back = 0; back < all; ++back) {
+                const Data* row = features(which, start - back);
+                weights[back] = load(conv_weight(which, back) + n);
+                before[back] = row ? load(row + n) : Floats{};
+            }
+            for (int64_t i = 0; i < count; ++i) {
+                before[0] = load(own + i * width + n);
+                prefetch(own + (i + ahead) * width + n, LANES);
+                Floats total = before[0] * weights[0], steepness;
+                for (int64_t back = 1; back < all; ++back)
+                    if (back < taps[i]) total += before[back] * weights[back];
+                for (int64_t back = all - 1; back > 0; --back) before[back] = before[back - 1];
+                store(silu(total, steepness), to + i * size + n);
+                if (slope) store(steepness, slope + i * size + n);
+            }
         }
     }
 
-    // The activation of what was convolved, normalised or not; returns the length that it had.
-    float activate(const Segment& segment, const float* from, float* to, float* slope) const {
-        Floats squares = {};
-        for (int64_t n = 0; n < segment.size; n += LANES) {
-            Floats steepness;
-            const Floats active = silu(load(from + n), steepness);
-            squares += active * active;
-            store(active, to + n);
-            store(steepness, slope + n);
-        }
-        if (!segment.normalised) return 1;
-        const float length = std::max(std::sqrt(sum(squares)), 1e-12f);
-        scale(1 / length, to, to, segment.size);
-        return length;
+    void read_segment(int which, int64_t ahead, float* to) {
+        const Segment& segment = segments[which];
+        const int64_t size = segment.size;
+        if (shape.taps == 4) mix<4>(which, ahead, to);
+        else mix<0>(which, ahead, to);
+        std::fill(to + count * size, to + C * size, 0.0f);
+        if (!segment.normalised) return;
+        float* share = shares[which];
+        row_dots(to, to, C, size, share);
+        for (int64_t i = 0; i < C; ++i) share[i] = 1 / std::max(std::sqrt(share[i]), 1e-12f);
+        for (int64_t i = 0; i < C; ++i) scale(share[i], to + i * size, to + i * size, size);
     }
 
-    // Ask for a chunk's features before they are needed: rows lie too far from each other for the processor to guess.
-    // Inlined by force: GCC drops calls of a function that does nothing else.
-    [[gnu::always_inline]] inline void prefetch(int64_t first) const {
-        if (first < 0) return;
-        for (int64_t t = first; t < std::min(first + C, shape.length); ++t) {
-            for (int s = 0; s < 3; ++s) prefetch(features(s, t), segments[s].size);
-            const int64_t at = place(t) * V;
-            prefetch(static_cast<const Data*>(arrays.gate) + at, V);
-            if (arrays.out_grad) prefetch(static_cast<const Data*>(arrays.out_grad) + at, V);
+    // Back through normalising, the activation and the convolution of a segment, whose features are `units` now: gradients of
+    // what was read, and of the weights. `along`: the products of gradients and units. `seeing`: how many tokens see each.
+    // `later`: the gradients before the activation of the W − 1 tokens after the chunk, then of its own first ones.
+    template <int TAPS>
+    void mix_back(int which, const float* grads, const float* units, const float* along, const int* seeing, float* later) const {
+        constexpr int ROOM = TAPS ? TAPS : MAX_TAPS;
+        const Segment& segment = segments[which];
+        const int64_t size = segment.size, width = segment.width, all = TAPS ? TAPS : shape.taps;
+        const Data* own = features(which, start);
+        Data* to = static_cast<Data*>(arrays.feature_grads[which]) + (row * shape.length + start) * width + segment.column;
+        for (int64_t n = 0; n < size; n += LANES) {
+            Floats weights[ROOM], weight_grads[ROOM] = {}, after[ROOM];  // the token so many places after
+            for (int64_t back = 0; back < all; ++back) {
+                weights[back] = load(conv_weight(which, back) + n);
+                if (back) after[back] = load(later + (back - 1) * size + n);
+            }
+            for (int64_t i = count - 1; i >= 0; --i) {
+                const int64_t at = i * size + n;
+                Floats grad = load(grads + at);
+                if (segment.normalised) grad = (grad - load(units + at) * along[i]) * shares[which][i];
+                after[0] = grad * load(slopes[which] + at);
+                const Floats feature = load(own + i * width + n);
+                Floats total = after[0] * weights[0];
+                weight_grads[0] += after[0] * feature;
+                for (int64_t back = 1; back < all; ++back)
+                    if (back < seeing[i]) {
+                        total += after[back] * weights[back];
+                        weight_grads[back] += after[back] * feature;
+                    }
+                for (int64_t back = all - 1; back > 0; --back) after[back] = after[back - 1];
+                store(total, to + i * width + n);
+            }
+            for (int64_t back = 0; back < all; ++back) {
+                float* sum = conv_weight_grad(which, back) + n;
+                store(load(sum) + weight_grads[back], sum);
+                if (back) store(after[back], later + (back - 1) * size + n);
+            }
         }
     }
-    [[gnu::always_inline]] static inline void prefetch(const Data* from, int64_t size) {
-        for (int64_t n = 0; n < size; n += 64 / int64_t(sizeof(Data))) __builtin_prefetch(from + n);
-    }
 
-    void read(int64_t first) {
+    // `ahead`: from here to the chunk that is read after it, in tokens.
+    void read(int64_t first, int64_t ahead) {
         start = first;
         count = std::min(C, shape.length - first);
         float total = 0;
@@ -322,22 +387,13 @@ struct Chunk {
             total += there ? arrays.log_decay[place(first + i)] : 0;
             beta[i] = there ? arrays.write[place(first + i)] : 0;
             cumulative[i] = total;
-            float* active[3] = {q + i * K, k + i * K, v + i * V};
             taps[i] = there ? taps_of(first + i, seen[i]) : 0;
-            for (int s = 0; s < 3; ++s) {
-                const Segment& segment = segments[s];
-                float* slope = slopes[s] + i * segment.size;
-                if (!there) {
-                    std::fill_n(active[s], segment.size, 0.0f);
-                    continue;
-                }
-                if (taps[i] == 4) convolve<4>(s, first + i, 4, slope);
-                else convolve<0>(s, first + i, taps[i], slope);
-                const float length = activate(segment, slope, active[s], slope);
-                if (s < 2) norms[s][i] = length;
-            }
         }
-        for (int64_t i = 0; i < C; ++i) from_state[i] = seen[i] > i ? exponential(cumulative[i]) : 0;
+        float* active[3] = {q, k, v};
+        for (int s = 0; s < 3; ++s) read_segment(s, ahead, active[s]);
+        for (int64_t i = 0; i < C; i += LANES) store(exponential(load(cumulative + i)), from_state + i);
+        for (int64_t i = 0; i < C; ++i)
+            if (seen[i] <= i) from_state[i] = 0;
         carried = from_state[C - 1];
         for (int64_t i = 0; i < C; ++i) {
             // Token i sees j from its document's first token on; what is not seen is made 0 before it is used.
@@ -366,7 +422,7 @@ struct Chunk {
                 const Floats seen_share = load(decay + at), both = load(overlap + at) * seen_share;
                 store(load(scores + at) * seen_share, scores + at);
                 store(both, overlap + at);
-                store(both * beta[i], erase + at);
+                store(-both * beta[i], erase + at);
             }
             overlap[i * C + i] = erase[i * C + i] = 0;
         }
@@ -383,7 +439,7 @@ struct Chunk {
                 store(load(reads + j) * share, reads + j);
             }
         }
-        solve({erase, C, 1}, written, C, V, false);
+        solve<false>({erase, C, 1}, written, C, V);
         multiply({scores, C, 1}, written, V, reads, V, C, C, V, ADD, UP_TO_ROW);
     }
 };
@@ -398,21 +454,23 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
     if (arrays.state) std::copy_n(arrays.state + task * K * V, K * V, state);
     else std::fill_n(state, K * V, 0.0f);
     for (int64_t n = 0; n < shape.chunks(); ++n) {
-        chunk.read(n * C);
-        chunk.prefetch((n + 1) * C);
-        if (arrays.states) std::copy_n(state, K * V, arrays.states + (task * shape.chunks() + n) * K * V);
+        chunk.read(n * C, C);
+        float* kept = arrays.states ? arrays.states + (task * shape.chunks() + n) * K * V : nullptr;
+        if (kept) std::copy_n(state, K * V, kept);
         chunk.recur(state, late, written, read);
         for (int64_t i = 0; i < C; ++i) scale(chunk.to_state[i], written + i * V, late + i * V, V);
         scale(chunk.carried, state, state, K * V);
         multiply({chunk.k, 1, K}, late, V, state, V, K, C, V, ADD);
+        inverse_root_mean_squares(read, C, V, shape.norm_eps, chunk.norm_shares);
         for (int64_t i = 0; i < chunk.count; ++i) {
             const int64_t at = chunk.place(chunk.start + i) * V;
             const Data* gate = static_cast<const Data*>(arrays.gate) + at;
             Data* out = static_cast<Data*>(arrays.out) + at;
-            const float* y = read + i * V;
-            const float share = inverse_root_mean_square(y, V, shape.norm_eps);
+            prefetch(gate + C * shape.memories * V, V);
+            if (kept) prefetch(kept + K * V + i * (K * V / C), K * V / C);
+            const Floats share = splat(chunk.norm_shares[i]);
             for (int64_t j = 0; j < V; j += LANES)
-                store(load(y + j) * share * load(arrays.norm_weight + j) * silu(load(gate + j)), out + j);
+                store(load(read + i * V + j) * share * load(arrays.norm_weight + j) * silu(load(gate + j)), out + j);
         }
     }
     std::copy_n(state, K * V, arrays.last_state + task * K * V);
@@ -421,7 +479,7 @@ void forward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& sc
 int64_t backward_floats(const Shape& s) {
     const int64_t widest = std::max(s.key, s.value);
     return chunk_floats(s) + 8 * s.chunk * s.value + 3 * s.chunk * s.key + 3 * s.key * s.value + 2 * s.chunk * s.chunk +
-           3 * s.chunk + s.value + 3 * (s.chunk + s.taps) * widest + 23 * 16;
+           3 * s.chunk + s.value + 3 * s.taps * widest + 23 * 16;
 }
 
 template <typename Data>
@@ -437,11 +495,10 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
     float *scores_grad = scratch.take(C * C), *erase_grad = scratch.take(C * C), *written_t = scratch.take(V * C);
     float *sums = scratch.take(C), *beta_grad = scratch.take(C), *cumulative_grad = scratch.take(C);
     float* norm_grad = scratch.take(V);
-    // Gradients before the activation: those of the chunk, then of the first tokens of the next one.
-    float* pre_grad[3];
-    for (float*& each : pre_grad) {
-        each = scratch.take((C + taps) * widest);
-        std::fill_n(each, (C + taps) * widest, 0.0f);
+    float* later[3];  // gradients before the activation: those of the first tokens of the next chunk
+    for (float*& each : later) {
+        each = scratch.take(taps * widest);
+        std::fill_n(each, taps * widest, 0.0f);
     }
     float* v_grad = u_grad;
     std::fill_n(norm_grad, V, 0.0f);
@@ -450,11 +507,11 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
     int next_taps[MAX_TAPS] = {};  // of the first tokens of the chunk that comes after
 
     for (int64_t n = shape.chunks() - 1; n >= 0; --n) {
-        chunk.read(n * C);
-        chunk.prefetch((n - 1) * C);
+        chunk.read(n * C, -C);
         const float* state = arrays.states + (task * shape.chunks() + n) * K * V;
         chunk.recur(state, erased, written, reads);
         // The output gate and the norm.
+        inverse_root_mean_squares(reads, C, V, shape.norm_eps, chunk.norm_shares);
         std::fill_n(y_grad + chunk.count * V, (C - chunk.count) * V, 0.0f);
         for (int64_t i = 0; i < chunk.count; ++i) {
             const int64_t at = chunk.place(chunk.start + i) * V;
@@ -463,7 +520,11 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
             Data* gate_grad = static_cast<Data*>(arrays.gate_grad) + at;
             const float* y = reads + i * V;
             float* to = y_grad + i * V;
-            const float share = inverse_root_mean_square(y, V, shape.norm_eps);
+            const int64_t far = C * shape.memories * V;
+            prefetch(gate - far, V);
+            prefetch(out_grad - far, V);
+            prefetch(state - K * V + i * (K * V / C), K * V / C);
+            const float share = chunk.norm_shares[i];
             Floats along = {};
             for (int64_t j = 0; j < V; j += LANES) {
                 const Floats g = load(gate + j), grad = load(out_grad + j), unit = load(y + j) * share;
@@ -485,28 +546,31 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
         }
         multiply({late_keys, K, 1}, state_grad, V, u_grad, V, C, K, V, SET);
         multiply({chunk.scores, 1, C}, y_grad, V, u_grad, V, C, C, V, ADD, FROM_ROW);
-        solve({chunk.erase, 1, C}, u_grad, C, V, true);  // now the gradient of β (v − share · S k)
+        solve<true>({chunk.erase, 1, C}, u_grad, C, V);  // now the gradient of β (v − share · S k)
         transpose(written, C, V, written_t);
         multiply({y_grad, V, 1}, written_t, C, scores_grad, C, C, V, C, SET, ALL, true);
         multiply({u_grad, V, 1}, written_t, C, erase_grad, C, C, V, C, SET, ALL, true);
         transpose(state, K, V, state_t);
         transpose(state_grad, K, V, state_grad_t);
         // The states' share: what erases, what reads.
+        row_dots(u_grad, erased, C, V, sums);
+        row_dots(u_grad, chunk.v, C, V, beta_grad);
         for (int64_t i = 0; i < C; ++i) {
-            const float of_erased = dot(u_grad + i * V, erased + i * V, V) * chunk.from_state[i];
-            beta_grad[i] = dot(u_grad + i * V, chunk.v + i * V, V) - of_erased;
+            const float of_erased = sums[i] * chunk.from_state[i];
+            beta_grad[i] -= of_erased;
             cumulative_grad[i] = -chunk.beta[i] * of_erased;
             scale(-chunk.beta[i] * chunk.from_state[i], u_grad + i * V, erased_grad + i * V, V);
         }
         multiply({seen_y_grad, V, 1}, state_t, K, q_grad, K, C, V, K, SET);
-        for (int64_t i = 0; i < C; ++i) cumulative_grad[i] += dot(q_grad + i * K, chunk.q + i * K, K);
+        row_dots(q_grad, chunk.q, C, K, sums);
+        for (int64_t i = 0; i < C; ++i) cumulative_grad[i] += sums[i];
         float last = 0;  // of the sum of all decays of the chunk
         multiply({written, V, 1}, state_grad_t, K, k_grad, K, C, V, K, SET);
+        for (int64_t i = 0; i < C; ++i) scale(chunk.to_state[i], k_grad + i * K, k_grad + i * K, K);
+        row_dots(k_grad, chunk.k, C, K, sums);
         for (int64_t i = 0; i < C; ++i) {
-            scale(chunk.to_state[i], k_grad + i * K, k_grad + i * K, K);
-            const float reached = dot(k_grad + i * K, chunk.k + i * K, K);
-            cumulative_grad[i] -= reached;
-            last += reached;
+            cumulative_grad[i] -= sums[i];
+            last += sums[i];
         }
         last += chunk.carried * dot(state, state_grad, K * V);
         multiply({erased_grad, V, 1}, state_t, K, k_grad, K, C, V, K, ADD);
@@ -555,50 +619,21 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
             arrays.log_decay_grad[at] = rest;
             arrays.write_grad[at] = beta_grad[i];
         }
+        // How many tokens see each one: itself and the next ones, until a document begins.
+        int seeing[MAX_CHUNK];
+        for (int64_t i = 0; i < chunk.count; ++i)
+            for (seeing[i] = 1; seeing[i] < taps; ++seeing[i]) {
+                const int64_t later = i + seeing[i];
+                if (later < chunk.count ? chunk.taps[later] <= seeing[i] : chunk.count < C || next_taps[later - C] <= seeing[i]) break;
+            }
         // Normalising, the activation, the convolution.
         const float* grads[3] = {q_grad, k_grad, v_grad};
         const float* features[3] = {chunk.q, chunk.k, chunk.v};
         for (int s = 0; s < 3; ++s) {
             const Segment& segment = chunk.segments[s];
-            const int64_t size = segment.size;
-            float* here = pre_grad[s];
-            std::copy_n(here, (taps - 1) * size, here + C * size);  // those of the chunk that comes after
-            for (int64_t i = 0; i < chunk.count; ++i) {
-                const float *grad = grads[s] + i * size, *unit = features[s] + i * size, *slope = chunk.slopes[s] + i * size;
-                float* to = here + i * size;
-                if (segment.normalised) {
-                    const float share = 1 / chunk.norms[s][i], along = dot(grad, unit, size);
-                    for (int64_t j = 0; j < size; j += LANES)
-                        store((load(grad + j) - load(unit + j) * along) * share * load(slope + j), to + j);
-                } else {
-                    for (int64_t j = 0; j < size; j += LANES) store(load(grad + j) * load(slope + j), to + j);
-                }
-            }
-            const float* weight = arrays.conv_weight + (taps - 1) * chunk.P + segment.channel;
-            for (int64_t i = 0; i < chunk.count; ++i) {
-                const int64_t at = (chunk.row * shape.length + chunk.start + i) * segment.width + segment.column;
-                Data* to = static_cast<Data*>(arrays.feature_grads[s]) + at;
-                // How many tokens see this one: the next ones, until a document begins.
-                int64_t seeing = 1;
-                for (; seeing < taps; ++seeing) {
-                    const int64_t later = i + seeing;
-                    if (later < chunk.count ? chunk.taps[later] <= seeing : chunk.count < C || next_taps[later - C] <= seeing) break;
-                }
-                const float* from = here + i * size;
-                for (int64_t j = 0; j < size; j += LANES) {
-                    Floats total = load(from + j) * load(weight + j);
-                    for (int64_t back = 1; back < seeing; ++back) total += load(from + back * size + j) * load(weight - back * chunk.P + j);
-                    store(total, to + j);
-                }
-            }
-            float* weight_grad = arrays.conv_weight_grad + (chunk.row * taps + taps - 1) * chunk.P + segment.channel;
-            for (int64_t back = 0; back < taps; ++back, weight_grad -= chunk.P)
-                for (int64_t j = 0; j < size; j += LANES) {
-                    Floats total = load(weight_grad + j);
-                    for (int64_t i = 0; i < chunk.count; ++i)
-                        if (back < chunk.taps[i]) total += load(here + i * size + j) * load(chunk.features(s, chunk.start + i - back) + j);
-                    store(total, weight_grad + j);
-                }
+            if (segment.normalised) row_dots(grads[s], features[s], C, segment.size, sums);
+            if (taps == 4) chunk.template mix_back<4>(s, grads[s], features[s], sums, seeing, later[s]);
+            else chunk.template mix_back<0>(s, grads[s], features[s], sums, seeing, later[s]);
         }
         std::fill_n(next_taps, taps, 0);
         std::copy_n(chunk.taps, std::min(taps - 1, chunk.count), next_taps);
@@ -607,14 +642,18 @@ void backward(const Shape& shape, const Arrays& arrays, int64_t task, Scratch& s
         for (int s = 0; s < 3; ++s) {
             const Segment& segment = chunk.segments[s];
             for (int64_t before = 1; before < taps; ++before) {  // so many tokens before the first one
+                const Data* feature = chunk.features(s, -before);
                 Data* to = static_cast<Data*>(arrays.history_grad) + (chunk.row * (taps - 1) + taps - 1 - before) * chunk.P +
                            segment.channel;
                 for (int64_t j = 0; j < segment.size; j += LANES) {
                     Floats total = {};
-                    for (int64_t t = 0; t + before < taps; ++t)
-                        if (next_taps[t] > t + before)
-                            total += load(pre_grad[s] + t * segment.size + j) *
-                                     load(arrays.conv_weight + (taps - 1 - t - before) * chunk.P + segment.channel + j);
+                    for (int64_t t = 0; t + before < taps; ++t) {
+                        if (next_taps[t] <= t + before) continue;
+                        const Floats grad = load(later[s] + t * segment.size + j);
+                        float* sum = chunk.conv_weight_grad(s, t + before) + j;
+                        total += grad * load(chunk.conv_weight(s, t + before) + j);
+                        store(load(sum) + grad * load(feature + j), sum);
+                    }
                     store(total, to + j);
                 }
             }

@@ -110,28 +110,42 @@ void sum(const Floats (&x)[4], float (&out)[4]) {
     std::memcpy(out, &all, sizeof all);
 }
 
-// e to the x to 2 units in the last place: 2 to a whole number times a polynomial (Cephes' expf). One form for vectors and
-// single numbers, so that a value never depends on its place in a vector.
+// The larger, the smaller of two; x where x is no number.
+Floats at_least(Floats bound, Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_max_ps((__m512)bound, (__m512)x);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_max_ps((__m256)bound, (__m256)x);
+#else
+    return x < bound ? bound : x;
+#endif
+}
+Floats at_most(Floats bound, Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_min_ps((__m512)bound, (__m512)x);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_min_ps((__m256)bound, (__m256)x);
+#else
+    return x > bound ? bound : x;
+#endif
+}
+// e to the x to 2 units in the last place: 2 to a whole number times a polynomial (of the least relative error for the rest,
+// which is at most half of log 2). One form for vectors and single numbers, so that a value never depends on its place in a
+// vector.
 Floats exponential(Floats x) {
-    const Floats zero = {}, lowest = zero - 87.3f, highest = zero + 88.3f;
-    x = x < lowest ? lowest : x;
-    x = x > highest ? highest : x;
+    const Floats zero = {};
+    x = at_most(zero + 88.3f, at_least(zero - 87.3f, x));
     const Floats shifted = x * 1.44269504088896341f + 12582912.0f;  // to the nearest whole number: 1.5 * 2^23 leaves no fraction
-    Ints whole;
-    std::memcpy(&whole, &shifted, sizeof whole);
-    whole -= 0x4b400000;
-    const Floats part = shifted - 12582912.0f;
-    Floats rest = x - part * 0.693359375f + part * 2.12194440e-4f;
-    Floats p = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * rest + 8.3334519073e-3f;
-    p = p * rest + 4.1665795894e-2f;
-    p = p * rest + 1.6666665459e-1f;
-    p = p * rest + 5.0000001201e-1f;
-    p = p * rest * rest + rest + 1.0f;
-    Ints power = (whole + 127) << 23;
-    Floats two;
-    std::memcpy(&two, &power, sizeof two);
-    return p * two;
+    const Floats whole = shifted - 12582912.0f;
+    const Floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Floats p = rest * 1.38146023e-3f + 8.36871564e-3f;
+    p = p * rest + 4.16683890e-2f;
+    p = p * rest + 1.66665211e-1f;
+    p = p * rest + 4.99999940e-1f;
+    p = p * rest + 1.0f;
+    p = p * rest + 1.0f;
+    // The whole number is in the lowest bits of `shifted`; added to the exponent it multiplies.
+    return (Floats)((Words)p + ((Words)shifted << 23));
 }
 // 1 / x to 2 units in the last place, for x of 1 and more.
 Floats reciprocal(Floats x) {
@@ -171,9 +185,7 @@ float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 // To bfloat16: to the nearest, ties to even; a NaN stays one.
 void store(Floats x, Bfloat16* to) {
     Words words = (Words)x;
-    words += 0x7fff + ((words >> 16) & 1);
-    Words kept = (Words)(x != x) & ((Words)x | 0x400000);
-    words = (Words)(x != x) ? kept : words;
+    words = x == x ? words + 0x7fff + ((words >> 16) & 1) : words | 0x400000;
     Halves halves = __builtin_convertvector(words >> 16, Halves);
     std::memcpy(to, &halves, sizeof halves);
 }
