@@ -185,8 +185,9 @@ def cell(arm: str, task: str, seed: int, steps: int) -> dict[str, Any]:
     """The figures of a cell."""
 
     def make() -> dict[str, Any]:
+        commit = protocol.commit()
         found = protocol.run_child(__file__, ["--child", arm, task, str(seed), str(steps)], timeout=3600)
-        return {"arm": arm, "task": task, "seed": seed, "steps": steps, **found}
+        return {"arm": arm, "task": task, "seed": seed, "steps": steps, "commit": commit, **found}
 
     return protocol.kept(FOLDER / f"{task}-{arm}-seed{seed}-{steps}.json", make)
 
