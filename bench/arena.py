@@ -35,6 +35,9 @@ from arms import ARMS, SIZES, Size, config_of
 from train_throughput import fit, precision
 
 FOLDER = Path(__file__).resolve().parent / "arena"
+SCREENING = (
+    FOLDER / "screening"
+)  # cells of arms that are not here any more, and of what they were compared with then
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec" / "arena"
 RATES = {"2m": (4e-3, 8e-3, 16e-3, 32e-3), "9m": (4e-3, 8e-3, 16e-3)}  # at 2m the largest was nobody's best
 SEQ_LEN, ROWS = 512, 8
@@ -190,10 +193,10 @@ def run(arms: list[str], size: str, languages: list[str], seeds: int, quick: boo
 Cells = dict[str, list[dict[str, Any]]]  # by arm
 
 
-def report() -> None:
-    """A table in Markdown of the means with their standard errors, and bench/arena/arena.png."""
+def report(folder: Path) -> None:
+    """A table in Markdown of the means with their standard errors, and arena.png."""
     groups: dict[tuple[str, str, str, int], Cells] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(FOLDER.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         one = json.loads(path.read_text("utf-8"))
         if one["seed"] != TRIAL_SEED:
             groups[one["isa"], one["size"], one["language"], one["tokens"]][one["arm"]].append(one)
@@ -208,7 +211,7 @@ def report() -> None:
             rate = arms[arm][0]["learning_rate"]
             print(f"| {arm} | {mean:.4f} ± {error:.4f} | {against} | {len(arms[arm])} | {rate:g} | {speed} |")
     if groups:
-        draw(groups)
+        draw(groups, folder)
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
@@ -217,7 +220,7 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), error
 
 
-def draw(groups: dict[tuple[str, str, str, int], Cells]) -> None:
+def draw(groups: dict[tuple[str, str, str, int], Cells], folder: Path) -> None:
     """A panel for each comparison, arms by bits a byte with two standard errors."""
     from matplotlib.figure import Figure
 
@@ -232,7 +235,7 @@ def draw(groups: dict[tuple[str, str, str, int], Cells]) -> None:
         panel.errorbar(means, names, xerr=[2 * error for error in errors], fmt="o", capsize=3)
         panel.set_title(f"{size}, {language}, {tokens / 1e6:g} M tokens, {isa}", fontsize=9)
         panel.set_xlabel("bits a byte, two standard errors")
-    figure.savefig(FOLDER / "arena.png", dpi=110)
+    figure.savefig(folder / "arena.png", dpi=110)
 
 
 def main() -> None:
@@ -256,7 +259,9 @@ def main() -> None:
     if chosen.arms:
         run(chosen.arms, chosen.size, chosen.language or list(TEXTS), chosen.seeds, chosen.quick, chosen.busy)
     if chosen.report or not chosen.arms:
-        report()
+        for folder in (FOLDER, SCREENING):
+            print(f"\n{folder}")
+            report(folder)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
     width = MEMORIES * SIZE
     config = MMRecConfig(hidden_size=width, num_hidden_layers=1)
     torch.manual_seed(0)
-    layer = MMRecMemory(config)
+    layer = MMRecMemory(config, 0)
     torch.nn.init.normal_(layer.conv_weight, std=0.5)
     torch.nn.init.uniform_(layer.decay_log_rate, -8, -1)
     if why := memory_kernel.unavailable_reason():

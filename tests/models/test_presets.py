@@ -57,10 +57,15 @@ def test_the_same_seed_gives_the_same_model_and_leaves_the_generator_alone() -> 
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
-def test_time_scales_are_spread_from_4_to_4096_tokens() -> None:
+def test_time_scales_are_spread_from_4_to_65536_tokens() -> None:
+    """Over memories, then over layers; but for the first memory, whose time-scale is the shortest in each layer."""
     model = build(preset("base").config(100, num_hidden_layers=2), seed=0)
-    lengths = (-model.model.layers[0].mixer.decay_log_rate).exp()
-    assert lengths.min().item() == pytest.approx(4) and lengths.max().item() == pytest.approx(4096)
+    mixers = [layer.mixer for layer in model.model.layers]
+    rates = [mixer.decay_log_rate.exp() * torch.nn.functional.softplus(mixer.decay_bias) for mixer in mixers]
+    found = (1 / torch.stack(rates)).log2()  # (layers, 16 memories); 14 powers of two over 32 places
+    assert found[:, 0].tolist() == pytest.approx([2, 2], abs=1e-3)
+    places = torch.arange(32).view(16, 2).T + 0.5
+    assert torch.allclose(found[:, 1:], (2 + 14 * places / 32)[:, 1:], atol=1e-2)
 
 
 def test_data_budget_of_the_methodology() -> None:

@@ -32,7 +32,7 @@ class MMRecConfig(PreTrainedConfig):
     memory_key_dim: int = 64
     memory_value_dim: int = 64
     shortest_memory: float = 4.0
-    longest_memory: float = 4096.0
+    longest_memory: float = 65536.0
     conv_taps: int = 4
     chunk_size: int = 64
     rms_norm_eps: float = 1e-5

@@ -36,9 +36,9 @@ class Projected(NamedTuple):
 class MMRecMemory(nn.Module):
     """The memories: the gated delta rule with a matrix state for each memory (Gated DeltaNet, Yang et al. 2024)."""
 
-    def __init__(self, config: MMRecConfig) -> None:
+    def __init__(self, config: MMRecConfig, layer_idx: int) -> None:
         super().__init__()
-        self.config, self.num_memories = config, config.num_memories
+        self.config, self.layer_idx, self.num_memories = config, layer_idx, config.num_memories
         keys = config.num_memories * config.memory_key_dim
         values = config.num_memories * config.memory_value_dim
         self.q_proj = nn.Linear(config.hidden_size, keys, bias=False)

@@ -47,7 +47,7 @@ class MMRecLayer(GradientCheckpointingLayer):
         if config.layer_types[layer_idx] == ATTENTION:
             self.mixer: nn.Module = MMRecAttention(cast(MMRecHybridConfig, config))
         else:
-            self.mixer = MMRecMemory(config)
+            self.mixer = MMRecMemory(config, layer_idx)
         self.mlp = MMRecMLP(config)
         self.mixer_norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp_norm = MMRecRMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -60,6 +60,19 @@ class MMRecLayer(GradientCheckpointingLayer):
         x = x + mixed
         x = x + self.mlp(self.mlp_norm(x))
         return x, after
+
+
+def time_scales(config: MMRecConfig, layer: int) -> Tensor:
+    """How many tokens each memory of a layer keeps what it read when training begins, (M,).
+
+    The first has the shortest time-scale in every layer; the others' are spread evenly in logarithms up to the longest,
+    over the memories and then over the layers.
+    """
+    count = config.num_memories
+    place = (torch.arange(count) + (layer + 0.5) / config.num_hidden_layers) / count
+    if count > 1:
+        place[0] = 0
+    return config.shortest_memory * (config.longest_memory / config.shortest_memory) ** place
 
 
 class MMRecPreTrainedModel(PreTrainedModel):
@@ -86,12 +99,9 @@ class MMRecPreTrainedModel(PreTrainedModel):
         if isinstance(module, MMRecRMSNorm):
             init.ones_(module.weight)
         if isinstance(module, MMRecMemory):
-            memories = (
-                torch.linspace(0, 1, config.num_memories) if config.num_memories > 1 else torch.tensor([0.5])
-            )
-            shortest, longest = math.log(config.shortest_memory), math.log(config.longest_memory)
-            module.decay_log_rate.copy_(-(shortest + memories * (longest - shortest)))  # exp(a) = 1 / τ
-            init.constant_(module.decay_bias, math.log(math.e - 1))  # softplus⁻¹(1)
+            # softplus(b) = 1 / τ, exp(a) = 1: so one token can still make the slowest memory forget (Gu and Dao 2023).
+            module.decay_bias.copy_((1 / time_scales(config, module.layer_idx)).expm1().log())
+            init.zeros_(module.decay_log_rate)
             init.normal_(module.decay_proj.weight, std=config.initializer_range / 10)
             bound = 1 / math.sqrt(config.conv_taps)
             init.uniform_(module.conv_weight, -bound, bound)
