@@ -21,9 +21,8 @@ from mm_rec.models.mmrec import memory as memory_layer
 from mm_rec.models.mmrec.configuration_mmrec import MMRecConfig
 from mm_rec.native.library import NoCompilerError, native_library
 
-CHUNK = (
-    32  # tokens: 16 is hardly faster and keeps twice as many states, more are slower (bench/memory_layer.py)
-)
+# Tokens: 16 is hardly faster and keeps twice as many states, more are slower (bench/memory_layer.py).
+CHUNK = 32
 _MAX_TAPS = 8
 _VECTOR = 16  # floats of the widest register: sizes are multiples of it, whatever the processor
 _DTYPES = (torch.float32, torch.bfloat16)
