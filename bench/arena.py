@@ -35,9 +35,8 @@ from arms import ARMS, SIZES, Size, config_of
 from train_throughput import fit, precision
 
 FOLDER = Path(__file__).resolve().parent / "arena"
-SCREENING = (
-    FOLDER / "screening"
-)  # cells of arms that are not here any more, and of what they were compared with then
+# Cells of arms that are not here any more, and of what they were compared with then.
+SCREENING = FOLDER / "screening"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec" / "arena"
 RATES = {"2m": (4e-3, 8e-3, 16e-3, 32e-3), "9m": (4e-3, 8e-3, 16e-3)}  # at 2m the largest was nobody's best
 SEQ_LEN, ROWS = 512, 8

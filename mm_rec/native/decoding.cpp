@@ -490,8 +490,8 @@ void scale(const Op& op, const Rows& rows, int id, int threads) {
 // --- what remembers ---------------------------------------------------------------------------------------------------
 
 // Attention of each row over the tokens of its sequence up to itself, the last n[6] of them; its key and value are written
-// first, at the place of its position. in: queries (R, n[0] heads, n[2]), extra[0], extra[1]: new keys and values (R, n[1] groups, n[2]); tensors n[5] and n[5] + 1 of the state: keys
-// and values of type n[4], (places, groups, n[2]); f[0]: scale; f[1]: cap of the scores, or 0; strides: rows of in, of out, of
+// first, at the place of its position. in: queries (R, n[0] heads, n[2]), extra[0], extra[1]: new keys and values (R, n[1]
+// groups, n[2]); tensors n[5] and n[5] + 1 of the state: keys and values of type n[4], (places, groups, n[2]); f[0]: scale; f[1]: cap of the scores, or 0; strides: rows of in, of out, of
 // the new keys and values. out (R, n[0], n[2]).
 template <typename T>
 void attend(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
@@ -581,8 +581,8 @@ void convolve(const Op& op, const Rows& rows, int id, int threads) {
     }
 }
 
-// MM-Rec's recurrence, the gated delta rule in its step form, with its norm and output gate. in: q, k, v (R, M·K + M·K + M·V); extra[0],
-// extra[1]: write and decay logits (R, M); extra[2]: output gate (R, M·V); extra[3]: decay bias and decay rate (2, M);
+// MM-Rec's recurrence, the gated delta rule in its step form, with its norm and output gate. in: q, k, v (R, M·K + M·K +
+// M·V); extra[0], extra[1]: write and decay logits (R, M); extra[2]: output gate (R, M·V); extra[3]: decay bias and decay rate (2, M);
 // weight: of the norm (V); tensor n[5] of the state: (M, K, V) float32. n: M, K, V; f: epsilon of the norm. out (R, M·V).
 void recur(const Op& op, const Rows& rows, int id, int threads, std::vector<float>& scratch) {
     int64_t memories = op.n[0], keys = op.n[1], values = op.n[2];

@@ -16,9 +16,8 @@ from mm_rec.training.section import ResolvedTrainSection
 _FACTOR = "rate_factor"  # of a parameter group, times the learning rate
 _BY_HEAD = ("q_proj", "k_proj", "v_proj", "g_proj")
 _GATES = ("write_proj", "decay_proj")  # of memories: each row is a gate of its own
-_SMALLEST_MATRIX = (
-    16  # of other models: a router of a few experts is no matrix that orthogonalising would help
-)
+# Of other models: a router of a few experts is no matrix that orthogonalising would help.
+_SMALLEST_MATRIX = 16
 
 
 class OptimizerSet:
@@ -125,6 +124,7 @@ def _groups(
     ends = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     gates = {id(x) for name, x in model.named_parameters() if name.removesuffix(".weight").endswith(_GATES)}
+    by_adamw = ends | gates
     matrices, decayed, plain = [], [], []
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -133,7 +133,7 @@ def _groups(
             plain.append(parameter)
         elif (
             section.optimizer == "muon"
-            and id(parameter) not in ends | gates
+            and id(parameter) not in by_adamw
             and min(parameter.shape) >= _SMALLEST_MATRIX
         ):
             matrices.append(parameter)
