@@ -1,6 +1,7 @@
 """How long ours and others train until they are equally good: seconds to the same bits a byte of held-out books.
 
-    python bench/time_to_quality.py [--seconds 300] [--rates CONTENDER=RATE,RATE,…] [--nanochat DIR] [--quick]
+    python bench/time_to_quality.py [--contender NAME …] [--seconds 300] [--rates CONTENDER=RATE,RATE,…]
+        [--nanochat DIR] [--quick]
     python bench/time_to_quality.py --report          the table and the picture of all cells that there are
 
 Width 256, 4 layers, vocabulary 4,096, rows of 512 tokens, 4,096 tokens a step, English books of which every twentieth
@@ -23,7 +24,7 @@ It has more parameters: untied embeddings, and value embeddings.
 Ours for --seconds gives a quality; a peer first gets as many times the seconds as the goal says (1 for `llama`, 2.5 and
 1.5 for the Trainers); where it is then as good it gets fewer, each a run of its own. nanochat trains 600 steps, by its
 default rate and by its best, and ours gets a third and more of the seconds that this took, until it is as good as the
-best. Cells are in bench/time_to_quality/, and a cell that is there is not run again.
+best. Cells are in bench/time_to_quality/ISA/, and a cell that is there is not run again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from arena import HELD_OUT_BYTES, ROWS, SEQ_LEN, documents, first_bytes, prepare
 from arms import WIDE, config_of
 from train_throughput import fit, new_llama, precision, require_accelerate, trainer
 
-FOLDER = Path(__file__).resolve().parent / "time_to_quality"
+FOLDER = Path(__file__).resolve().parent / "time_to_quality"  # a folder in it for each kind of processor
 NANOCHAT_RATE = 0.02  # its default, which is for far larger batches
 RATES = {  # around the best of short looks
     "mm-rec": (4e-3, 8e-3, 16e-3),
@@ -303,9 +304,9 @@ def run(folder: Path, seconds: float, rates: dict[str, tuple[float, ...]], check
         return bool(done["bits_per_byte"] <= goal)
 
     for peer, most in GOALS.items():
-        if reaches(peer, most):
+        if peer in names and reaches(peer, most):
             any(reaches(peer, times) for times in TIMES if times < most)
-    if not checkout:
+    if "nanochat" not in names:
         return
     theirs = [
         cell(folder, "nanochat", "nanochat", rate, NANOCHAT_STEPS, POINTS, checkout, times=1)
@@ -435,6 +436,7 @@ def rates_of(chosen: list[str]) -> dict[str, tuple[float, ...]]:
 def main() -> None:
     """Run cells and report them, or be one (`--child`)."""
     options = protocol.parser(__doc__)
+    options.add_argument("--contender", choices=RATES, action="append", help="these alone, beside mm-rec")
     options.add_argument("--seconds", type=float, default=300, help="our budget (default: 300)")
     options.add_argument("--rates", action="append", default=[], metavar="CONTENDER=RATE,RATE,…")
     options.add_argument("--nanochat", type=Path, metavar="DIR", help="a checkout of nanochat")
@@ -445,7 +447,9 @@ def main() -> None:
         child(chosen.child)
         return
     if chosen.report:
-        report(FOLDER, chosen.seconds)
+        for folder in sorted(FOLDER.iterdir()):
+            print(f"\n{folder.name}\n")
+            report(folder, chosen.seconds)
         return
     require_accelerate()
     checkout = str(chosen.nanochat.resolve()) if chosen.nanochat else ""
@@ -458,8 +462,12 @@ def main() -> None:
             quick(Path(folder), checkout)
             report(Path(folder), 0)
     else:
-        run(FOLDER, chosen.seconds, rates_of(chosen.rates), checkout)
-        report(FOLDER, chosen.seconds)
+        from mm_rec import cpu
+
+        folder, rates = FOLDER / cpu.vector_isa(), rates_of(chosen.rates)
+        wanted = {"mm-rec", *(chosen.contender or rates)}
+        run(folder, chosen.seconds, {name: rates[name] for name in rates if name in wanted}, checkout)
+        report(folder, chosen.seconds)
 
 
 if __name__ == "__main__":
