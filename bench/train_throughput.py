@@ -143,6 +143,7 @@ def ours(
 def trainer(
     model: Any, corpus_folder: Path, steps: int, scratch: Path, tuned: bool,
     rate: float = 1e-3, clock: protocol.Clock | None = None,
+    seq_len: int = SEQ_LEN, rows: int = ROWS, on_cpu: bool = True,
 ) -> list[float]:  # fmt: skip
     """transformers.Trainer; returns when each step ended, in seconds."""
     import torch
@@ -151,16 +152,16 @@ def trainer(
     from mm_rec.data.corpus import Corpus
     from mm_rec.data.row_sources import PackedSequences
 
-    rows = PackedSequences(Corpus.open(corpus_folder), SEQ_LEN)
+    sequences = PackedSequences(Corpus.open(corpus_folder), seq_len)
 
     class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
         def __len__(self) -> int:
-            return len(rows) - 1  # the last row is not full
+            return len(sequences) - 1  # the last row is not full
 
         def __getitem__(self, index: int) -> dict[str, Any]:
             import numpy as np
 
-            ids = rows.batch(np.array([index]))["input_ids"][0]
+            ids = sequences.batch(np.array([index]))["input_ids"][0]
             return {"input_ids": ids, "labels": ids}
 
     clock = clock or protocol.Clock()
@@ -169,10 +170,12 @@ def trainer(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             clock.progress(state.global_step, steps, {})
 
-    settings = {"bf16": precision() == torch.bfloat16, "torch_compile": True} if tuned else {}
+    settings: dict[str, Any] = {}
+    if tuned:
+        settings = {"bf16": not on_cpu or precision() == torch.bfloat16, "torch_compile": True}
     arguments = TrainingArguments(
-        output_dir=str(scratch), per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=rate,
-        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=10, **settings,
+        output_dir=str(scratch), per_device_train_batch_size=rows, max_steps=steps, learning_rate=rate,
+        use_cpu=on_cpu, report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=10, **settings,
     )  # fmt: skip
     Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Steps()]).train()
     return clock.ends

@@ -22,7 +22,7 @@ from mm_rec.errors import ConfigError
 
 ISA_VARIABLE = "MMREC_ISA"
 NATIVE = "native"
-PrecisionName = Literal["auto", "float32", "bfloat16"]  # of matrix products
+PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]  # of matrix products
 VectorIsa = Literal["amx_bf16", "avx512_bf16", "avx512", "avx2", "sse4_2", "neon", "unknown"]
 
 # What ATen, oneDNN, MKL and torch's compiler read from the environment; the names of the psABI's levels of x86-64.

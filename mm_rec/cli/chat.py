@@ -83,7 +83,7 @@ def chat(
     seed: Seed = None,
     adapter: Adapter = None,
     device: Device = "auto",
-    precision: Precision = PrecisionChoice.FLOAT32,
+    precision: Precision = PrecisionChoice.AUTO,
 ) -> None:
     """Talk to a model. It keeps its state between turns, so each turn costs only its own tokens."""
     sampling = read_sampling(

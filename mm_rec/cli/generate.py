@@ -43,7 +43,7 @@ def generate(
     seed: Seed = None,
     adapter: Adapter = None,
     device: Device = "auto",
-    precision: Precision = PrecisionChoice.FLOAT32,
+    precision: Precision = PrecisionChoice.AUTO,
 ) -> None:
     """Continue prompts with a model, as they come; a prompt is read once, however many continuations it gets."""
     sampling = read_sampling(

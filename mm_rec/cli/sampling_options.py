@@ -46,21 +46,24 @@ Stop = Annotated[
 Seed = Annotated[
     int | None, typer.Option(min=0, help="The same seed gives the same text.", rich_help_panel=_PANEL)
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 
 
 class PrecisionChoice(StrEnum):
     """The data type of the weights during generation."""
 
+    AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
     INT8 = "int8"
 
 
 Precision = Annotated[
     PrecisionChoice,
     typer.Option(
-        help="Numbers of the weights: bfloat16 is twice as fast as float32, int8 three times and less exact."
+        help="Numbers of the weights. auto: float32 on a processor, on a GPU what it multiplies fastest. On a "
+        "processor bfloat16 is twice as fast as float32, int8 three times and less exact; float16 is for GPUs."
     ),
 ]
 ModelPath = Annotated[

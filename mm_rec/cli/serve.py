@@ -136,7 +136,7 @@ def serve(
         ),
     ] = False,
     device: Device = "auto",
-    precision: Precision = PrecisionChoice.FLOAT32,
+    precision: Precision = PrecisionChoice.AUTO,
 ) -> None:
     """Serve models over OpenAI's API, with a chat page at /."""
     from mm_rec.inference.manager import ModelManager

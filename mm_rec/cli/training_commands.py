@@ -70,7 +70,7 @@ def command_of(own: TrainingCommand) -> Callable[..., None]:
         with RichReporter() as reporter:
             if values["resume"] is not None:
                 _require_nothing_else(context)
-                recipe, run = _resumed(values["resume"], own.kind)
+                recipe, run = _resumed(values["resume"], own.kind, settings)
             else:
                 recipe = _recipe(own, settings, values, reporter.say)
                 run = _run_folder(own, recipe, values)
@@ -109,6 +109,10 @@ _COMMON = (
 )
 
 
+# What a run may go on with otherwise: where and how it is computed, and not what is learnt.
+_CHANGED_BY_RESUME = ("batch_size", "gradient_checkpointing", "device")
+
+
 def _require_nothing_else(context: typer.Context) -> None:
     """Raise ConfigError that names every option which `--resume` would ignore."""
     from mm_rec.errors import ConfigError
@@ -116,7 +120,8 @@ def _require_nothing_else(context: typer.Context) -> None:
     given = []
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if source is not None and source.name == "COMMANDLINE" and parameter.name != "resume":
+        known = ("resume", *_CHANGED_BY_RESUME)
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in known:
             given.append(
                 parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
             )
@@ -126,7 +131,8 @@ def _require_nothing_else(context: typer.Context) -> None:
         )
 
 
-def _resumed(run: Path, kind: StageKind) -> tuple[Recipe, Path]:
+def _resumed(run: Path, kind: StageKind, changes: Settings) -> tuple[Recipe, Path]:
+    """The recipe of a run, with these changes; a step reads as many tokens as before."""
     from mm_rec.errors import ConfigError
     from mm_rec.pipeline.recipe import read_run
     from mm_rec.runs.directory import require_run
@@ -139,7 +145,21 @@ def _resumed(run: Path, kind: StageKind) -> tuple[Recipe, Path]:
         raise ConfigError(
             f"{run} is a run of the kind {kinds[0]}. Go on with it: mmrec {kinds[0]} --resume {run}"
         )
-    return recipe, run
+    if not changes:
+        return recipe, run
+    (stage,) = recipe.stages
+    section = stage.section
+    if (rows := changes.get("batch_size")) and section.batch_size and section.accumulation:
+        whole = section.batch_size * section.accumulation
+        if section.state_passing:
+            raise ConfigError("this run passes states within a batch, whose size is a part of what is learnt")
+        if whole % rows:
+            raise ConfigError(
+                f"a step of this run reads {whole} rows, which are no batches of {rows}; choose a --batch-size that "
+                f"divides {whole}"
+            )
+        changes = {**changes, "accumulation": whole // rows}
+    return recipe.with_section(stage.name, section.replace(**changes)), run
 
 
 def _recipe(own: TrainingCommand, settings: Settings, values: Mapping[str, Any], say: Say) -> Recipe:

@@ -128,7 +128,7 @@ def score_references(
         counts = [int(one.loss_mask[1:].sum()) for one in rendered]
         losses, right = score_tokens(engine.model, _row(rendered))
         for own, correct in zip(losses.split(counts), right.split(counts), strict=True):
-            results.append(TeacherForcedScores(float(own.double().sum()), len(own), int(correct.sum())))
+            results.append(TeacherForcedScores(float(own.cpu().double().sum()), len(own), int(correct.sum())))
     if not math.isfinite(sum(result.nats for result in results)):
         raise CheckpointError(
             "the model's predictions are not finite numbers: its weights are damaged or its training went "

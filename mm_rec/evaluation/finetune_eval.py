@@ -45,7 +45,7 @@ def score_assistant_tokens(
     for first in range(0, count, batch):
         read = make_batch(packed.rows(chosen[first : first + batch]), pad_id)
         losses, correct = score_tokens(model, read, dtype)
-        nats += float(losses.double().sum())
+        nats += float(losses.cpu().double().sum())
         right += int(correct.sum())
         tokens += len(losses)
     return AssistantTokenScores(tokens, nats / max(1, tokens), right / max(1, tokens))

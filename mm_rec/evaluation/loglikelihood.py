@@ -178,7 +178,7 @@ def _score(model: PreTrainedModel, texts: Sequence[_EncodedRequest]) -> list[Log
         model.train(training)
     order = [index for row in rows for index in row]
     starts = np.cumsum([0, *(texts[index].predicted for index in order[:-1])])
-    nats = np.add.reduceat(losses.double().cpu().numpy(), starts)
+    nats = np.add.reduceat(losses.cpu().double().numpy(), starts)
     greedy = np.logical_and.reduceat(right.cpu().numpy(), starts)
     found = {
         index: Loglikelihood(-float(nats[place]), texts[index].predicted, bool(greedy[place]))

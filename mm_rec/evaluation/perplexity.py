@@ -63,7 +63,7 @@ class _Totals:
 
     def add(self, losses: Tensor, right: Tensor, of_text: Tensor) -> None:
         """Count predicted tokens (N,): their nats, whether they were the likeliest, whether they are text."""
-        losses, right, of_text = losses.double().cpu(), right.cpu(), of_text.cpu()
+        losses, right, of_text = losses.cpu().double(), right.cpu(), of_text.cpu()
         self.tokens += len(losses)
         self.text_tokens += int(of_text.sum())
         self.right += int(right.sum())

@@ -22,7 +22,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from mm_rec import cpu
 from mm_rec.errors import CheckpointError, ConfigError, UserError
-from mm_rec.inference.native.decoder import decoder_for
+from mm_rec.inference.batched_decoder import BatchedDecoder, batched_decoder_for
+from mm_rec.inference.native.decoder import KernelDecoder, decoder_for
 from mm_rec.inference.padded_generate import generate_padded
 from mm_rec.inference.sampler import (
     RECENT_TOKENS,
@@ -44,7 +45,7 @@ from mm_rec.models.states import (
 from mm_rec.models.traits import traits_of
 
 PREFILL_CHUNK_TOKENS = 512
-MAX_KERNEL_TOKENS = 64  # up to here the kernels are the faster form of reading
+MAX_KERNEL_TOKENS = 64  # of a session: up to here the kernels of a CPU are the faster form of reading
 
 
 class Engine:
@@ -60,7 +61,9 @@ class Engine:
         threads: int | None = None,
     ) -> None:  # fmt: skip
         self.device = model.device if device is None else torch.device(device)
-        self.model = model.to(self.device).eval()  # type: ignore[arg-type]
+        if model.device != self.device:
+            model.to(self.device)  # type: ignore[arg-type]
+        self.model = model.eval()
         self._int8, self._threads = int8, threads
         self._cache_argument = cache_argument(self.model)
         self._prepare_kernels()
@@ -71,8 +74,17 @@ class Engine:
         """Prepare the kernels for the model and the adapters that are on it now."""
         adapters = adapters_of(self.model)
         self._known_adapters = [] if adapters is None else adapters.names
-        self._decoder, self.fallback_reason = decoder_for(self.model, self._int8, self._threads)
-        self._kernels_are_faster = self.model.dtype == torch.bfloat16 and not cpu.has_native_bfloat16()
+        self._decoder: KernelDecoder | BatchedDecoder | None
+        if self.device.type == "cpu":
+            self._decoder, self.fallback_reason = decoder_for(self.model, self._int8, self._threads)
+        else:
+            self._decoder, self.fallback_reason = batched_decoder_for(self.model)
+        on_cpu = self.device.type == "cpu"
+        self._kernels_are_faster = (
+            on_cpu and self.model.dtype == torch.bfloat16 and not cpu.has_native_bfloat16()
+        )
+        # Of a session: up to here the decoder is the faster form of reading.
+        self.max_decode_tokens = MAX_KERNEL_TOKENS if self._decoder is None else self._decoder.max_tokens
 
     @property
     def precision(self) -> str:
@@ -115,7 +127,7 @@ class Engine:
         few = []
         for session in sessions:
             slot = self._adapter_slot(session)
-            while len(session.pending_ids) > (0 if slot is None else MAX_KERNEL_TOKENS):
+            while len(session.pending_ids) > (0 if slot is None else self.max_decode_tokens):
                 self.prefill_chunk(session)
             if slot is not None and session.pending_ids:
                 few.append((session, slot))
@@ -131,6 +143,11 @@ class Engine:
     def _adapter_slot(self, session: Session) -> int | None:
         """Return the kernels' slot of a session's adapters; None where the kernels cannot run them."""
         return None if self._decoder is None else self._decoder.adapter_slot(session.adapters)
+
+    def release(self, state: SequenceState) -> None:
+        """Give a state tensors of its own again, where a decoder for many keeps it in its own."""
+        if isinstance(self._decoder, BatchedDecoder):
+            self._decoder.release(state)
 
     @torch.inference_mode()
     def prefill_chunk(self, session: Session) -> None:
@@ -296,6 +313,11 @@ class Session:
             chosen = generation.step()
             if chosen is not None:
                 yield chosen.token
+
+    def release(self) -> None:
+        """Leave the decoder, for the engine's thread to call: others may then read the state."""
+        if self._state is not None:
+            self.engine.release(self._state)
 
     def next_logits(self) -> Tensor:
         """Logits (V,) of the next token, float32 on the CPU; raises ValueError where nothing was fed."""

@@ -20,7 +20,7 @@ from mm_rec.inference.loaded_model import LoadedModel
 from mm_rec.inference.scheduler import Scheduler
 from mm_rec.inference.served_model import ServedModel
 from mm_rec.models.loading import load_with_adapters
-from mm_rec.runtime import choose_device, trim_malloc
+from mm_rec.runtime import choose_device, choose_precision, trim_malloc
 
 
 class UnknownModelError(ConfigError):
@@ -28,28 +28,36 @@ class UnknownModelError(ConfigError):
 
 
 def open_model(
-    ref: Path | str, adapters: Sequence[str] = (), device: str = "auto", precision: str = "float32", *,
+    ref: Path | str, adapters: Sequence[str] = (), device: str = "auto", precision: str = "auto", *,
     apply_adapters: bool = True, threads: int | None = None,
 ) -> LoadedModel:  # fmt: skip
     """Open a model: a folder, a run, a `.pt` file or a name of a hub, with adapters "FOLDER" or "FOLDER=WEIGHT".
 
-    `precision`: float32, bfloat16 or int8; where the fast form of decoding does not know the model and only it would
-    gain, float32 is used, and the model's `notice` says so. `apply_adapters=False`: they are loaded, and none applied.
+    `precision`: auto (float32 on a CPU, what the device multiplies fastest on a GPU), float32, bfloat16, float16 or
+    int8, a form of the CPU's kernels; where the fast form of decoding does not know the model and only it would gain,
+    float32 is used, and the model's `notice` says so. `apply_adapters=False`: they are loaded, and none applied.
     Raises ConfigError and CheckpointError where something cannot be had.
     """
-    place, int8 = choose_device(device), precision == "int8"
+    int8 = precision == "int8"
+    place = choose_device("cpu" if int8 and device == "auto" else device)
+    if int8 and place.type != "cpu":
+        raise ConfigError(
+            f"int8 is a form of the CPU's kernels; use --device cpu, or another --precision on {place}"
+        )
 
     def read(dtype: torch.dtype, int8: bool = False, notice: str = "") -> LoadedModel:
         model, tokenizer = load_with_adapters(ref, adapters, dtype, str(place), inactive=not apply_adapters)
         return LoadedModel(model, tokenizer, ref, adapters, int8=int8, threads=threads, notice=notice)
 
-    if precision == "float32":
+    if place.type != "cpu":
+        return read(choose_precision(precision, place).dtype)  # type: ignore[arg-type]  # all but int8
+    if precision in ("auto", "float32"):
         return read(torch.float32)
+    if precision == "float16":
+        raise ConfigError("float16 is for GPUs; on a processor use --precision bfloat16, int8 or float32")
     loaded = read(torch.bfloat16, int8)
     reason = loaded.engine.fallback_reason
-    if reason and int8 and place.type != "cpu":
-        raise ConfigError(f"--precision int8 cannot be used here: {reason}. Choose bfloat16")
-    if not reason or place.type != "cpu" or (not int8 and cpu.has_native_bfloat16()):
+    if not reason or (not int8 and cpu.has_native_bfloat16()):
         return loaded
     del loaded  # or its memory would be held twice
     return read(torch.float32, notice=f"{reason}; {precision} would not be faster here, so float32 is used")
@@ -63,7 +71,7 @@ class ModelManager:
     """
 
     def __init__(
-        self, scheduler: Scheduler, *, device: str = "auto", precision: str = "float32",
+        self, scheduler: Scheduler, *, device: str = "auto", precision: str = "auto",
         prefix_cache_bytes: int = 0,
     ) -> None:  # fmt: skip
         self.scheduler = scheduler

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Generation, Session
+from mm_rec.inference.engine import Generation, Session
 from mm_rec.inference.sampler import Constraint, SampledToken, SamplingParams
 
 OnToken = Callable[[SampledToken | None], None]
@@ -94,7 +94,9 @@ class RequestState:
     def needs_prefill(self) -> bool:
         """True where it reads a chunk of its own next, and not a few tokens along with those of others."""
         needs_more_than_state = self._pooling or self._prompt_logprobs is not None
-        return len(self.session.pending_ids) > (0 if needs_more_than_state else MAX_KERNEL_TOKENS)
+        return len(self.session.pending_ids) > (
+            0 if needs_more_than_state else self.session.engine.max_decode_tokens
+        )
 
     @property
     def finished(self) -> bool:
@@ -137,6 +139,7 @@ class RequestState:
     def end(self) -> None:
         """Call `on_token` with None and drop the callbacks: no state shall wait for the garbage collector."""
         tell, self.on_token, self._on_prefilled = self.on_token, _ignore, None
+        self.session.release()
         tell(None)
 
     def _begin_part(self) -> None:

@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens, H heads, G key/value heads, D head size, S keys r
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -26,6 +27,9 @@ MAX_BLOCKWISE_TOKENS = (
     1024  # tokens; beyond, the weights that the backward pass keeps would outgrow what is gained
 )
 _BLOCK = 128
+_LONGEST_MASKED = (
+    4096  # tokens of rows whose documents a GPU keeps apart by one mask instead of one call for each
+)
 
 
 def attention(
@@ -114,6 +118,12 @@ def _masked(
     """Attention by a mask (B, 1, T, S), with soft caps and sinks."""
     if softcap is None and sinks is None:
         grouped = query.shape[1] != key.shape[1]
+        if (
+            grouped and query.shape[2] == 1
+        ):  # a group's heads as queries of its key: no kernel of a GPU repeats keys
+            as_queries = query.reshape(len(query), key.shape[1], -1, query.shape[3])
+            y = scaled_dot_product_attention(as_queries, key, value, attn_mask=mask, scale=scaling)
+            return y.reshape(*query.shape[:3], -1)
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
         )
@@ -199,8 +209,34 @@ def document_attention(
     if query.device.type == "cpu":
         out: Tensor = _document_attention_cpu(query, key, value, document_ids, scale)[0]
         return out
+    if query.shape[2] <= _LONGEST_MASKED:
+        mask = _document_mask(document_ids, query.dtype)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     attended: Tensor = _document_attention_loop(query, key, value, document_ids, scale)
     return attended
+
+
+_last_mask: dict[torch.dtype, tuple[weakref.ref[Tensor], Tensor]] = {}
+
+
+def _document_mask(document_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, T, T): 0 where a query sees a key of its own document, else −∞; made once for all layers of a pass.
+
+    Numbers, since torch would make them of a boolean mask in every layer, and keep them for the backward pass.
+    """
+    if torch.compiler.is_compiling():
+        return _new_document_mask(document_ids, dtype)
+    last = _last_mask.get(dtype)
+    if last is None or last[0]() is not document_ids:
+        last = _last_mask[dtype] = weakref.ref(document_ids), _new_document_mask(document_ids, dtype)
+    return last[1]
+
+
+def _new_document_mask(document_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    length = document_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    visible = (document_ids[:, None, :, None] == document_ids[:, None, None, :]) & causal
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -314,7 +350,11 @@ def _mask(
     """
     within = local_size is not None and q_offset + q_length <= local_size
     if allow_is_causal_skip and (mask_function is causal_mask_function or within):
-        return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+        if attention_mask is None:
+            return None
+        # A GPU would be waited for; in training documents say what is padding, and the mask is not looked at.
+        looked_at = attention_mask.device.type == "cpu" or not torch.is_grad_enabled()
+        return None if looked_at and bool(attention_mask.all()) else attention_mask
     return sdpa_mask(
         mask_function=mask_function, q_length=q_length, q_offset=q_offset, attention_mask=attention_mask,
         local_size=local_size, allow_is_causal_skip=False, **{**kwargs, "allow_is_bidirectional_skip": False},

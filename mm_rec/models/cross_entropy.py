@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 IGNORE_INDEX = -100
-CHUNK_TOKENS = 512
+CHUNK_TOKENS = 512  # of one product: what a CPU's caches hold
+_GPU_LOGITS = 2**28  # of one product on a GPU, 1 GiB of them: enough to keep it busy
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ def target_cross_entropy(
     hidden: Tensor, head: LMHead, targets: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
     """The same for targets (B, T): what stands at each place is what the state there predicts, −100 for nothing."""
-    states, chosen = _predicting(hidden, targets)
+    if hidden.device.type == "cpu":
+        states, chosen = _predicting(hidden, targets)
+    else:  # how many are predicted would have to be waited for; what is ignored gets no gradient
+        states, chosen = hidden.flatten(0, 1), targets.flatten()
     total: Tensor = _ChunkedCrossEntropy.apply(states, head.weight, head, chosen, dtype or hidden.dtype)
     return total
 
@@ -105,11 +109,14 @@ def token_losses(
 def _logit_chunks(
     states: Tensor, head: LMHead, targets: Tensor, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(states in dtype, logits in float32 at least, targets) of each run of CHUNK_TOKENS tokens; one run if empty."""
+    """(states in dtype, logits in float32 at least, targets) of each chunk of tokens; one if there are none."""
     head = head.to(dtype)
-    for start in range(0, max(1, states.shape[0]), CHUNK_TOKENS):
-        part = states[start : start + CHUNK_TOKENS].to(dtype)
-        yield part, head.logits(part), targets[start : start + CHUNK_TOKENS]
+    size = CHUNK_TOKENS
+    if states.device.type != "cpu":
+        size = max(size, _GPU_LOGITS // len(head.weight))
+    for start in range(0, max(1, states.shape[0]), size):
+        part = states[start : start + size].to(dtype)
+        yield part, head.logits(part), targets[start : start + size]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -121,24 +128,25 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         wide = torch.promote_types(torch.float32, dtype)
         total = states.new_zeros((), dtype=wide)
-        if not (states.requires_grad or weight.requires_grad):
-            for _, logits, chosen in _logit_chunks(states, head, targets, dtype):
-                total += (logits.logsumexp(-1) - logits.gather(1, chosen[:, None])[:, 0]).sum()
-            return total
-        states_grad = torch.empty_like(states)
+        gradient = states.requires_grad or weight.requires_grad
+        states_grad = torch.empty_like(states) if gradient else None
         # A frozen head, beside an adapter, needs none of this product.
         weight_grad = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
         narrow, done = weight.to(dtype), 0
         for part, logits, chosen in _logit_chunks(states, head, targets, dtype):
+            kept = (chosen != IGNORE_INDEX)[:, None]
+            correct = chosen[:, None].clamp(min=0)
             log_probs = logits.log_softmax(-1)  # one pass, where logsumexp and a difference are five
-            correct = chosen[:, None]
-            total -= log_probs.gather(1, correct).sum()
+            total -= (log_probs.gather(1, correct) * kept).sum()
+            if states_grad is None:
+                continue
             grad = log_probs.exp_()
             grad.scatter_add_(1, correct, grad.new_full(correct.shape, -1.0))
             grad = head.grad(logits, grad).to(dtype)
-            states_grad[done : done + len(part)] = grad @ narrow
+            # What is ignored is taken out of the narrow factors, not of the gradient of all logits.
+            states_grad[done : done + len(part)] = (grad @ narrow) * kept
             if weight_grad is not None:
-                weight_grad += grad.T @ part
+                weight_grad += grad.T @ (part * kept)
             done += len(part)
         ctx.save_for_backward(states_grad, weight_grad)
         ctx.weight_dtype = weight.dtype

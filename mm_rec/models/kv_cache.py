@@ -97,6 +97,11 @@ class KVCache(Cache):
             layer.reserve(layer.length + tokens, *self._shape)
         return [part for layer in self.kv_layers for part in layer.parts]
 
+    def replace_tensors(self, parts: list[Tensor]) -> None:
+        """Take other tensors, in the order of `kernel_tensors`, that hold the same tokens."""
+        for layer, keys, values in zip(self.kv_layers, parts[::2], parts[1::2], strict=True):
+            layer.parts, layer.is_initialized = [keys, values], True
+
     def advance(self, tokens: int) -> None:
         """Count tokens that were written into the tensors."""
         for layer in self.kv_layers:

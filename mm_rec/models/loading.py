@@ -24,7 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
 from mm_rec.errors import CheckpointError, ConfigError
-from mm_rec.models import attention, memory_kernel
+from mm_rec.models import attention, fla_recurrence, memory_kernel
 from mm_rec.models.adapter_folders import ADAPTER_CONFIG, saved_rows
 from mm_rec.models.adapters import Adapters, adapters_of, find_adapter
 from mm_rec.models.hub import fetch_model, is_hub_name
@@ -55,6 +55,7 @@ def register_auto_classes() -> None:
         model.register_for_auto_class("AutoModelForCausalLM")
     attention.register()
     memory_kernel.register()
+    fla_recurrence.register()
     disable_progress_bar()  # bars for reading a file of a few megabytes stand in the way of ours
 
 

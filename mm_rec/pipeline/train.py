@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from mm_rec import cpu
 from mm_rec.errors import ConfigError, TrainingStopped
 from mm_rec.models.adapters import adapters_of
 from mm_rec.models.forward import require_constant_state
@@ -39,18 +38,24 @@ from mm_rec.runtime import (
     choose_precision,
     device_name,
     disable_malloc_trim,
+    empty_cache,
+    free_memory_bytes,
+    is_out_of_memory,
     machine,
     measure_peak_flops,
-    memory_bytes,
     peak_memory_bytes,
     seed_everything,
+    synchronize,
+    unused_gpu,
 )
 from mm_rec.tokenizers.loading import fingerprint
 from mm_rec.training.checkpoint import Checkpoints
-from mm_rec.training.compilation import compile_for_training
+from mm_rec.training.compilation import compile_for_training, compiler_missing, try_pass
 from mm_rec.training.curriculum import require_possible
 from mm_rec.training.interfaces import Reporter
 from mm_rec.training.interrupt import StopRequest
+from mm_rec.training.loss_scaler import LossScaler
+from mm_rec.training.micro_step import micro_step
 from mm_rec.training.objectives import Objective, next_token, segmented_next_token, with_embedding_noise
 from mm_rec.training.optim import OptimizerSet
 from mm_rec.training.section import (
@@ -65,6 +70,7 @@ from mm_rec.training.trainer import Trainer
 
 _WORTH_COMPILING = 120  # seconds of training below which compilation (10 to 40 s) does not pay
 _LONGEST_MEASUREMENT = 0.1  # of the time asked for
+_SPARE = 0.15  # of a GPU's memory, when batches are sized
 
 
 def _objective(job: TrainingJob, dtype: torch.dtype) -> Objective:
@@ -158,6 +164,8 @@ def _begin(
     if section.threads:
         torch.set_num_threads(section.threads)
     device = choose_device(section.device)
+    if device.type == "cpu" and section.device == "auto" and (why := unused_gpu()):
+        reporter.say(f"note: {why}")
     checkpoint = Checkpoints(run / "checkpoints", 1).load_newest(reporter.say)
     seed_everything(seed)
     job = kind.prepare(section, TrainingContext(run, reporter, device, checkpoint, seed))
@@ -192,6 +200,7 @@ def _begin(
         peak_flops=peak,
         on_event=context.on_event,
         time_limit=_time_limit(resolved, start),
+        scaler=LossScaler() if precision.dtype == torch.float16 else None,
     )
     threads = settings.threads or torch.get_num_threads()
     # A seed that is the recipe's stays there.
@@ -211,12 +220,14 @@ def _resolve(
     section = job.section.replace(precision=precision.name)
     facts = Facts(job.model.config, size, job.data.tokens, job.continued)
     batch = resolve_batch(section, facts)
+    if job.model.device.type != "cpu" and section.batch_size is None and section.accumulation is None:
+        batch = _largest_batch(batch, job.model)
     _require_memory(batch.section, size, job.model)  # before anything of that size is tried
     if why := kernel_missing(job.model):
         reporter.say(f"memory layers are computed by torch, which is slower: {why}")
     compiled = batch.section.compile
     if compiled is None:
-        compiled = _compile_pays(batch.section, facts, peak, reporter)
+        compiled = _compile_pays(batch, facts, peak, job, precision, reporter)
     resolved = resolve(_with(batch, compile=compiled), facts, None)
     if compiled and not compile_for_training(job.model, require_resolved(resolved.section), reporter.say):
         compiled = False
@@ -232,6 +243,39 @@ def _resolve(
     if pace is not None and context.on_plan is not None:
         context.on_plan(require_resolved(resolved.section), pace.tokens_per_second)
     return resolved
+
+
+def _largest_batch(batch: Resolved[TrainSection], model: PreTrainedModel) -> Resolved[TrainSection]:
+    """As many rows of a step at a time as fit into a GPU's memory, found by trying; a step reads as many as before."""
+    section, device = batch.section, model.device
+    assert section.batch_size and section.accumulation
+    if section.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    reasons = {**batch.reasons, "batch_size": "rows at a time, as many as fit into the device's memory"}
+    rows, accumulation = section.batch_size * section.accumulation, 1
+    # What is held meanwhile: the optimizer's two numbers a parameter, and a part for validation and what lies between.
+    spare = torch.empty(
+        8 * _trained(model) + int(_SPARE * free_memory_bytes(device)), dtype=torch.uint8, device=device
+    )
+    while True:
+        sized = Resolved(section.replace(batch_size=rows, accumulation=accumulation), reasons)
+        try:
+            try_pass(model, sized.section)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if rows % 2:
+                raise ConfigError(
+                    f"{device_name(device)} has too little memory for {rows} of this model's rows of "
+                    f"{section.seq_len:,} tokens. Choose a smaller --size or --seq-len, or --gradient-checkpointing"
+                ) from error
+            rows, accumulation = rows // 2, accumulation * 2
+        else:
+            del spare
+            return sized
+        finally:
+            model.zero_grad(set_to_none=True)
+            empty_cache(device)
 
 
 def _with(resolved: Resolved[TrainSection], **values: Any) -> Resolved[TrainSection]:
@@ -257,18 +301,27 @@ def _time_limit(resolved: Resolved[TrainSection], start: float) -> TimeLimit | N
     return TimeLimit(left, resolved.least_steps, resolved.most_steps)
 
 
-def _compile_pays(section: TrainSection, facts: Facts, peak: float, reporter: Reporter) -> bool:
+def _compile_pays(
+    batch: Resolved[TrainSection], facts: Facts, peak: float, job: TrainingJob, precision: Precision,
+    reporter: Reporter,
+) -> bool:  # fmt: skip
     """True where the run is long enough to gain from compilation, and this machine can compile."""
+    section, device = batch.section, job.model.device
     assert section.batch_size and section.accumulation and section.seq_len
     per_step = section.batch_size * section.accumulation * section.seq_len
     steps = steps_without_pace(section, facts, per_step)
     limits = [] if section.minutes is None or section.steps is not None else [60 * section.minutes]
-    if steps is not None:
+    if steps is not None and device.type == "cpu":
         limits.append(3 * facts.size.flops_per_token * per_step * steps / (0.25 * peak))
+    elif (
+        steps is not None
+    ):  # how far below its peak a GPU stays depends on the model's size more than on anything
+        settings = require_resolved(resolve(_with(batch, compile=False), facts, None).section)
+        limits.append(per_step * steps / _measure_speed(settings, job, precision, _WORTH_COMPILING, steps=3))
     if min(limits) < _WORTH_COMPILING:
         return False
-    if cpu.find_compiler() is None:
-        reporter.say("no C++ compiler here, so layers are not compiled; with one (g++) training is faster")
+    if missing := compiler_missing(device):
+        reporter.say(f"{missing}, so layers are not compiled; with it training is faster")
         return False
     return True
 
@@ -284,26 +337,35 @@ def _measure_speed(
     disable_malloc_trim()  # as it is in training
     model, batches = job.model, job.data.batches(settings)
     one_batch = require_resolved(settings.replace(accumulation=1))
-    optimizer, objective = OptimizerSet(model, settings), _objective(job, precision.dtype)
+    scaler = LossScaler() if precision.dtype == torch.float16 else None
+    optimizer = OptimizerSet(model, settings)
+    run = micro_step(model, _objective(job, precision.dtype), scaler, lambda text: None)
     times: list[float] = []
     read_at = 0.0
 
     def note_time(moment: str, step: int) -> None:
         nonlocal read_at
+        synchronize(model.device)
         read_at = time.perf_counter()
 
     with torch.random.fork_rng():
         while len(times) < 2 or (len(times) < 2 + steps and sum(times[1:]) < most):
             start = time.perf_counter()
             try:
-                training_step(model, batches, objective, optimizer, one_batch, len(times), 0.0, note_time)
+                training_step(model, batches, run, optimizer, one_batch, len(times), 0.0, note_time, scaler)
             except NonFiniteError as error:
                 raise TrainingStopped(
                     f"before the first step: {error}, so nothing can be learnt from here. Try --precision float32, "
                     "or another model to begin with"
                 ) from error
-            if model.device.type == "cuda":
-                torch.cuda.synchronize()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise TrainingStopped(
+                    f"before the first step: the device's memory is full at {settings.batch_size} rows of "
+                    f"{settings.seq_len:,} tokens. Choose a smaller --batch-size, or --gradient-checkpointing"
+                ) from error
+            synchronize(model.device)
             times.append((read_at - start) * settings.accumulation + time.perf_counter() - read_at)
     counted = sorted(times[2:] or times[1:])
     return tokens_per_step(settings) / counted[len(counted) // 2]
@@ -333,7 +395,7 @@ def _check(
 
 def _require_memory(section: TrainSection, size: ModelSize, model: PreTrainedModel) -> int:
     """Bytes that training needs, about; raises ConfigError where the device has less."""
-    return require_memory(size, section, model.config, memory_bytes(model.device), _trained(model))
+    return require_memory(size, section, model.config, free_memory_bytes(model.device), _trained(model))
 
 
 def _trained(model: PreTrainedModel) -> int:

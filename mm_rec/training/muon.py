@@ -61,11 +61,14 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, buffers, MOMENTUM)  # Nesterov's look ahead
         wide = torch.stack([x if x.shape[0] <= x.shape[1] else x.mT for x in ahead])
-        updates = orthogonalise(wide.to(self.dtype)).to(wide.dtype)
+        updates = orthogonalise(wide, self.dtype).to(wide.dtype)
         rate = -lr * 0.2 * math.sqrt(wide.shape[2])
-        for parameter, update in zip(parameters, updates, strict=True):
-            parameter.mul_(1 - lr * weight_decay)
-            parameter.add_(update if parameter.shape == update.shape else update.mT, alpha=rate)
+        as_they_lie = [
+            update if parameter.shape == update.shape else update.mT
+            for parameter, update in zip(parameters, updates.unbind(), strict=True)
+        ]
+        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        torch._foreach_add_(parameters, as_they_lie, alpha=rate)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]
@@ -75,14 +78,17 @@ class Muon(torch.optim.Optimizer):
         return buffer
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: singular values near 1, between 0.7 and 1.2. (S, N, M), N ≤ M.
 
-    Newton-Schulz iteration with a quintic polynomial, 5 steps (Jordan et al. 2024), in the dtype of the matrices.
+    Newton-Schulz iteration with a quintic polynomial, 5 steps (Jordan et al. 2024), in `dtype` or that of `matrices`.
     """
     a, b, c = _COEFFICIENTS
-    # Divided by the Frobenius norm, so that the spectral norm is 1 at most.
-    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=_EPS)
+    # Divided by the Frobenius norm, so that the spectral norm is 1 at most; before they are narrowed, since gradients
+    # are small, and in float16 would be nothing.
+    x: Tensor = (matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=_EPS)).to(
+        dtype or matrices.dtype
+    )
     for _ in range(_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

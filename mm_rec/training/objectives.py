@@ -33,10 +33,17 @@ from mm_rec.models.forward import (
 
 @dataclass(frozen=True, slots=True)
 class SumCount:
-    """A sum (a scalar; of "loss" with its gradient) and how many were summed: tokens, or pairs for preferences."""
+    """A sum (a scalar; of "loss" with its gradient) and how many were summed: tokens, or pairs for preferences.
+
+    A count that is a tensor is not waited for.
+    """
 
     total: Tensor
-    count: int
+    count: Tensor | int
+
+    def detached(self) -> tuple[Tensor, Tensor | int]:
+        """Both without gradients."""
+        return self.total.detach(), self.count
 
 
 Sums = dict[str, SumCount]
@@ -131,6 +138,6 @@ def _autocast(batch: Batch, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(batch["input_ids"].device.type, dtype=dtype, enabled=dtype.itemsize < 4)
 
 
-def count_labels(batch: Batch) -> int:
-    """Count the tokens of a batch that are predicted."""
-    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+def count_labels(batch: Batch) -> Tensor:
+    """The number of tokens of a batch that are predicted, a scalar on its device."""
+    return (batch["labels"][:, 1:] != IGNORE_INDEX).sum()

@@ -68,7 +68,11 @@ class OptimizerSet:
             optimizer.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Forget the gradients; a GPU keeps their memory, which recorded passes add to."""
+        gradients = [parameter.grad for parameter in self.names if parameter.grad is not None]
+        if gradients and gradients[0].device.type != "cpu":
+            torch._foreach_zero_(gradients)
+            return
         for parameter in self.names:
             parameter.grad = None
 

@@ -111,8 +111,8 @@ class TrainSection(Section):
     save_loss_ratio: float | None = setting(None, "… or by this share of it.", panel=SAVING_PANEL, gt=0, lt=1)
     log_every: int = setting(10, "Steps between two records of the log.", panel=SAVING_PANEL, ge=1)
 
-    device: str = setting("auto", "auto, cpu or cuda.", panel=MACHINE_PANEL)
-    precision: PrecisionName = setting("auto", "auto, bfloat16 or float32.", panel=MACHINE_PANEL)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps.", panel=MACHINE_PANEL)
+    precision: PrecisionName = setting("auto", "auto, bfloat16, float16 or float32.", panel=MACHINE_PANEL)
     compile: bool | None = setting(None, "Compile the layers (default: where it pays).", panel=MACHINE_PANEL)
     gradient_checkpointing: bool = setting(False, "Less memory, slower.", panel=MACHINE_PANEL)
     segment_len: int | None = setting(

@@ -15,18 +15,20 @@ from typing import Any, NoReturn
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mm_rec.errors import ConfigError, TrainingStopped
+from mm_rec.errors import ConfigError, TrainingStopped, truncated
 from mm_rec.models.loading import load_weights, save_model
 from mm_rec.runs.files import atomic_path
 from mm_rec.runs.metrics import LOSS, MetricSpec, Outcome, describe_metrics
 from mm_rec.runs.metrics_log import METRICS_FILE, PLAN_EVENT, MetricsLog, read_metrics
-from mm_rec.runtime import disable_malloc_trim, get_rng_state, set_rng_state
+from mm_rec.runtime import disable_malloc_trim, get_rng_state, is_out_of_memory, set_rng_state
 from mm_rec.training.checkpoint import Checkpoint, Checkpoints
 from mm_rec.training.compilation import compile_for_training
 from mm_rec.training.interfaces import Batches, OnEvent, Reporter, Validation
 from mm_rec.training.interrupt import StopRequest
 from mm_rec.training.live import LiveControl
 from mm_rec.training.loop_state import LoopState
+from mm_rec.training.loss_scaler import LossScaler
+from mm_rec.training.micro_step import micro_step
 from mm_rec.training.objectives import Objective
 from mm_rec.training.optim import OptimizerSet
 from mm_rec.training.schedule import learning_rate
@@ -59,6 +61,7 @@ class Trainer:
         peak_flops: float = math.inf,
         on_event: OnEvent | None = None,
         time_limit: TimeLimit | None = None,
+        scaler: LossScaler | None = None,
     ) -> None:
         """`metrics` describe what objective and validation give; `best` is that of them by which the best is chosen."""
         disable_malloc_trim()
@@ -70,7 +73,7 @@ class Trainer:
         self.clock = time.perf_counter
         self.metrics = {spec.name: spec for spec in metrics}
         self.best = self.metrics[best]
-        self.optimizer = optimizer
+        self.optimizer, self.scaler = optimizer, scaler
         self.checkpoints = Checkpoints(run / "checkpoints", section.keep_last)
         self.log = MetricsLog(run / METRICS_FILE, run / "tensorboard" if section.tensorboard else None)
         self.state = LoopState(best_value=self.best.worst)
@@ -83,6 +86,7 @@ class Trainer:
             model.activation_checkpointing_enable()
         if section.compile:
             compile_for_training(model, section, reporter.say)
+        self.micro_step = micro_step(model, objective, scaler, reporter.say)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take over optimizer, loop, data and random state; the model was loaded from the checkpoint's folder."""
@@ -92,7 +96,9 @@ class Trainer:
         if "control" in checkpoint.state:  # not in those of older versions
             self.control.load_state_dict(checkpoint.state["control"])
             self.snapshots.load_state_dict(checkpoint.state["snapshots"])
-        set_rng_state(checkpoint.state["random"])
+        if self.scaler is not None and "loss_scaler" in checkpoint.state:
+            self.scaler.load_state_dict(checkpoint.state["loss_scaler"])
+        set_rng_state(checkpoint.state["random"], self.model.device)
         self._resume_plan(checkpoint.state.get("plan"))
         self.log.rewind(self.state.step)
         self._saved_step = self.state.step
@@ -246,10 +252,22 @@ class Trainer:
         rate = min(learning_rate(step, section), self.control.limits.max_learning_rate or math.inf)
         try:
             done = training_step(
-                self.model, self.batches, self.objective, self.optimizer, section, step, rate, self._event
+                self.model,
+                self.batches,
+                self.micro_step,
+                self.optimizer,
+                section,
+                step,
+                rate,
+                self._event,
+                self.scaler,
             )
         except NonFiniteError as error:
             self._stop_at_non_finite(error.loss, error.norm)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._stop_at_full_memory(error)
         self.state.step += 1
         self.state.tokens += done.tokens
         self.state.add_loss(done.means["loss"])
@@ -258,7 +276,18 @@ class Trainer:
         # A peak that was measured beside other work is too low: what was done can be done.
         self.peak_flops = max(self.peak_flops, rate_of_work)
         share = rate_of_work / self.peak_flops
-        return {**done.means, "lr": rate, "norm": done.norm, "tokens_per_second": speed, "peak_share": share}
+        values = {
+            **done.means,
+            "lr": rate,
+            "norm": done.norm,
+            "tokens_per_second": speed,
+            "peak_share": share,
+        }
+        if done.skipped:
+            del values["norm"]  # it is infinite
+        if self.scaler is not None:
+            values |= {"loss_scale": self.scaler.scale, "skipped_steps": self.scaler.skipped_steps}
+        return values
 
     def _stop_at_non_finite(self, loss: float, norm: float) -> NoReturn:
         """Leave before the optimizer step, so that the weights stay good."""
@@ -269,6 +298,20 @@ class Trainer:
             f"The last checkpoint is of step {max(0, self._saved_step)}. Try a lower learning rate "
             f"(--learning-rate {self.section.learning_rate / 2:g}), a longer warm-up, or --precision float32"
         )
+
+    def _stop_at_full_memory(self, error: RuntimeError) -> NoReturn:
+        """Leave, and say how the run can go on."""
+        step, section = self.state.step, self.section
+        self.log.write("event", step, event="out of memory")
+        # Conversations are packed for the batches that they are read in, and states are passed within one.
+        same = "global_batch" in self.batches.state_dict() and not section.state_passing
+        less = [f"--batch-size {max(1, section.batch_size // 2)}"] * (same and section.batch_size > 1)
+        less += ["--gradient-checkpointing"] * (not section.gradient_checkpointing)
+        raise TrainingStopped(
+            f"step {step + 1}: the device's memory is full ({truncated(str(error).strip().splitlines()[0])}). The last "
+            f"checkpoint is of step {max(0, self._saved_step)}. Go on with less at a time, which changes nothing of "
+            f"what is learnt: --resume {self.run} {' '.join(less) or 'on a device with more memory'}"
+        ) from error
 
     def _stop_at_non_finite_model(self, what: str) -> NoReturn:
         """Leave without a checkpoint of a model that is of no use."""
@@ -335,16 +378,18 @@ class Trainer:
         """Write a checkpoint of the present step, unless it was written already."""
         if self._saved_step == self.state.step:
             return
-        if not all(bool(parameter.isfinite().all()) for parameter in self.optimizer.parameters):
+        if not bool(torch.stack([one.isfinite().all() for one in self.optimizer.parameters]).all()):
             self._stop_at_non_finite_model("weights are infinite or not numbers")
         start = self.clock()
         state = {
             "loop": self.state.state_dict(),
             "data": self.batches.state_dict(),
-            "random": get_rng_state(),
+            "random": get_rng_state(self.model.device),
             "control": self.control.state_dict(),
             "snapshots": self.snapshots.state_dict(),
         }
+        if self.scaler is not None:
+            state["loss_scaler"] = self.scaler.state_dict()
         if self.time_limit is not None:
             state["plan"] = {"steps": self.section.steps, "time": self.time_limit.state_dict()}
         self.checkpoints.save(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from told import Told
 from transformers import PreTrainedModel
 from waiting import LONGEST
 
@@ -19,41 +18,8 @@ from mm_rec.errors import CheckpointError, ConfigError
 from mm_rec.inference import engine as engine_module
 from mm_rec.inference.engine import MAX_KERNEL_TOKENS, Engine, Session
 from mm_rec.inference.request import GenerationRequest
-from mm_rec.inference.sampler import SampledToken, Sampler, SamplingParams
+from mm_rec.inference.sampler import Sampler, SamplingParams
 from mm_rec.inference.scheduler import QueueFullError, Scheduler
-
-
-class Told:
-    """What a work's owner is told, from the engine's thread."""
-
-    def __init__(
-        self, engine: Engine, prompt: list[int], sampling: SamplingParams, stop_ids: frozenset[int] = frozenset(), *,
-        parts: list[list[int]] | None = None, on_prefilled: Callable[[int], None] | None = None,
-    ):  # fmt: skip
-        self.tokens: list[int] = []
-        self.times: list[float] = []
-        self._ended = threading.Event()
-        self.came: queue.SimpleQueue[SampledToken | None] = queue.SimpleQueue()
-        self.session = engine.session()
-        self._request = GenerationRequest(
-            session=self.session, prompt_ids=parts or [prompt], sampling=sampling, stop_ids=stop_ids,
-            on_prefilled=on_prefilled,
-        )  # fmt: skip
-
-    def submit(self, scheduler: Scheduler) -> None:
-        self.work = scheduler.submit(self._request, self._take)
-
-    def _take(self, chosen: SampledToken | None) -> None:
-        if chosen is None:
-            self._ended.set()
-        else:
-            self.tokens.append(chosen.token)
-            self.times.append(time.perf_counter())
-        self.came.put(chosen)
-
-    def wait(self) -> list[int]:
-        assert self._ended.wait(LONGEST), "nothing came for a long time"
-        return self.tokens
 
 
 def prompt_of(length: int, seed: int) -> list[int]:

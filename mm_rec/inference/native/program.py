@@ -12,11 +12,10 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from mm_rec.inference.adapter_slots import MAX_ADAPTER_SLOTS, MAX_RANK
 from mm_rec.native.library import native_library
 
 GROUP = 64  # weights of a byte that share a scale, as in decoding.cpp
-MAX_ADAPTER_SLOTS = 64  # choices of adapters and weights that are held at once
-MAX_RANK = 1024  # of all adapters of a choice together
 
 
 class OpKind(IntEnum):

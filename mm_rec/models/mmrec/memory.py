@@ -20,6 +20,8 @@ from .state import LayerState
 
 # A faster form of the memory layer for this machine, which the project registers; see `MMRecMemory._mix_fast`.
 memory_kernel: Callable[..., tuple[Tensor, Tensor] | None] | None = None
+# The same of the recurrence alone, in the arguments of `step_recurrence`.
+recurrence_kernel: Callable[..., tuple[Tensor, Tensor] | None] | None = None
 
 
 class Projected(NamedTuple):
@@ -94,12 +96,12 @@ class MMRecMemory(nn.Module):
         k = normalize(k.view(heads), dim=-1).to(dtype)
         v = v.view(heads).to(dtype)
         memory = None if before is None else before["memory"]
+        inputs = q, k, v, beta, log_decay, context.positions, memory
         if q.shape[1] == 1:
-            y, memory = step_recurrence(q, k, v, beta, log_decay, context.positions, memory)
+            y, memory = step_recurrence(*inputs)
         else:
-            y, memory = chunked_recurrence(
-                q, k, v, beta, log_decay, context.positions, memory, config.chunk_size
-            )
+            found = None if recurrence_kernel is None else recurrence_kernel(*inputs)
+            y, memory = found or chunked_recurrence(*inputs, config.chunk_size)
         return (self.norm(y) * silu(gate).view(heads)).flatten(2), memory
 
     def _gates(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:

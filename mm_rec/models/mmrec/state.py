@@ -129,6 +129,10 @@ class MemoryState(Cache):
         """A state of the same tensors: reading more tokens at once replaces them there, and leaves them here."""
         return self._with(dict(self.tensors))
 
+    def first_rows(self, count: int) -> MemoryState:
+        """A state of the first rows: views of these tensors."""
+        return self._with({name: tensor[:count] for name, tensor in self.tensors.items()})
+
     def gather(self, rows: Tensor) -> MemoryState:
         """A new state made of the given rows, in that order; rows may repeat."""
         return self._with({name: tensor.index_select(0, rows) for name, tensor in self.tensors.items()})
