@@ -390,9 +390,11 @@ def draw(folder: Path, parts: dict[str, list[Cell]]) -> None:
     """A panel a part: seconds against bits a byte, a line for each run."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    made = {part: cells for part, cells in parts.items() if cells}
+    figure = Figure(figsize=(5 * len(made), 4.5), layout="constrained")
     colours = dict(zip(RATES, ("C0", "C1", "C2", "C3", "C4"), strict=True))
-    for panel, (part, cells) in zip(figure.subplots(1, 2), parts.items(), strict=True):
+    panels = figure.subplots(1, len(made), squeeze=False)[0]
+    for panel, (part, cells) in zip(panels, made.items(), strict=True):
         named: set[str] = set()
         for one in cells:
             name = one["contender"]
@@ -401,9 +403,8 @@ def draw(folder: Path, parts: dict[str, list[Cell]]) -> None:
                 label=None if name in named else name,
             )  # fmt: skip
             named.add(name)
-        if cells:
-            panel.axhline(cells[0]["bits_per_byte"], color="grey", linewidth=0.8, linestyle="--")
-            panel.legend(fontsize=8)
+        panel.axhline(cells[0]["bits_per_byte"], color="grey", linewidth=0.8, linestyle="--")
+        panel.legend(fontsize=8)
         title = {
             "quality": "as good as ours",
             "nanochat": f"as good as nanochat after {NANOCHAT_STEPS} steps",

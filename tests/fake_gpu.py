@@ -36,6 +36,11 @@ _NO_KERNEL = {
     "empty.memory_format", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "alias",
     "lift_fresh", "_local_scalar_dense", "_unsafe_view", "_reshape_alias", "set_.source_Tensor",
 }  # fmt: skip
+# Those that all others begin with, and those that would resize what they give, which a tensor of ours cannot.
+_FACTORIES = (
+    "empty.memory_format", "empty_strided", "arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace",
+    "randperm", "randperm.generator",
+)  # fmt: skip
 _COPIES = {"copy_", "_to_copy", "_copy_from"}
 _NARROWED_BY_AUTOCAST = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")
 
@@ -163,7 +168,7 @@ class _GPU(ModuleType):
         _setup_privateuseone_for_python_backend(NAME, self)
         library, others = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
         self.libraries += [library, others]
-        for name in ("empty.memory_format", "empty_strided"):
+        for name in _FACTORIES:
             library.impl(name, _allocate(getattr(aten, name.partition(".")[0])), "PrivateUse1")
         library.impl("_copy_from", _copy_from, "PrivateUse1")
         for name in _NARROWED_BY_AUTOCAST:
@@ -183,10 +188,13 @@ class _GPU(ModuleType):
         kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
         if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")
+        written = _written(func, args, kwargs)
         if self.recording is not None:
-            written = _written(func, args, kwargs)
             self.recording.overwritten.extend((one.held, one.held.clone()) for one in written)
         out = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+        assert all(one.shape == one.held.shape for one in written), (
+            f"{name} resizes: it belongs to _FACTORIES"
+        )
         if _gives_back_argument(func):
             out = args[0]
         elif on_device:

@@ -96,7 +96,7 @@ NAMES = [
     Name(("max_grad_norm",), "clip"),
     Name(("neft_noise_alpha", "neftune_noise_alpha"), "neftune_alpha"),
     Name(("use_grad_checkpoint",), "gradient_checkpointing", convert=bool),
-    Name(("bf16", "fp16", "compute_type"), "", "the machine decides, or --precision bfloat16 or float32"),
+    Name(("bf16", "fp16", "compute_type"), "", "the machine decides, or --precision bfloat16, float16 or float32"),
     Name(("save_steps",), "save_every", convert=_none_if_zero),
     Name(("save_steps_under_loss",), "save_below_loss", convert=_none_if_zero),
     Name(("logging_steps",), "log_every"),

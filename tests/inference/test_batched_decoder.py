@@ -16,6 +16,7 @@ from mm_rec.inference import batched_decoder
 from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.inference.scheduler import Scheduler
+from mm_rec.models import state_pools
 from mm_rec.models.adapters import Adapters
 from mm_rec.models.lora import lora_layers
 from mm_rec.models.sections import LoraConfig
@@ -27,8 +28,8 @@ PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6, 7, 8], [11, 12], [20, 21, 22, 23, 
 def small_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that rows and places have to be added."""
     monkeypatch.setattr(batched_decoder, "_FIRST_ROWS", 2)
-    monkeypatch.setattr(batched_decoder, "_FIRST_PLACES", 8)
-    monkeypatch.setattr(batched_decoder.KVPool, "_places", 8)
+    monkeypatch.setattr(state_pools, "_FIRST_PLACES", 8)
+    monkeypatch.setattr(state_pools.KVPool, "_places", 8)
 
 
 def read(sessions: list[Session], token: int) -> None:
