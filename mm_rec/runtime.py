@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import pathlib
 import platform
 import random
@@ -118,15 +119,14 @@ def _require_usable(device: torch.device) -> None:
 
 def _why_no_cuda() -> str:
     """Why torch uses no GPU of NVIDIA though the machine has one, and what mends it; nothing where it has none."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # on purpose
+    if hidden or not _has_nvidia_gpu():
+        return ""
     if torch.version.cuda or torch.version.hip:
-        if not _has_nvidia_gpu():
-            return ""
         return (
             f"torch is made for CUDA {torch.version.cuda} and cannot use this machine's GPU: its driver is too old or "
             "not loaded. Install NVIDIA's newest driver, and see that nvidia-smi shows the GPU"
         )
-    if not _has_nvidia_gpu():
-        return ""
     version = torch.__version__.partition("+")[0]
     index = " --index-url https://download.pytorch.org/whl/cu130" if sys.platform == "win32" else ""
     return (

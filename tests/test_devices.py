@@ -114,6 +114,8 @@ def test_a_gpu_that_torch_cannot_use_is_named_with_what_mends_it(
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
     assert runtime.unused_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not runtime.unused_gpu()  # it is hidden on purpose
 
 
 def test_a_gpu_that_refuses_work_is_named(machine, monkeypatch) -> None:

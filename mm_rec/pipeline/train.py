@@ -313,9 +313,8 @@ def _compile_pays(
     limits = [] if section.minutes is None or section.steps is not None else [60 * section.minutes]
     if steps is not None and device.type == "cpu":
         limits.append(3 * facts.size.flops_per_token * per_step * steps / (0.25 * peak))
-    elif (
-        steps is not None
-    ):  # how far below its peak a GPU stays depends on the model's size more than on anything
+    elif steps is not None:
+        # How far below its peak a GPU stays depends on the model's size more than on anything.
         settings = require_resolved(resolve(_with(batch, compile=False), facts, None).section)
         limits.append(per_step * steps / _measure_speed(settings, job, precision, _WORTH_COMPILING, steps=3))
     if min(limits) < _WORTH_COMPILING:
