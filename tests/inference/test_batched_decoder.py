@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_gpu import NAME, fake_gpu
+from made_adapters import with_adapters
 from small_models import BuildModel
 from told import Told
 from transformers import PreTrainedModel
@@ -17,9 +18,6 @@ from mm_rec.inference.engine import Engine, Session
 from mm_rec.inference.sampler import SamplingParams
 from mm_rec.inference.scheduler import Scheduler
 from mm_rec.models import state_pools
-from mm_rec.models.adapters import Adapters
-from mm_rec.models.lora import lora_layers
-from mm_rec.models.sections import LoraConfig
 
 PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6, 7, 8], [11, 12], [20, 21, 22, 23, 24]]
 
@@ -108,18 +106,7 @@ def test_sequences_come_go_fork_and_are_read_by_the_model_between(
 @pytest.mark.parametrize("family", ["mmrec", "llama"])
 def test_each_sequence_has_its_own_adapters(build_model: BuildModel, family: str, tmp_path: Path) -> None:
     model = build_model(family)
-    for number, name in enumerate("ab"):
-        made = Adapters(model, "base")
-        made.train(LoraConfig(rank=2 + number, alpha=8, targets=("q+v", "all-linear")[number]), number)
-        with torch.no_grad():
-            for _, layer in lora_layers(model):
-                for matrix in layer.lora_B.values():
-                    matrix.weight.add_(0.2 * torch.randn_like(matrix.weight))
-        made.save(tmp_path / name)
-        made.unload()
-    adapters = Adapters(model, "base")
-    for name in "ab":
-        adapters.load(name, tmp_path / name)
+    adapters = with_adapters(model, tmp_path)
     choices: list[dict[str, float]] = [{}, {"a": 1.0}, {"b": 1.0}, {"a": 0.5, "b": -2.0}]
     ids = [3, 1, 4, 1, 5]
     with fake_gpu():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_adapters import with_adapters
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
@@ -333,27 +334,6 @@ def test_others_in_the_batch_change_no_bit_of_bytes_and_bfloat16(name: str) -> N
         for count in range(1, len(ids) + 1):
             state = new_state(model, model.dtype, "cpu")
             assert torch.equal(decoder.forward([state], [ids[:count]], [-1])[0], alone[count - 1])
-
-
-def with_adapters(
-    model: PreTrainedModel, tmp_path: Path, names: str = "ab", first: str = "q+v", **changes: Any
-) -> Adapters:
-    """Trained adapters on a model, loaded under these names: one of some projections, then one of all."""
-    for number, name in enumerate(names):
-        made = Adapters(model, "base")
-        made.train(
-            LoraConfig(rank=4 + 3 * number, alpha=8, targets=(first, "all-linear")[number], **changes), number
-        )
-        with torch.no_grad():
-            for _, layer in lora_layers(model):
-                for matrix in layer.lora_B.values():
-                    matrix.weight.add_(0.2 * torch.randn_like(matrix.weight))
-        made.save(tmp_path / name)
-        made.unload()
-    adapters = Adapters(model, "base")
-    for name in names:
-        adapters.load(name, tmp_path / name)
-    return adapters
 
 
 @pytest.mark.parametrize("name", ["tied", "mmrec", "gemma2", "gemma3", "granite", "olmo3", "phi3"])
