@@ -160,7 +160,6 @@ def resume(device: Any) -> Row:
 
 def train(shape: str, length: int, device: Any, sizes: Sizes) -> Row:
     """Our loop on a model: rows of so many tokens, as many as a step has tokens for."""
-    import torch
 
     from mm_rec.data.batches import corpus_batches
     from mm_rec.data.corpus import Corpus
@@ -181,7 +180,7 @@ def train(shape: str, length: int, device: Any, sizes: Sizes) -> Row:
         )  # fmt: skip
         model, clock = build(shape).to(device), protocol.Clock()
         batches = corpus_batches(Corpus.open(tokens), length, section.batch_size)
-        scaler = LossScaler() if dtype == torch.float16 else None
+        scaler = LossScaler.for_dtype(dtype)
         optimizer, objective = OptimizerSet(model, section), next_token(dtype)
         training = Trainer(
             model, None, optimizer, batches, objective, section, Path(folder) / "run", clock, scaler=scaler

@@ -117,10 +117,9 @@ def _require_nothing_else(context: typer.Context) -> None:
     """Raise ConfigError that names every option which `--resume` would ignore."""
     from mm_rec.errors import ConfigError
 
-    given = []
+    given, known = [], ("resume", *_CHANGED_BY_RESUME)
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        known = ("resume", *_CHANGED_BY_RESUME)
         if source is not None and source.name == "COMMANDLINE" and parameter.name not in known:
             given.append(
                 parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()

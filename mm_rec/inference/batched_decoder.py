@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mm_rec.errors import CheckpointError
-from mm_rec.inference.adapter_slots import MAX_ADAPTER_SLOTS, NO_ADAPTER, AdapterSlots
+from mm_rec.inference.adapter_slots import MAX_ADAPTER_SLOTS, AdapterSlots
+from mm_rec.inference.decoder_check import verify_decoder
 from mm_rec.models.adapters import adapters_of, apply_adapters
 from mm_rec.models.device_graph import can_record, noting_waits, record
 from mm_rec.models.families import UnsupportedModelError
@@ -38,7 +38,8 @@ class BatchedDecoder:
         self._slots = AdapterSlots(model, [(table.layer, table.set) for table in self._tables])
         self._steps: dict[tuple[int, int, int], Callable[[], None]] = {}
         self._allocate(_FIRST_ROWS)
-        self._verify()
+        allowed = 0.05 if model.dtype.itemsize == 2 else 1e-3
+        verify_decoder(model, self._slots, self._read_alone, allowed)
 
     def adapter_slot(self, choice: dict[str, float]) -> int | None:
         """As `AdapterSlots.slot`."""
@@ -116,27 +117,13 @@ class BatchedDecoder:
             if applied:
                 apply_adapters(self._model, applied)
 
-    @torch.inference_mode()
-    def _verify(self) -> None:
-        """Compare a few tokens with the model itself; raises UnsupportedModelError where they differ."""
-        model, adapters = self._model, adapters_of(self._model)
-        slot = self.adapter_slot({} if adapters is None else adapters.weights)
-        if slot is None or (slot == NO_ADAPTER and self._slots.trained):
-            raise UnsupportedModelError("an adapter of this kind, or one that is being trained")
-        ids = [(7 * place + 1) % model.config.vocab_size for place in range(8)]
-        state = new_state(model, model.dtype, self._device)
+    def _read_alone(self, ids: Sequence[int], slot: int) -> Tensor:
+        """The logits (T, V) after each token of a sequence; raises UnsupportedModelError where they cannot be had."""
+        state = new_state(self._model, self._model.dtype, self._device)
         try:
-            ours = torch.cat([self.forward([state], [[token]], [slot]) for token in ids])
+            return torch.cat([self.forward([state], [[token]], [slot]) for token in ids])
         except Exception as error:  # each family has its own
             raise UnsupportedModelError(f"this kind of model ({type(error).__name__}: {error})") from error
-        whole = torch.tensor([ids], device=self._device)
-        theirs = model(input_ids=whole, use_cache=False).logits[0].float().cpu()
-        if not (ours - theirs).norm() <= (0.05 if model.dtype.itemsize == 2 else 1e-3) * theirs.norm():
-            if not torch.isfinite(theirs).all():
-                raise CheckpointError(
-                    "the model's predictions are not finite numbers: its weights are damaged"
-                )
-            raise UnsupportedModelError("a part of the model that changes its predictions")
 
 
 class _LoraTable:

@@ -75,11 +75,11 @@ class Engine:
         adapters = adapters_of(self.model)
         self._known_adapters = [] if adapters is None else adapters.names
         self._decoder: KernelDecoder | BatchedDecoder | None
-        if self.device.type == "cpu":
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
             self._decoder, self.fallback_reason = decoder_for(self.model, self._int8, self._threads)
         else:
             self._decoder, self.fallback_reason = batched_decoder_for(self.model)
-        on_cpu = self.device.type == "cpu"
         self._kernels_are_faster = (
             on_cpu and self.model.dtype == torch.bfloat16 and not cpu.has_native_bfloat16()
         )

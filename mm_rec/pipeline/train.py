@@ -200,7 +200,7 @@ def _begin(
         peak_flops=peak,
         on_event=context.on_event,
         time_limit=_time_limit(resolved, start),
-        scaler=LossScaler() if precision.dtype == torch.float16 else None,
+        scaler=LossScaler.for_dtype(precision.dtype),
     )
     threads = settings.threads or torch.get_num_threads()
     # A seed that is the recipe's stays there.
@@ -336,7 +336,7 @@ def _measure_speed(
     disable_malloc_trim()  # as it is in training
     model, batches = job.model, job.data.batches(settings)
     one_batch = require_resolved(settings.replace(accumulation=1))
-    scaler = LossScaler() if precision.dtype == torch.float16 else None
+    scaler = LossScaler.for_dtype(precision.dtype)
     optimizer = OptimizerSet(model, settings)
     run = micro_step(model, _objective(job, precision.dtype), scaler, lambda text: None)
     times: list[float] = []

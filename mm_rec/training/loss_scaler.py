@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
+
+import torch
 
 _SMALLEST = 2.0**-14  # where gradients overflow even so, it is not for want of scaling
 
@@ -20,6 +22,11 @@ class LossScaler:
     growth_interval: int = 2000
     good_steps: int = 0  # since the factor last changed
     skipped_steps: int = 0
+
+    @classmethod
+    def for_dtype(cls, dtype: torch.dtype) -> Self | None:
+        """The scaler of a training with matrix products in a dtype; None where it needs none."""
+        return cls() if dtype == torch.float16 else None
 
     def update(self, overflowed: bool) -> bool:
         """Take note of a step; returns whether it can be explained by the factor and is to be skipped."""

@@ -126,5 +126,6 @@ def micro_step(
     model: PreTrainedModel, objective: Objective, scaler: LossScaler | None, say: Callable[[str], None]
 ) -> MicroStep:
     """The pass, recorded where the device has CUDA graphs."""
-    form = RecordedMicroStep(model, objective, scaler, say) if can_record(model.device) else None
-    return form or plain_micro_step(model, objective, scaler)
+    if can_record(model.device):
+        return RecordedMicroStep(model, objective, scaler, say)
+    return plain_micro_step(model, objective, scaler)

@@ -66,7 +66,7 @@ class Trainer:
         """`metrics` describe what objective and validation give; `best` is that of them by which the best is chosen."""
         disable_malloc_trim()
         self.model, self.tokenizer = model, tokenizer
-        self.batches, self.objective, self.section = batches, objective, section
+        self.batches, self.section = batches, section
         self.run, self.reporter, self.validate = run, reporter, validate
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.on_event, self.time_limit = on_event, time_limit

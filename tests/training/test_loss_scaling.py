@@ -32,7 +32,7 @@ def test_float16_learns_what_float32_learns(family: str) -> None:
     losses = {}
     for dtype in (torch.float32, torch.float16):
         model = build_small(family).float()
-        optimizer, scaler = OptimizerSet(model, SECTION), LossScaler() if dtype == torch.float16 else None
+        optimizer, scaler = OptimizerSet(model, SECTION), LossScaler.for_dtype(dtype)
         run = plain_micro_step(model, next_token(dtype), scaler)
         for step in range(SECTION.steps):
             done = training_step(model, Counting(), run, optimizer, SECTION, step, 3e-3, scaler=scaler)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mm_rec.errors import CheckpointError
-from mm_rec.inference.adapter_slots import NO_ADAPTER, AdapterSlots
+from mm_rec.inference.adapter_slots import AdapterSlots
+from mm_rec.inference.decoder_check import verify_decoder
 from mm_rec.inference.native.graph_builder import GraphBuilder
 from mm_rec.inference.native.program import StatePointers
-from mm_rec.models.adapters import adapters_of
 from mm_rec.models.families import UnsupportedModelError
 from mm_rec.models.states import SequenceState, new_state
 from mm_rec.native.library import NoCompilerError
@@ -30,7 +29,8 @@ class KernelDecoder:
         self._model = model
         self._graph = GraphBuilder(model, MAX_ROWS, threads, int8)
         self._slots = AdapterSlots(model, [(layer, table.set) for layer, table in self._graph.adapted])
-        self._verify(int8)
+        allowed = 0.2 if int8 else 0.05 if model.dtype == torch.bfloat16 else 1e-3
+        verify_decoder(model, self._slots, self._read_alone, allowed)
 
     def adapter_slot(self, choice: dict[str, float]) -> int | None:
         """As `AdapterSlots.slot`."""
@@ -65,27 +65,10 @@ class KernelDecoder:
             state.advance(len(new))
         return logits
 
-    @torch.inference_mode()
-    def _verify(self, int8: bool) -> None:
-        """Compare a few tokens with the model itself; raises UnsupportedModelError where they differ."""
-        model, adapters = self._model, adapters_of(self._model)
-        place = self.adapter_slot({} if adapters is None else adapters.weights)
-        trained = place == NO_ADAPTER and self._slots.trained
-        if place is None or trained:
-            raise UnsupportedModelError(
-                "an adapter that is being trained" if trained else "an adapter of this kind"
-            )
-        ids = [(7 * place + 1) % model.config.vocab_size for place in range(8)]
-        state = new_state(model, model.dtype, "cpu")
-        ours = torch.cat([self.forward([state], [[token]], [place]) for token in ids])
-        theirs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
-        allowed = 0.2 if int8 else 0.05 if model.dtype == torch.bfloat16 else 1e-3
-        if not (ours - theirs).norm() <= allowed * theirs.norm():
-            if not torch.isfinite(theirs).all():
-                raise CheckpointError(
-                    "the model's predictions are not finite numbers: its weights are damaged"
-                )
-            raise UnsupportedModelError("a part of the model that changes its predictions")
+    def _read_alone(self, ids: Sequence[int], slot: int) -> Tensor:
+        """The logits (T, V) after each token of a sequence."""
+        state = new_state(self._model, self._model.dtype, "cpu")
+        return torch.cat([self.forward([state], [[token]], [slot]) for token in ids])
 
 
 def decoder_for(
